@@ -1,0 +1,78 @@
+"""`python -m sharc_core`: one run without Snakemake, for debugging."""
+
+import argparse
+import sys
+
+from sharc_core.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run it; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m sharc_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train one cell and print its accuracy matrix")
+    run.add_argument("--config", default="config.yaml", help="grid file (default: %(default)s)")
+    run.add_argument("--dataset", required=True)
+    run.add_argument("--method", required=True)
+    run.add_argument("--variant", default="plain", help="plain or sharc (default: %(default)s)")
+    run.add_argument("--buffer", type=int, help="slots (default: the grid's first)")
+    run.add_argument("--scenario", default="class_il", help="task_il or class_il (default: %(default)s)")
+    run.add_argument("--seed", type=int, nargs="+", default=[0], help="one or more (default: 0)")
+    run.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
+    run.add_argument("--theta", type=float, help="share of the channels SHARC drops (default: the grid's)")
+    run.add_argument("--associative-memory", help="kind of associative memory (default: the grid's first)")
+    check = commands.add_parser("check", help="check a grid file, its data, weights and device")
+    check.add_argument("--config", default="config.yaml")
+    options = parser.parse_args(arguments)
+    try:
+        return _check(options) if options.command == "check" else _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    from sharc_core.config import cells, check_inputs, load_config
+
+    grid = load_config(options.config)
+    check_inputs(grid)
+    found = cells(grid)
+    print(f"{options.config}: fine; {len(found)} cells, {len(found) * len(grid.seeds)} training runs")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+    from tabulate import tabulate
+
+    from sharc_core.config import cells, check_inputs, load_config, one_run
+    from sharc_core.learner import run_cell
+    from sharc_core.pipeline import ensure_features
+
+    grid = one_run(load_config(options.config), options)
+    check_inputs(grid)
+    (cell,) = cells(grid)
+    features = ensure_features(grid, cell.dataset, cell.backbone, progress=_say)
+    torch.set_num_threads(1)
+    document = run_cell(features, cell, progress=_say)
+    for r, seed in enumerate(cell.seeds):
+        print(f"\n{cell.dataset} {cell.id} {options.scenario}, seed {seed}: accuracy in %")
+        rows = document["matrix"][options.scenario][r]
+        header = ["after task"] + [f"task {j + 1}" for j in range(len(rows))]
+        body = [[i + 1, *row] for i, row in enumerate(rows)]
+        print(tabulate(body, header, floatfmt=".2f", missingval="-"))
+        print(f"ACC {sum(rows[-1]) / len(rows):.2f} %")
+    costs = document["costs"]
+    print(
+        f"\n{costs['samples_stored'][0]} samples, {costs['episodic_bytes'][0]:,} bytes, associative memory "
+        f"{costs['associative_bytes'][0]:,} bytes, {costs['train_seconds']:.2f} s per seed"
+    )
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""Associative memories: one file each; see base.py for the interface."""
+
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+
+__all__ = ["ASSOCIATIVE_MEMORIES", "AssociativeMemory"]

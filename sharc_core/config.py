@@ -1,0 +1,440 @@
+"""The grid as typed models: defaults, ranges, cross-checks and their messages, all in one place.
+
+A config file (config.yaml, config/*.yaml) becomes a Grid; `cells` unrolls a Grid into Cells, the unit
+of work: one training configuration with all its seeds. Errors are one line that names the key, the
+value and what is allowed.
+"""
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.datasets import SOURCES, Source
+from sharc_core.device import resolve_device
+from sharc_core.errors import UserError
+from sharc_core.files import digest
+from sharc_core.methods import METHODS
+from sharc_core.registry import Registry, nearest
+from sharc_core.saliency import SALIENCIES
+from sharc_core.settings import Settings
+from sharc_core.streams import split_classes
+
+Scenario = Literal["task_il", "class_il"]
+Variant = Literal["plain", "sharc"]
+Theta = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def listed(value: Any) -> list:
+    """A single value as a list of one: any axis of the grid may be given either way."""
+    return value if isinstance(value, list) else [value]
+
+
+class Training(Settings):
+    """One pass of plain SGD with the published values (method.md section 5)."""
+
+    lr: float = Field(default=0.1, gt=0)
+    batch_size: int = Field(default=10, ge=1)
+    replay_batch_size: int = Field(default=10, ge=1)
+    epochs: int = Field(default=1, ge=1)
+
+
+class HeadConfig(Settings):
+    """linear: one layer on the pooled map (the paper's tables). mlp: one hidden ReLU layer."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden: int = Field(default=256, ge=1)
+
+
+class Sharc(Settings):
+    """Saliency-guided storage and associative recall. Lists are axes of the grid.
+
+    theta: share of the channels dropped, per scenario. associative_settings: per kind of memory.
+    """
+
+    theta: dict[Scenario, Theta | list[Theta]] = {"task_il": 0.8, "class_il": 0.4}
+    saliency: str | list[str] = "gradient"
+    associative_memory: str | list[str] = "modern_hopfield"
+    associative_settings: dict[str, dict[str, Any]] = {}
+    read: Literal["per_task", "at_store"] = "per_task"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_theta_everywhere(cls, values: Any) -> Any:
+        """`theta: 0.5` or `theta: [0.1, 0.5]` means the same for both scenarios."""
+        if isinstance(values, dict) and isinstance(values.get("theta"), (int, float, list)):
+            return {**values, "theta": {"task_il": values["theta"], "class_il": values["theta"]}}
+        return values
+
+
+class BudgetConfig(Settings):
+    """What a buffer of m means. See sharc_core.budget."""
+
+    unit: Literal["slots", "floats", "bytes"] = "floats"
+    count_associative_memory: bool = False
+
+    @model_validator(mode="after")
+    def _only_bytes_can_charge_state(self) -> "BudgetConfig":
+        if self.count_associative_memory and self.unit != "bytes":
+            raise ValueError(f"count_associative_memory needs unit bytes, not {self.unit}")
+        return self
+
+
+class DatasetConfig(BaseModel):
+    """One entry of `datasets`: source, tasks, class order, and whatever its source takes."""
+
+    model_config = {"extra": "allow", "frozen": True, "strict": True}
+
+    source: str
+    tasks: int = Field(ge=1)
+    class_order_seed: int | None = None
+
+    def open_source(self, data_dir: str, mirror: str | None) -> Source:
+        """The source object with its own settings validated."""
+        kind = SOURCES.get(self.source)
+        settings = kind.Settings.model_validate(self.model_extra)
+        return kind(settings, Path(data_dir), Path(mirror) if mirror else None)
+
+
+class Grid(Settings):
+    """A whole config file."""
+
+    datasets: dict[Name, DatasetConfig] = Field(min_length=1)
+    backbone: BackboneConfig | list[BackboneConfig]
+    methods: list[str] = Field(
+        default=["sgd", "joint", "er", "mer", "gem", "agem", "derpp", "clser"], min_length=1
+    )
+    variants: list[Variant] = Field(default=["plain", "sharc"], min_length=1)
+    buffers: list[Annotated[int, Field(ge=1)]] = Field(default=[200, 500], min_length=1)
+    scenarios: list[Scenario] = Field(default=["task_il", "class_il"], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    training: Training = Training()
+    head: HeadConfig = HeadConfig()
+    sharc: Sharc = Sharc()
+    budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
+    method_settings: dict[str, dict[str, Any]] = {}
+    data_dir: str = "data"
+    results_dir: str = "results"
+    mirror: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("methods", "variants", "buffers", "scenarios", "seeds", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return listed(value)
+
+    @field_validator("methods", "variants", "buffers", "scenarios", "seeds")
+    @classmethod
+    def _no_repeats(cls, value: list) -> list:
+        repeated = {v for v in value if value.count(v) > 1}
+        if repeated:
+            raise ValueError(f"{repeated.pop()!r} is listed twice")
+        return value
+
+    @property
+    def backbones(self) -> list[BackboneConfig]:
+        """The backbone axis."""
+        return listed(self.backbone)
+
+    def source(self, dataset: str) -> Source:
+        """The data source of one data set."""
+        return self.datasets[dataset].open_source(self.data_dir, self.mirror)
+
+
+class Cell(Settings):
+    """One training configuration with all its seeds: the unit of work, a pure function of its fields.
+
+    scenarios: which scenarios' results this cell reports. Training does not depend on them; theta may.
+    method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
+    """
+
+    dataset: str
+    tasks: int
+    class_order_seed: int | None
+    backbone: str
+    method: str
+    variant: Variant
+    scenarios: list[Scenario]
+    seeds: list[int]
+    training: Training
+    head: HeadConfig
+    method_settings: dict[str, Any]
+    buffer: int | None = None
+    budget_unit: str | None = None
+    count_associative_memory: bool = False
+    theta: float | None = None
+    saliency: str | None = None
+    associative_memory: str | None = None
+    associative_settings: dict[str, Any] = {}
+    read: str | None = None
+
+    @property
+    def id(self) -> str:
+        """File name of the cell: every axis of the grid, no settings (those are parameters of its job)."""
+        if self.buffer is None:
+            return self.method
+        name = f"{self.method}-{self.variant}-m{self.buffer}-{self.budget_unit}"
+        if self.count_associative_memory:
+            name += "-am"
+        if self.variant == "sharc":
+            name += f"-theta{self.theta:g}-{self.saliency}-{self.associative_memory}"
+        return name
+
+    @property
+    def config_hash(self) -> str:
+        """Short hash of everything but the seeds and the scenarios reported."""
+        return digest(self.model_dump(exclude={"seeds", "scenarios"}))
+
+
+def load_grid(values: dict[str, Any]) -> Grid:
+    """Validate a config. Raises UserError: one line for the first thing wrong, with the remedy."""
+    try:
+        grid = Grid.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"config: {explain(error)}") from None
+    _check_names(grid)
+    return grid
+
+
+def load_config(path: Path | str) -> Grid:
+    """Read and validate a YAML grid file. Raises UserError."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"config file {path} is not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"config file {path} must hold keys and values")
+    return load_grid(values)
+
+
+def one_run(grid: Grid, choice: Any) -> Grid:
+    """The grid narrowed to one cell. choice has dataset, method, variant, scenario, seed (a list) and
+    optional buffer, backbone, theta, associative_memory. Raises UserError for what is not valid.
+    """
+    for kind, name, known in (
+        ("data set", choice.dataset, list(grid.datasets)),
+        ("backbone", choice.backbone, [b.path_name for b in grid.backbones]),
+    ):
+        if name is not None and name not in known:
+            raise UserError(f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}")
+    values = grid.model_dump()
+    theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
+    memory = choice.associative_memory or listed(grid.sharc.associative_memory)[0]
+    values["sharc"] |= {
+        "theta": {choice.scenario: 0.0 if theta is None else listed(theta)[0]},
+        "associative_memory": memory,
+        "saliency": listed(grid.sharc.saliency)[0],
+    }
+    backbone = next(b for b in grid.backbones if choice.backbone in (None, b.path_name))
+    values |= {
+        "datasets": {choice.dataset: grid.datasets[choice.dataset].model_dump()},
+        "backbone": backbone.model_dump(),
+        "methods": [choice.method],
+        "variants": [choice.variant],
+        "buffers": [choice.buffer or grid.buffers[0]],
+        "scenarios": [choice.scenario],
+        "seeds": choice.seed,
+        "budget": listed(grid.budget)[0].model_dump(),
+    }
+    return load_grid(values)
+
+
+def explain(error: ValidationError, prefix: str = "", model: type[BaseModel] = Grid) -> str:
+    """The first complaint of a pydantic error as one line: key, value, what is allowed."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join([prefix, *where]) if prefix else ".".join(where)
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        valid = _keys_beside(model, first["loc"])
+        return f"unknown key {key!r}{nearest(where[-1], valid)}; valid: {', '.join(valid)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    hint = nearest(value, _expected(first)) if first["type"] == "literal_error" else ""
+    return f"{key}: {message[:1].lower()}{message[1:]}{shown}{hint}"
+
+
+def _expected(item: dict) -> list[str]:
+    return [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+
+
+def _keys_beside(model: type[BaseModel], path: tuple) -> list[str]:
+    """Valid keys of the block that an unknown key stands in, found by walking the model's types."""
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue  # an index of a list or a tag of a union: the model stays
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if models:
+            model = models[0]
+    return sorted(model.model_fields)
+
+
+def settings_of(registry: Registry, name: str, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """A plug-in's settings validated and completed with its defaults, as a plain dict."""
+    kind = registry.get(name).Settings
+    try:
+        return kind.model_validate(values).model_dump()
+    except ValidationError as error:
+        raise UserError(f"config: {explain(error, f'{key}.{name}', kind)}") from None
+
+
+def _check_names(grid: Grid) -> None:
+    """Names of plug-ins and their settings: everything that needs no data."""
+
+    def check(registry: Registry, names: list[str], key: str) -> None:
+        for name in names:
+            try:
+                registry.get(name)
+            except UserError as error:
+                raise UserError(f"config: {key}: {error}") from None
+
+    check(METHODS, grid.methods, "methods")
+    check(METHODS, list(grid.method_settings), "method_settings")
+    check(SALIENCIES, listed(grid.sharc.saliency), "sharc.saliency")
+    check(ASSOCIATIVE_MEMORIES, listed(grid.sharc.associative_memory), "sharc.associative_memory")
+    check(ASSOCIATIVE_MEMORIES, list(grid.sharc.associative_settings), "sharc.associative_settings")
+    for name, values in grid.method_settings.items():
+        settings_of(METHODS, name, values, "method_settings")
+    for name, values in grid.sharc.associative_settings.items():
+        settings_of(ASSOCIATIVE_MEMORIES, name, values, "sharc.associative_settings")
+    missing = set(grid.scenarios) - set(grid.sharc.theta)
+    if missing and "sharc" in grid.variants:
+        raise UserError(f"config: sharc.theta has no value for scenario {sorted(missing)[0]}")
+    for name, dataset in grid.datasets.items():
+        check(SOURCES, [dataset.source], f"datasets.{name}.source")
+        try:
+            dataset.open_source(grid.data_dir, grid.mirror)
+        except ValidationError as error:
+            kind = SOURCES.get(dataset.source).Settings
+            raise UserError(f"config: {explain(error, f'datasets.{name}', kind)}") from None
+        smallest = min(grid.buffers)
+        replaying = [m for m in grid.methods if METHODS.get(m).uses_memory]
+        if replaying and smallest < dataset.tasks:
+            raise UserError(
+                f"config: buffers: {smallest} is smaller than the {dataset.tasks} tasks of {name}; "
+                f"give every task a slot: {dataset.tasks} or more"
+            )
+    names = [backbone.path_name for backbone in grid.backbones]
+    repeated = {n for n in names if names.count(n) > 1}
+    if repeated:
+        raise UserError(f"config: two backbones are called {repeated.pop()!r}: give each a name")
+
+
+def check_inputs(grid: Grid) -> None:
+    """Everything that can be found wrong in data, weights and device before hours are spent."""
+    try:
+        resolve_device(grid.device)
+    except UserError as error:
+        raise UserError(f"config: device: {error}") from None
+    for name, dataset in grid.datasets.items():
+        source = grid.source(name)
+        try:
+            source.check()
+            split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
+        except UserError as error:
+            raise UserError(f"config: datasets.{name}: {error}") from None
+    for backbone in grid.backbones:
+        try:
+            check_backbone(backbone)
+            if backbone.weights == "pretrain":
+                _check_pretraining(grid, backbone)
+        except UserError as error:
+            raise UserError(f"config: backbone: {error}") from None
+
+
+def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
+    """The data that a backbone is pre-trained on. Raises UserError for bad settings."""
+    block = dict(backbone.pretrain.dataset)
+    kind = SOURCES.get(block.pop("source", "(none given)"))
+    try:
+        settings = kind.Settings.model_validate(block)
+    except ValidationError as error:
+        raise UserError(explain(error, "pretrain.dataset", kind.Settings)) from None
+    return kind(settings, Path(grid.data_dir), Path(grid.mirror) if grid.mirror else None)
+
+
+def _check_pretraining(grid: Grid, backbone: BackboneConfig) -> None:
+    source = pretrain_source(grid, backbone)
+    source.check()
+    for name in grid.datasets:
+        shared = source.content_ids() & grid.source(name).content_ids()
+        if shared:
+            raise UserError(
+                f"pretrain.dataset shares {len(shared)} classes with data set {name} "
+                f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's classes"
+            )
+
+
+def cells(grid: Grid) -> list[Cell]:
+    """Every training configuration of the grid, in a fixed order, none twice.
+
+    Baselines without memory get no buffer; a plain method's training does not depend on the scenario,
+    so one cell reports both; SHARC cells split by scenario where theta does.
+    """
+    found: list[Cell] = []
+    for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
+        common = {
+            "dataset": name,
+            "tasks": dataset.tasks,
+            "class_order_seed": dataset.class_order_seed,
+            "backbone": backbone.path_name,
+            "method": method,
+            "seeds": grid.seeds,
+            "training": grid.training,
+            "head": grid.head,
+            "method_settings": settings_of(
+                METHODS, method, grid.method_settings.get(method, {}), "method_settings"
+            ),
+        }
+        if not METHODS.get(method).uses_memory:
+            found.append(Cell(**common, variant="plain", scenarios=grid.scenarios))
+            continue
+        for buffer, budget in product(grid.buffers, listed(grid.budget)):
+            spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
+            if "plain" in grid.variants:
+                found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
+            if "sharc" in grid.variants:
+                spent["count_associative_memory"] = budget.count_associative_memory
+                found += _sharc_cells(grid, spent)
+    unique = {(c.dataset, c.backbone, c.id): c for c in found}
+    return list(unique.values())
+
+
+def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
+    by_theta: dict[float, list[Scenario]] = {}
+    for scenario in grid.scenarios:
+        for theta in listed(grid.sharc.theta[scenario]):
+            by_theta.setdefault(theta, []).append(scenario)
+    kinds = listed(grid.sharc.associative_memory)
+    return [
+        Cell(
+            **spent,
+            variant="sharc",
+            scenarios=scenarios,
+            theta=theta,
+            saliency=saliency,
+            associative_memory=kind,
+            associative_settings=settings_of(
+                ASSOCIATIVE_MEMORIES,
+                kind,
+                grid.sharc.associative_settings.get(kind, {}),
+                "sharc.associative_settings",
+            ),
+            read=grid.sharc.read,
+        )
+        for (theta, scenarios), saliency, kind in product(
+            by_theta.items(), listed(grid.sharc.saliency), kinds
+        )
+    ]

@@ -1,0 +1,194 @@
+"""The trained part: a linear or MLP classifier on pooled features, R replicas side by side.
+
+Every parameter of replica r lies in row r of one (R, P) matrix, `vector`; weights are views into it.
+So an optimiser step, a projection (GEM, A-GEM) or an average (CLS-ER, Reptile) is one operation on
+that matrix, and replicas never mix. Gradients are closed form (tested against autograd): with a
+loss's derivative by the logits in hand, a linear head needs one product, an MLP three.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from sharc_core.seeds import generator
+
+
+@dataclass
+class Batch:
+    """What a method trains on: x (R, B, D) pooled features, y (R, B) labels, logits (R, B, C) or None."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    logits: torch.Tensor | None = None
+
+
+@dataclass
+class Loss:
+    """A per-replica loss, held as its derivative by the logits.
+
+    terms: triples (inputs (R, B, D), dL/dlogits before weighting (R, B, C), weight). Losses add and
+    scale like numbers; the sum over replicas is implied, so gradients stay separate.
+    """
+
+    terms: list[tuple[torch.Tensor, torch.Tensor, float]] = field(default_factory=list)
+
+    def __add__(self, other: "Loss") -> "Loss":
+        return Loss(self.terms + other.terms)
+
+    def __rmul__(self, factor: float) -> "Loss":
+        return Loss([(x, slope, factor * weight) for x, slope, weight in self.terms])
+
+
+class Head:
+    """Base of the heads: the (R, P) parameter matrix, losses, gradients and steps."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], replicas: int, device: torch.device):
+        """shapes: parameter name to its shape for one replica."""
+        self.shapes = shapes
+        size = sum(map(math.prod, shapes.values()))
+        self._adopt(torch.zeros(replicas, size, device=device))
+
+    def _adopt(self, vector: torch.Tensor) -> None:
+        self.vector = vector
+        self.__dict__.update(self._views(vector))
+
+    def _views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            size = math.prod(shape)
+            views[name] = vector[:, start : start + size].unflatten(1, shape)
+            start += size
+        return views
+
+    def copy(self) -> "Head":
+        """An independent head with the same parameters."""
+        twin = object.__new__(type(self))
+        twin.shapes = self.shapes
+        twin._adopt(self.vector.clone())
+        return twin
+
+    def initialise(self, seeds: list[int]) -> None:
+        """Uniform in +-1/sqrt(fan-in), as torch.nn.Linear does, from one generator per seed."""
+        for row, seed in enumerate(seeds):
+            source = generator(seed, "init")
+            for name, view in self._views(self.vector).items():
+                shape = self.shapes[name]
+                fan_in = shape[1] if len(shape) == 2 else self.shapes[name.replace("bias", "weight")][1]
+                draw = torch.rand(shape, generator=source) * 2 - 1
+                view[row] = (draw / math.sqrt(fan_in)).to(view.device)
+
+    @property
+    def replicas(self) -> int:
+        """R, the number of runs that advance together."""
+        return self.vector.shape[0]
+
+    @property
+    def bytes_per_replica(self) -> int:
+        """Size of one replica's parameters."""
+        return self.vector.shape[1] * self.vector.element_size()
+
+    def cross_entropy(self, batch: Batch) -> Loss:
+        """Mean softmax cross-entropy over the batch; d/dlogits = (softmax - one-hot) / B."""
+        slope = self.logits(batch.x).softmax(-1)
+        slope.scatter_add_(2, batch.y.unsqueeze(2), _minus_one(slope))
+        return Loss([(batch.x, slope, 1 / batch.x.shape[1])])
+
+    def logit_mse(self, batch: Batch, target: torch.Tensor) -> Loss:
+        """Mean over samples and classes of (logits - target)^2; target (R, B, C)."""
+        slope = self.logits(batch.x) - target
+        return Loss([(batch.x, slope, 2 / slope[0].numel())])
+
+    def gradient(self, loss: Loss) -> torch.Tensor:
+        """(R, P) gradient of each replica's loss by its own parameters."""
+        gradient = torch.zeros_like(self.vector)
+        self._accumulate(self._views(gradient), loss, 1.0)
+        return gradient
+
+    def descend(self, loss: Loss, lr: float) -> None:
+        """One step of plain SGD."""
+        self._accumulate(self._views(self.vector), loss, -lr)
+
+
+class LinearHead(Head):
+    """logits = x W^T + b, for W (R, C, D)."""
+
+    def __init__(self, replicas: int, features: int, classes: int, device: torch.device | str = "cpu"):
+        super().__init__({"weight": (classes, features), "bias": (classes,)}, replicas, device)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, B, D) -> (R, B, C)."""
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+    def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        """d(slope . logits)/dx: (R, B, D) for slope (R, B, C). Exactly rows of W for one-hot slopes."""
+        return slope @ self.weight
+
+    def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
+        for x, slope, weight in loss.terms:
+            into["weight"].baddbmm_(slope.mT, x, alpha=scale * weight)
+            into["bias"].add_(slope.sum(1), alpha=scale * weight)
+
+    def descend(self, loss: Loss, lr: float) -> None:
+        """One step of plain SGD, without building the gradient first."""
+        for x, slope, weight in loss.terms:
+            self.weight.baddbmm_(slope.mT, x, alpha=-lr * weight)
+            self.bias.sub_(slope.sum(1), alpha=lr * weight)
+
+
+class MLPHead(Head):
+    """One hidden ReLU layer on the pooled features."""
+
+    def __init__(
+        self, replicas: int, features: int, classes: int, hidden: int, device: torch.device | str = "cpu"
+    ):
+        shapes = {
+            "weight1": (hidden, features),
+            "bias1": (hidden,),
+            "weight2": (classes, hidden),
+            "bias2": (classes,),
+        }
+        super().__init__(shapes, replicas, device)
+
+    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).relu_()
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, B, D) -> (R, B, C)."""
+        return torch.baddbmm(self.bias2.unsqueeze(1), self._hidden(x), self.weight2.mT)
+
+    def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        """d(slope . logits)/dx by one backward pass through the head: (R, B, D) for slope (R, B, C)."""
+        return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
+
+    def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
+        # All slopes are taken before anything is written: `into` may be the parameters themselves.
+        steps = []
+        for x, slope, weight in loss.terms:
+            hidden = self._hidden(x)
+            steps.append((x, hidden, slope, (slope @ self.weight2) * (hidden > 0), scale * weight))
+        for x, hidden, slope, back, alpha in steps:
+            into["weight2"].baddbmm_(slope.mT, hidden, alpha=alpha)
+            into["bias2"].add_(slope.sum(1), alpha=alpha)
+            into["weight1"].baddbmm_(back.mT, x, alpha=alpha)
+            into["bias1"].add_(back.sum(1), alpha=alpha)
+
+
+_MINUS_ONES: dict[tuple, torch.Tensor] = {}
+
+
+def _minus_one(like: torch.Tensor) -> torch.Tensor:
+    """(R, B, 1) of -1, made once per shape: the hot loop allocates nothing it need not."""
+    key = (like.shape[:2], like.device, like.dtype)
+    if key not in _MINUS_ONES:
+        _MINUS_ONES[key] = like.new_full((*like.shape[:2], 1), -1.0)
+    return _MINUS_ONES[key]
+
+
+def make_head(
+    kind: str, hidden: int, replicas: int, features: int, classes: int, device: torch.device | str = "cpu"
+) -> Head:
+    """A head of the configured kind ("linear" or "mlp"), parameters at zero until initialised."""
+    if kind == "linear":
+        return LinearHead(replicas, features, classes, device)
+    return MLPHead(replicas, features, classes, hidden, device)

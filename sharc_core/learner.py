@@ -1,0 +1,221 @@
+"""One cell: stream x head x method x memory, all its seeds at once, to accuracy matrices and costs.
+
+The only place that knows all the parts; each of them knows none of the others' insides.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from sharc_core import __version__
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.budget import Budget
+from sharc_core.config import Cell
+from sharc_core.encoding import kept_channels
+from sharc_core.errors import UserError
+from sharc_core.features import Features
+from sharc_core.heads import Batch, Head, make_head
+from sharc_core.memory import EpisodicMemory
+from sharc_core.methods import METHODS, Method
+from sharc_core.seeds import generator
+from sharc_core.streams import Stream, make_stream
+
+GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
+EVALUATE = 4096  # test samples per product
+
+
+def run_cell(
+    features: Features,
+    cell: Cell,
+    device: torch.device | str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate a cell; returns the result document (see docs/results.md for its fields).
+
+    features: the data set's cached features. progress: called with a line after every task.
+    Raises UserError when the budget holds nothing or the training diverges.
+    """
+    started = time.perf_counter()
+    stream = make_stream(
+        features.train_labels,
+        features.test_labels,
+        len(features.classes),
+        cell.tasks,
+        cell.class_order_seed,
+    )
+    method_class = METHODS.get(cell.method)
+    with torch.no_grad():
+        head = make_head(
+            cell.head.kind,
+            cell.head.hidden,
+            len(cell.seeds),
+            features.train_pooled.shape[1],
+            stream.classes,
+            device,
+        )
+        head.initialise(cell.seeds)
+        memory = make_memory(features, stream, cell, device)
+        method = method_class(
+            head,
+            method_class.Settings.model_validate(cell.method_settings),
+            cell.training.lr,
+            cell.training.replay_batch_size,
+            [generator(s, "method") for s in cell.seeds],
+        )
+        untrained = evaluate(features, stream, head, device)
+        rows = _train(features, stream, cell, method, memory, device, progress)
+    matrices = {
+        scenario: np.stack([row[scenario].numpy() for row in rows], 1) for scenario in ("task_il", "class_il")
+    }
+    return {
+        "cell": cell.model_dump(),
+        "config_hash": cell.config_hash,
+        "seeds": cell.seeds,
+        "classes_per_task": stream.classes_per_task,
+        "matrix": {k: _with_null(v) for k, v in matrices.items()},
+        "untrained": {k: _with_null(v.numpy()) for k, v in untrained.items()},
+        "costs": {
+            "episodic_bytes": memory.episodic_bytes(),
+            "associative_bytes": memory.associative_bytes(),
+            "learner_bytes": [head.bytes_per_replica + method.extra_bytes] * len(cell.seeds),
+            "samples_stored": [memory.samples_stored] * len(cell.seeds),
+            "recall_mse": memory.recall_mse(),
+            "train_seconds": (time.perf_counter() - started) / len(cell.seeds),
+        },
+        "versions": versions(),
+    }
+
+
+def make_memory(
+    features: Features, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
+) -> EpisodicMemory:
+    """The cell's episodic memory, with as many samples per task as its budget holds (0: no memory)."""
+    if cell.buffer is None:
+        return EpisodicMemory(features, cell.seeds, 0, device=device)
+    shape = tuple(features.train_maps.shape[1:])
+    needs_logits = METHODS.get(cell.method).needs_logits
+    budget = Budget(
+        cell.budget_unit, cell.buffer, stream.tasks, shape, stream.classes if needs_logits else 0
+    )
+    if cell.variant == "plain":
+        count = budget.samples_per_task(shape[0])
+        return EpisodicMemory(
+            features, cell.seeds, count, keep_logits=needs_logits, device=device
+        )
+    kind = ASSOCIATIVE_MEMORIES.get(cell.associative_memory)
+    settings = kind.Settings.model_validate(cell.associative_settings)
+    charged = None
+    if cell.count_associative_memory:
+
+        def charged(samples: int) -> int:
+            return kind.planned_bytes(settings, shape, stream.classes, samples)
+
+    return EpisodicMemory(
+        features,
+        cell.seeds,
+        budget.samples_per_task(kept_channels(shape[0], cell.theta), charged),
+        theta=cell.theta,
+        associative=[kind(settings, shape, stream.classes) for _ in cell.seeds],
+        saliency=cell.saliency,
+        read=cell.read,
+        keep_logits=needs_logits,
+        device=device,
+    )
+
+
+def _train(
+    features: Features,
+    stream: Stream,
+    cell: Cell,
+    method: Method,
+    memory: EpisodicMemory,
+    device: torch.device | str,
+    progress: Callable[[str], None] | None,
+) -> list[dict[str, torch.Tensor]]:
+    """One row of each accuracy matrix per task; NaN rows before JOINT's only evaluation."""
+    lessons = stream.joint() if method.joint else stream
+    rows = []
+    for task in range(lessons.tasks):
+        if method.uses_memory:
+            memory.begin_task()
+        method.begin_task(memory)
+        for epoch in range(cell.training.epochs):
+            order = lessons.order(task, epoch, cell.seeds)
+            _observe_all(features, order, cell.training.batch_size, method, memory, device)
+        if not bool(torch.isfinite(method.evaluated_head.vector).all()):
+            raise UserError(
+                f"{cell.dataset}/{cell.id}: the training diverged in task {task + 1} (the head is no longer "
+                f"finite): lower training.lr ({cell.training.lr}) or check the scale of the features"
+            )
+        if method.uses_memory:
+            memory.store(order, method.head)
+        rows.append(evaluate(features, stream, method.evaluated_head, device))
+        if progress:
+            done = rows[-1]["class_il"][:, : task + 1].mean().item()
+            progress(f"task {task + 1}/{lessons.tasks}: Class-IL accuracy so far {done:.1f} %")
+    missing = {k: torch.full_like(v, torch.nan) for k, v in rows[0].items()}
+    return [missing] * (stream.tasks - len(rows)) + rows
+
+
+def _observe_all(
+    features: Features,
+    order: torch.Tensor,
+    batch_size: int,
+    method: Method,
+    memory: EpisodicMemory,
+    device: torch.device | str,
+) -> None:
+    """Feed one pass over a task, order (R, N_t), to the method in minibatches."""
+    for chunk in order.split(GATHER * batch_size, dim=1):
+        x = features.train_pooled[chunk].to(device)
+        y = features.train_labels[chunk].to(device)
+        batches = zip(x.split(batch_size, 1), y.split(batch_size, 1), strict=True)
+        for x_batch, y_batch in batches:
+            method.observe(Batch(x_batch, y_batch), memory)
+
+
+def evaluate(
+    features: Features, stream: Stream, head: Head, device: torch.device | str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """Accuracy in percent on every task's test images, (R, T) float64, for both scenarios.
+
+    A prediction is right when the true class's logit exceeds every other one's: among all classes
+    (Class-IL) or among the task's own (Task-IL). So Task-IL can never be below Class-IL, ties count
+    as wrong, and the numbers of the classes do not matter.
+    """
+    right = {"task_il": [], "class_il": []}
+    for index, classes in zip(stream.test, stream.classes_per_task, strict=True):
+        counts = {scenario: torch.zeros(head.replicas, dtype=torch.int64) for scenario in right}
+        own = torch.tensor(sorted(classes), device=device)
+        for part in index.split(EVALUATE):
+            x = features.test_pooled[part].to(device).expand(head.replicas, -1, -1)
+            y = features.test_labels[part].to(device).expand(head.replicas, -1).unsqueeze(2)
+            logits = head.logits(x)
+            true = logits.gather(2, y)
+            logits.scatter_(2, y, -torch.inf)
+            counts["class_il"] += (true.squeeze(2) > logits.amax(2)).sum(1).cpu()
+            counts["task_il"] += (true.squeeze(2) > logits[..., own].amax(2)).sum(1).cpu()
+        for scenario in right:
+            right[scenario].append(counts[scenario].double() * 100 / len(index))
+    return {scenario: torch.stack(columns, 1) for scenario, columns in right.items()}
+
+
+def _with_null(array: np.ndarray) -> list:
+    """Nested lists with None for NaN, as JSON wants it."""
+    return np.where(np.isnan(array), None, array).tolist()
+
+
+def versions() -> dict[str, str]:
+    """What a run's bits depend on besides its inputs."""
+    return {
+        "sharc_bench": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,19 @@
+"""A-GEM (Chaudhry et al. 2019, arXiv 1812.00420)."""
+
+from sharc_core.methods.base import METHODS, Method
+from sharc_core.methods.projection import project_one
+
+
+@METHODS.register("agem")
+class AGEM(Method):
+    """The current gradient, made not to conflict with that of one random memory minibatch."""
+
+    def observe(self, batch, memory):
+        """One step along the projected gradient."""
+        loss = self.head.cross_entropy(batch)
+        if not memory:
+            self.head.descend(loss, self.lr)
+            return
+        reference = self.head.gradient(self.head.cross_entropy(memory.sample(self.replay_batch_size)))
+        step = project_one(self.head.gradient(loss), reference)
+        self.head.vector.sub_(step, alpha=self.lr)

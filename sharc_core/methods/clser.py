@@ -1,0 +1,74 @@
+"""CLS-ER (Arani et al. 2022, arXiv 2201.12604): a stable and a plastic average of the head."""
+
+import torch
+from pydantic import Field
+
+from sharc_core.methods.base import METHODS, Method
+from sharc_core.settings import Settings as BaseSettings
+
+
+@METHODS.register("clser")
+class CLSER(Method):
+    """Replay, and consistency with whichever average head knows the replayed sample better."""
+
+    class Settings(BaseSettings):
+        """reg: weight of the consistency loss. *_rate: probability of updating an average at a step.
+
+        *_decay: its decay, reached from below: min(1 - 1 / (step + 1), decay).
+        """
+
+        reg: float = Field(default=0.15, ge=0)
+        stable_rate: float = Field(default=0.1, gt=0, le=1)
+        stable_decay: float = Field(default=0.999, ge=0, lt=1)
+        plastic_rate: float = Field(default=0.3, gt=0, le=1)
+        plastic_decay: float = Field(default=0.999, ge=0, lt=1)
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.stable, self.plastic = self.head.copy(), self.head.copy()
+        self.step = 0
+        self._draws: list[torch.Tensor] = []
+
+    def observe(self, batch, memory):
+        """One step on current + replayed + consistency loss, then the averages."""
+        loss = self.head.cross_entropy(batch)
+        if memory:
+            replay = memory.sample(self.replay_batch_size)
+            loss += self.head.cross_entropy(replay)
+            loss += self.settings.reg * self.head.logit_mse(replay, self.teacher_logits(replay))
+        self.head.descend(loss, self.lr)
+        self.step += 1
+        self._average()
+
+    def teacher_logits(self, replay):
+        """(R, B, C) logits of the average that gives the true class the higher probability."""
+        stable, plastic = self.stable.logits(replay.x), self.plastic.logits(replay.x)
+        true = replay.y.unsqueeze(2)
+        stable_wins = stable.softmax(-1).gather(2, true) > plastic.softmax(-1).gather(2, true)
+        return torch.where(stable_wins, stable, plastic)
+
+    def _average(self) -> None:
+        """average <- decay * average + (1 - decay) * head, for the replicas whose draw says so."""
+        if not self._draws:  # (256, 2, R) uniform numbers at a time: plastic's draw, then stable's
+            block = torch.stack([torch.rand(256, 2, generator=g) for g in self.generators], 2)
+            self._draws = list(reversed(block.unbind(0)))
+        plastic_draw, stable_draw = self._draws.pop()
+        s = self.settings
+        for average, draw, rate, decay in (
+            (self.plastic, plastic_draw, s.plastic_rate, s.plastic_decay),
+            (self.stable, stable_draw, s.stable_rate, s.stable_decay),
+        ):
+            update = draw < rate
+            if update.any():
+                weight = update * (1 - min(1 - 1 / (self.step + 1), decay))
+                average.vector.lerp_(self.head.vector, weight.unsqueeze(1).to(self.head.vector))
+
+    @property
+    def evaluated_head(self):
+        """The stable average."""
+        return self.stable
+
+    @property
+    def extra_bytes(self) -> int:
+        """Two copies of the head."""
+        return 2 * self.head.bytes_per_replica

@@ -1,0 +1,28 @@
+"""DER++ (Buzzega et al. 2020, arXiv 2004.07211)."""
+
+from pydantic import Field
+
+from sharc_core.methods.base import METHODS, Method
+from sharc_core.settings import Settings as BaseSettings
+
+
+@METHODS.register("derpp")
+class DERpp(Method):
+    """Current loss + alpha * MSE to stored logits + beta * loss on a second minibatch."""
+
+    needs_logits = True
+
+    class Settings(BaseSettings):
+        """alpha: weight of the logits' distillation. beta: weight of the replayed labels."""
+
+        alpha: float = Field(default=0.1, ge=0)
+        beta: float = Field(default=0.5, ge=0)
+
+    def observe(self, batch, memory):
+        """One step on the three losses."""
+        loss = self.head.cross_entropy(batch)
+        if memory:
+            first, second = (memory.sample(self.replay_batch_size) for _ in range(2))
+            loss += self.settings.alpha * self.head.logit_mse(first, first.logits)
+            loss += self.settings.beta * self.head.cross_entropy(second)
+        self.head.descend(loss, self.lr)

@@ -1,0 +1,28 @@
+"""GEM (Lopez-Paz & Ranzato 2017, arXiv 1706.08840)."""
+
+import torch
+from pydantic import Field
+
+from sharc_core.methods.base import METHODS, Method
+from sharc_core.methods.projection import project_many
+from sharc_core.settings import Settings as BaseSettings
+
+
+@METHODS.register("gem")
+class GEM(Method):
+    """The current gradient, made not to conflict with that of any past task's whole memory."""
+
+    class Settings(BaseSettings):
+        """margin: lower bound on the dual variables ("memory strength"), favours backward transfer."""
+
+        margin: float = Field(default=0.5, ge=0)
+
+    def observe(self, batch, memory):
+        """One step along the projected gradient."""
+        loss = self.head.cross_entropy(batch)
+        if not memory:
+            self.head.descend(loss, self.lr)
+            return
+        gradients = [self.head.gradient(self.head.cross_entropy(task)) for task in memory.tasks()]
+        step = project_many(self.head.gradient(loss), torch.stack(gradients, 1), self.settings.margin)
+        self.head.vector.sub_(step, alpha=self.lr)

@@ -1,0 +1,11 @@
+"""JOINT: all tasks shuffled together, one pass. The upper baseline."""
+
+from sharc_core.methods.base import METHODS
+from sharc_core.methods.sgd import SGD
+
+
+@METHODS.register("joint")
+class Joint(SGD):
+    """SGD on a stream whose tasks are one."""
+
+    joint = True

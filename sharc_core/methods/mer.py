@@ -1,0 +1,55 @@
+"""Meta-Experience Replay (Riemer et al. 2018, arXiv 1810.11910): Reptile within and across batches."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sharc_core.heads import Batch
+from sharc_core.methods.base import METHODS, Method
+from sharc_core.settings import Settings as BaseSettings
+
+
+@METHODS.register("mer")
+class MER(Method):
+    """After the inner steps of a batch, weights <- start + beta (end - start); after all, the same with gamma.
+
+    With the published settings (beta = gamma = 1, one batch, one inner step a batch) both Reptile steps
+    are the identity, and MER is exactly ER with a random minibatch.
+    """
+
+    class Settings(BaseSettings):
+        """beta, gamma: Reptile rates. batches: inner batches per step, each with its own replay draw.
+
+        inner: "batch" makes one SGD step of a batch (current + replayed loss); "sample" one of each
+        sample in turn, as in Riemer et al.'s algorithm 1 (replayed first, the current ones last).
+        """
+
+        beta: float = Field(default=1.0, gt=0, le=1)
+        gamma: float = Field(default=1.0, gt=0, le=1)
+        batches: int = Field(default=1, ge=1)
+        inner: Literal["batch", "sample"] = "batch"
+
+    def observe(self, batch, memory):
+        """`batches` inner batches, each from where the last one's Reptile step ended."""
+        outer = self.head.vector.clone() if self.settings.gamma != 1 else None
+        for _ in range(self.settings.batches):
+            start = self.head.vector.clone() if self.settings.beta != 1 else None
+            parts = ([memory.sample(self.replay_batch_size)] if memory else []) + [batch]
+            self._inner(parts)
+            self._reptile(start, self.settings.beta)
+        self._reptile(outer, self.settings.gamma)
+
+    def _inner(self, parts: list[Batch]) -> None:
+        if self.settings.inner == "batch":
+            # current first, so that with one batch the sum is formed exactly as ER forms it
+            first, *rest = [self.head.cross_entropy(part) for part in reversed(parts)]
+            self.head.descend(sum(rest, first), self.lr)
+            return
+        for part in parts:
+            for i in range(part.x.shape[1]):
+                one = Batch(part.x[:, i : i + 1], part.y[:, i : i + 1])
+                self.head.descend(self.head.cross_entropy(one), self.lr)
+
+    def _reptile(self, start, rate: float) -> None:
+        if start is not None:
+            self.head.vector.copy_(start.lerp_(self.head.vector, rate))

@@ -1,0 +1,127 @@
+"""Where a grid's files lie, and its stages as functions: data set, weights, features, cell.
+
+The Snakefile's rules and the command line both call these; neither knows more than they do.
+Prepared data, weights and features are shared between grids, so their folders carry a hash of what
+they are made from; a grid's own results lie in its results_dir under plain names.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sharc_core.backbones import BackboneConfig, load_backbone
+from sharc_core.config import Cell, Grid, pretrain_source
+from sharc_core.datasets import Source, open_prepared
+from sharc_core.device import resolve_device
+from sharc_core.errors import UserError
+from sharc_core.features import Features, extract_features, open_features
+from sharc_core.files import digest
+from sharc_core.pretrain import pretrain
+
+Progress = Callable[[str], None] | None
+
+
+class Layout:
+    """Paths of one grid's files."""
+
+    def __init__(self, grid: Grid):
+        self.grid = grid
+        self.data = Path(grid.data_dir)
+        self.results = Path(grid.results_dir)
+        self.backbones = {backbone.path_name: backbone for backbone in grid.backbones}
+
+    def source_folder(self, name: str, source: Source) -> Path:
+        """Prepared images of a source."""
+        return self.data / "prepared" / f"{name}-{digest(source.identity())}"
+
+    def prepared(self, dataset: str) -> Path:
+        """Prepared images of a data set of the grid."""
+        return self.source_folder(dataset, self.grid.source(dataset))
+
+    def pretraining_data(self, backbone: str) -> Path:
+        """Prepared images that a backbone is pre-trained on."""
+        source = pretrain_source(self.grid, self.backbones[backbone])
+        return self.source_folder("pretraining", source)
+
+    def weights(self, backbone: str) -> Path | None:
+        """The backbone's weights file; None when torchvision holds them."""
+        config = self.backbones[backbone]
+        if config.weights == "pretrain":
+            key = digest([self._key(config), pretrain_source(self.grid, config).identity()])
+            return self.data / "backbones" / f"{backbone}-{key}.safetensors"
+        return Path(config.weights) if config.weights.endswith(".safetensors") else None
+
+    def card(self, backbone: str) -> Path | None:
+        """The card of weights that were pre-trained here."""
+        weights = self.weights(backbone)
+        is_ours = self.backbones[backbone].weights == "pretrain"
+        return weights.with_suffix(".json") if is_ours else None
+
+    def features(self, dataset: str, backbone: str, view: int = 0) -> Path:
+        """Feature cache of a data set through a backbone."""
+        key = digest([self._key(self.backbones[backbone]), str(self.weights(backbone))])
+        return self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}" / f"view{view}"
+
+    def cell(self, cell: Cell) -> Path:
+        """Result document of a cell."""
+        return self.results / "matrices" / cell.dataset / cell.backbone / f"{cell.id}.json"
+
+    @staticmethod
+    def _key(config: BackboneConfig) -> dict:
+        return config.model_dump(exclude={"name", "views"})
+
+
+def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:
+    """Fetch or render a source's images into `folder`."""
+    source.prepare(folder, progress)
+
+
+def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> None:
+    """Pre-train a backbone on its prepared data; writes weights and card."""
+    layout = Layout(grid)
+    pretrain(
+        layout.backbones[backbone],
+        open_prepared(layout.pretraining_data(backbone)),
+        layout.weights(backbone),
+        layout.card(backbone),
+        device=resolve_device(grid.device),
+        progress=progress,
+    )
+
+
+def build_features(grid: Grid, dataset: str, backbone: str, view: int = 0, progress: Progress = None) -> None:
+    """Run the backbone once over a prepared data set."""
+    layout = Layout(grid)
+    device = resolve_device(grid.device)
+    model = load_backbone(layout.backbones[backbone], layout.weights(backbone), device)
+    extract_features(
+        open_prepared(layout.prepared(dataset)),
+        model,
+        layout.features(dataset, backbone, view),
+        view=view,
+        device=device,
+        progress=progress,
+    )
+
+
+def ensure_features(grid: Grid, dataset: str, backbone: str | None = None, progress: Progress = None) -> Features:
+    """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
+
+    backbone: its name; the grid's first by default. Raises UserError for a data set or backbone that
+    the grid does not have.
+    """
+    layout = Layout(grid)
+    backbone = backbone or next(iter(layout.backbones))
+    for name, known in ((dataset, grid.datasets), (backbone, layout.backbones)):
+        if name not in known:
+            raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
+    folder = layout.features(dataset, backbone)
+    if not (folder / "manifest.json").exists():
+        if not (layout.prepared(dataset) / "manifest.json").exists():
+            prepare_data(grid.source(dataset), layout.prepared(dataset), progress)
+        if layout.card(backbone) is not None and not layout.card(backbone).exists():
+            data = layout.pretraining_data(backbone)
+            if not (data / "manifest.json").exists():
+                prepare_data(pretrain_source(grid, layout.backbones[backbone]), data, progress)
+            pretrain_backbone(grid, backbone, progress)
+        build_features(grid, dataset, backbone, progress=progress)
+    return open_features(folder)

@@ -1,0 +1,73 @@
+"""One registry for every kind of plug-in: data sources, methods, associative memories, saliencies.
+
+A plug-in is one file in the kind's package with one class or function under `@KIND.register("name")`.
+Nothing else has to be edited: the package's modules are imported on first use.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from sharc_core.errors import UserError
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """' (did you mean X?)' for the closest valid word, or an empty string."""
+    close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+class Registry:
+    """Names to plug-ins of one kind.
+
+    kind: what error messages call an entry, e.g. "method".
+    package: dotted name of the package (or module) whose import registers the entries.
+    """
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, object] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable:
+        """Decorator: file the class or function under `name`; a second one of that name is an error."""
+
+        def decorate(entry):
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            entry.name = name
+            self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            importlib.import_module(f"{self.package}.{module.name}")
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._discover()
+        return sorted(self._entries)
+
+    def get(self, name: str):
+        """The entry called `name`. Raises UserError naming the nearest valid one."""
+        self._discover()
+        if name not in self._entries:
+            raise UserError(
+                f"unknown {self.kind} {name!r}{nearest(name, self.names())}; "
+                f"valid: {', '.join(self.names())}"
+            )
+        return self._entries[name]
+
+    def module_file(self, name: str) -> str:
+        """Path of the source file that defines the entry (its hash is part of a cell's identity)."""
+        import inspect
+
+        return inspect.getsourcefile(self.get(name))

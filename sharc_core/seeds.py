@@ -1,0 +1,45 @@
+"""Random streams: one generator per (seed, axis), so that changing one axis leaves the others' draws alone."""
+
+import hashlib
+
+import torch
+
+
+def derived_seed(seed: int, *axis: object) -> int:
+    """A 63-bit seed that is a pure function of the run's seed and the axis' name."""
+    text = "/".join(map(str, (seed, *axis)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *axis: object) -> torch.Generator:
+    """CPU generator for one axis of one run, e.g. `generator(3, "order", task, epoch)`.
+
+    Always on the CPU: draws are then the same whatever device computes.
+    """
+    return torch.Generator().manual_seed(derived_seed(seed, *axis))
+
+
+class MinibatchSampler:
+    """Minibatches of distinct indices, drawn uniformly, for one replica.
+
+    Draws are made `block` minibatches at a time: the first `size` of a random permutation is what each
+    holds, by Floyd's algorithm (Bentley & Floyd 1987), which costs `size` vector operations a block
+    instead of a permutation a minibatch.
+    """
+
+    block = 256
+
+    def __init__(self, source: torch.Generator, population: int, size: int):
+        """population: number of stored samples. size: minibatch size, capped at the population."""
+        self.source = source
+        self.population = population
+        self.size = min(size, population)
+
+    def draw(self) -> torch.Tensor:
+        """(block, size) int64 indices in [0, population), distinct within a row."""
+        chosen = torch.empty(self.block, self.size, dtype=torch.int64)
+        for column, top in enumerate(range(self.population - self.size, self.population)):
+            pick = torch.randint(top + 1, (self.block,), generator=self.source)
+            taken = (chosen[:, :column] == pick[:, None]).any(1)
+            chosen[:, column] = torch.where(taken, top, pick)
+        return chosen

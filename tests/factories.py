@@ -1,0 +1,68 @@
+"""Small synthetic inputs that several test files share."""
+
+from types import SimpleNamespace
+
+import torch
+
+from sharc_core.config import Cell, HeadConfig, Training, settings_of
+from sharc_core.methods import METHODS
+from sharc_core.pooling import pool
+
+
+def make_features(
+    classes: int = 6,
+    channels: int = 12,
+    side: int = 2,
+    train_per_class: int = 40,
+    test_per_class: int = 15,
+    seed: int = 0,
+    separation: float = 1.0,
+) -> SimpleNamespace:
+    """Clusters of non-negative maps, one per class, in the shape of the feature cache."""
+    source = torch.Generator().manual_seed(seed)
+    centres = torch.rand(classes, channels, 1, 1, generator=source) * separation
+
+    def split(per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(classes).repeat_interleave(per_class)
+        noise = torch.rand(len(labels), channels, side, side, generator=source) * 0.8
+        return (centres[labels] + noise).half(), labels
+
+    train_maps, train_labels = split(train_per_class)
+    test_maps, test_labels = split(test_per_class)
+    return SimpleNamespace(
+        train_maps=train_maps,
+        train_pooled=pool(train_maps),
+        train_labels=train_labels,
+        test_maps=test_maps,
+        test_pooled=pool(test_maps),
+        test_labels=test_labels,
+        classes=[str(c) for c in range(classes)],
+    )
+
+
+def make_cell(method: str = "er", variant: str = "plain", **changes) -> Cell:
+    """A cell on the features above: 3 tasks of 2 classes, a buffer of 12."""
+    fields = {
+        "dataset": "toy",
+        "tasks": 3,
+        "class_order_seed": None,
+        "backbone": "toy",
+        "method": method,
+        "variant": variant,
+        "scenarios": ["task_il", "class_il"],
+        "seeds": [0, 1, 2],
+        "training": Training(replay_batch_size=3),
+        "head": HeadConfig(),
+        "method_settings": settings_of(METHODS, method, {}, "method_settings"),
+    }
+    if METHODS.get(method).uses_memory:
+        fields |= {"buffer": 12, "budget_unit": "floats"}
+        if variant == "sharc":
+            fields |= {
+                "theta": 0.5,
+                "saliency": "gradient",
+                "associative_memory": "modern_hopfield",
+                "associative_settings": {"beta": None, "similarity": "euclidean", "iterations": 1},
+                "read": "per_task",
+            }
+    return Cell(**(fields | changes))

@@ -1,0 +1,153 @@
+"""Laws that hold for every method, both variants, whatever the numbers."""
+
+import numpy as np
+import pytest
+import torch
+from factories import make_cell, make_features
+
+from sharc_core.config import HeadConfig
+from sharc_core.errors import UserError
+from sharc_core.learner import run_cell
+from sharc_core.methods import METHODS
+
+REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
+CASES = [(m, "plain") for m in METHODS.names()] + [(m, "sharc") for m in REPLAYING]
+
+
+@pytest.fixture(scope="module")
+def features():
+    return make_features()
+
+
+def outcome(document: dict) -> dict:
+    """What must be equal between equal runs: everything but the time."""
+    costs = {k: v for k, v in document["costs"].items() if k != "train_seconds"}
+    return {"matrix": document["matrix"], "untrained": document["untrained"], "costs": costs}
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_five_together_equal_five_apart(features, method, variant, kind):
+    cell = make_cell(method, variant, seeds=[0, 1, 2, 3, 4], head=HeadConfig(kind=kind, hidden=8))
+    together = run_cell(features, cell)
+    for r, seed in enumerate(cell.seeds):
+        alone = run_cell(features, cell.model_copy(update={"seeds": [seed]}))
+        for scenario in ("task_il", "class_il"):
+            assert together["matrix"][scenario][r] == alone["matrix"][scenario][0]
+            assert together["untrained"][scenario][r] == alone["untrained"][scenario][0]
+        for cost in ("episodic_bytes", "associative_bytes", "samples_stored"):
+            assert together["costs"][cost][r] == alone["costs"][cost][0]
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+def test_seeds_differ_and_repeat(features, method, variant):
+    cell = make_cell(method, variant)
+    first, second = run_cell(features, cell), run_cell(features, cell)
+    assert outcome(first) == outcome(second)
+    assert first["matrix"]["class_il"][0] != first["matrix"]["class_il"][1]
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+def test_task_il_is_never_below_class_il(features, method, variant):
+    matrix = run_cell(features, make_cell(method, variant))["matrix"]
+    task, classes = (np.array(matrix[s], dtype=float) for s in ("task_il", "class_il"))
+    known = ~np.isnan(task)
+    assert known[:, -1].all()
+    assert (task[known] >= classes[known]).all()
+
+
+@pytest.mark.parametrize("method", REPLAYING)
+@pytest.mark.parametrize("read", ["per_task", "at_store"])
+def test_theta_zero_is_plain_replay(features, method, read):
+    plain = run_cell(features, make_cell(method, "plain"))
+    sharc = run_cell(features, make_cell(method, "sharc", theta=0.0, read=read))
+    assert sharc["matrix"] == plain["matrix"]
+    assert sharc["costs"]["episodic_bytes"] == plain["costs"]["episodic_bytes"]
+    assert set(sharc["costs"]["recall_mse"]) == {0.0}
+
+
+@pytest.mark.parametrize("method", REPLAYING)
+@pytest.mark.parametrize("read", ["per_task", "at_store"])
+def test_perfect_recall_equals_full_maps(features, method, read):
+    """Equal slots, half of every map dropped, and top-1 retrieval that finds the very map again."""
+    plain = run_cell(features, make_cell(method, "plain", budget_unit="slots"))
+    sharc = run_cell(features, make_cell(method, "sharc", budget_unit="slots", read=read))
+    assert sharc["costs"]["recall_mse"] == [0.0, 0.0, 0.0]
+    assert sharc["matrix"] == plain["matrix"]
+    assert sharc["costs"]["episodic_bytes"] < plain["costs"]["episodic_bytes"]
+
+
+@pytest.mark.parametrize("kind", ["none", "mean"])
+def test_imperfect_recall_changes_the_run(features, kind):
+    """Were the recalled map not what is replayed, this would equal plain replay."""
+    plain = run_cell(features, make_cell("er", "plain", budget_unit="slots"))
+    sharc = run_cell(
+        features,
+        make_cell("er", "sharc", budget_unit="slots", associative_memory=kind, associative_settings={}),
+    )
+    assert sharc["matrix"] != plain["matrix"]
+    assert min(sharc["costs"]["recall_mse"]) > 0
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_permuting_classes_permutes_results(method):
+    """Relabel the classes and let the class order undo it: the same tasks, the same accuracies.
+
+    The head's initial weights are the one thing tied to a class's number, so they are made equal here
+    by a head that starts at zero (fan-in scaling of nothing).
+    """
+    features = make_features()
+    swapped = make_features()
+    permutation = torch.tensor([1, 0, 3, 2, 5, 4])  # within tasks, so the default class order still applies
+    swapped.train_labels = permutation[features.train_labels]
+    swapped.test_labels = permutation[features.test_labels]
+    cell = make_cell(method, seeds=[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sharc_core.heads.Head.initialise", lambda self, seeds: None)
+        original, permuted = run_cell(features, cell), run_cell(swapped, cell)
+    for scenario in ("task_il", "class_il"):
+        one, other = (np.array(d["matrix"][scenario], dtype=float) for d in (original, permuted))
+        assert np.allclose(one, other, atol=1e-9, equal_nan=True)
+
+
+def test_mer_with_published_settings_is_er(features):
+    assert run_cell(features, make_cell("mer"))["matrix"] == run_cell(features, make_cell("er"))["matrix"]
+
+
+def test_mer_reptile_rates_matter(features):
+    published = run_cell(features, make_cell("mer"))["matrix"]
+    settings = make_cell("mer").method_settings
+    for change in ({"beta": 0.5}, {"gamma": 0.5}, {"batches": 2}, {"inner": "sample"}):
+        assert run_cell(features, make_cell("mer", method_settings=settings | change))["matrix"] != published
+
+
+def test_er_whole_memory_differs_from_minibatch(features):
+    whole = make_cell("er", method_settings={"replay": "whole"})
+    assert run_cell(features, whole)["matrix"] != run_cell(features, make_cell("er"))["matrix"]
+
+
+def test_replay_remembers_more_than_sgd(features):
+    """Not a number, a sanity check of the whole loop: on easy data ER must beat SGD in Class-IL by far."""
+    easy = make_features(separation=4.0)
+    last = {
+        m: np.mean(np.array(run_cell(easy, make_cell(m, buffer=30))["matrix"]["class_il"], dtype=float)[:, -1])
+        if METHODS.get(m).uses_memory
+        else np.mean(np.array(run_cell(easy, make_cell(m))["matrix"]["class_il"], dtype=float)[:, -1])
+        for m in ("sgd", "er", "joint")
+    }
+    assert last["er"] > last["sgd"] + 20
+    assert last["joint"] > 80
+
+
+def test_joint_has_only_its_last_row(features):
+    matrix = np.array(run_cell(features, make_cell("joint"))["matrix"]["class_il"], dtype=float)
+    assert np.isnan(matrix[:, :-1]).all() and not np.isnan(matrix[:, -1]).any()
+
+
+def test_divergence_is_one_clear_line(features):
+    from sharc_core.config import Training
+
+    wild = make_features()
+    wild.train_pooled = wild.train_pooled * 1e25
+    with pytest.raises(UserError, match=r"diverged in task 1 .*lower training\.lr"):
+        run_cell(wild, make_cell("er", training=Training(lr=1e20)))
