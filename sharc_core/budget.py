@@ -50,8 +50,9 @@ class Budget:
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
         if low < 1 or not fits(low):
             raise UserError(
-                f"a budget of {self.total_bytes:,} bytes (buffer {self.buffer}) holds no sample per task: one per "
-                f"task takes {self.tasks * each:,} bytes and the associative memory {am_bytes(self.tasks):,}; "
+                f"a budget of {self.total_bytes:,} bytes (buffer {self.buffer}) holds no sample per task: "
+                f"one per task takes {self.tasks * each:,} bytes and the associative memory "
+                f"{am_bytes(self.tasks):,}; "
                 "raise the buffer or set budget.count_associative_memory to false"
             )
         return low

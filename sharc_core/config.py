@@ -224,7 +224,9 @@ def one_run(grid: Grid, choice: Any) -> Grid:
         ("backbone", choice.backbone, [b.path_name for b in grid.backbones]),
     ):
         if name is not None and name not in known:
-            raise UserError(f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}")
+            raise UserError(
+                f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
+            )
     values = grid.model_dump()
     theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
     memory = choice.associative_memory or listed(grid.sharc.associative_memory)[0]
@@ -373,7 +375,8 @@ def _check_pretraining(grid: Grid, backbone: BackboneConfig) -> None:
         if shared:
             raise UserError(
                 f"pretrain.dataset shares {len(shared)} classes with data set {name} "
-                f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's classes"
+                f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's "
+                "classes"
             )
 
 

@@ -39,7 +39,7 @@ class SparseMaps:
 
     @classmethod
     def encode(cls, maps: torch.Tensor, channels: torch.Tensor | None) -> "SparseMaps":
-        """maps (n, K, h, w); channels (n, K') as from top_channels, or None to keep everything."""
+        """Maps (n, K, h, w); channels (n, K') as from top_channels, or None to keep everything."""
         if channels is None or channels.shape[-1] == maps.shape[1]:
             return cls(maps.half(), None, maps.shape[1])
         rows = torch.arange(len(maps))[:, None]

@@ -99,14 +99,10 @@ def make_memory(
         return EpisodicMemory(features, cell.seeds, 0, device=device)
     shape = tuple(features.train_maps.shape[1:])
     needs_logits = METHODS.get(cell.method).needs_logits
-    budget = Budget(
-        cell.budget_unit, cell.buffer, stream.tasks, shape, stream.classes if needs_logits else 0
-    )
+    budget = Budget(cell.budget_unit, cell.buffer, stream.tasks, shape, stream.classes if needs_logits else 0)
     if cell.variant == "plain":
         count = budget.samples_per_task(shape[0])
-        return EpisodicMemory(
-            features, cell.seeds, count, keep_logits=needs_logits, device=device
-        )
+        return EpisodicMemory(features, cell.seeds, count, keep_logits=needs_logits, device=device)
     kind = ASSOCIATIVE_MEMORIES.get(cell.associative_memory)
     settings = kind.Settings.model_validate(cell.associative_settings)
     charged = None

@@ -103,7 +103,9 @@ def build_features(grid: Grid, dataset: str, backbone: str, view: int = 0, progr
     )
 
 
-def ensure_features(grid: Grid, dataset: str, backbone: str | None = None, progress: Progress = None) -> Features:
+def ensure_features(
+    grid: Grid, dataset: str, backbone: str | None = None, progress: Progress = None
+) -> Features:
     """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
 
     backbone: its name; the grid's first by default. Raises UserError for a data set or backbone that

@@ -61,8 +61,7 @@ class Registry:
         self._discover()
         if name not in self._entries:
             raise UserError(
-                f"unknown {self.kind} {name!r}{nearest(name, self.names())}; "
-                f"valid: {', '.join(self.names())}"
+                f"unknown {self.kind} {name!r}{nearest(name, self.names())}; valid: {', '.join(self.names())}"
             )
         return self._entries[name]
 

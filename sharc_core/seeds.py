@@ -1,4 +1,4 @@
-"""Random streams: one generator per (seed, axis), so that changing one axis leaves the others' draws alone."""
+"""Random streams: one generator per (seed, axis); changing one axis leaves the others' draws alone."""
 
 import hashlib
 

@@ -82,6 +82,21 @@ def test_modern_hopfield_equals_its_definition(similarity, iterations):
         torch.testing.assert_close(full[i].flatten(), state, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("similarity", ["euclidean", "dot"])
+def test_shared_masks_take_the_short_way_to_the_same_answer(similarity):
+    memory = make("modern_hopfield", beta=2.0, similarity=similarity)
+    maps, labels = patterns(64)
+    memory.write(maps, labels)
+    mask = cue(maps)[1][:2].repeat(32, 1)  # two distinct masks among 64 cues: grouped
+    masked = maps.float() * mask[:, :, None, None]
+    together = memory.read(masked, mask, labels)
+    for i in range(64):  # one cue at a time
+        alone = memory.read(masked[i : i + 1], mask[i : i + 1], labels[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone)
+    singly = memory._scores(masked, mask.float() @ maps.float().square().sum((2, 3)).T, maps.float())
+    torch.testing.assert_close(memory._similarity(masked, mask, maps.float()), singly)
+
+
 def test_large_beta_is_top_one_retrieval_and_exact():
     maps, labels = patterns()
     masked, mask = cue(maps)

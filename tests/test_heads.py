@@ -47,7 +47,9 @@ def autograd(head, loss) -> torch.Tensor:
 def test_logits(head):
     batch = make_batch()
     for r in range(R):
-        torch.testing.assert_close(head.logits(batch.x)[r], reference_logits(head, head.vector[r], r, batch.x))
+        torch.testing.assert_close(
+            head.logits(batch.x)[r], reference_logits(head, head.vector[r], r, batch.x)
+        )
 
 
 def test_cross_entropy_and_mse_gradients(head):

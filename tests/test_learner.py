@@ -130,7 +130,9 @@ def test_replay_remembers_more_than_sgd(features):
     """Not a number, a sanity check of the whole loop: on easy data ER must beat SGD in Class-IL by far."""
     easy = make_features(separation=4.0)
     last = {
-        m: np.mean(np.array(run_cell(easy, make_cell(m, buffer=30))["matrix"]["class_il"], dtype=float)[:, -1])
+        m: np.mean(
+            np.array(run_cell(easy, make_cell(m, buffer=30))["matrix"]["class_il"], dtype=float)[:, -1]
+        )
         if METHODS.get(m).uses_memory
         else np.mean(np.array(run_cell(easy, make_cell(m))["matrix"]["class_il"], dtype=float)[:, -1])
         for m in ("sgd", "er", "joint")

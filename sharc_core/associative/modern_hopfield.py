@@ -52,12 +52,25 @@ class ModernHopfield(AssociativeMemory):
         return state
 
     def _similarity(self, cue: torch.Tensor, mask: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-        """(n, stored) similarities over the masked-in channels; |q|^2 is a constant per row and dropped."""
-        seen = torch.where(mask[:, :, None, None], cue, 0.0)
-        dot = seen.flatten(1) @ stored.flatten(1).T
-        if self.settings.similarity == "dot":
-            return dot
-        return dot - mask.float() @ stored.square().sum((2, 3)).T / 2
+        """(n, stored) similarities over the masked-in channels; |q|^2 is a constant per row and dropped.
+
+        Cues that share a mask (with a linear head: all of a class stored together) are compared on the
+        observed channels alone, so the cost falls with theta.
+        """
+        similarity = torch.empty(len(cue), len(stored))
+        masks, member = mask.unique(dim=0, return_inverse=True)
+        if len(masks) > max(1, len(mask) // 8):  # hardly any sharing: one masked product is cheaper
+            seen = torch.where(mask[:, :, None, None], cue, 0.0)
+            return self._scores(seen, mask.float() @ stored.square().sum((2, 3)).T, stored)
+        for group, observed in enumerate(masks):
+            rows = member == group
+            part = stored[:, observed]
+            similarity[rows] = self._scores(cue[rows][:, observed], part.square().sum((1, 2, 3)), part)
+        return similarity
+
+    def _scores(self, cue: torch.Tensor, norms: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+        dot = cue.flatten(1) @ stored.flatten(1).T
+        return dot if self.settings.similarity == "dot" else dot - norms / 2
 
     @property
     def state_bytes(self) -> int:

@@ -48,7 +48,7 @@ class CLSER(Method):
         return torch.where(stable_wins, stable, plastic)
 
     def _average(self) -> None:
-        """average <- decay * average + (1 - decay) * head, for the replicas whose draw says so."""
+        """Average <- decay * average + (1 - decay) * head, for the replicas whose draw says so."""
         if not self._draws:  # (256, 2, R) uniform numbers at a time: plastic's draw, then stable's
             block = torch.stack([torch.rand(256, 2, generator=g) for g in self.generators], 2)
             self._draws = list(reversed(block.unbind(0)))

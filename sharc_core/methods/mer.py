@@ -11,7 +11,7 @@ from sharc_core.settings import Settings as BaseSettings
 
 @METHODS.register("mer")
 class MER(Method):
-    """After the inner steps of a batch, weights <- start + beta (end - start); after all, the same with gamma.
+    """After a batch's inner steps, weights <- start + beta (end - start); after all, the same with gamma.
 
     With the published settings (beta = gamma = 1, one batch, one inner step a batch) both Reptile steps
     are the identity, and MER is exactly ER with a random minibatch.

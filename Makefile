@@ -1,0 +1,41 @@
+# `make` sets up everything and produces the default results; `make test` runs all tests.
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: all test lint format bench lock clean
+
+all: $(STAMP)
+	$(BIN)/snakemake --cores $(CORES)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/runs.py
+
+# The lock is universal (markers for other platforms) and names no registry.
+lock:
+	uv pip compile pyproject.toml --extra test --extra lint --universal --python-version 3.11 \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  --constraint constraints.txt -o requirements.lock
+
+clean:
+	rm -rf $(VENV) data results logs .snakemake

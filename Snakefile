@@ -1,0 +1,58 @@
+# From raw images to tables:
+#
+#   data -> backbone -> features -> cells (one job each, all seeds) -> runs.csv -> tables, figures, report
+#
+# Data, weights and features are shared between grids (data_dir); everything below results_dir is this
+# grid's. A cell's job depends on its features, its own settings and the code behind it, nothing else:
+# changing one method's setting re-runs that method's cells, a new method re-runs nothing old.
+
+import os
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from sharc_core.errors import UserError
+
+# A grid file stands for itself: with --configfile, the default's data sets must not leak in.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+try:
+    from sharc_core.config import cells, check_inputs, load_grid
+    from sharc_core.pipeline import Layout
+    from sharc_core.provenance import code_hash
+
+    grid = load_grid(config)
+    if workflow.is_main_process:
+        check_inputs(grid)
+    layout = Layout(grid)
+    CELLS = {str(layout.cell(cell)): cell for cell in cells(grid)}
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    os._exit(1)  # Snakemake would bury the line under its own traceback
+
+RESULTS = grid.results_dir
+LOGS = f"{RESULTS}/logs"
+TABLES = expand(f"{RESULTS}/tables/{{scenario}}.{{kind}}", scenario=grid.scenarios, kind=["md", "csv", "tex"])
+FIGURES = expand(
+    f"{RESULTS}/figures/{{figure}}_{{scenario}}.{{kind}}",
+    figure=["learning_curves", "bytes"],
+    scenario=grid.scenarios,
+    kind=["svg", "png"],
+)
+CARDS = [str(card) for name in layout.backbones if (card := layout.card(name)) is not None]
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/runs.csv",
+        TABLES,
+        FIGURES,
+        f"{RESULTS}/report.html",
+
+
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/results.smk"

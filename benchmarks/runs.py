@@ -1,0 +1,96 @@
+"""Seconds per run of 50,000 x 512 features for each method: all seeds together, and one by one.
+
+    python benchmarks/runs.py [--methods er gem ...] [--samples 50000] [--buffer 200]
+
+One thread, evaluation and memory included; both figures come from the same process, so their ratio is
+what counts. Prints a table and asserts nothing.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sharc_core.config import Cell, HeadConfig, Training, settings_of
+from sharc_core.learner import run_cell
+from sharc_core.methods import METHODS
+from sharc_core.pooling import pool
+
+
+def make_features(samples: int, channels: int = 512, classes: int = 10, side: int = 2) -> SimpleNamespace:
+    """Noisy class clusters in the shape of a feature cache; a fifth as many test samples."""
+    source = torch.Generator().manual_seed(0)
+    centres = torch.rand(classes, channels, 1, 1, generator=source)
+
+    def split(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(count) % classes
+        noise = torch.rand(count, channels, side, side, generator=source)
+        return (centres[labels] + noise).half(), labels
+
+    train_maps, train_labels = split(samples)
+    test_maps, test_labels = split(samples // 5)
+    return SimpleNamespace(
+        train_maps=train_maps,
+        train_pooled=pool(train_maps),
+        train_labels=train_labels,
+        test_pooled=pool(test_maps),
+        test_labels=test_labels,
+        classes=list(map(str, range(classes))),
+    )
+
+
+def main() -> None:
+    """Run every method twice and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=METHODS.names())
+    parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--buffer", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    features = make_features(options.samples)
+    seeds = list(range(options.seeds))
+    rows = []
+    for method in options.methods:
+        memory = (
+            {"buffer": options.buffer, "budget_unit": "floats"} if METHODS.get(method).uses_memory else {}
+        )
+        cell = Cell(
+            dataset="synthetic",
+            tasks=5,
+            class_order_seed=None,
+            backbone="none",
+            method=method,
+            variant="plain",
+            scenarios=["task_il", "class_il"],
+            seeds=seeds,
+            training=Training(),
+            head=HeadConfig(),
+            method_settings=settings_of(METHODS, method, {}, "method_settings"),
+            **memory,
+        )
+        run_cell(features, cell.model_copy(update={"seeds": [0]}))  # warm-up
+        start = time.perf_counter()
+        run_cell(features, cell)
+        together = (time.perf_counter() - start) / len(seeds)
+        start = time.perf_counter()
+        for seed in seeds:
+            run_cell(features, cell.model_copy(update={"seeds": [seed]}))
+        apart = (time.perf_counter() - start) / len(seeds)
+        rows.append([method, together, apart, apart / together])
+    header = ["method", f"s per seed, {len(seeds)} together", "s per seed, one by one", "ratio"]
+    print(
+        f"{options.samples:,} x 512 features, one pass, buffer {options.buffer}, one thread, "
+        f"torch {torch.__version__}"
+    )
+    print(tabulate(rows, header, floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Runs summed up over seeds, and what tables, figures and report share about their rows."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sharc_core.labels import DASH, method_key, method_name, natural_key, scenario_name
+from sharc_core.render import Item
+from sharc_core.results import AXES
+
+SETTINGS = ("theta", "associative_memory", "saliency", "read", "count_associative_memory")
+METRICS = ("acc", "bwt", "fwt", "forgetting")
+COSTS = ("episodic_bytes", "associative_bytes", "learner_bytes", "total_bytes", "samples_stored")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the grid on one data set in one scenario, over its seeds.
+
+    seeds and accs are aligned. mean and std: per metric (sample deviation, NaN for one seed).
+    costs: means over the seeds. Axes that do not apply are None.
+    """
+
+    dataset: str
+    backbone: str
+    scenario: str
+    method: str
+    variant: str
+    buffer: int | None
+    theta: float | None
+    associative_memory: str | None
+    saliency: str | None
+    read: str | None
+    budget_unit: str | None
+    count_associative_memory: bool
+    seeds: tuple[int, ...]
+    accs: tuple[float, ...]
+    mean: dict[str, float]
+    std: dict[str, float]
+    costs: dict[str, float]
+
+    @property
+    def is_sharc(self) -> bool:
+        """Whether this is the SHARC variant."""
+        return self.variant == "sharc"
+
+    @property
+    def acc(self) -> float:
+        """Mean ACC over the seeds, percent."""
+        return self.mean["acc"]
+
+    @property
+    def total_bytes(self) -> float:
+        """Mean bytes of everything the learner keeps besides the backbone."""
+        return self.costs["total_bytes"]
+
+    @property
+    def acc_by_seed(self) -> dict[int, float]:
+        """ACC of every seed, percent."""
+        return dict(zip(self.seeds, self.accs, strict=True))
+
+    @property
+    def row(self) -> tuple:
+        """What identifies a table's row whatever the data set: entries with equal rows share a line."""
+        return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
+
+
+def summarise(runs: pd.DataFrame) -> list[Entry]:
+    """Entries in the order of the runs (see results.runs_table)."""
+    groups: dict[tuple, list[dict]] = {}
+    for record in runs.to_dict("records"):
+        axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
+        groups.setdefault(tuple(axes.items()), []).append(record)
+    return [_entry(dict(axes), records) for axes, records in groups.items()]
+
+
+def _entry(axes: dict, records: list[dict]) -> Entry:
+    def column(name: str) -> np.ndarray:
+        return np.array([record[name] for record in records], dtype=float)
+
+    return Entry(
+        **axes,
+        seeds=tuple(int(record["seed"]) for record in records),
+        accs=tuple(column("acc").tolist()),
+        mean={name: float(column(name).mean()) for name in METRICS},
+        std={name: sample_std(column(name)) for name in METRICS},
+        costs={name: float(column(name).mean()) for name in COSTS},
+    )
+
+
+def sample_std(values: np.ndarray) -> float:
+    """Sample standard deviation (ddof = 1) of values (N,); NaN for N < 2."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def varying_settings(entries: Sequence[Entry]) -> list[str]:
+    """SHARC's settings that differ between the entries: those that a row's label has to carry."""
+    sharc = [entry for entry in entries if entry.is_sharc]
+    return [name for name in SETTINGS if len({getattr(entry, name) for entry in sharc}) > 1]
+
+
+def model_label(entry: Entry, varying: Sequence[str]) -> str:
+    """`ER`, `ER+`, or `ER+ (theta 0.4, mean)` with the settings that vary."""
+    if not entry.is_sharc:
+        return method_name(entry.method)
+    words = [setting_text(entry, name) for name in varying]
+    label = f"{method_name(entry.method)}+"
+    return f"{label} ({', '.join(words)})" if words else label
+
+
+def setting_text(entry: Entry, name: str) -> str:
+    """One of SHARC's settings in a word or two."""
+    value = getattr(entry, name)
+    if name == "theta":
+        return f"theta {value:g}"
+    if name == "count_associative_memory":
+        return "AM charged" if value else "AM free"
+    return str(value)
+
+
+def blocks(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries by backbone and budget unit; those without a memory are in every block of their backbone."""
+    found = []
+    for backbone in unique((e.backbone for e in entries), natural_key):
+        here = [entry for entry in entries if entry.backbone == backbone]
+        units = unique((e.budget_unit for e in here if e.budget_unit is not None), str)
+        found += [[e for e in here if e.budget_unit in (None, unit)] for unit in units or [None]]
+    return found
+
+
+def row_key(entry: Entry) -> tuple:
+    """Order of a table's rows: no buffer first, then buffer, method, plain before SHARC, settings."""
+    settings = [(value is not None, value) for value in (getattr(entry, name) for name in SETTINGS)]
+    return (entry.buffer or 0, method_key(entry.method), entry.variant, settings)
+
+
+def unique(values: Iterable, key: Callable) -> list:
+    """Each value once, sorted."""
+    return sorted(set(values), key=key)
+
+
+def block_title(entries: Sequence[Entry]) -> str:
+    """Scenario, backbone and budget unit of a block."""
+    unit = next((e.budget_unit for e in entries if e.budget_unit is not None), None)
+    title = f"{scenario_name(entries[0].scenario)}, backbone {entries[0].backbone}"
+    return title if unit is None else f"{title}, budget in {unit}"
+
+
+def seeds_text(entries: Sequence[Entry]) -> str:
+    """How many seeds the entries were run with."""
+    counts = sorted({len(entry.seeds) for entry in entries})
+    return f"Seeds: {counts[0]}" if len(counts) == 1 else f"Seeds: {counts[0]} to {counts[-1]}"
+
+
+def buffer_item(entry: Entry) -> Item:
+    """The buffer as a field of a table; a dash for methods without one."""
+    return Item(DASH, -1) if entry.buffer is None else Item(str(entry.buffer), entry.buffer)

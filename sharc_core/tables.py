@@ -1,0 +1,207 @@
+"""The paper's tables from runs, one per scenario, with bytes and published values beside ours.
+
+Per scenario three files hold the same numbers: .md (with a second table of paired comparisons), .tex,
+and .csv at full precision; the paired comparisons have a .csv of their own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sharc_core.files import write_text
+from sharc_core.labels import (
+    DASH,
+    bytes_text,
+    mean_text,
+    natural_key,
+    number_text,
+    scenario_key,
+    scenario_name,
+)
+from sharc_core.pairs import pair_tables, tidy_pairs
+from sharc_core.published import SOURCE, published_lookup
+from sharc_core.render import Item, Table, to_latex, to_markdown
+from sharc_core.summary import (
+    COSTS,
+    METRICS,
+    SETTINGS,
+    Entry,
+    block_title,
+    blocks,
+    buffer_item,
+    model_label,
+    row_key,
+    seeds_text,
+    setting_text,
+    summarise,
+    unique,
+    varying_settings,
+)
+
+FORMULAS = (
+    "a[i][j] is the accuracy on task j after training on task i of T; ACC = mean_j a[T][j]; "
+    "BWT = mean_(j<T) (a[T][j] - a[j][j])"
+)
+AXIS_NAMES = {
+    "theta": "theta",
+    "associative_memory": "associative memory",
+    "saliency": "saliency",
+    "read": "read",
+    "count_associative_memory": "state charged to the budget",
+}
+
+
+def write_tables(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str) -> list[Path]:
+    """Write {scenario}.md, .csv, .tex and {scenario}_pairs.csv for every scenario present; returns the paths.
+
+    runs: results.runs_table. published: published.load_published or published.no_published.
+    """
+    written = []
+    entries = summarise(runs)
+    for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
+        chosen = [entry for entry in entries if entry.scenario == scenario]
+        main, pairs = main_tables(chosen, published), pair_tables(chosen)
+        base = Path(folder) / scenario
+        contents = {
+            base.with_suffix(".md"): f"# {scenario_name(scenario)}\n\n"
+            + "\n".join(to_markdown(table) for table in main + pairs),
+            base.with_suffix(".csv"): _csv(tidy(chosen, published)),
+            base.with_suffix(".tex"): "% needs \\usepackage{booktabs}\n"
+            + "\n".join(to_latex(table) for table in main),
+            base.with_name(f"{scenario}_pairs.csv"): _csv(tidy_pairs(chosen)),
+        }
+        for path, text in contents.items():
+            write_text(path, text)
+        written += contents
+    return written
+
+
+def main_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table]:
+    """The paper's layout for one scenario: a table per backbone and budget unit.
+
+    Rows: methods without a buffer, then per buffer every method, plain before SHARC. Columns per data
+    set: ACC, BWT (mean and sample deviation), the paper's ACC and the difference to it where the paper
+    has the data set, bytes. Bold: the best mean ACC of a buffer and data set, ties as shown included.
+    """
+    lookup = published_lookup(published)
+    return [_main_table(block, lookup) for block in blocks(entries)]
+
+
+def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
+    varying = varying_settings(entries)
+    datasets = unique((entry.dataset for entry in entries), natural_key)
+    with_paper = {entry.dataset for entry in entries if _paper(entry, lookup)}
+    best = {(e.buffer, e.dataset) for e in entries if e.buffer is not None}
+    best = {key: _best(entries, *key) for key in best}
+    rows: dict[tuple, dict[str, Entry]] = {}
+    for entry in sorted(entries, key=row_key):
+        rows.setdefault(entry.row, {})[entry.dataset] = entry
+    body, breaks, above = [], [], None
+    for index, found in enumerate(rows.values()):
+        any_entry = next(iter(found.values()))
+        if index and any_entry.buffer != above:
+            breaks.append(index)
+        above = any_entry.buffer
+        items = [buffer_item(any_entry), Item(model_label(any_entry, varying))]
+        for dataset in datasets:
+            top = best.get((above, dataset))
+            items += _dataset_items(found.get(dataset), top, dataset in with_paper, lookup)
+        body.append(items)
+    header, groups = ["Buffer", "Model"], [("", 2)]
+    for dataset in datasets:
+        names = ["ACC", "BWT", *(["paper", "diff."] if dataset in with_paper else []), "bytes"]
+        header += names
+        groups.append((dataset, len(names)))
+    caption = _caption(entries, varying, bool(with_paper))
+    return Table(block_title(entries), caption, groups, header, body, breaks)
+
+
+def _dataset_items(entry: Entry | None, best: str | None, with_paper: bool, lookup: dict) -> list[Item]:
+    if entry is None:
+        return [Item(DASH)] * (5 if with_paper else 3)
+    items = [
+        Item(mean_text(entry.acc, entry.std["acc"]), entry.acc, number_text(entry.acc) == best),
+        Item(mean_text(entry.mean["bwt"], entry.std["bwt"]), entry.mean["bwt"]),
+    ]
+    if with_paper:
+        paper = _paper(entry, lookup)
+        theirs = paper["acc_mean"] if paper else float("nan")
+        difference = entry.acc - theirs
+        items += [
+            Item(number_text(theirs), theirs),
+            Item(number_text(difference, signed=True), difference),
+        ]
+    return [*items, Item(bytes_text(entry.total_bytes), entry.total_bytes)]
+
+
+def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of the tables at full precision: one row per table row and data set."""
+    lookup, rows = published_lookup(published), []
+    for block in blocks(entries):
+        varying = varying_settings(block)
+        unit = next((e.budget_unit for e in block if e.budget_unit is not None), None)
+        for entry in sorted(block, key=lambda e: (row_key(e), natural_key(e.dataset))):
+            row = {
+                "scenario": entry.scenario,
+                "backbone": entry.backbone,
+                "budget_unit": unit,
+                "dataset": entry.dataset,
+                "buffer": entry.buffer,
+                "model": model_label(entry, varying),
+                "method": entry.method,
+                "variant": entry.variant,
+            }
+            row |= {name: getattr(entry, name) for name in SETTINGS} | {"seeds": len(entry.seeds)}
+            for name in METRICS:
+                row |= {f"{name}_mean": entry.mean[name], f"{name}_std": entry.std[name]}
+            paper = _paper(entry, lookup) or {}
+            row |= {f"paper_{k}": paper.get(k) for k in ("acc_mean", "acc_std", "bwt_mean", "bwt_std")}
+            row["difference"] = entry.acc - paper["acc_mean"] if paper else None
+            row |= {name: entry.costs[name] for name in COSTS}
+            shown = number_text(entry.acc)
+            row["best"] = entry.buffer is not None and shown == _best(block, entry.buffer, entry.dataset)
+            rows.append(row)
+    return pd.DataFrame(rows).astype({"buffer": "Int64"})
+
+
+def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
+    """The best mean ACC of a buffer and data set, as shown."""
+    here = [e.acc for e in entries if (e.buffer, e.dataset) == (buffer, dataset)]
+    return number_text(max(here))
+
+
+def _paper(entry: Entry, lookup: dict) -> dict[str, float] | None:
+    return lookup.get((entry.scenario, entry.dataset, entry.buffer, entry.method, entry.variant))
+
+
+def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool) -> str:
+    sharc = next((entry for entry in entries if entry.is_sharc), None)
+    parts = [f"Percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
+    if sharc:
+        fixed = ", ".join(
+            setting_text(sharc, name)
+            if name in ("theta", "count_associative_memory")
+            else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
+            for name in SETTINGS
+            if name not in varying
+        )
+        parts.append(f"+ marks SHARC ({fixed})" if fixed else "+ marks SHARC")
+    if any(entry.buffer is not None for entry in entries):
+        parts.append("Bold: the best ACC of a buffer and data set")
+    parts.append(
+        "Bytes: all that the learner keeps (episodic memory, associative memory, head and model copies) "
+        "besides the frozen backbone, which is shared; 1 kB = 1000 bytes"
+    )
+    if any(entry.method == "joint" for entry in entries):
+        parts.append("JOINT trains on all tasks at once: it has no BWT, and its bytes leave the data out")
+    if with_paper:
+        parts.append(
+            f"paper: published ACC ({SOURCE}); diff.: ours less the paper's, whose backbone and protocol "
+            "differ"
+        )
+    return ". ".join(parts) + "."
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")

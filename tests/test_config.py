@@ -1,0 +1,197 @@
+"""Config: bad input is one line that names the key, the value and the remedy; good input unrolls right."""
+
+import copy
+
+import pytest
+import yaml
+
+from sharc_core.config import cells, check_inputs, load_config, load_grid
+from sharc_core.errors import UserError
+from sharc_core.methods import METHODS
+
+BASE = {
+    "datasets": {"s_digits": {"source": "digits", "tasks": 5}},
+    "backbone": {"arch": "resnet_small", "weights": "pretrain", "image_size": 32},
+    "buffers": [20, 50],
+    "seeds": [0, 1],
+}
+
+
+def changed(path: str, value) -> dict:
+    """BASE with one dotted key set (value ... deletes it)."""
+    values = copy.deepcopy(BASE)
+    *parents, last = path.split(".")
+    block = values
+    for part in parents:
+        block = block.setdefault(part, {})
+    if value is ...:
+        del block[last]
+    else:
+        block[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("bufers", [20], r"unknown key 'bufers' \(did you mean 'buffers'\?\); valid: .*seeds"),
+        ("training.learning_rate", 0.1, r"unknown key 'training\.learning_rate'.*valid: .*lr"),
+        ("training.lrr", 0.1, r"did you mean 'lr'"),
+        ("sharc.thetta", 0.5, r"did you mean 'theta'"),
+        ("budget.units", "floats", r"'budget\..*units'.*did you mean 'unit'"),
+        ("backbone.archh", "resnet18", r"archh'.*did you mean 'arch'"),
+        ("datasets.s_digits.task", 5, r"datasets\.s_digits\.task'"),
+        ("datasets.s_digits.tasks", "five", r"datasets\.s_digits\.tasks: .*integer.*'five'"),
+        ("datasets.s_digits.tasks", ..., r"datasets\.s_digits\.tasks is missing"),
+        ("datasets", ..., "datasets is missing"),
+        ("datasets", {}, "datasets: .*at least 1"),
+        ("backbone", ..., "backbone is missing"),
+        ("training.lr", "fast", r"training\.lr: .*number.*'fast'"),
+        ("training.lr", -1, r"training\.lr: .*greater than 0.*-1"),
+        ("training.batch_size", 0, r"training\.batch_size: .*greater than or equal to 1"),
+        ("training.batch_size", 2.5, r"training\.batch_size: .*2\.5"),
+        ("seeds", [], "seeds: .*at least 1"),
+        ("seeds", [0, 0], "seeds: 0 is listed twice"),
+        ("seeds", [-1], r"seeds\.0: .*greater than or equal to 0"),
+        ("sharc.theta", 1.0, r"theta.*less than 1.*1\.0"),
+        ("sharc.theta", {"task_il": 0.5}, "sharc.theta has no value for scenario class_il"),
+        ("scenarios", ["domain_il"], "scenarios.0: .*domain_il"),
+        ("scenarios", ["clas_il"], "did you mean 'class_il'"),
+        ("variants", ["plane"], "did you mean 'plain'"),
+        ("methods", ["err"], r"methods: unknown method 'err' \(did you mean 'er'\?\); valid: agem, clser"),
+        ("methods", ["er", "er"], "'er' is listed twice"),
+        ("sharc.associative_memory", "hopfild", "unknown associative memory 'hopfild'"),
+        ("sharc.saliency", "gradent", "unknown saliency 'gradent'.*did you mean 'gradient'"),
+        (
+            "datasets.s_digits.source",
+            "digit",
+            r"source: unknown data source 'digit' \(did you mean 'digits'\?\)",
+        ),
+        ("method_settings", {"derpp": {"alfa": 1.0}}, r"method_settings\.derpp\.alfa.*did you mean 'alpha'"),
+        ("method_settings", {"derpp": {"alpha": -1.0}}, r"method_settings\.derpp\.alpha: .*-1\.0"),
+        ("method_settings", {"dderpp": {}}, "unknown method 'dderpp'"),
+        (
+            "buffers",
+            [4],
+            "buffers: 4 is smaller than the 5 tasks of s_digits; give every task a slot: 5 or more",
+        ),
+        ("budget", {"unit": "floats", "count_associative_memory": True}, "needs unit bytes, not floats"),
+        ("device", "gpu", "device: .*'gpu'"),
+    ],
+)
+def test_bad_values_are_one_clear_line(path, value, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_grid(changed(path, value))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("config")
+
+
+def test_unknown_architecture_suggests_the_nearest():
+    with pytest.raises(UserError, match=r"resnet19.*did you mean .*resnet1"):
+        check_inputs(load_grid(changed("backbone.arch", "resnet19")))
+
+
+def test_tasks_must_divide_classes():
+    with pytest.raises(
+        UserError, match=r"datasets\.s_digits: tasks: 3 does not divide 10 classes.*valid: 1, 2, 5"
+    ):
+        check_inputs(load_grid(changed("datasets.s_digits.tasks", 3)))
+
+
+def test_missing_weights_are_named():
+    with pytest.raises(UserError, match=r"backbone: .*nowhere\.safetensors"):
+        check_inputs(load_grid(changed("backbone.weights", "nowhere.safetensors")))
+
+
+def test_missing_archive_is_named():
+    block = {"source": "image_folder", "path": "nowhere.zip", "tasks": 5}
+    with pytest.raises(UserError, match=r"datasets\.mine: .*nowhere\.zip"):
+        check_inputs(load_grid(changed("datasets.mine", block)))
+
+
+def test_cuda_without_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="device: .*cuda"):
+        check_inputs(load_grid(changed("device", "cuda")))
+
+
+def test_a_backbone_must_not_have_seen_the_stream():
+    values = changed("datasets.s_glyphs", {"source": "glyphs", "classes": 20, "tasks": 5})
+    values["backbone"]["pretrain"] = {"dataset": {"source": "glyphs", "classes": 20, "first_class": 15}}
+    with pytest.raises(UserError, match="shares 5 classes with data set s_glyphs"):
+        check_inputs(load_grid(values))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config/smoke.yaml"])
+def test_shipped_grids_are_valid(name):
+    from pathlib import Path
+
+    grid = load_config(path := Path(__file__).parents[1] / name)
+    check_inputs(grid)
+    assert set(yaml.safe_load(path.read_text())) <= set(type(grid).model_fields)
+
+
+def test_yaml_that_is_none(tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1, 2\nb: }")
+    with pytest.raises(UserError, match="bad.yaml is not valid YAML"):
+        load_config(bad)
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_cells_of_a_small_grid():
+    found = cells(load_grid(BASE))
+    baselines = [c for c in found if c.buffer is None]
+    assert sorted(c.method for c in baselines) == ["joint", "sgd"]
+    # six methods x two buffers x (plain, reporting both scenarios; SHARC once for each theta)
+    assert len(found) == 2 + 6 * 2 * 3
+    plain = [c for c in found if c.method == "er" and c.variant == "plain" and c.buffer == 20]
+    assert [c.scenarios for c in plain] == [["task_il", "class_il"]]
+    sharc = [c for c in found if c.method == "er" and c.variant == "sharc" and c.buffer == 20]
+    assert {(c.scenarios[0], c.theta) for c in sharc} == {("task_il", 0.8), ("class_il", 0.4)}
+    assert len({(c.dataset, c.backbone, c.id) for c in found}) == len(found)
+
+
+def test_equal_thetas_share_a_cell():
+    found = cells(load_grid(changed("sharc.theta", 0.5)))
+    assert len(found) == 2 + 6 * 2 * 2
+    assert all(c.scenarios == ["task_il", "class_il"] for c in found)
+
+
+def test_lists_are_axes():
+    values = changed("sharc.theta", [0.2, 0.5, 0.8])
+    values["sharc"] |= {"associative_memory": ["none", "mean"], "saliency": ["gradient", "random"]}
+    values["methods"] = ["er"]
+    values["budget"] = [{"unit": "floats"}, {"unit": "bytes", "count_associative_memory": True}]
+    found = cells(load_grid(values))
+    plain = [c for c in found if c.variant == "plain"]
+    sharc = [c for c in found if c.variant == "sharc"]
+    assert len(plain) == 2 * 2
+    assert len(sharc) == 2 * 2 * 3 * 2 * 2
+    assert len({c.id for c in found}) == len(found)
+
+
+def test_settings_are_complete_and_hashed():
+    default = {c.id: c for c in cells(load_grid(BASE))}
+    assert default["derpp-plain-m20-floats"].method_settings == {"alpha": 0.1, "beta": 0.5}
+    explicit = {c.id: c for c in cells(load_grid(changed("method_settings", {"derpp": {"alpha": 0.1}})))}
+    other = {c.id: c for c in cells(load_grid(changed("method_settings", {"derpp": {"alpha": 0.2}})))}
+    for name, cell in default.items():
+        assert explicit[name].config_hash == cell.config_hash
+        assert (other[name].config_hash == cell.config_hash) == (cell.method != "derpp")
+
+
+def test_published_settings_are_the_defaults():
+    """method.md section 5."""
+    assert METHODS.get("derpp").Settings().model_dump() == {"alpha": 0.1, "beta": 0.5}
+    assert METHODS.get("gem").Settings().margin == 0.5
+    assert METHODS.get("clser").Settings().model_dump() == {
+        "reg": 0.15,
+        "stable_rate": 0.1,
+        "stable_decay": 0.999,
+        "plastic_rate": 0.3,
+        "plastic_decay": 0.999,
+    }
+    grid = load_grid(BASE)
+    assert grid.training.model_dump() == {"lr": 0.1, "batch_size": 10, "replay_batch_size": 10, "epochs": 1}

@@ -1,0 +1,165 @@
+"""A real `snakemake` on the smoke grid, in a copy of the project in a temporary folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.pipeline
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    environment = {**os.environ, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=500)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every table, figure and matrix by path; wall times and logs left out."""
+    found = {}
+    for path in sorted((folder / "results/smoke").rglob("*")):
+        if path.is_file() and "logs" not in path.parts:
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The project's files, and the smoke grid run in them."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("sharc_core", "workflow", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    done = snakemake(folder, "--configfile", "config/smoke.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_outputs(project):
+    out = project / "results/smoke"
+    runs = pd.read_csv(out / "runs.csv")
+    # sgd: 2 scenarios x 2 seeds; er plain the same; er sharc one theta per scenario
+    assert len(runs) == 3 * 2 * 2
+    assert runs.groupby(["scenario", "method", "variant"]).size().eq(2).all()
+    assert runs.acc.between(0, 100).all()
+    assert (runs.total_bytes >= runs.episodic_bytes + runs.associative_bytes).all()
+    for scenario in ("task_il", "class_il"):
+        for kind in ("md", "csv", "tex"):
+            assert (out / f"tables/{scenario}.{kind}").stat().st_size > 100
+        for figure in ("learning_curves", "bytes"):
+            assert (out / f"figures/{figure}_{scenario}.svg").stat().st_size > 1000
+    assert "ER" in (out / "report.html").read_text()
+    matrices = sorted(p.stem for p in out.glob("matrices/s_digits/*/*.json"))
+    assert matrices == [
+        "er-plain-m20-floats",
+        "er-sharc-m20-floats-theta0.4-gradient-modern_hopfield",
+        "er-sharc-m20-floats-theta0.8-gradient-modern_hopfield",
+        "sgd",
+    ]
+
+
+def test_default_data_sets_do_not_leak_in(project):
+    """A grid file stands for itself: config.yaml also has s_glyphs."""
+    assert not list((project / "data/prepared").glob("s_glyphs*"))
+    assert not list((project / "results/smoke/matrices").glob("s_glyphs"))
+
+
+def test_nothing_to_be_done_again(project):
+    again = snakemake(project, "--configfile", "config/smoke.yaml")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def planned(project: Path, config: Path) -> list[str]:
+    """Outputs of the cell jobs that a dry run would make."""
+    dry = snakemake(project, "--configfile", str(config), "--dry-run")
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    text = dry.stdout + dry.stderr
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("output: ")]
+    return [line.removeprefix("output: ") for line in lines if "/matrices/" in line]
+
+
+def test_a_method_setting_reruns_that_method_only(project):
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values["method_settings"] = {"er": {"replay": "whole"}}
+    (project / "config/changed.yaml").write_text(yaml.safe_dump(values))
+    outputs = planned(project, Path("config/changed.yaml"))
+    assert len(outputs) == 3
+    assert all("/er-" in name for name in outputs)
+
+
+def test_a_new_method_reruns_nothing_old(project):
+    source = (
+        (project / "sharc_core/methods/sgd.py").read_text().replace('register("sgd")', 'register("mine")')
+    )
+    (project / "sharc_core/methods/mine.py").write_text(source)
+    try:
+        assert planned(project, Path("config/smoke.yaml")) == []
+        values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+        values["methods"].append("mine")
+        (project / "config/added.yaml").write_text(yaml.safe_dump(values))
+        outputs = planned(project, Path("config/added.yaml"))
+        assert [Path(name).name for name in outputs] == ["mine.json"]
+    finally:
+        (project / "sharc_core/methods/mine.py").unlink()
+
+
+def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
+    path = project / "sharc_core/methods/sgd.py"
+    original = path.read_text()
+    try:
+        path.write_text(original + "\n# a comment\n")
+        assert planned(project, Path("config/smoke.yaml")) == []
+        path.write_text(original.replace("self.lr)", "self.lr * 1)"))
+        assert [Path(name).name for name in planned(project, Path("config/smoke.yaml"))] == ["sgd.json"]
+    finally:
+        path.write_text(original)
+
+
+def test_same_bits_in_another_process(project):
+    """Delete the results and run again from the same features: equal files, byte for byte, but for times."""
+    before = results(project)
+    shutil.rmtree(project / "results/smoke/matrices")
+    again = snakemake(project, "--configfile", "config/smoke.yaml")
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = results(project)
+    assert before.keys() == after.keys()
+    for name in before:
+        if name.endswith(".json"):
+            one, other = json.loads(before[name]), json.loads(after[name])
+            for document in (one, other):
+                del document["costs"]["train_seconds"]
+            assert one == other, name
+        elif "/tables/" in name:
+            assert before[name] == after[name], name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bufers": [20]}, "error: config: unknown key 'bufers' (did you mean 'buffers'?)"),
+        ({"methods": ["ur"]}, "error: config: methods: unknown method 'ur'"),
+        ({"buffers": [3]}, "error: config: buffers: 3 is smaller than the 5 tasks of s_digits"),
+        (
+            {"datasets": {"mine": {"source": "image_folder", "path": "no.zip", "tasks": 2}}},
+            "error: config: datasets.mine: ",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_before_any_job(project, change, message):
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text()) | change
+    (project / "config/bad.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(project, "--configfile", "config/bad.yaml")
+    assert run.returncode != 0
+    text = run.stdout + run.stderr
+    lines = [line for line in text.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and lines[0].startswith(message), text
+    assert "Traceback" not in text and "rule " not in text

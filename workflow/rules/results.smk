@@ -1,0 +1,80 @@
+# Cells and what is made of them.
+
+
+def cell_of(wildcards):
+    return CELLS[f"{RESULTS}/matrices/{wildcards.dataset}/{wildcards.backbone}/{wildcards.cell}.json"]
+
+
+rule cell:
+    input:
+        features=lambda w: features_of(w.dataset, w.backbone),
+    output:
+        f"{RESULTS}/matrices/{{dataset}}/{{backbone}}/{{cell}}.json",
+    params:
+        cell=lambda w: cell_of(w).model_dump(mode="json"),
+        code=lambda w: code_hash(cell_of(w).method, cell_of(w).associative_memory),
+    log:
+        f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.log",
+    benchmark:
+        f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.tsv"
+    threads: 1
+    script:
+        "../scripts/cell.py"
+
+
+rule runs:
+    input:
+        list(CELLS),
+    output:
+        f"{RESULTS}/runs.csv",
+    log:
+        f"{LOGS}/runs.log",
+    benchmark:
+        f"{LOGS}/runs.tsv"
+    script:
+        "../scripts/runs.py"
+
+
+rule tables:
+    input:
+        runs=f"{RESULTS}/runs.csv",
+        published=workflow.source_path("../paper/paper_results.csv"),
+    output:
+        TABLES,
+    log:
+        f"{LOGS}/tables.log",
+    benchmark:
+        f"{LOGS}/tables.tsv"
+    script:
+        "../scripts/tables.py"
+
+
+rule figures:
+    input:
+        runs=f"{RESULTS}/runs.csv",
+        cells=list(CELLS),
+    output:
+        FIGURES,
+    log:
+        f"{LOGS}/figures.log",
+    benchmark:
+        f"{LOGS}/figures.tsv"
+    script:
+        "../scripts/figures.py"
+
+
+rule report:
+    input:
+        runs=f"{RESULTS}/runs.csv",
+        cells=list(CELLS),
+        published=workflow.source_path("../paper/paper_results.csv"),
+        figures=FIGURES,
+        cards=CARDS,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{LOGS}/report.log",
+    benchmark:
+        f"{LOGS}/report.tsv"
+    script:
+        "../scripts/report.py"
