@@ -34,6 +34,7 @@ except UserError as error:
     os._exit(1)  # Snakemake would bury the line under its own traceback
 
 RESULTS = grid.results_dir
+PUBLISHED = f"{workflow.basedir}/workflow/paper/paper_results.csv"
 LOGS = f"{RESULTS}/logs"
 TABLES = expand(f"{RESULTS}/tables/{{scenario}}.{{kind}}", scenario=grid.scenarios, kind=["md", "csv", "tex"])
 FIGURES = expand(

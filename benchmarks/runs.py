@@ -17,7 +17,8 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sharc_core.config import Cell, HeadConfig, Training, settings_of
+from sharc_core.cell import Cell, HeadConfig, Training
+from sharc_core.config import settings_of
 from sharc_core.learner import run_cell
 from sharc_core.methods import METHODS
 from sharc_core.pooling import pool

@@ -14,7 +14,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cell": "config",
+    "Cell": "cell",
     "Grid": "config",
     "cells": "config",
     "check_inputs": "config",

@@ -14,18 +14,16 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.cell import Cell, HeadConfig, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
-from sharc_core.files import digest
 from sharc_core.methods import METHODS
 from sharc_core.registry import Registry, nearest
 from sharc_core.saliency import SALIENCIES
 from sharc_core.settings import Settings
 from sharc_core.streams import split_classes
 
-Scenario = Literal["task_il", "class_il"]
-Variant = Literal["plain", "sharc"]
 Theta = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -33,22 +31,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 def listed(value: Any) -> list:
     """A single value as a list of one: any axis of the grid may be given either way."""
     return value if isinstance(value, list) else [value]
-
-
-class Training(Settings):
-    """One pass of plain SGD with the published values (method.md section 5)."""
-
-    lr: float = Field(default=0.1, gt=0)
-    batch_size: int = Field(default=10, ge=1)
-    replay_batch_size: int = Field(default=10, ge=1)
-    epochs: int = Field(default=1, ge=1)
-
-
-class HeadConfig(Settings):
-    """linear: one layer on the pooled map (the paper's tables). mlp: one hidden ReLU layer."""
-
-    kind: Literal["linear", "mlp"] = "linear"
-    hidden: int = Field(default=256, ge=1)
 
 
 class Sharc(Settings):
@@ -146,51 +128,6 @@ class Grid(Settings):
         return self.datasets[dataset].open_source(self.data_dir, self.mirror)
 
 
-class Cell(Settings):
-    """One training configuration with all its seeds: the unit of work, a pure function of its fields.
-
-    scenarios: which scenarios' results this cell reports. Training does not depend on them; theta may.
-    method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
-    """
-
-    dataset: str
-    tasks: int
-    class_order_seed: int | None
-    backbone: str
-    method: str
-    variant: Variant
-    scenarios: list[Scenario]
-    seeds: list[int]
-    training: Training
-    head: HeadConfig
-    method_settings: dict[str, Any]
-    buffer: int | None = None
-    budget_unit: str | None = None
-    count_associative_memory: bool = False
-    theta: float | None = None
-    saliency: str | None = None
-    associative_memory: str | None = None
-    associative_settings: dict[str, Any] = {}
-    read: str | None = None
-
-    @property
-    def id(self) -> str:
-        """File name of the cell: every axis of the grid, no settings (those are parameters of its job)."""
-        if self.buffer is None:
-            return self.method
-        name = f"{self.method}-{self.variant}-m{self.buffer}-{self.budget_unit}"
-        if self.count_associative_memory:
-            name += "-am"
-        if self.variant == "sharc":
-            name += f"-theta{self.theta:g}-{self.saliency}-{self.associative_memory}"
-        return name
-
-    @property
-    def config_hash(self) -> str:
-        """Short hash of everything but the seeds and the scenarios reported."""
-        return digest(self.model_dump(exclude={"seeds", "scenarios"}))
-
-
 def load_grid(values: dict[str, Any]) -> Grid:
     """Validate a config. Raises UserError: one line for the first thing wrong, with the remedy."""
     try:
@@ -250,10 +187,14 @@ def one_run(grid: Grid, choice: Any) -> Grid:
 
 
 def explain(error: ValidationError, prefix: str = "", model: type[BaseModel] = Grid) -> str:
-    """The first complaint of a pydantic error as one line: key, value, what is allowed."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    key = ".".join([prefix, *where]) if prefix else ".".join(where)
+    """A pydantic error as one line: key, value, what is allowed.
+
+    Of several complaints the deepest is told: where a value may be a block or a list of blocks, that is
+    the one from the branch that was meant.
+    """
+    first = max(error.errors(), key=lambda item: len(item["loc"]))
+    where = [str(part) for part in first["loc"] if not _is_union_tag(part)]
+    key = ".".join([prefix, *where] if prefix else where)
     value = first["input"]
     if first["type"] == "extra_forbidden":
         valid = _keys_beside(model, first["loc"])
@@ -264,6 +205,20 @@ def explain(error: ValidationError, prefix: str = "", model: type[BaseModel] = G
     shown = "" if isinstance(value, dict) else f" (got {value!r})"
     hint = nearest(value, _expected(first)) if first["type"] == "literal_error" else ""
     return f"{key}: {message[:1].lower()}{message[1:]}{shown}{hint}"
+
+
+def _is_union_tag(part: str | int) -> bool:
+    """Whether a part of pydantic's location names the branch of a union and not a key of the file."""
+    if not isinstance(part, str):
+        return False
+    return "[" in part or part in {
+        "float",
+        "int",
+        "str",
+        "constrained-float",
+        "BackboneConfig",
+        "BudgetConfig",
+    }
 
 
 def _expected(item: dict) -> list[str]:

@@ -6,16 +6,16 @@ The only place that knows all the parts; each of them knows none of the others' 
 import platform
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 
 from sharc_core import __version__
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.budget import Budget
-from sharc_core.config import Cell
+from sharc_core.cell import Cell
 from sharc_core.encoding import kept_channels
 from sharc_core.errors import UserError
 from sharc_core.features import Features
@@ -212,6 +212,6 @@ def versions() -> dict[str, str]:
         "sharc_bench": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": metadata.version("torchvision"),
         "numpy": np.__version__,
     }

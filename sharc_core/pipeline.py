@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, load_backbone
-from sharc_core.config import Cell, Grid, pretrain_source
+from sharc_core.cell import Cell
+from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source, open_prepared
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError

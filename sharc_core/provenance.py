@@ -1,6 +1,7 @@
 """What a result depends on: hashes of the code behind a cell, and the repository's state."""
 
 import ast
+import functools
 import hashlib
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ PACKAGE = Path(__file__).parent
 WITHOUT = {"config", "features", "backbones", "device", "datasets", "registry", "settings", "errors", "files"}
 
 
+@functools.lru_cache
 def code_hash(method: str, associative_memory: str | None) -> str:
     """Short hash of the code that a cell's numbers come from: learner, method, AM and what they import.
 

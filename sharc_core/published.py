@@ -15,7 +15,7 @@ def load_published(path: Path | str) -> pd.DataFrame:
     """Published means and deviations, columns COLUMNS, with our names for methods and variants.
 
     path: workflow/paper/paper_results.csv. BWT of JOINT is left out: the paper takes it against an
-    untrained head, which is another quantity (method.md section 6 of the design; docs say the same).
+    untrained head, which is another quantity.
     Raises UserError for another file.
     """
     try:
@@ -51,3 +51,8 @@ def published_lookup(published: pd.DataFrame) -> dict[tuple, dict[str, float]]:
         key = (row["scenario"], row["dataset"], buffer, row["method"], row["variant"])
         found[key] = {name: float(row[name]) for name in COLUMNS[5:]}
     return found
+
+
+def published_for(entry, lookup: dict[tuple, dict[str, float]]) -> dict[str, float] | None:
+    """The published values of a summary.Entry, whatever its theta and memory; None where there are none."""
+    return lookup.get((entry.scenario, entry.dataset, entry.buffer, entry.method, entry.variant))

@@ -1,5 +1,6 @@
 """A table as data, and its forms: Markdown and LaTeX here, HTML in templates/report.html.j2."""
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,9 +56,8 @@ def _markdown_item(item: Item) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Characters that would end a field or start markup; underscores inside words are harmless."""
-    text = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\|*`<[]" else c for c in text)
+    """Escape what would end a field or start markup; underscores inside words are harmless."""
+    return re.sub(r"([\\|*`]|<(?=[A-Za-z/!?])|(?<=\])\()", r"\\\1", " ".join(text.split()))
 
 
 LATEX_SPECIAL = {
@@ -83,8 +83,16 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX_SPECIAL.get(c, c) for c in text)
 
 
+FIT = (
+    r"\providecommand{\sharcfit}[1]{\ifdefined\resizebox"
+    r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{#1}\else#1\fi}"
+)
+
+
 def to_latex(table: Table) -> str:
-    r"""A table* environment; needs \usepackage{booktabs} and nothing else."""
+    r"""A table* environment; needs \usepackage{booktabs}. Where graphicx is loaded too, a table that is
+    wider than the text is scaled down to it.
+    """
     columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
     lines = [
         r"\begin{table*}",
@@ -92,7 +100,9 @@ def to_latex(table: Table) -> str:
         r"\scriptsize",
         r"\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{escape_latex(f'{table.title}. {table.caption}')}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
+        r"\medskip",
+        FIT,
+        rf"\sharcfit{{\begin{{tabular}}{{{columns}}}",
         r"\toprule",
     ]
     if any(title for title, _ in table.groups):
@@ -102,7 +112,7 @@ def to_latex(table: Table) -> str:
         if index in table.breaks:
             lines.append(r"\midrule")
         lines.append(_latex_line([_latex_item(item) for item in row]))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
 
 
 def _latex_groups(groups: list[tuple[str, int]]) -> list[str]:

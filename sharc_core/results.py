@@ -45,6 +45,7 @@ COLUMNS = AXES | {
     "config_hash": "str",
     "versions": "str",
 }
+_PARSERS = {"float64": float, "int64": int, "Int64": int, "bool": {"True": True, "False": False}.__getitem__}
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
 
 
@@ -83,13 +84,7 @@ def read_runs(path: Path | str) -> pd.DataFrame:
     """Read what write_runs wrote: same columns, types and bits. Raises UserError for any other file."""
     try:
         # Names such as "NA", "null" or "007" are names: only an empty field is missing.
-        frame = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(TEXT, "str") | {"buffer": "Int64"},
-            keep_default_na=False,
-            na_values=[""],
-            float_precision="round_trip",
-        )
+        frame = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
@@ -97,7 +92,16 @@ def read_runs(path: Path | str) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in frame]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}: delete it and run again")
-    return _typed(frame[list(COLUMNS)])
+    frame = frame[list(COLUMNS)].astype(object)
+    frame = frame.where(frame.notna(), None)
+    try:
+        for name, kind in COLUMNS.items():
+            if kind != "str":
+                # Python's own parser: correctly rounded, where that of pandas need not be
+                frame[name] = [None if text is None else _PARSERS[kind](text) for text in frame[name]]
+        return _typed(frame)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a table of runs ({error}): delete it and run again") from None
 
 
 def cell_label(document: dict) -> str:

@@ -117,7 +117,7 @@ def setting_text(entry: Entry, name: str) -> str:
     if name == "theta":
         return f"theta {value:g}"
     if name == "count_associative_memory":
-        return "AM charged" if value else "AM free"
+        return "AM charged" if value else "AM not charged"
     return str(value)
 
 

@@ -20,7 +20,7 @@ from sharc_core.labels import (
     scenario_name,
 )
 from sharc_core.pairs import pair_tables, tidy_pairs
-from sharc_core.published import SOURCE, published_lookup
+from sharc_core.published import SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table, to_latex, to_markdown
 from sharc_core.summary import (
     COSTS,
@@ -41,14 +41,13 @@ from sharc_core.summary import (
 
 FORMULAS = (
     "a[i][j] is the accuracy on task j after training on task i of T; ACC = mean_j a[T][j]; "
-    "BWT = mean_(j<T) (a[T][j] - a[j][j])"
+    "BWT = mean_(j < T) (a[T][j] - a[j][j])"
 )
 AXIS_NAMES = {
     "theta": "theta",
     "associative_memory": "associative memory",
     "saliency": "saliency",
     "read": "read",
-    "count_associative_memory": "state charged to the budget",
 }
 
 
@@ -67,7 +66,7 @@ def write_tables(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str
             base.with_suffix(".md"): f"# {scenario_name(scenario)}\n\n"
             + "\n".join(to_markdown(table) for table in main + pairs),
             base.with_suffix(".csv"): _csv(tidy(chosen, published)),
-            base.with_suffix(".tex"): "% needs \\usepackage{booktabs}\n"
+            base.with_suffix(".tex"): "% needs booktabs; with graphicx, wide tables are fitted to the text\n"
             + "\n".join(to_latex(table) for table in main),
             base.with_name(f"{scenario}_pairs.csv"): _csv(tidy_pairs(chosen)),
         }
@@ -91,7 +90,7 @@ def main_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table
 def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
     varying = varying_settings(entries)
     datasets = unique((entry.dataset for entry in entries), natural_key)
-    with_paper = {entry.dataset for entry in entries if _paper(entry, lookup)}
+    with_paper = {entry.dataset for entry in entries if published_for(entry, lookup)}
     best = {(e.buffer, e.dataset) for e in entries if e.buffer is not None}
     best = {key: _best(entries, *key) for key in best}
     rows: dict[tuple, dict[str, Entry]] = {}
@@ -125,7 +124,7 @@ def _dataset_items(entry: Entry | None, best: str | None, with_paper: bool, look
         Item(mean_text(entry.mean["bwt"], entry.std["bwt"]), entry.mean["bwt"]),
     ]
     if with_paper:
-        paper = _paper(entry, lookup)
+        paper = published_for(entry, lookup)
         theirs = paper["acc_mean"] if paper else float("nan")
         difference = entry.acc - theirs
         items += [
@@ -155,7 +154,7 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
             row |= {name: getattr(entry, name) for name in SETTINGS} | {"seeds": len(entry.seeds)}
             for name in METRICS:
                 row |= {f"{name}_mean": entry.mean[name], f"{name}_std": entry.std[name]}
-            paper = _paper(entry, lookup) or {}
+            paper = published_for(entry, lookup) or {}
             row |= {f"paper_{k}": paper.get(k) for k in ("acc_mean", "acc_std", "bwt_mean", "bwt_std")}
             row["difference"] = entry.acc - paper["acc_mean"] if paper else None
             row |= {name: entry.costs[name] for name in COSTS}
@@ -171,10 +170,6 @@ def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
     return number_text(max(here))
 
 
-def _paper(entry: Entry, lookup: dict) -> dict[str, float] | None:
-    return lookup.get((entry.scenario, entry.dataset, entry.buffer, entry.method, entry.variant))
-
-
 def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool) -> str:
     sharc = next((entry for entry in entries if entry.is_sharc), None)
     parts = [f"Percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
@@ -184,7 +179,7 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             if name in ("theta", "count_associative_memory")
             else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
             for name in SETTINGS
-            if name not in varying
+            if name not in varying and getattr(sharc, name) not in (None, False)
         )
         parts.append(f"+ marks SHARC ({fixed})" if fixed else "+ marks SHARC")
     if any(entry.buffer is not None for entry in entries):

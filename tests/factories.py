@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
-from sharc_core.config import Cell, HeadConfig, Training, settings_of
+from sharc_core.cell import Cell, HeadConfig, Training
+from sharc_core.config import settings_of
 from sharc_core.methods import METHODS
 from sharc_core.pooling import pool
 

@@ -69,7 +69,6 @@ def make_document(
             "python": "3.11",
             "torch": "2",
             "torchvision": "0",
-            "numpy": "2",
         },
     }
 

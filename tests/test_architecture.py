@@ -15,7 +15,7 @@ RANKS = {
     "seeds": 2, "metrics": 2, "published": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3, "encoding": 2,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
-    "memory": 5, "methods": 6, "config": 7, "learner": 8, "provenance": 8, "results": 8,
+    "cell": 2, "memory": 5, "methods": 6, "config": 7, "learner": 8, "provenance": 8, "results": 8,
     "pipeline": 9, "tables": 9, "figures": 9, "report": 10,
     "__init__": 11, "__main__": 12,
 }  # fmt: skip

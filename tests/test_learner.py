@@ -5,7 +5,7 @@ import pytest
 import torch
 from factories import make_cell, make_features
 
-from sharc_core.config import HeadConfig
+from sharc_core.cell import HeadConfig, Training
 from sharc_core.errors import UserError
 from sharc_core.learner import run_cell
 from sharc_core.methods import METHODS
@@ -147,8 +147,6 @@ def test_joint_has_only_its_last_row(features):
 
 
 def test_divergence_is_one_clear_line(features):
-    from sharc_core.config import Training
-
     wild = make_features()
     wild.train_pooled = wild.train_pooled * 1e25
     with pytest.raises(UserError, match=r"diverged in task 1 .*lower training\.lr"):

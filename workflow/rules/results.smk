@@ -38,7 +38,7 @@ rule runs:
 rule tables:
     input:
         runs=f"{RESULTS}/runs.csv",
-        published=workflow.source_path("../paper/paper_results.csv"),
+        published=PUBLISHED,
     output:
         TABLES,
     log:
@@ -67,7 +67,7 @@ rule report:
     input:
         runs=f"{RESULTS}/runs.csv",
         cells=list(CELLS),
-        published=workflow.source_path("../paper/paper_results.csv"),
+        published=PUBLISHED,
         figures=FIGURES,
         cards=CARDS,
     output:

@@ -6,9 +6,9 @@ from common import job
 
 with job(snakemake, f"{snakemake.params.cell['dataset']} {Path(snakemake.output[0]).stem}"):
     import torch
-    from sharc_core.features import open_features
 
-    from sharc_core.config import Cell
+    from sharc_core.cell import Cell
+    from sharc_core.features import open_features
     from sharc_core.files import write_json
     from sharc_core.learner import run_cell
 

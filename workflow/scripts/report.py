@@ -5,17 +5,16 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "report"):
-    from sharc_core.report import write_report
-
     from sharc_core.files import digest, read_json
     from sharc_core.provenance import git_state
-    from sharc_core.published import read_published
+    from sharc_core.published import load_published
+    from sharc_core.report import write_report
     from sharc_core.results import read_runs
 
     write_report(
         read_runs(snakemake.input.runs),
         [read_json(path) for path in snakemake.input.cells],
-        read_published(snakemake.input.published),
+        load_published(snakemake.input.published),
         Path(snakemake.input.figures[0]).parent,
         Path(snakemake.output[0]),
         title="SHARC-Bench",

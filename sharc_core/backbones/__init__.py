@@ -1,0 +1,6 @@
+"""Backbones: frozen networks that turn images into feature maps. An architecture is one file here."""
+
+from sharc_core.backbones.config import BackboneConfig, PretrainConfig
+from sharc_core.backbones.model import Backbone, check_backbone, load_backbone
+
+__all__ = ["Backbone", "BackboneConfig", "PretrainConfig", "check_backbone", "load_backbone"]

@@ -1,0 +1,82 @@
+"""The config's `backbone` block as typed models."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from sharc_core.settings import Settings
+
+Channels = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
+
+
+class PretrainConfig(Settings):
+    """Supervised pre-training: SGD with Nesterov momentum 0.9 on a one-cycle schedule that peaks at `lr`.
+
+    dataset: a data source's block (source and its own keys) whose classes no stream uses.
+    max_shift: augmentation, images are shifted by up to this share of their side. flip: mirrored
+    half of the time (not for characters).
+    """
+
+    dataset: dict[str, Any] = {
+        "source": "glyphs",
+        "classes": 300,
+        "first_class": 1000,
+        "train_per_class": 60,
+        "test_per_class": 10,
+    }
+    epochs: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    lr: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    max_shift: float = Field(default=0.0625, ge=0, lt=0.5)
+    flip: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
+class BackboneConfig(Settings):
+    """One backbone.
+
+    weights: `pretrain` (trained here), a path ending in .safetensors, or the name of one of the
+    architecture's torchvision weights, such as imagenet1k_v1.
+    mean, std: per RGB channel, of images in [0, 1]; default: what torchvision's weights say, else
+    ImageNet's.
+    """
+
+    arch: str
+    weights: str
+    image_size: int = Field(ge=1)
+    views: int = Field(default=1, ge=1)
+    mean: Channels | None = None
+    std: Channels | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    pretrain: PretrainConfig = PretrainConfig()
+
+    @field_validator("views")
+    @classmethod
+    def _one_view(cls, views: int) -> int:
+        if views > 1:
+            raise ValueError("only 1 view is supported (augmented views are not built yet)")
+        return views
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: list[float] | None) -> list[float] | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("standard deviations must be above 0")
+        return std
+
+    @property
+    def is_local_file(self) -> bool:
+        """Whether `weights` is a path."""
+        return self.weights.endswith(".safetensors")
+
+    @property
+    def path_name(self) -> str:
+        """The backbone's name in paths and tables: `name`, or architecture and weights."""
+        if self.name is not None:
+            return self.name
+        weights = Path(self.weights).stem if self.is_local_file else self.weights
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{self.arch}-{weights}")

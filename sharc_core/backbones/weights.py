@@ -1,0 +1,120 @@
+"""Weights: local .safetensors checked against an architecture, or torchvision's own downloads."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from sharc_core.errors import UserError
+from sharc_core.registry import nearest
+
+Shapes = dict[str, tuple[tuple[int, ...], bool]]  # name -> (shape, is floating point)
+
+
+# What the classifiers behind the maps are called in torchvision's architectures and here.
+HEADS = {"fc", "classifier", "head", "aux1", "aux2", "AuxLogits"}
+
+
+def check_fit(found: Shapes, body: nn.Module, arch: str, where: str) -> None:
+    """Refuse weights that lack a tensor of the body, have one too many, or one of another shape or kind.
+
+    Tensors of the classifier behind the maps (`fc.*`, `classifier.*`, ...) are ignored: they lie
+    under a top-level name that the body does not have. Raises UserError naming tensor and architecture.
+    """
+    needed = {name: (tuple(t.shape), t.is_floating_point()) for name, t in body.state_dict().items()}
+    tops = {name.split(".")[0] for name in needed}
+    for name, (shape, is_float) in needed.items():
+        if name not in found:
+            if name.endswith("num_batches_tracked"):
+                continue  # a training counter; old files lack it and evaluation does not read it
+            raise UserError(f"{where} does not fit architecture {arch}: tensor {name} is missing")
+        other_shape, other_is_float = found[name]
+        if other_shape != shape:
+            raise UserError(
+                f"{where} does not fit architecture {arch}: tensor {name} has shape {list(other_shape)}, "
+                f"needed is {list(shape)}"
+            )
+        if other_is_float != is_float:
+            kind = "floating-point" if is_float else "integer"
+            raise UserError(f"{where} does not fit architecture {arch}: tensor {name} is not {kind}")
+    for name in found:
+        top = name.split(".")[0]
+        if name not in needed and (top in tops or top not in HEADS):
+            raise UserError(f"{where} does not fit architecture {arch}: unexpected tensor {name}")
+
+
+def local_shapes(path: Path) -> Shapes:
+    """Names, shapes and kinds from the header of a safetensors file, its tensors unread. Raises UserError."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            parts = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118
+            return {
+                name: (tuple(part.get_shape()), part.get_dtype()[:1] in "FB" and part.get_dtype() != "BOOL")
+                for name, part in parts.items()
+            }
+    except FileNotFoundError:
+        raise UserError(f"weights file {path} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights file {path} cannot be read as safetensors: {error}") from None
+
+
+def read_local(path: Path, body: nn.Module, arch: str) -> dict[str, torch.Tensor]:
+    """The body's tensors from a safetensors file, floats as float32. Raises UserError when they do not fit."""
+    check_fit(local_shapes(path), body, arch, f"weights file {path}")
+    needed = body.state_dict()
+    try:
+        with safe_open(path, framework="pt") as stream:
+            names = [name for name in stream.keys() if name in needed]  # noqa: SIM118
+            tensors = {name: stream.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights file {path} cannot be read as safetensors: {error}") from None
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"weights file {path} is damaged: tensor {name} holds NaN or infinity")
+    return tensors
+
+
+def weights_entry(arch: str, name: str):
+    """The entry called `name` (any case) of the architecture's torchvision weights enum.
+
+    Raises UserError listing the valid names.
+    """
+    from torchvision.models import get_model_weights, list_models
+
+    if arch not in list_models():
+        raise UserError(
+            f"weights {name!r}: architecture {arch} has no torchvision weights; "
+            "valid: pretrain or a path ending in .safetensors"
+        )
+    entries = {entry.name.lower(): entry for entry in get_model_weights(arch)}
+    if name.lower() not in entries:
+        valid = ["pretrain", *entries]
+        raise UserError(
+            f"unknown weights {name!r} for architecture {arch}{nearest(name, valid)}; "
+            f"valid: {', '.join(valid)} or a path ending in .safetensors"
+        )
+    return entries[name.lower()]
+
+
+def download(entry) -> dict[str, torch.Tensor]:
+    """The state dict of a torchvision weights entry, from torch's cache or its server, its hash checked."""
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot get torchvision weights {entry} from {entry.url} ({error}): put that file into "
+            f"{torch.hub.get_dir()}/checkpoints, or give a .safetensors file as weights"
+        ) from error
+
+
+def sha256_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """Hex SHA-256 over names, types, shapes and bytes of a state dict."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()

@@ -1,0 +1,75 @@
+"""A cell: one training configuration with all its seeds, the unit of work.
+
+Apart from the config, so that a cell's job imports neither data sources nor backbones.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sharc_core.files import digest
+from sharc_core.settings import Settings
+
+Scenario = Literal["task_il", "class_il"]
+Variant = Literal["plain", "sharc"]
+
+
+class Training(Settings):
+    """One pass of plain SGD with the published values (method.md section 5)."""
+
+    lr: float = Field(default=0.1, gt=0)
+    batch_size: int = Field(default=10, ge=1)
+    replay_batch_size: int = Field(default=10, ge=1)
+    epochs: int = Field(default=1, ge=1)
+
+
+class HeadConfig(Settings):
+    """linear: one layer on the pooled map (the paper's tables). mlp: one hidden ReLU layer."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden: int = Field(default=256, ge=1)
+
+
+class Cell(Settings):
+    """One training configuration with all its seeds: the unit of work, a pure function of its fields.
+
+    scenarios: which scenarios' results this cell reports. Training does not depend on them; theta may.
+    method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
+    """
+
+    dataset: str
+    tasks: int
+    class_order_seed: int | None
+    backbone: str
+    method: str
+    variant: Variant
+    scenarios: list[Scenario]
+    seeds: list[int]
+    training: Training
+    head: HeadConfig
+    method_settings: dict[str, Any]
+    buffer: int | None = None
+    budget_unit: str | None = None
+    count_associative_memory: bool = False
+    theta: float | None = None
+    saliency: str | None = None
+    associative_memory: str | None = None
+    associative_settings: dict[str, Any] = {}
+    read: str | None = None
+
+    @property
+    def id(self) -> str:
+        """File name of the cell: every axis of the grid, no settings (those are parameters of its job)."""
+        if self.buffer is None:
+            return self.method
+        name = f"{self.method}-{self.variant}-m{self.buffer}-{self.budget_unit}"
+        if self.count_associative_memory:
+            name += "-am"
+        if self.variant == "sharc":
+            name += f"-theta{self.theta:g}-{self.saliency}-{self.associative_memory}"
+        return name
+
+    @property
+    def config_hash(self) -> str:
+        """Short hash of everything but the seeds and the scenarios reported."""
+        return digest(self.model_dump(exclude={"seeds", "scenarios"}))

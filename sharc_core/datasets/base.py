@@ -1,0 +1,162 @@
+"""What a data source is, and the prepared folder that every source writes.
+
+A prepared folder holds train_images.npy (N, H, W, 3) uint8, train_labels.npy (N,) int64, the same for
+test, and manifest.json, which is written last: a folder without it is not a data set.
+"""
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from sharc_core.errors import UserError
+from sharc_core.files import atomic_folder, read_json, sha256_file, write_json
+from sharc_core.registry import Registry
+from sharc_core.settings import Settings as BaseSettings
+
+SOURCES = Registry("data source", "sharc_core.datasets")
+SPLITS = ("train", "test")
+ARRAYS = [f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")]
+Progress = Callable[[str], None] | None
+
+
+class Source:
+    """One origin of images. Subclass it under `@SOURCES.register("name")` in a file of this package."""
+
+    name: str
+
+    class Settings(BaseSettings):
+        """Keys of the config block besides source, tasks and class_order_seed."""
+
+    def __init__(self, settings: BaseSettings, data_dir: Path, mirror: Path | None = None):
+        """data_dir: where downloads and caches live. mirror: folder of the original archives."""
+        self.settings = settings
+        self.data_dir = Path(data_dir)
+        self.mirror = mirror
+
+    def class_names(self) -> list[str]:
+        """Names in label order; cheap, needs no download."""
+        raise NotImplementedError  # abstract
+
+    def check(self) -> None:
+        """Find what is wrong before any job runs. Raises UserError."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the prepared content is a function of; JSON-able."""
+        return {"source": self.name, "settings": self.settings.model_dump(mode="json")}
+
+    def content_ids(self) -> set[str]:
+        """Identifiers of the classes' content, comparable between sources; empty when unknown."""
+        return set()
+
+    def prepare(self, out: Path, progress: Progress = None) -> None:
+        """Write the prepared folder `out` atomically."""
+        raise NotImplementedError  # abstract
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A prepared folder, opened: read-only memory-mapped arrays and the manifest."""
+
+    manifest: dict[str, Any]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in label order."""
+        return self.manifest["classes"]
+
+
+def open_prepared(folder: Path | str, verify: bool = False) -> PreparedData:
+    """Open a prepared folder. verify: check every file's SHA-256, not only its size.
+
+    Raises UserError naming the file when something is missing, short or altered.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    for name in ARRAYS:
+        path, noted = folder / name, manifest["files"][name]
+        if not path.exists() or path.stat().st_size != noted["bytes"]:
+            raise UserError(f"{path} is missing or damaged: delete {folder} and run again")
+        if verify and sha256_file(path) != noted["sha256"]:
+            raise UserError(f"{path} does not match its checksum: delete {folder} and run again")
+    return PreparedData(manifest, *(np.load(folder / name, mmap_mode="r") for name in ARRAYS))
+
+
+class Writer:
+    """Streams images into the memory-mapped arrays of a folder that is being prepared."""
+
+    def __init__(self, folder: Path, counts: dict[str, int], shape: tuple[int, int]):
+        """counts: images per split. shape: (H, W)."""
+        self.folder = folder
+        self.images, self.labels, self.filled = {}, {}, dict.fromkeys(SPLITS, 0)
+        for split in SPLITS:
+            size = counts[split]
+            create = np.lib.format.open_memmap
+            self.images[split] = create(folder / f"{split}_images.npy", "w+", np.uint8, (size, *shape, 3))
+            self.labels[split] = create(folder / f"{split}_labels.npy", "w+", np.int64, (size,))
+
+    def add(self, split: str, images: np.ndarray, labels: np.ndarray | int) -> None:
+        """Append a batch: images (n, H, W, 3) uint8, labels (n,) or one for all."""
+        start = self.filled[split]
+        stop = start + len(images)
+        self.images[split][start:stop] = images
+        self.labels[split][start:stop] = labels
+        self.filled[split] = stop
+
+    def counts(self, classes: int) -> dict[str, Any]:
+        """Images per split, and per split and class."""
+        found: dict[str, Any] = {split: len(self.labels[split]) for split in SPLITS}
+        for split in SPLITS:
+            found[f"{split}_per_class"] = np.bincount(self.labels[split], minlength=classes).tolist()
+        return found
+
+
+@contextlib.contextmanager
+def writing(source: Source, out: Path, counts: dict[str, int], shape: tuple[int, int]) -> Iterator[Writer]:
+    """A Writer whose folder appears as `out`, manifest and all, when the body ends without an error."""
+    with atomic_folder(out) as folder:
+        writer = Writer(folder, counts, shape)
+        yield writer
+        for split in SPLITS:
+            assert writer.filled[split] == counts[split], f"{split}: {writer.filled[split]} images written"
+            writer.images[split].flush()
+            writer.labels[split].flush()
+        classes = source.class_names()
+        manifest = {
+            **source.identity(),
+            "classes": classes,
+            "content_ids": sorted(source.content_ids()),
+            "image_shape": [*shape, 3],
+            "counts": writer.counts(len(classes)),
+            "files": {
+                name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+                for name in ARRAYS
+            },
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "pillow": PIL.__version__,
+            },
+        }
+        write_json(folder / "manifest.json", manifest)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` consecutive items."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

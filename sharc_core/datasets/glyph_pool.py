@@ -1,0 +1,88 @@
+"""Which characters can be classes: all that two or more typefaces draw, no two of them look-alikes."""
+
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
+
+# Every face of the four text families that matplotlib ships. (Its Computer Modern and STIX symbol fonts
+# have encodings of their own: their character codes do not say what is drawn.)
+FAMILIES = {
+    "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
+    "DejaVuSansMono": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
+}
+FACES = [family + style for family, styles in FAMILIES.items() for style in styles]
+# Letters, digits, punctuation and symbols; modifiers, marks, spaces and controls draw too little.
+CATEGORIES = {"Lu", "Ll", "Lt", "Lo", "Nd", "Nl", "No", "Po", "Sm", "Sc", "So"}
+SIDE = 20  # pixels of the normalised drawing in which characters are compared
+LOOK_ALIKE = 0.86  # cosine similarity from which two characters count as the same class
+ORDER_SEED = 20231006  # shuffles the pool, so that every range of it is alike
+
+
+def face_path(face: str) -> Path:
+    """Path of a face's file in matplotlib's data folder."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+
+
+@lru_cache
+def faces_of() -> dict[int, tuple[str, ...]]:
+    """Code point to the faces that draw it, for code points that at least two families have."""
+    found: dict[int, list[str]] = {}
+    for face in FACES:
+        with TTFont(face_path(face), lazy=True) as font:
+            for point in font.getBestCmap():
+                found.setdefault(point, []).append(face)
+    families = {face: family for family, styles in FAMILIES.items() for face in (family + s for s in styles)}
+    return {p: tuple(f) for p, f in sorted(found.items()) if len({families[face] for face in f}) > 1}
+
+
+@lru_cache
+def pool() -> tuple[int, ...]:
+    """Code points that may be classes, in the fixed order that `first_class` counts in."""
+    candidates = [p for p in faces_of() if _is_a_class(chr(p))]
+    drawings, drawn = _normalised(candidates)
+    candidates = [p for p, ok in zip(candidates, drawn, strict=True) if ok]
+    drawings = drawings[drawn]
+    similar = drawings @ drawings.T > LOOK_ALIKE
+    kept = np.zeros(len(candidates), dtype=bool)
+    for i in range(len(candidates)):  # in code-point order: the plain letter stays, its likes go
+        kept[i] = not similar[i, :i][kept[:i]].any()
+    chosen = np.array(candidates)[kept]
+    return tuple(np.random.default_rng(ORDER_SEED).permutation(chosen).tolist())
+
+
+def _is_a_class(character: str) -> bool:
+    """Mathematical alphabets repeat letters in other styles; Braille patterns differ by a dot."""
+    return (
+        unicodedata.category(character) in CATEGORIES
+        and not unicodedata.decomposition(character).startswith("<font>")
+        and not 0x2800 <= ord(character) <= 0x28FF
+    )
+
+
+def _normalised(points: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, SIDE * SIDE) unit drawings, centred and scaled to a common box, and whether there is any ink."""
+    drawings = np.zeros((len(points), SIDE * SIDE), dtype=np.float32)
+    fonts: dict[str, ImageFont.FreeTypeFont] = {}
+    for row, point in enumerate(points):
+        face = faces_of()[point][0]
+        font = fonts.setdefault(face, ImageFont.truetype(face_path(face), 40))
+        image = Image.new("L", (96, 96))
+        ImageDraw.Draw(image).text((48, 48), chr(point), font=font, fill=255, anchor="mm")
+        box = image.getbbox()
+        if box is None or max(box[2] - box[0], box[3] - box[1]) < 6:
+            continue
+        glyph = image.crop(box)
+        scale = SIDE / max(glyph.size)
+        size = [max(1, round(side * scale)) for side in glyph.size]
+        canvas = Image.new("L", (SIDE, SIDE))
+        canvas.paste(glyph.resize(size, Image.BOX), [(SIDE - side) // 2 for side in size])
+        drawings[row] = np.asarray(canvas, dtype=np.float32).ravel()
+    norms = np.linalg.norm(drawings, axis=1, keepdims=True)
+    return drawings / np.maximum(norms, 1e-9), norms[:, 0] > 0

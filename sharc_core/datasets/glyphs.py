@@ -1,0 +1,181 @@
+"""Characters rendered from the fonts that matplotlib ships: any number of classes, no download.
+
+A class is a character. Samples vary in typeface, weight, slant, size, position, rotation, shear, stroke,
+colours, background, clutter, blur and noise. Each sample has a generator of its own, derived from
+(seed, character, split, number): the same sample comes out whatever else is asked for, on however many
+workers.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field
+
+from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
+from sharc_core.datasets.glyph_pool import face_path, faces_of, pool
+from sharc_core.errors import UserError
+from sharc_core.settings import Settings as BaseSettings
+
+CANVAS = 96  # pixels of the square that a character is drawn on before it is placed
+FONT_SIZE = 52
+DRAWS = 40  # uniform numbers a sample uses; a fixed count keeps the meaning of each
+
+
+@SOURCES.register("glyphs")
+class Glyphs(Source):
+    """Rendered characters, `size` x `size` RGB."""
+
+    class Settings(BaseSettings):
+        """classes, first_class: which part of the pool of characters; ranges that do not overlap share none.
+
+        train_per_class, test_per_class: images. seed: of all the variation. size: pixels per side.
+        """
+
+        classes: int = Field(ge=2)
+        first_class: int = Field(default=0, ge=0)
+        train_per_class: int = Field(default=100, ge=1)
+        test_per_class: int = Field(default=20, ge=1)
+        seed: int = Field(default=0, ge=0)
+        size: int = Field(default=32, ge=8, le=256)
+
+    def points(self) -> list[int]:
+        """Code points in label order. Raises UserError when the pool has not that many."""
+        first, count = self.settings.first_class, self.settings.classes
+        if first + count > len(pool()):
+            raise UserError(
+                f"glyphs: classes {first} to {first + count - 1} were asked for, but the fonts hold "
+                f"{len(pool())} distinct characters: lower classes or first_class"
+            )
+        return list(pool()[first : first + count])
+
+    def class_names(self) -> list[str]:
+        """Unicode names of the code points, as U+0041."""
+        return [f"U+{point:04X}" for point in self.points()]
+
+    def content_ids(self) -> set[str]:
+        """The characters."""
+        return {f"glyph:{name}" for name in self.class_names()}
+
+    def check(self) -> None:
+        """The pool must be large enough."""
+        self.points()
+
+    def prepare(self, out, progress=None, workers: int | None = None) -> None:
+        """Render everything, class by class, on `workers` processes (default: all cores)."""
+        s = self.settings
+        counts = {"train": s.classes * s.train_per_class, "test": s.classes * s.test_per_class}
+        per_class = {"train": s.train_per_class, "test": s.test_per_class}
+        tasks = [
+            (split, label, point, per_class[split], s.seed, s.size)
+            for split in SPLITS
+            for label, point in enumerate(self.points())
+        ]
+        step = max(1, len(tasks) // 5)
+        with writing(self, out, counts, (s.size, s.size)) as writer:
+            rendered = _in_order(tasks, workers or os.cpu_count() or 1)
+            for number, ((split, label, *_), images) in enumerate(zip(tasks, rendered, strict=True), 1):
+                writer.add(split, images, label)
+                if progress and (number % step == 0 or number == len(tasks)):
+                    progress(f"rendered {number} of {len(tasks)} batches of glyphs")
+
+
+def _in_order(tasks: list[tuple], workers: int) -> Iterator[np.ndarray]:
+    """render_class of every task. Processes are forked where that exists, else this one does it all."""
+    if workers == 1 or len(tasks) < 4 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(render_class, tasks)
+        return
+    pool()  # made once here, inherited by the children
+    with multiprocessing.get_context("fork").Pool(min(workers, len(tasks))) as processes:
+        yield from processes.imap(render_class, tasks, chunksize=4)
+
+
+def render_class(task: tuple[str, int, int, int, int, int]) -> np.ndarray:
+    """(split, label, code point, count, seed, size) -> (count, size, size, 3) uint8 images."""
+    split, _, point, count, seed, size = task
+    rngs = [np.random.default_rng([seed, point, SPLITS.index(split), i]) for i in range(count)]
+    u = np.stack([rng.random(DRAWS, dtype=np.float32) for rng in rngs])
+    noise = np.stack([rng.standard_normal((size, size, 3), dtype=np.float32) for rng in rngs])
+    ink = np.stack([_ink(point, row, size) for row in u])
+    clutter = np.stack([_clutter(row, size) for row in u])
+    return _compose(u, ink, clutter, noise)
+
+
+@lru_cache(maxsize=None)
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(face_path(face), FONT_SIZE)
+
+
+@lru_cache(maxsize=512)
+def _drawing(point: int, face: str, stroke: int) -> tuple[Image.Image, float]:
+    """The character in white, centred by its ink on a black canvas, and its larger side in pixels."""
+    text, middle = chr(point), CANVAS / 2
+    image = Image.new("L", (CANVAS, CANVAS))
+    draw, font = ImageDraw.Draw(image), _font(face)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=stroke)
+    corner = (middle - (left + right) / 2, middle - (top + bottom) / 2)
+    draw.text(corner, text, font=font, fill=255, stroke_width=stroke)
+    return image, max(right - left, bottom - top, 1)
+
+
+def _ink(point: int, u: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) coverage in [0, 1] of the placed character."""
+    faces = faces_of()[point]
+    face = faces[int(u[0] * len(faces))]
+    stroke = 2 if u[1] < 0.25 else 0
+    image, extent = _drawing(point, face, stroke)
+    # Where each output pixel comes from on the canvas: scale, aspect, rotation, shear, position.
+    side = (0.5 + 0.42 * u[2]) * size
+    zoom = extent / side
+    aspect = np.exp((u[3] - 0.5) * 0.5)
+    angle = np.deg2rad((u[4] - 0.5) * 44)
+    shear = (u[5] - 0.5) * 0.5
+    cos, sin = np.cos(angle), np.sin(angle)
+    matrix = np.array([[cos, sin], [-sin, cos]]) @ np.array([[1, shear], [0, 1]])
+    matrix = np.diag([aspect, 1 / aspect]) @ matrix * zoom
+    slack = max(0.0, (size - side) / 2) + 1.5
+    centre = size / 2 + (u[6:8] * 2 - 1) * slack
+    offset = CANVAS / 2 - matrix @ centre
+    coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
+    ink = np.asarray(image.transform((size, size), Image.AFFINE, coefficients, Image.BILINEAR), dtype=np.float32)
+    return ink / 255
+
+
+def _clutter(u: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) coverage in [0, 1] of up to three stray strokes."""
+    image = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(image)
+    for i in range(int(u[8] * 4)):
+        x0, y0, x1, y1 = (u[9 + 4 * i : 13 + 4 * i] * size).tolist()
+        if i == 1:
+            draw.arc([min(x0, x1), min(y0, y1), max(x0, x1) + 1, max(y0, y1) + 1], 0, 360, fill=200)
+        else:
+            draw.line([x0, y0, x1, y1], fill=255, width=1 + (i == 2))
+    return np.asarray(image, dtype=np.float32) / 255
+
+
+def _compose(u: np.ndarray, ink: np.ndarray, clutter: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Colours, gradient, clutter behind, character before, blur, noise: (n, size, size, 3) uint8."""
+    count, size, _ = ink.shape
+    ground, colour, stray = u[:, 21:24], u[:, 24:27], u[:, 27:30]
+    # Ink must differ from the ground: where the grey levels are close, move the ink away from it.
+    gap = colour.mean(1) - ground.mean(1)
+    wanted = np.where(gap < 0, -1, 1) * (0.22 + 0.3 * u[:, 30])
+    push = np.where(np.abs(gap) < np.abs(wanted), wanted - gap, 0)
+    colour = colour + push[:, None]
+    ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    tilt = u[:, 31:33] - 0.5
+    slope = tilt[:, :1, None] * ramp[None, :, None] + tilt[:, 1:, None] * ramp[None, None, :]
+    image = ground[:, None, None, :] + 0.6 * slope[..., None]
+    image = image + (0.7 * clutter * u[:, 33, None, None])[..., None] * (stray[:, None, None, :] - image)
+    image = image + ink[..., None] * (colour[:, None, None, :] - image)
+    soft = image.copy()
+    soft[:, 1:-1, 1:-1] = (
+        image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:] + 2 * image[:, 1:-1, 1:-1]
+    ) / 6
+    blur = np.where(u[:, 34] < 0.5, 0, u[:, 35])[:, None, None, None]
+    image = image + blur * (soft - image) + noise * (0.01 + 0.07 * u[:, 36])[:, None, None, None]
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,250 @@
+"""The feature cache: maps and pooled vectors, written once per (data set, backbone, view), read without copying."""
+
+import hashlib
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sharc_core.backbones import Backbone
+from sharc_core.datasets import PreparedData
+from sharc_core.device import same_bits
+from sharc_core.errors import UserError
+from sharc_core.files import atomic_folder, digest, read_json, sha256_file, write_json
+from sharc_core.pooling import pool
+from sharc_core.seeds import generator
+
+SPLITS = ("train", "test")
+SECONDS_BETWEEN_LINES = 10
+REMEDY = "delete the folder and run again"
+
+
+@dataclass(frozen=True)
+class Features:
+    """One data set through one backbone. Tensors share memory with read-only files: do not write to them.
+
+    maps (N, K, h, w) float16; pooled (N, K) float32, exactly pool(maps); labels (N,) int64.
+    """
+
+    train_maps: torch.Tensor
+    train_pooled: torch.Tensor
+    train_labels: torch.Tensor
+    test_maps: torch.Tensor
+    test_pooled: torch.Tensor
+    test_labels: torch.Tensor
+    classes: list[str]
+    manifest: dict
+
+
+class _ArrayWriter:
+    """Appends to a .npy file of known shape and hashes it on the way.
+
+    Plain writes, not a memory map: on a full disk they fail with an error instead of a bus error.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
+        self.path = path
+        self.stream = open(path, "w+b")  # noqa: SIM115 (closed in finish or with the process)
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.stream, header)
+        self.stream.seek(0)
+        self.hash = hashlib.sha256(self.stream.read())
+
+    def append(self, values: torch.Tensor) -> None:
+        """Write the next rows."""
+        block = np.ascontiguousarray(values.numpy()).data
+        self.stream.write(block)
+        self.hash.update(block)
+
+    def finish(self) -> dict:
+        """Close; the file's entry in the manifest."""
+        self.stream.close()
+        return {"sha256": self.hash.hexdigest(), "bytes": self.path.stat().st_size}
+
+
+def extract_features(
+    prepared: PreparedData,
+    backbone: Backbone,
+    out: Path,
+    view: int = 0,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Run the backbone over both splits and write the feature folder `out`, whole or not at all.
+
+    view 0 shows the images as they are; view v > 0 shows the training images cropped at a random place
+    after padding and flipped half of the time, seeded by v (the test images are never changed). Memory
+    does not grow with the data set. Raises UserError when the disk is too small, or when a map is not
+    finite or beyond float16.
+    """
+    counts = {split: len(getattr(prepared, f"{split}_labels")) for split in SPLITS}
+    shape = (backbone.channels, *backbone.map_size)
+    _check_space(Path(out), counts, shape)
+    backbone = backbone.to(device)
+    tally = _Tally(sum(counts.values()), progress)
+    files: dict[str, dict] = {}
+    with atomic_folder(out) as folder, torch.inference_mode(), same_bits():
+        for split in SPLITS:
+            writers = {
+                f"{split}_maps.npy": _ArrayWriter(
+                    folder / f"{split}_maps.npy", (counts[split], *shape), np.float16
+                ),
+                f"{split}_pooled.npy": _ArrayWriter(
+                    folder / f"{split}_pooled.npy", (counts[split], shape[0]), np.float32
+                ),
+                f"{split}_labels.npy": _ArrayWriter(
+                    folder / f"{split}_labels.npy", (counts[split],), np.int64
+                ),
+            }
+            images, labels = getattr(prepared, f"{split}_images"), getattr(prepared, f"{split}_labels")
+            for start in range(0, counts[split], batch_size):
+                part = slice(start, start + batch_size)
+                batch = torch.from_numpy(np.array(images[part]))
+                if view > 0 and split == "train":
+                    batch = augmented_view(batch, generator(view, "view", start))
+                maps = _half(backbone(backbone.preprocess(batch)).cpu(), f"{split} image {start}", backbone)
+                blocks = (maps, pool(maps), torch.from_numpy(np.array(labels[part], dtype=np.int64)))
+                for writer, block in zip(writers.values(), blocks, strict=True):
+                    writer.append(block)
+                tally.add(len(batch), split)
+            files |= {name: writer.finish() for name, writer in writers.items()}
+        manifest = {
+            "dataset": digest(prepared.manifest, 64),
+            "backbone": backbone.describe(),
+            "view": view,
+            "shape": list(shape),
+            "counts": counts,
+            "classes": list(prepared.manifest["classes"]),
+            "files": files,
+        }
+        write_json(folder / "manifest.json", manifest)
+    if progress:
+        progress(tally.summary())
+
+
+def augmented_view(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    """uint8 (B, H, W, 3) cropped at random places after padding, flipped half of the time.
+
+    The padding is 4 black pixels per 32 px of the shorter side (He et al. 2016, section 4.2).
+    """
+    count, height, width, _ = images.shape
+    padding = round(4 * min(height, width) / 32)
+    offsets = torch.randint(-padding, padding + 1, (2, count, 1), generator=source)
+    mirrored = torch.rand(count, 1, generator=source) < 0.5
+    columns = torch.arange(width).expand(count, width)
+    columns = torch.where(mirrored, width - 1 - columns, columns) + offsets[1]
+    rows = torch.arange(height) + offsets[0]
+    picked = images[
+        torch.arange(count)[:, None, None],
+        rows.clamp(0, height - 1)[:, :, None],
+        columns.clamp(0, width - 1)[:, None, :],
+    ]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    return picked * inside[..., None]
+
+
+def _half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:
+    """Maps as contiguous float16. Raises UserError for what float16 cannot hold."""
+    half = maps.half().contiguous()
+    if not half.isfinite().all():
+        largest = maps.abs().max().item()
+        problem = (
+            f"reach {largest:.3g}, more than float16 holds" if np.isfinite(largest) else "are not finite"
+        )
+        raise UserError(
+            f"maps of backbone {backbone.name} {problem} (in the batch from {where} on): "
+            "check its weights, mean and std"
+        )
+    return half
+
+
+def _check_space(out: Path, counts: dict[str, int], shape: tuple[int, ...]) -> None:
+    """Refuse to start when the disk cannot hold the result."""
+    values = int(np.prod(shape))
+    needed = sum(counts.values()) * (2 * values + 4 * shape[0] + 8) + 1_000_000
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"features {out} need {needed:,} bytes, but {place} has {free:,} bytes free: "
+            "free some space or set data_dir to another disk"
+        )
+
+
+class _Tally:
+    """Counts images and says so every few seconds."""
+
+    def __init__(self, total: int, progress: Callable[[str], None] | None):
+        self.total, self.progress, self.done = total, progress, 0
+        self.began = self.said = time.perf_counter()
+
+    def add(self, images: int, split: str) -> None:
+        """Count a batch."""
+        self.done += images
+        now = time.perf_counter()
+        if self.progress and now - self.said > SECONDS_BETWEEN_LINES:
+            self.said = now
+            speed = self.done / (now - self.began)
+            left = (self.total - self.done) / speed
+            self.progress(f"{split}: {self.done:,}/{self.total:,} images, {speed:.0f}/s, {left:.0f} s left")
+
+    def summary(self) -> str:
+        """The whole run in a line."""
+        seconds = time.perf_counter() - self.began
+        return f"{self.done:,} images in {seconds:.1f} s ({self.done / max(seconds, 1e-9):.0f}/s)"
+
+
+def open_features(folder: Path | str, verify: bool = False) -> Features:
+    """Map a feature folder into memory. Files' sizes, shapes and types are checked; contents if `verify`.
+
+    Raises UserError naming the file that is missing, cut short or altered.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"features {folder} are missing or incomplete (no manifest.json): {REMEDY}")
+    manifest = read_json(folder / "manifest.json")
+    arrays = {}
+    try:
+        for split in SPLITS:
+            count, shape = manifest["counts"][split], manifest["shape"]
+            for kind, inner, dtype in (
+                ("maps", shape, np.float16),
+                ("pooled", shape[:1], np.float32),
+                ("labels", [], np.int64),
+            ):
+                name = f"{split}_{kind}"
+                entry = manifest["files"][f"{name}.npy"]
+                arrays[name] = _open_array(folder / f"{name}.npy", (count, *inner), dtype, entry, verify)
+        classes = list(manifest["classes"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'} is damaged ({error} is missing): {REMEDY}") from None
+    return Features(**arrays, classes=classes, manifest=manifest)
+
+
+def _open_array(path: Path, shape: tuple[int, ...], dtype: type, entry: dict, verify: bool) -> torch.Tensor:
+    if not path.exists():
+        raise UserError(f"{path} is missing: {REMEDY}")
+    if os.path.getsize(path) != entry["bytes"]:
+        raise UserError(f"{path} has {os.path.getsize(path)} bytes instead of {entry['bytes']}: {REMEDY}")
+    if verify and sha256_file(path) != entry["sha256"]:
+        raise UserError(f"{path} was altered (its SHA-256 differs from the manifest's): {REMEDY}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"{path} is not a valid .npy file ({error}): {REMEDY}") from None
+    if array.shape != shape or array.dtype != dtype:
+        raise UserError(
+            f"{path} holds {array.dtype} {array.shape} instead of {dtype.__name__} {shape}: {REMEDY}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and says so
+        return torch.from_numpy(array)

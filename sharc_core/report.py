@@ -1,0 +1,157 @@
+"""results/report.html: one page that needs nothing else, the same bytes for the same results."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sharc_core.errors import UserError
+from sharc_core.figures import NAMES
+from sharc_core.files import digest, write_text
+from sharc_core.findings import equal_bytes_table, findings
+from sharc_core.labels import scenario_key, scenario_name
+from sharc_core.pairs import pair_tables
+from sharc_core.published import SOURCE, published_for, published_lookup
+from sharc_core.summary import Entry, summarise
+from sharc_core.tables import main_tables
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(
+    runs: pd.DataFrame,
+    cells: list[dict],
+    published: pd.DataFrame,
+    figures_folder: Path | str,
+    out: Path | str,
+    title: str,
+    provenance: Mapping[str, object],
+    cards: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """Write the report: question, findings, tables, figures, the paper's numbers, backbones, provenance.
+
+    runs, cells: as for figures.write_figures, whose SVG files are read from figures_folder. provenance:
+    shown at the foot as given (commit, config file ...); a date would make the page differ from run to
+    run. cards: backbone cards. Raises UserError for a missing figure.
+    """
+    entries = summarise(runs)
+    lookup = published_lookup(published)
+    scenarios = []
+    for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
+        chosen = [entry for entry in entries if entry.scenario == scenario]
+        scenarios.append(
+            {
+                "id": scenario,
+                "name": scenario_name(scenario),
+                "findings": findings(chosen, published),
+                "tables": main_tables(chosen, published),
+                "equal_bytes": equal_bytes_table(chosen),
+                "pairs": pair_tables(chosen),
+                "figures": [_figure(Path(figures_folder), name, scenario, chosen) for name in NAMES],
+            }
+        )
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        scenarios=scenarios,
+        scope=_scope(entries, cells),
+        has_sharc=any(entry.is_sharc for entry in entries),
+        has_paper=any(published_for(entry, lookup) for entry in entries),
+        paper=SOURCE,
+        cards=[flatten(card) for card in cards],
+        provenance=flatten(provenance) + _own_provenance(runs, cells),
+    )
+    write_text(out, page)
+
+
+def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, text) pairs; lists of plain values in one line."""
+    found = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found += flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(v, Mapping | list | tuple) for v in value):
+            found += flatten({str(i): v for i, v in enumerate(value)}, f"{name}.")
+        elif isinstance(value, list | tuple):
+            found.append((name, ", ".join(_text(v) for v in value)))
+        else:
+            found.append((name, _text(value)))
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "–" if value is None else str(value)
+
+
+def _figure(folder: Path, name: str, scenario: str, entries: Sequence[Entry]) -> dict:
+    path = folder / f"{name}_{scenario}.svg"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: draw the figures before the report") from None
+    # the XML head must not stand inside HTML; what is left is our own file, not user input
+    svg = text[text.index("<svg") :]
+    # a label and not the file's own metadata: screen readers skip the drawing's parts
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
+    alternative, caption = _figure_words(name, scenario, entries)
+    return {"svg": Markup(svg), "alternative": alternative, "caption": caption}
+
+
+def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[str, str]:
+    """Alternative text that says what is drawn and what it shows, and the caption."""
+    where = ", ".join(dict.fromkeys(entry.dataset for entry in entries)) + f", {scenario_name(scenario)}"
+    ranked = sorted((e for e in entries if e.method != "joint"), key=lambda e: e.acc)
+    span = (
+        f"ACC from {ranked[0].acc:.1f} to {ranked[-1].acc:.1f} percent without JOINT"
+        if ranked
+        else "JOINT only"
+    )
+    if name == "bytes":
+        words = f"ACC against total bytes for {where}; {span}"
+        return f"Scatter plot: {words}. The numbers are in the table.", (
+            "ACC against the bytes that the learner keeps (logarithmic). Open markers: plain; filled: SHARC; "
+            "bars: standard deviation over seeds. The grey steps are the best ACC at no more bytes."
+        )
+    words = f"accuracy on the tasks seen so far, task by task, for {where}; {span}"
+    return f"Line plots: {words}. The final values are in the table.", (
+        "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
+        "standard deviation over seeds. JOINT is trained once, on all tasks, and is a point."
+    )
+
+
+def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:
+    def names(attribute: str) -> list[str]:
+        return list(dict.fromkeys(str(v) for e in entries if (v := getattr(e, attribute)) is not None))
+
+    seeds = sorted({seed for entry in entries for seed in entry.seeds})
+    return {
+        "datasets": names("dataset"),
+        "backbones": names("backbone"),
+        "units": names("budget_unit"),
+        "seeds": len(seeds),
+        "cells": len(cells),
+    }
+
+
+def _own_provenance(runs: pd.DataFrame, cells: list[dict]) -> list[tuple[str, str]]:
+    hashes = sorted({str(document["config_hash"]) for document in cells})
+    found = [
+        ("cells", str(len(cells))),
+        ("rows of runs.csv", str(len(runs))),
+        ("hash of all cells' configurations", digest(hashes, 12)),
+    ]
+    if len(hashes) <= 4:
+        found.append(("config hashes", ", ".join(hashes)))
+    return found + [("versions", text) for text in sorted(set(runs["versions"]))]

@@ -1,0 +1,122 @@
+"""`python -m sharc_core` and the library's front door, on features made in the test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from factories import make_features
+
+import sharc_core
+from sharc_core.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+GRID = {
+    "datasets": {"s_digits": {"source": "digits", "tasks": 5}},
+    "backbone": {"arch": "resnet_small", "weights": "pretrain", "image_size": 32},
+    "methods": ["sgd", "er"],
+    "buffers": [20, 50],
+}
+
+
+@pytest.fixture
+def grid_file(tmp_path, monkeypatch):
+    """A grid whose features need no backbone: ten toy classes stand in for the digits'."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sharc_core.pipeline.ensure_features", lambda *a, **k: make_features(classes=10, separation=3.0)
+    )
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(GRID))
+    return path
+
+
+def run(grid_file, *extra: str) -> int:
+    return main(["run", "--config", str(grid_file), "--dataset", "s_digits", "--method", "er", *extra])
+
+
+def test_run_prints_the_accuracy_matrix(grid_file, capsys):
+    assert (
+        run(grid_file, "--variant", "sharc", "--buffer", "50", "--scenario", "class_il", "--seed", "0") == 0
+    )
+    out = capsys.readouterr().out
+    assert "er-sharc-m50-floats-theta0.4-gradient-modern_hopfield class_il, seed 0" in out
+    rows = [line.split() for line in out.splitlines() if line[:1].strip().isdigit() or line.startswith("  ")]
+    numbers = [row for row in rows if len(row) == 6 and row[0].isdigit()]
+    assert len(numbers) == 5, out
+    assert "ACC" in out
+
+
+def test_theta_and_memory_can_be_chosen(grid_file, capsys):
+    arguments = [
+        "--variant",
+        "sharc",
+        "--theta",
+        "0.6",
+        "--associative-memory",
+        "mean",
+        "--scenario",
+        "task_il",
+    ]
+    assert run(grid_file, *arguments) == 0
+    assert "er-sharc-m20-floats-theta0.6-gradient-mean task_il" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--dataset", "s_digit"], "error: unknown data set 's_digit' (did you mean 's_digits'?)"),
+        (["--method", "err"], "error: config: methods: unknown method 'err'"),
+        (["--variant", "shark"], "error: config: variants.0: "),
+        (["--buffer", "2"], "error: config: buffers: 2 is smaller than the 5 tasks"),
+        (["--scenario", "clas_il"], "error: "),
+        (["--backbone", "vgg"], "error: unknown backbone 'vgg'"),
+        (["--theta", "1.5", "--variant", "sharc"], "error: config: sharc.theta"),
+    ],
+)
+def test_bad_arguments_are_one_line(grid_file, capsys, extra, message):
+    assert run(grid_file, *extra) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(message), err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_check(grid_file, capsys):
+    assert main(["check", "--config", str(grid_file)]) == 0
+    assert "7 cells, 35 training runs" in capsys.readouterr().out
+
+
+def test_library_front_door():
+    for name in sharc_core.__all__:
+        assert getattr(sharc_core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        sharc_core.nonsense  # noqa: B018
+
+
+def test_importing_the_package_alone_is_light():
+    code = "import sys, sharc_core; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_readme_names_real_keys_and_commands():
+    """What the README shows must be valid: its grid snippets load, its method example registers."""
+    from sharc_core.config import load_grid
+
+    readme = (ROOT / "README.md").read_text()
+    block = readme.split("## Your own images")[1].split("snakemake --cores")[0]
+    values = yaml.safe_load("\n".join(line[4:] for line in block.splitlines() if line.startswith("    ")))
+    load_grid(values)
+
+
+def test_every_config_key_is_documented():
+    """docs/config.md names every key of every block, with its default."""
+    from sharc_core.cell import HeadConfig, Training
+    from sharc_core.config import BackboneConfig, BudgetConfig, Grid, Sharc
+
+    text = (ROOT / "docs/config.md").read_text()
+    for model in (Grid, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig):
+        for key, field in model.model_fields.items():
+            assert f"`{key}`" in text, f"{model.__name__}.{key} is not in docs/config.md"
+            if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
+                assert f"`{key}` {field.default}" in text, f"default of {model.__name__}.{key}"

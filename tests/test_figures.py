@@ -1,0 +1,119 @@
+"""Figures: the files, the same bytes twice, and what is drawn."""
+
+import random
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from result_factory import constant_matrix, make_document, make_grid
+
+from sharc_core.figures import COLOURS, curves_of, look, pareto_front, write_figures
+from sharc_core.results import runs_table
+from sharc_core.summary import summarise
+
+CELLS = make_grid(datasets=("s_digits",), methods=("sgd", "joint", "er"))
+
+
+def entries_of(cells, scenario="class_il"):
+    return [e for e in summarise(runs_table(cells)) if e.scenario == scenario]
+
+
+def test_files_and_nothing_else(tmp_path):
+    paths = write_figures(CELLS, runs_table(CELLS), tmp_path / "figures")
+    expected = {
+        f"{name}_{scenario}.{kind}"
+        for name in ("learning_curves", "bytes")
+        for scenario in ("task_il", "class_il")
+        for kind in ("svg", "png")
+    }
+    assert {path.name for path in paths} == expected == {p.name for p in (tmp_path / "figures").iterdir()}
+    for path in paths:
+        if path.suffix == ".png":
+            assert np.asarray(Image.open(path).convert("L")).std() > 5  # something is drawn
+
+
+def test_same_results_same_bytes_whatever_the_order_and_the_users_style(tmp_path):
+    shuffled = CELLS[:]
+    random.Random(1).shuffle(shuffled)
+    first = write_figures(CELLS, runs_table(CELLS), tmp_path / "a")
+    with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20, "axes.facecolor": "red"}):
+        second = write_figures(shuffled, runs_table(shuffled), tmp_path / "b")
+        assert matplotlib.rcParams["font.size"] == 20
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+        assert b"<dc:date>" not in one.read_bytes()
+
+
+def test_only_the_scenarios_there_are(tmp_path):
+    cells = make_grid(("s_digits",), ("er",), scenarios=["task_il"])
+    paths = write_figures(cells, runs_table(cells), tmp_path)
+    assert {path.stem for path in paths} == {"learning_curves_task_il", "bytes_task_il"}
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param([make_document("sgd")], id="baselines only"),
+        pytest.param([make_document("er", seeds=[0])], id="one seed"),
+        pytest.param([make_document("er", tasks=1), make_document("joint", tasks=1)], id="one task"),
+        pytest.param([make_document("er", dataset="$x_$ ^ & <b>")], id="hostile name"),
+        pytest.param(
+            [make_document(m, backbone=b) for m in ("er", "mine", "other") for b in ("b1", "b2")],
+            id="backbones and added methods",
+        ),
+        pytest.param(
+            [make_document("er", budget_unit=unit) for unit in ("floats", "bytes")],
+            id="budget units",
+        ),
+    ],
+)
+def test_unusual_grids(cells, tmp_path):
+    paths = write_figures(cells, runs_table(cells), tmp_path)
+    assert len(paths) == 8
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_curves_are_found_by_the_axes_of_their_entries():
+    curves = curves_of(CELLS)
+    assert set(curves) == {
+        (
+            e.dataset,
+            e.backbone,
+            e.scenario,
+            e.method,
+            e.variant,
+            e.buffer,
+            e.theta,
+            e.associative_memory,
+            e.saliency,
+            e.read,
+            e.budget_unit,
+            e.count_associative_memory,
+        )
+        for e in summarise(runs_table(CELLS))
+    }
+    assert all(curve.shape == (3, 3) for curve in curves.values())
+
+
+def test_pareto_front_is_what_nothing_beats_at_no_more_bytes():
+    def cell(method, value, buffer, variant="plain"):
+        matrices = {"task_il": constant_matrix([value]), "class_il": constant_matrix([0.0], 0.0)}
+        return make_document(method, variant, matrices=matrices, buffer=buffer, seeds=[0])
+
+    cells = [cell("joint", 99.0, None), cell("sgd", 70.0, None), cell("er", 60.0, 100)]
+    cells += [cell("mer", 80.0, 100), cell("er", 80.0, 300), cell("er", 85.0, 300, "sharc")]
+    entries = entries_of(cells, "task_il")
+    bytes_of = {(e.method, e.variant, e.buffer): e.total_bytes for e in entries}
+    assert pareto_front(entries) == [
+        (bytes_of["sgd", "plain", None], 70.0),
+        (bytes_of["mer", "plain", 100], 80.0),
+        (bytes_of["er", "sharc", 300], 85.0),
+    ]
+
+
+def test_added_methods_look_different_from_each_other_and_from_ours():
+    entries = entries_of([make_document(m) for m in ("er", "mine", "other", "third")])
+    looks = [look(m, entries) for m in ("er", "mine", "other", "third")]
+    assert len({colour for colour, _ in looks}) == 4
+    assert not {colour for colour, _ in looks[1:]} & set(COLOURS.values())

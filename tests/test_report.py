@@ -1,0 +1,227 @@
+"""The report: self-contained, escaped, repeatable, and its findings those of the data."""
+
+import math
+from html.parser import HTMLParser
+
+import pytest
+from result_factory import constant_matrix, make_document, make_grid
+
+from sharc_core.errors import UserError
+from sharc_core.figures import write_figures
+from sharc_core.findings import equal_bytes_table, findings
+from sharc_core.published import load_published, no_published
+from sharc_core.report import flatten, write_report
+from sharc_core.results import runs_table
+from sharc_core.summary import summarise
+
+VOID = {"meta", "link", "br", "input", "img"}
+
+
+class Checker(HTMLParser):
+    """Collects tags, text and every address that a browser would load; unbalanced tags are an error."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.addresses, self.text, self.labels = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data")]
+        if values.get("role") == "img":
+            self.labels.append(values["aria-label"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def build(cells, folder, published=None, **changes):
+    runs = runs_table(cells)
+    write_figures(cells, runs, folder / "figures")
+    arguments = {
+        "title": "SHARC-Bench",
+        "provenance": {"commit": "0123abcd", "dirty": False},
+        "cards": [{"name": "tiny", "held_out": {"accuracy": 81.25}}],
+    } | changes
+    published = no_published() if published is None else published
+    write_report(runs, cells, published, folder / "figures", folder / "report.html", **arguments)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    return page, checker
+
+
+def cell(method, accs, variant="plain", buffer=200, dataset="s_cifar10"):
+    matrices = {"task_il": constant_matrix(accs), "class_il": constant_matrix([0.0] * len(accs), 0.0)}
+    if method == "joint":
+        matrices = {k: [[[math.nan] * 2, m[1]] for m in v] for k, v in matrices.items()}
+    return make_document(
+        method,
+        variant,
+        matrices=matrices,
+        buffer=buffer,
+        dataset=dataset,
+        seeds=range(len(accs)),
+        scenarios=["task_il"],
+    )
+
+
+KNOWN = [
+    cell("joint", [97.0, 97.5]),
+    cell("sgd", [92.0, 93.0]),
+    cell("er", [85.0, 86.0]),
+    cell("er", [93.0, 94.0], "sharc"),
+    cell("gem", [92.5, 93.5]),
+    cell("gem", [90.0, 91.0], "sharc"),
+]
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory, pytestconfig):
+    published = load_published(pytestconfig.rootpath / "workflow/paper/paper_results.csv")
+    cells = make_grid(
+        datasets=("s_cifar10", "s_glyphs"), methods=("sgd", "joint", "er", "derpp"), buffers=(200,)
+    )
+    return build(cells, tmp_path_factory.mktemp("report"), published)
+
+
+def test_self_contained(default):
+    page, checker = default
+    assert all(address.startswith(("#", "data:,")) for address in checker.addresses)
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert page.count("<svg") == 4
+    assert page.startswith("<!DOCTYPE html>")
+
+
+def test_every_figure_has_an_alternative_text_with_its_numbers(default):
+    _, checker = default
+    assert len(checker.labels) == 4
+    assert all("s_cifar10, s_glyphs" in label and "percent" in label for label in checker.labels)
+
+
+def test_what_a_reader_looks_for(default):
+    page, checker = default
+    text = " ".join(" ".join(checker.text).split())
+    for words in (
+        "What was found",
+        "SHARC at equal bytes",
+        "frozen in evaluation mode",
+        "arXiv 2310.04334",
+        "held_out.accuracy 81.25",
+        "commit 0123abcd",
+        "dirty False",
+        "3 seeds",
+    ):
+        assert words in text, words
+    for words in ("prefers-color-scheme: dark", "viewport", "aria-sort"):
+        assert words in page
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    cells = make_grid(("s_digits",), ("sgd", "er"), (100,))
+    first, _ = build(cells, tmp_path / "a")
+    second, _ = build(cells[::-1], tmp_path / "b")
+    assert first == second
+
+
+def test_hostile_names_are_text(tmp_path):
+    name = '<script>alert(1)</script>--> "onload="x" {{ 7*7 }}'
+    cells = [
+        make_document(m, v, dataset=name, backbone="<b>b</b>") for m, v in (("er", "plain"), ("er", "sharc"))
+    ]
+    page, checker = build(
+        cells,
+        tmp_path,
+        title="<i>title</i>",
+        provenance={"<u>": "<img src=x>"},
+        cards=[{"<s>": "</dl>"}],
+    )
+    assert "<script>alert" not in page
+    assert not {"i", "b", "u", "s", "img"} & set(checker.tags)
+    assert checker.tags.count("script") == 1
+    assert "49" not in "".join(t for t in checker.text if "alert" in t)
+    assert any(name in text for text in checker.text)
+
+
+def test_findings_on_known_data():
+    said = findings(summarise(runs_table(KNOWN)), no_published())
+    text = [f"{finding.text} {finding.detail}" for finding in said]
+    assert text[0].startswith("SHARC raises ACC in 1 of 2 comparisons")
+    # differences: ER 8 and 8, GEM -2.5 and -2.5
+    assert "above zero in 1 and below zero in 1; the median difference is +2.75" in text[0]
+    assert "Lowered: GEM+ (s_cifar10 200)." in text[0]
+    assert text[1].startswith("1 of 2 rows of plain replay have a lower ACC than SGD")
+    assert "ER (s_cifar10 200)." in text[1]
+    assert text[2].startswith("1 of 2 rows of SHARC have a lower ACC than SGD")
+    assert "GEM+ (s_cifar10 200)." in text[2]
+    # plain GEM (93.0) against ER+ (93.5) and GEM+ (90.5)
+    assert (
+        "does as well as SHARC in 1 of 2 cases, and the same method with a plain buffer in 1 of 2." in text[3]
+    )
+    assert "s_cifar10: best ACC 93.50 % with ER+, buffer 200" in text[5]
+    assert "JOINT, with all the data at once, reaches 97.25 %." in text[5]
+    assert len(text) == 6
+
+
+def test_direction_beside_the_paper(request):
+    published = load_published(request.config.rootpath / "workflow/paper/paper_results.csv")
+    said = findings(summarise(runs_table(KNOWN)), published)[-1]
+    # the paper's GEM 88.44 to 91.01 and ER 86.36 to 91.48
+    assert said.text.startswith("The direction of SHARC's effect is the paper's in 1 of the 2 comparisons")
+    assert "+2.75 here, +3.8" in said.detail
+    assert said.detail.endswith("in the paper. Against the paper: GEM+ (s_cifar10 200).")
+
+
+def test_findings_leave_out_what_the_grid_cannot_answer():
+    alone = summarise(runs_table([cell("er", [85.0, 86.0])]))
+    (only,) = findings(alone, no_published())
+    assert only.text.startswith("s_cifar10: best ACC 85.50 % with ER, buffer 200")
+    assert equal_bytes_table(alone) is None
+    assert findings(summarise(runs_table([cell("joint", [97.0])])), no_published()) == []
+
+
+def test_equal_bytes_table_names_the_plain_rows():
+    table = equal_bytes_table(summarise(runs_table(KNOWN)))
+    rows = {row[2].text: [item.text for item in row] for row in table.rows}
+    assert rows["ER+"][5] == "ER, buffer 200"
+    assert rows["ER+"][8] == "+8.00"
+    assert rows["ER+"][9] == "GEM, buffer 200"
+    assert rows["GEM+"][12] == "-2.50"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param([cell("sgd", [90.0])], id="one baseline, one seed"),
+        pytest.param([cell("joint", [97.0])], id="JOINT alone"),
+        pytest.param([make_document("er", "sharc", tasks=1)], id="SHARC without plain, one task"),
+    ],
+)
+def test_small_grids(cells, tmp_path):
+    page, _ = build(cells, tmp_path, cards=[])
+    assert 'id="backbones"' not in page
+    assert 'id="paper"' not in page
+
+
+def test_missing_figure_is_one_line(tmp_path):
+    cells = [cell("sgd", [90.0])]
+    with pytest.raises(UserError, match=r"learning_curves_task_il\.svg is missing"):
+        write_report(runs_table(cells), cells, no_published(), tmp_path, tmp_path / "r.html", "T", {})
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_flatten():
+    card = {"a": 1, "b": {"c": [1, 2.5], "d": None}, "e": [{"f": True}], "g": 0.1 + 0.2}
+    assert flatten(card) == [("a", "1"), ("b.c", "1, 2.5"), ("b.d", "–"), ("e.0.f", "True"), ("g", "0.3")]
