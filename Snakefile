@@ -37,6 +37,7 @@ RESULTS = grid.results_dir
 PUBLISHED = f"{workflow.basedir}/workflow/paper/paper_results.csv"
 LOGS = f"{RESULTS}/logs"
 TABLES = expand(f"{RESULTS}/tables/{{scenario}}.{{kind}}", scenario=grid.scenarios, kind=["md", "csv", "tex"])
+TABLES += expand(f"{RESULTS}/tables/{{scenario}}_pairs.csv", scenario=grid.scenarios)
 FIGURES = expand(
     f"{RESULTS}/figures/{{figure}}_{{scenario}}.{{kind}}",
     figure=["learning_curves", "bytes"],

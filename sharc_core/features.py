@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sharc_core.backbones import Backbone
+from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.datasets import PreparedData
 from sharc_core.device import same_bits
 from sharc_core.errors import UserError
@@ -132,22 +133,10 @@ def extract_features(
 def augmented_view(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:
     """uint8 (B, H, W, 3) cropped at random places after padding, flipped half of the time.
 
-    The padding is 4 black pixels per 32 px of the shorter side (He et al. 2016, section 4.2).
+    The padding is 4 black pixels per 32 px of the shorter side.
     """
-    count, height, width, _ = images.shape
-    padding = round(4 * min(height, width) / 32)
-    offsets = torch.randint(-padding, padding + 1, (2, count, 1), generator=source)
-    mirrored = torch.rand(count, 1, generator=source) < 0.5
-    columns = torch.arange(width).expand(count, width)
-    columns = torch.where(mirrored, width - 1 - columns, columns) + offsets[1]
-    rows = torch.arange(height) + offsets[0]
-    picked = images[
-        torch.arange(count)[:, None, None],
-        rows.clamp(0, height - 1)[:, :, None],
-        columns.clamp(0, width - 1)[:, None, :],
-    ]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    return picked * inside[..., None]
+    padding = round(4 * min(images.shape[1:3]) / 32)
+    return shift_and_flip(images, padding, flip=True, source=source, edge=False)
 
 
 def _half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:

@@ -13,8 +13,9 @@ from torch import nn
 
 import sharc_core
 from sharc_core.backbones.architectures import build_classifier
+from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import BackboneConfig, PretrainConfig
-from sharc_core.backbones.model import normalisation, preprocess, scale_and_offset
+from sharc_core.backbones.model import Preprocess, normalisation
 from sharc_core.datasets import PreparedData
 from sharc_core.device import same_bits
 from sharc_core.errors import UserError
@@ -46,7 +47,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]), same_bits():
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         model = build_classifier(config.arch, classes).to(device, memory_format=torch.channels_last)
-        to_input = _Preprocess(config, device)
+        to_input = Preprocess(config.image_size, *normalisation(config)).to(device)
         losses = _train(model, prepared, settings, to_input, progress)
         accuracy = _accuracy(model, prepared, settings.batch_size, to_input)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -85,25 +86,11 @@ def pretrain(
     return document
 
 
-class _Preprocess:
-    """Images as the frozen backbone will see them, on the device."""
-
-    def __init__(self, config: BackboneConfig, device: torch.device | str):
-        self.side = config.image_size
-        self.mean, self.std = normalisation(config)
-        self.device = device
-        self.scale, self.offset = (t.to(device) for t in scale_and_offset(self.mean, self.std))
-
-    def __call__(self, images: np.ndarray) -> torch.Tensor:
-        """uint8 (B, H, W, 3) array -> float32 (B, 3, S, S)."""
-        return preprocess(torch.from_numpy(images).to(self.device), self.side, self.scale, self.offset)
-
-
 def _train(
     model: nn.Module,
     prepared: PreparedData,
     settings: PretrainConfig,
-    to_input: _Preprocess,
+    to_input: Preprocess,
     progress: Callable[[str], None] | None,
 ) -> list[float]:
     """Mean training loss of every epoch. The last, incomplete batch of an epoch is left out."""
@@ -118,16 +105,18 @@ def _train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.lr, total_steps=settings.epochs * steps, pct_start=WARM_UP, cycle_momentum=False
     )
+    most = round(settings.max_shift * images.shape[1])
     began = said = time.perf_counter()
     losses = []
     model.train()
     for epoch in range(settings.epochs):
         order = torch.randperm(len(labels), generator=generator(settings.seed, "order", epoch))
         noise = generator(settings.seed, "augmentation", epoch)
-        total = torch.zeros((), device=to_input.device)
+        total = torch.zeros((), device=to_input.scale.device)
         for step in range(steps):
             chosen = order[step * batch_size : (step + 1) * batch_size]
-            x = augment(to_input(images[chosen.numpy()]), settings.max_shift, settings.flip, noise)
+            batch = torch.from_numpy(images[chosen.numpy()])
+            x = to_input(shift_and_flip(batch, most, settings.flip, noise, edge=True))
             loss = _loss(model(x), labels[chosen].to(x.device), settings.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -156,38 +145,14 @@ def _loss(output, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def augment(images: torch.Tensor, max_shift: float, flip: bool, source: torch.Generator) -> torch.Tensor:
-    """Shift every image by its own whole-pixel offset, and mirror half of them if `flip`.
-
-    images (B, C, S, S); max_shift: share of the side. What moves in from outside repeats the edge.
-    The whole batch is one gather. Draws come from the CPU generator `source`.
-    """
-    count, _, side, _ = images.shape
-    most = round(max_shift * side)
-    if most == 0 and not flip:
-        return images
-    offsets = torch.randint(-most, most + 1, (2, count, 1), generator=source)
-    grid = torch.arange(side)
-    columns = grid.expand(count, side)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=source) < 0.5
-        columns = torch.where(mirrored, side - 1 - columns, columns)
-    rows = (grid + offsets[0]).clamp(0, side - 1).to(images.device)
-    columns = (columns + offsets[1]).clamp(0, side - 1).to(images.device)
-    picked = images.permute(0, 2, 3, 1)[
-        torch.arange(count, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]
-    ]
-    return picked.permute(0, 3, 1, 2)  # channels last again
-
-
 @torch.inference_mode()
-def _accuracy(model: nn.Module, prepared: PreparedData, batch_size: int, to_input: _Preprocess) -> float:
+def _accuracy(model: nn.Module, prepared: PreparedData, batch_size: int, to_input: Preprocess) -> float:
     """Top-1 accuracy in [0, 1] on the test split."""
     model.eval()
     labels = torch.from_numpy(np.array(prepared.test_labels))
     right = 0
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
-        predicted = model(to_input(np.array(prepared.test_images[part]))).argmax(1).cpu()
+        predicted = model(to_input(torch.from_numpy(np.array(prepared.test_images[part])))).argmax(1).cpu()
         right += (predicted == labels[part]).sum().item()
     return right / len(labels)

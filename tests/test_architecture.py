@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parents[1] / "sharc_core"
 RANKS = {
     "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
     "registry": 1, "files": 1, "device": 1,
-    "seeds": 2, "metrics": 2, "published": 2,
-    "datasets": 3, "backbones": 3, "streams": 3, "heads": 3, "encoding": 2,
+    "seeds": 2, "metrics": 2, "labels": 1, "published": 2, "render": 2, "encoding": 2, "cell": 2,
+    "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
-    "cell": 2, "memory": 5, "methods": 6, "config": 7, "learner": 8, "provenance": 8, "results": 8,
-    "pipeline": 9, "tables": 9, "figures": 9, "report": 10,
-    "__init__": 11, "__main__": 12,
+    "memory": 5, "methods": 6, "config": 7, "learner": 8, "provenance": 8, "results": 8,
+    "pipeline": 9, "summary": 9, "pairs": 10, "figures": 10, "tables": 11, "findings": 11, "report": 12,
+    "__init__": 13, "__main__": 14,
 }  # fmt: skip
 
 

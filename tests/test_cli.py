@@ -120,3 +120,17 @@ def test_every_config_key_is_documented():
             assert f"`{key}`" in text, f"{model.__name__}.{key} is not in docs/config.md"
             if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
                 assert f"`{key}` {field.default}" in text, f"default of {model.__name__}.{key}"
+
+
+def test_documented_pretraining_defaults():
+    from sharc_core.backbones import PretrainConfig
+
+    block = (ROOT / "docs/config.md").read_text().split("`pretrain`: supervised")[1].split("##")[0]
+    defaults = PretrainConfig()
+    for key in type(defaults).model_fields:
+        assert f"`{key}`" in block
+    assert f"{defaults.dataset['classes']} glyph classes from `first_class` {defaults.dataset['first_class']}" in block
+    for key in ("epochs", "batch_size", "lr", "seed"):
+        assert f"| `{key}` | {getattr(defaults, key)} |" in block
+    assert f"{defaults.weight_decay:g}, {defaults.label_smoothing:g}" in block
+    assert f"{defaults.max_shift:g}, false" in block

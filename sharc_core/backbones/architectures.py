@@ -46,7 +46,9 @@ def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:
     try:
         graph = fx.symbolic_trace(classifier).graph
     except Exception as error:
-        raise UserError(f"architecture {arch} cannot be cut ({error}): use a convolutional network") from error
+        raise UserError(
+            f"architecture {arch} cannot be cut ({error}): use a convolutional network"
+        ) from error
     pools = [node for node in graph.nodes if _is_global_pool(node, classifier)]
     if not pools:
         raise UserError(f"architecture {arch} {MAPS_NEEDED}")

@@ -23,6 +23,33 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class Preprocess(nn.Module):
+    """uint8 (B, H, W, 3) -> (image / 255 - mean) / std as float32 (B, 3, S, S), channels last.
+
+    Resized to S x S by antialiased bilinear interpolation where H or W differs. mean, std: per channel.
+    """
+
+    def __init__(self, side: int, mean: list[float], std: list[float]):
+        super().__init__()
+        self.side, self.mean, self.std = side, mean, std
+        # One value per (pixel, channel): multiplying rows of memory is several times faster than
+        # broadcasting three numbers over the innermost axis.
+        deviation = torch.tensor(std).repeat(side * side)
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("offset", torch.tensor(mean).repeat(side * side) / deviation, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class; images may lie on another device."""
+        floats = images.to(self.scale.device).float()
+        size = (self.side, self.side)
+        if floats.shape[1:3] != size:
+            planes = floats.permute(0, 3, 1, 2).contiguous()
+            planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
+            floats = planes.permute(0, 2, 3, 1)
+        flat = floats.reshape(len(images), -1) * self.scale - self.offset
+        return flat.view(-1, *size, 3).permute(0, 3, 1, 2)
+
+
 class Backbone(nn.Module):
     """A frozen network in evaluation mode.
 
@@ -47,11 +74,9 @@ class Backbone(nn.Module):
         self.map_size = tuple(size)
         self.sha256 = sha256
         self.mean, self.std = normalisation
+        self._preprocess = Preprocess(self.image_size, self.mean, self.std)
         # channels_last is what the convolutions want, on the CPU and on the GPU
         self.body = fuse_batch_norms(body.eval()).to(memory_format=torch.channels_last)
-        scale, offset = scale_and_offset(self.mean, self.std)
-        self.register_buffer("_scale", scale, persistent=False)
-        self.register_buffer("_offset", offset, persistent=False)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -59,11 +84,8 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, H, W, 3) -> normalised float32 (B, 3, S, S), channels last.
-
-        Resized to S x S by antialiased bilinear interpolation where H or W differs.
-        """
-        return preprocess(images.to(self._scale.device), self.image_size, self._scale, self._offset)
+        """uint8 (B, H, W, 3) -> normalised float32 (B, 3, S, S), resized where H or W is not S."""
+        return self._preprocess(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images (B, 3, S, S) -> maps (B, K, h, w)."""
@@ -80,20 +102,6 @@ class Backbone(nn.Module):
             "mean": list(self.mean),
             "std": list(self.std),
         }
-
-
-def preprocess(images: torch.Tensor, side: int, scale: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, side, side) channels last: resized, times scale, minus offset."""
-    floats = images.permute(0, 3, 1, 2).float()  # a view of NHWC memory: channels last for free
-    if floats.shape[-2:] != (side, side):
-        floats = F.interpolate(floats, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    return floats.contiguous(memory_format=torch.channels_last).mul_(scale).sub_(offset)
-
-
-def scale_and_offset(mean: list[float], std: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(image / 255 - mean) / std as image * scale - offset; both (1, 3, 1, 1) float32."""
-    mean, std = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
-    return 1 / (255 * std), mean / std
 
 
 def normalisation(config: BackboneConfig) -> tuple[list[float], list[float]]:
@@ -114,7 +122,9 @@ def maps_shape(body: nn.Module, config: BackboneConfig) -> tuple[int, int, int]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"architecture {config.arch} does not take images of {side} px: {reason}") from None
     if maps.dim() != 4 or 0 in maps.shape:
-        raise UserError(f"architecture {config.arch} has no maps left for images of {side} px: use larger ones")
+        raise UserError(
+            f"architecture {config.arch} has no maps left for images of {side} px: use larger ones"
+        )
     return tuple(maps.shape[1:])
 
 

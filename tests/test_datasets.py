@@ -1,0 +1,343 @@
+"""Data sources: round trips, determinism, and one clear line for whatever is wrong with the input."""
+
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from sharc_core.datasets import SOURCES, open_prepared
+from sharc_core.datasets.archives import Container, natural
+from sharc_core.datasets.glyph_pool import faces_of, pool
+from sharc_core.datasets.glyphs import render_class
+from sharc_core.errors import UserError
+
+
+def source(name: str, folder: Path, **values):
+    kind = SOURCES.get(name)
+    return kind(kind.Settings(**values), folder / "data")
+
+
+def image_bytes(seed: int, size: tuple[int, int] = (10, 10), mode: str = "RGB", kind: str = "png") -> bytes:
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """train/test of three classes, ten pixels square; class names and files that sort naturally."""
+    root = tmp_path / "pictures"
+    for s, split in enumerate(("train", "test")):
+        for c, name in enumerate(("c1", "c2", "c10")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(3 if split == "train" else 2):
+                (folder / f"{i + 9}.png").write_bytes(image_bytes(100 * s + 10 * c + i))
+    return root
+
+
+def packed(tree: Path, ending: str, top: str = "") -> Path:
+    """The tree as an archive, below a common top folder if asked for."""
+    path = tree.parent / f"packed{ending}"
+    files = sorted(p for p in tree.rglob("*") if p.is_file())
+    if ending == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in files:
+                archive.write(file, top + file.relative_to(tree).as_posix())
+    else:
+        with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
+            for file in files[::-1]:  # an order of its own
+                archive.add(file, top + file.relative_to(tree).as_posix())
+    return path
+
+
+def arrays(folder: Path) -> list[bytes]:
+    data = open_prepared(folder, verify=True)
+    return [
+        np.asarray(a).tobytes()
+        for a in (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    ]
+
+
+# --- the sources that make their images ------------------------------------------------------------
+
+
+def test_digits(tmp_path):
+    digits = source("digits", tmp_path)
+    digits.prepare(tmp_path / "a")
+    digits.prepare(tmp_path / "b")
+    assert arrays(tmp_path / "a") == arrays(tmp_path / "b")
+    data = open_prepared(tmp_path / "a")
+    assert data.train_images.shape == (1347, 32, 32, 3)
+    assert data.test_images.shape == (450, 32, 32, 3)
+    assert data.classes == [str(d) for d in range(10)]
+    assert min(data.manifest["counts"]["test_per_class"]) >= 43
+    assert np.ptp(data.train_images) == 255
+    assert isinstance(data.train_images, np.memmap)
+    assert not data.train_images.flags.writeable
+
+
+def test_glyphs_are_deterministic_whatever_the_workers(tmp_path):
+    few = {"classes": 6, "train_per_class": 5, "test_per_class": 2}
+    source("glyphs", tmp_path, **few).prepare(tmp_path / "a", workers=1)
+    source("glyphs", tmp_path, **few).prepare(tmp_path / "b", workers=2)
+    assert arrays(tmp_path / "a") == arrays(tmp_path / "b")
+    source("glyphs", tmp_path, **few, seed=1).prepare(tmp_path / "c", workers=1)
+    assert arrays(tmp_path / "a")[0] != arrays(tmp_path / "c")[0]
+    data = open_prepared(tmp_path / "a")
+    assert data.train_labels.tolist() == np.arange(6).repeat(5).tolist()
+    assert data.manifest["classes"][0].startswith("U+")
+
+
+@given(first=st.integers(0, 50), count=st.integers(1, 4), index=st.integers(0, 3))
+@settings(max_examples=10, deadline=None)
+def test_a_sample_is_the_same_in_whatever_range(first, count, index):
+    """Asking for more classes or images changes none that were there."""
+    point = pool()[first]
+    more = render_class(("train", 0, point, index + count, 7, 32))
+    fewer = render_class(("train", 5, point, index + 1, 7, 32))
+    assert np.array_equal(more[: index + 1], fewer)
+    assert not np.array_equal(fewer[index], render_class(("test", 0, point, index + 1, 7, 32))[index])
+
+
+def test_the_pool_holds_no_character_twice_and_enough():
+    assert len(pool()) == len(set(pool())) > 1500
+    text = set(map(chr, pool()))
+    for likes in ("AΑА", "BΒВ", "oοоOΟО", "cсCС", "xхXХ"):
+        assert len(text & set(likes)) <= 1, likes
+    assert all(len(faces_of()[point]) > 1 for point in pool())
+
+
+def test_glyph_samples_vary_and_show_something():
+    images = render_class(("train", 0, ord("R"), 60, 0, 32)).astype(float)
+    assert np.ptp(images.mean((1, 2, 3))) > 40, "brightness"
+    assert (images.std((1, 2)).max(1) > 8).all(), "no blank image"
+    assert len({i.tobytes() for i in images}) == 60
+
+
+def test_ranges_of_glyphs_do_not_overlap(tmp_path):
+    first = source("glyphs", tmp_path, classes=30).content_ids()
+    second = source("glyphs", tmp_path, classes=30, first_class=30).content_ids()
+    assert len(first) == len(second) == 30
+    assert not first & second
+
+
+def test_more_glyphs_than_the_fonts_hold(tmp_path):
+    with pytest.raises(UserError, match=rf"the fonts hold {len(pool())} distinct characters: lower classes"):
+        source("glyphs", tmp_path, classes=5000).check()
+
+
+# --- image_folder ----------------------------------------------------------------------------------
+
+
+def test_folder_and_archives_give_equal_arrays(tree, tmp_path):
+    found = {}
+    for ending, top in ((None, ""), (".zip", ""), (".tar", ""), (".tar.gz", "some_set/"), (".tgz", "./")):
+        path = tree if ending is None else packed(tree, ending, top)
+        images = source("image_folder", tmp_path, path=str(path))
+        images.check()
+        assert images.class_names() == ["c1", "c2", "c10"]
+        images.prepare(tmp_path / "out")
+        found[str(ending)] = arrays(tmp_path / "out")
+    assert all(a == found["None"] for a in found.values())
+    data = open_prepared(tmp_path / "out")
+    assert data.train_labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert np.array_equal(data.train_images[3], np.asarray(Image.open(tree / "train/c2/9.png")))
+    assert np.array_equal(data.train_images[4], np.asarray(Image.open(tree / "train/c2/10.png")))
+
+
+def test_images_of_different_sizes_are_fitted(tree, tmp_path):
+    (tree / "train/c1/9.png").write_bytes(image_bytes(1, (40, 20)))
+    images = source("image_folder", tmp_path, path=str(tree))
+    images.prepare(tmp_path / "out")
+    assert open_prepared(tmp_path / "out").train_images.shape[1:] == (224, 224, 3)
+    images = source("image_folder", tmp_path, path=str(tree), size=16)
+    images.prepare(tmp_path / "out")
+    assert open_prepared(tmp_path / "out").train_images.shape[1:] == (16, 16, 3)
+
+
+def test_centre_is_cut_out_of_the_longer_side(tree, tmp_path):
+    striped = np.zeros((10, 30, 3), np.uint8)
+    striped[:, 10:20] = 255
+    Image.fromarray(striped).save(tree / "train/c1/9.png")
+    source("image_folder", tmp_path, path=str(tree), size=10).prepare(tmp_path / "out")
+    assert (open_prepared(tmp_path / "out").train_images[0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "png"), ("RGBA", "png"), ("P", "gif"), ("1", "png"), ("CMYK", "jpeg")]
+)
+def test_every_mode_becomes_rgb(tree, tmp_path, mode, kind):
+    (tree / "train/c1/9.png").write_bytes(image_bytes(3, mode=mode, kind=kind))
+    source("image_folder", tmp_path, path=str(tree)).prepare(tmp_path / "out")
+    assert open_prepared(tmp_path / "out").train_images[0].any()
+
+
+def test_sixteen_bit_grey_keeps_its_range(tree, tmp_path):
+    levels = np.linspace(0, 65535, 100).reshape(10, 10).astype(np.uint16)
+    Image.fromarray(levels).save(tree / "train/c1/9.png")
+    source("image_folder", tmp_path, path=str(tree)).prepare(tmp_path / "out")
+    image = open_prepared(tmp_path / "out").train_images[0]
+    assert image.min() == 0
+    assert image.max() == 255
+
+
+def test_hidden_files_are_no_images(tree, tmp_path):
+    (tree / "train/c1/._9.png").write_bytes(b"resource fork")
+    (tree / "__MACOSX/train/c1").mkdir(parents=True)
+    (tree / "__MACOSX/train/c1/9.png").write_bytes(b"junk")
+    (tree / "train/c1/notes.txt").write_text("not an image")
+    images = source("image_folder", tmp_path, path=str(tree))
+    images.check()
+    assert len(images.index()["train"]["c1"]) == 3
+
+
+def test_the_check_is_remembered_until_a_file_changes(tree, tmp_path, monkeypatch):
+    images = source("image_folder", tmp_path, path=str(tree))
+    images.check()
+    monkeypatch.setattr(type(images), "_check_all", lambda *a: pytest.fail("checked again"))
+    source("image_folder", tmp_path, path=str(tree)).check()
+    monkeypatch.undo()
+    (tree / "train/c1/9.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(UserError, match=r"train/c1/9\.png is not a readable image"):
+        source("image_folder", tmp_path, path=str(tree)).check()
+
+
+def broken(tree: Path, how: str) -> Path:
+    """One thing wrong with the input; returns the path to give."""
+    if how == "missing":
+        return tree / "nowhere.zip"
+    if how == "not an archive":
+        path = tree.parent / "notes.txt"
+        path.write_text("x")
+        return path
+    if how in ("zip cut short", "tar cut short"):
+        path = packed(tree, ".zip" if how.startswith("zip") else ".tar.gz")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return path
+    if how == "zip with a flipped byte":
+        path = packed(tree, ".zip")
+        content = bytearray(path.read_bytes())
+        content[content.find(b"IDAT") + 40] ^= 255
+        path.write_bytes(content)
+        return path
+    if how == "no test folder":
+        shutil.rmtree(tree / "test")
+    if how == "class without test image":
+        shutil.rmtree(tree / "test/c2")
+    if how == "class without training image":
+        shutil.rmtree(tree / "train/c10")
+    if how == "one class":
+        for split in ("train", "test"):
+            shutil.rmtree(tree / split / "c1")
+            shutil.rmtree(tree / split / "c2")
+    if how == "corrupt image":
+        path = tree / "test/c2/10.png"
+        path.write_bytes(path.read_bytes()[:60])
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", r"nowhere\.zip does not exist: give a folder, a \.zip or a \.tar"),
+        ("not an archive", r"notes\.txt is neither a folder nor"),
+        ("zip cut short", r"packed\.zip cannot be read, it is corrupt or cut short .*get it again"),
+        ("tar cut short", r"packed\.tar\.gz cannot be read, it is corrupt or cut short"),
+        ("zip with a flipped byte", r"packed\.zip: .*\.png is (corrupt|not a readable image)"),
+        ("no test folder", r"has no test images: expected test/<class>/<image>"),
+        ("class without test image", r"class 'c2' has no test image: add some or remove the class"),
+        ("class without training image", r"class 'c10' has no train image"),
+        ("one class", r"has only one class"),
+        ("corrupt image", r"test/c2/10\.png is not a readable image .*replace or remove it"),
+    ],
+)
+def test_bad_input_is_one_line(tree, tmp_path, how, message):
+    path = broken(tree, how)
+    with pytest.raises(UserError, match=message) as caught:
+        source("image_folder", tmp_path, path=str(path)).check()
+    assert "\n" not in str(caught.value)
+
+
+def test_bombs_are_refused(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("sharc_core.datasets.image_folder.PIXEL_LIMIT", 99)
+    with pytest.raises(UserError, match="is 10 x 10 pixels: too large, refused"):
+        source("image_folder", tmp_path, path=str(tree)).check()
+    monkeypatch.setattr("sharc_core.datasets.archives.MEMBER_LIMIT", 20)
+    for ending in (".zip", ".tar.gz"):
+        with pytest.raises(UserError, match="too large for an image, refused"):
+            source("image_folder", tmp_path, path=str(packed(tree, ending))).check()
+
+
+def test_links_in_a_tar_are_not_followed(tree):
+    path = packed(tree, ".tar")
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("train/c1/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert "train/c1/link.png" not in Container(path).names()
+
+
+def test_natural_order():
+    assert sorted(["10", "9", "a10", "a9", "a"], key=natural) == ["9", "10", "a", "a9", "a10"]
+
+
+# --- what all prepared folders share ---------------------------------------------------------------
+
+
+def test_interrupted_preparation_leaves_nothing(tree, tmp_path, monkeypatch):
+    images = source("image_folder", tmp_path, path=str(tree))
+    images.check()
+    calls = iter(range(4))
+    real = type(images)._decode
+    monkeypatch.setattr(type(images), "_decode", lambda *a: (next(calls), real(*a))[1])
+    with pytest.raises((StopIteration, RuntimeError)):
+        images.prepare(tmp_path / "out")
+    with pytest.raises(UserError, match="manifest.json is missing"):
+        open_prepared(tmp_path / "out")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_damaged_folders_are_named(tmp_path):
+    source("digits", tmp_path).prepare(tmp_path / "out")
+    path = tmp_path / "out/test_images.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    open_prepared(tmp_path / "out")
+    with pytest.raises(UserError, match=r"test_images\.npy does not match its checksum: delete .* and run again"):
+        open_prepared(tmp_path / "out", verify=True)
+    path.write_bytes(content[:-1])
+    with pytest.raises(UserError, match=r"test_images\.npy is missing or damaged"):
+        open_prepared(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", SOURCES.names())
+def test_every_source_refuses_unknown_settings(name):
+    with pytest.raises(ValidationError, match="extra_forbidden|Extra inputs"):
+        SOURCES.get(name).Settings(nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("digits", {}), ("glyphs", {"classes": 3, "train_per_class": 2, "test_per_class": 1})]
+)
+def test_manifest(tmp_path, name, values):
+    made = source(name, tmp_path, **values)
+    made.prepare(tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["source"] == name
+    assert manifest["settings"] == made.settings.model_dump()
+    assert manifest["counts"]["train"] == sum(manifest["counts"]["train_per_class"])
+    assert all(len(entry["sha256"]) == 64 for entry in manifest["files"].values())
+    assert set(manifest["content_ids"]) == made.content_ids()
