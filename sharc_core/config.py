@@ -186,18 +186,20 @@ def one_run(grid: Grid, choice: Any) -> Grid:
     return load_grid(values)
 
 
-def explain(error: ValidationError, prefix: str = "", model: type[BaseModel] = Grid) -> str:
+def explain(
+    error: ValidationError, prefix: str = "", model: type[BaseModel] = Grid, also: list[str] | None = None
+) -> str:
     """A pydantic error as one line: key, value, what is allowed.
 
     Of several complaints the deepest is told: where a value may be a block or a list of blocks, that is
-    the one from the branch that was meant.
+    the one from the branch that was meant. also: keys that are valid beside the model's own.
     """
     first = max(error.errors(), key=lambda item: len(item["loc"]))
     where = [str(part) for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join([prefix, *where] if prefix else where)
     value = first["input"]
     if first["type"] == "extra_forbidden":
-        valid = _keys_beside(model, first["loc"])
+        valid = sorted([*_keys_beside(model, first["loc"]), *(also or [])])
         return f"unknown key {key!r}{nearest(where[-1], valid)}; valid: {', '.join(valid)}"
     if first["type"] == "missing":
         return f"{key} is missing"
@@ -275,7 +277,8 @@ def _check_names(grid: Grid) -> None:
             dataset.open_source(grid.data_dir, grid.mirror)
         except ValidationError as error:
             kind = SOURCES.get(dataset.source).Settings
-            raise UserError(f"config: {explain(error, f'datasets.{name}', kind)}") from None
+            also = list(DatasetConfig.model_fields)
+            raise UserError(f"config: {explain(error, f'datasets.{name}', kind, also)}") from None
         smallest = min(grid.buffers)
         replaying = [m for m in grid.methods if METHODS.get(m).uses_memory]
         if replaying and smallest < dataset.tasks:

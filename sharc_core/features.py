@@ -1,4 +1,4 @@
-"""The feature cache: maps and pooled vectors, written once per (data set, backbone, view), read without copying."""
+"""The feature cache: maps and pooled vectors, written once per (data set, backbone, view), read in place."""
 
 import hashlib
 import os

@@ -122,7 +122,7 @@ class LinearHead(Head):
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """d(slope . logits)/dx: (R, B, D) for slope (R, B, C). Exactly rows of W for one-hot slopes."""
-        return slope @ self.weight
+        return _times(slope, self.weight)
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         for x, slope, weight in loss.terms:
@@ -159,19 +159,28 @@ class MLPHead(Head):
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """d(slope . logits)/dx by one backward pass through the head: (R, B, D) for slope (R, B, C)."""
-        return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
+        return _times(_times(slope, self.weight2) * (self._hidden(x) > 0), self.weight1)
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         # All slopes are taken before anything is written: `into` may be the parameters themselves.
         steps = []
         for x, slope, weight in loss.terms:
             hidden = self._hidden(x)
-            steps.append((x, hidden, slope, (slope @ self.weight2) * (hidden > 0), scale * weight))
+            steps.append((x, hidden, slope, _times(slope, self.weight2) * (hidden > 0), scale * weight))
         for x, hidden, slope, back, alpha in steps:
             into["weight2"].baddbmm_(slope.mT, hidden, alpha=alpha)
             into["bias2"].add_(slope.sum(1), alpha=alpha)
             into["weight1"].baddbmm_(back.mT, x, alpha=alpha)
             into["bias1"].add_(back.sum(1), alpha=alpha)
+
+
+def _times(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left @ right, (R, n, i) x (R, i, j), in the form whose rounding does not depend on R.
+
+    For few rows the plain form goes through a kernel that rounds differently with the number of
+    replicas (seen with MKL); the transposed one does not.
+    """
+    return (right.mT @ left.mT).mT
 
 
 _MINUS_ONES: dict[tuple, torch.Tensor] = {}

@@ -129,7 +129,10 @@ def test_documented_pretraining_defaults():
     defaults = PretrainConfig()
     for key in type(defaults).model_fields:
         assert f"`{key}`" in block
-    assert f"{defaults.dataset['classes']} glyph classes from `first_class` {defaults.dataset['first_class']}" in block
+    assert (
+        f"{defaults.dataset['classes']} glyph classes from `first_class` {defaults.dataset['first_class']}"
+        in block
+    )
     for key in ("epochs", "batch_size", "lr", "seed"):
         assert f"| `{key}` | {getattr(defaults, key)} |" in block
     assert f"{defaults.weight_decay:g}, {defaults.label_smoothing:g}" in block

@@ -316,7 +316,9 @@ def test_damaged_folders_are_named(tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     open_prepared(tmp_path / "out")
-    with pytest.raises(UserError, match=r"test_images\.npy does not match its checksum: delete .* and run again"):
+    with pytest.raises(
+        UserError, match=r"test_images\.npy does not match its checksum: delete .* and run again"
+    ):
         open_prepared(tmp_path / "out", verify=True)
     path.write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"test_images\.npy is missing or damaged"):
@@ -330,7 +332,8 @@ def test_every_source_refuses_unknown_settings(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("digits", {}), ("glyphs", {"classes": 3, "train_per_class": 2, "test_per_class": 1})]
+    ("name", "values"),
+    [("digits", {}), ("glyphs", {"classes": 3, "train_per_class": 2, "test_per_class": 1})],
 )
 def test_manifest(tmp_path, name, values):
     made = source(name, tmp_path, **values)

@@ -61,7 +61,7 @@ def local_shapes(path: Path) -> Shapes:
 
 
 def read_local(path: Path, body: nn.Module, arch: str) -> dict[str, torch.Tensor]:
-    """The body's tensors from a safetensors file, floats as float32. Raises UserError when they do not fit."""
+    """The body's tensors from a safetensors file, floats as float32. Raises UserError for a misfit."""
     check_fit(local_shapes(path), body, arch, f"weights file {path}")
     needed = body.state_dict()
     try:

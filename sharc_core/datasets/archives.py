@@ -53,7 +53,7 @@ class Container:
         return [n for n in found if not any(p.startswith((".", "__MACOSX")) for p in PurePosixPath(n).parts)]
 
     def read(self, names: list[str]) -> Iterator[tuple[str, bytes]]:
-        """(name, content) of the wanted files: in their order for folders and zips, in the archive's for tars."""
+        """(name, content) of the wanted files: in their order, or for a tar in the archive's."""
         with self._readable():
             if self.kind == "folder":
                 for name in names:
@@ -79,7 +79,9 @@ class Container:
 
     def fingerprint(self) -> str:
         """Hash of names, sizes and times: changes when the files do, costs no reading."""
-        files = sorted(p for p in self.path.rglob("*") if p.is_file()) if self.kind == "folder" else [self.path]
+        files = (
+            sorted(p for p in self.path.rglob("*") if p.is_file()) if self.kind == "folder" else [self.path]
+        )
         found = []
         for file in files:
             status = file.stat()
@@ -88,7 +90,9 @@ class Container:
 
     def _limit(self, name: str, size: int) -> None:
         if size > MEMBER_LIMIT:
-            raise UserError(f"{self.path}: {name} is {size:,} bytes unpacked: too large for an image, refused")
+            raise UserError(
+                f"{self.path}: {name} is {size:,} bytes unpacked: too large for an image, refused"
+            )
 
     def _readable(self) -> "_Readable":
         return _Readable(self.path)

@@ -34,7 +34,9 @@ class Digits(Source):
         """Enlarge and split."""
         grey, labels = load_digits(return_X_y=True)
         levels = (grey.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
-        images = np.stack([np.asarray(Image.fromarray(i).resize((SIDE, SIDE), Image.BICUBIC)) for i in levels])
+        images = np.stack(
+            [np.asarray(Image.fromarray(i).resize((SIDE, SIDE), Image.BICUBIC)) for i in levels]
+        )
         images = np.repeat(images[..., None], 3, axis=3)
         split = train_test_split(
             np.arange(len(labels)),

@@ -9,7 +9,7 @@ workers.
 import multiprocessing
 import os
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -104,7 +104,7 @@ def render_class(task: tuple[str, int, int, int, int, int]) -> np.ndarray:
     return _compose(u, ink, clutter, noise)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(face: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(face_path(face), FONT_SIZE)
 
@@ -140,7 +140,9 @@ def _ink(point: int, u: np.ndarray, size: int) -> np.ndarray:
     centre = size / 2 + (u[6:8] * 2 - 1) * slack
     offset = CANVAS / 2 - matrix @ centre
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
-    ink = np.asarray(image.transform((size, size), Image.AFFINE, coefficients, Image.BILINEAR), dtype=np.float32)
+    ink = np.asarray(
+        image.transform((size, size), Image.AFFINE, coefficients, Image.BILINEAR), dtype=np.float32
+    )
     return ink / 255
 
 
@@ -159,7 +161,7 @@ def _clutter(u: np.ndarray, size: int) -> np.ndarray:
 
 def _compose(u: np.ndarray, ink: np.ndarray, clutter: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Colours, gradient, clutter behind, character before, blur, noise: (n, size, size, 3) uint8."""
-    count, size, _ = ink.shape
+    size = ink.shape[1]
     ground, colour, stray = u[:, 21:24], u[:, 24:27], u[:, 27:30]
     # Ink must differ from the ground: where the grey levels are close, move the ink away from it.
     gap = colour.mean(1) - ground.mean(1)
@@ -174,7 +176,11 @@ def _compose(u: np.ndarray, ink: np.ndarray, clutter: np.ndarray, noise: np.ndar
     image = image + ink[..., None] * (colour[:, None, None, :] - image)
     soft = image.copy()
     soft[:, 1:-1, 1:-1] = (
-        image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:] + 2 * image[:, 1:-1, 1:-1]
+        image[:, :-2, 1:-1]
+        + image[:, 2:, 1:-1]
+        + image[:, 1:-1, :-2]
+        + image[:, 1:-1, 2:]
+        + 2 * image[:, 1:-1, 1:-1]
     ) / 6
     blur = np.where(u[:, 34] < 0.5, 0, u[:, 35])[:, None, None, None]
     image = image + blur * (soft - image) + noise * (0.01 + 0.07 * u[:, 36])[:, None, None, None]

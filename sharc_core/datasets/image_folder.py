@@ -45,7 +45,7 @@ class ImageFolder(Source):
         return Container(self.settings.path)
 
     def index(self) -> dict[str, dict[str, list[str]]]:
-        """split -> class -> names of its images, all in natural order. Raises UserError for a bad layout."""
+        """Image names by split and class, all in natural order. Raises UserError for a bad layout."""
         if self._index is None:
             self._index = self._read_index()
         return self._index
@@ -67,11 +67,16 @@ class ImageFolder(Source):
                 raise UserError(f"{path} has no {split} images: expected {split}/<class>/<image>")
             lonely = sorted(set(index[other]) - set(index[split]), key=natural)
             if lonely:
-                raise UserError(f"{path}: class {lonely[0]!r} has no {split} image: add some or remove the class")
+                raise UserError(
+                    f"{path}: class {lonely[0]!r} has no {split} image: add some or remove the class"
+                )
         if len(index["train"]) < 2:
             raise UserError(f"{path} has only one class; a stream needs two at least")
         return {
-            split: {name: sorted(files, key=natural) for name, files in sorted(c.items(), key=lambda i: natural(i[0]))}
+            split: {
+                name: sorted(files, key=natural)
+                for name, files in sorted(c.items(), key=lambda i: natural(i[0]))
+            }
             for split, c in index.items()
         }
 
@@ -123,7 +128,13 @@ class ImageFolder(Source):
                     levels = np.asarray(image).astype(np.float64) / 257
                     return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+        ) as error:
             problem = " ".join(str(error).split())
             raise UserError(
                 f"{self.settings.path}: {name} is not a readable image ({problem}): replace or remove it"

@@ -36,7 +36,8 @@ def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float
     gradient (R, P); references (R, k, P), one per past task. Replicas without a conflict come back
     unchanged; the others become g + G' v.
     """
-    products = torch.einsum("rkp,rp->rk", references, gradient)
+    # One product per replica: a batched one rounds differently for five replicas than for one.
+    products = torch.stack([past @ now for past, now in zip(references, gradient, strict=True)])
     conflicting = (products < 0).any(1).nonzero().flatten().tolist()
     if not conflicting:
         return gradient
