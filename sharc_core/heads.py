@@ -14,6 +14,11 @@ import torch
 from sharc_core.seeds import generator
 
 
+# Rows of the parameter matrix are padded (with zeros that stay zero) to this many floats, so that every
+# replica's weights are equally aligned in memory: kernels round differently at other alignments.
+ALIGNED = 16
+
+
 @dataclass
 class Batch:
     """What a method trains on: x (R, B, D) pooled features, y (R, B) labels, logits (R, B, C) or None."""
@@ -47,7 +52,7 @@ class Head:
         """shapes: parameter name to its shape for one replica."""
         self.shapes = shapes
         size = sum(map(math.prod, shapes.values()))
-        self._adopt(torch.zeros(replicas, size, device=device))
+        self._adopt(torch.zeros(replicas, -(-size // ALIGNED) * ALIGNED, device=device))
 
     def _adopt(self, vector: torch.Tensor) -> None:
         self.vector = vector
@@ -86,7 +91,7 @@ class Head:
     @property
     def bytes_per_replica(self) -> int:
         """Size of one replica's parameters."""
-        return self.vector.shape[1] * self.vector.element_size()
+        return sum(map(math.prod, self.shapes.values())) * self.vector.element_size()
 
     def cross_entropy(self, batch: Batch) -> Loss:
         """Mean softmax cross-entropy over the batch; d/dlogits = (softmax - one-hot) / B."""
@@ -122,7 +127,7 @@ class LinearHead(Head):
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """d(slope . logits)/dx: (R, B, D) for slope (R, B, C). Exactly rows of W for one-hot slopes."""
-        return _times(slope, self.weight)
+        return slope @ self.weight
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         for x, slope, weight in loss.terms:
@@ -159,28 +164,19 @@ class MLPHead(Head):
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """d(slope . logits)/dx by one backward pass through the head: (R, B, D) for slope (R, B, C)."""
-        return _times(_times(slope, self.weight2) * (self._hidden(x) > 0), self.weight1)
+        return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         # All slopes are taken before anything is written: `into` may be the parameters themselves.
         steps = []
         for x, slope, weight in loss.terms:
             hidden = self._hidden(x)
-            steps.append((x, hidden, slope, _times(slope, self.weight2) * (hidden > 0), scale * weight))
+            steps.append((x, hidden, slope, (slope @ self.weight2) * (hidden > 0), scale * weight))
         for x, hidden, slope, back, alpha in steps:
             into["weight2"].baddbmm_(slope.mT, hidden, alpha=alpha)
             into["bias2"].add_(slope.sum(1), alpha=alpha)
             into["weight1"].baddbmm_(back.mT, x, alpha=alpha)
             into["bias1"].add_(back.sum(1), alpha=alpha)
-
-
-def _times(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right, (R, n, i) x (R, i, j), in the form whose rounding does not depend on R.
-
-    For few rows the plain form goes through a kernel that rounds differently with the number of
-    replicas (seen with MKL); the transposed one does not.
-    """
-    return (right.mT @ left.mT).mT
 
 
 _MINUS_ONES: dict[tuple, torch.Tensor] = {}

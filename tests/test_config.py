@@ -40,7 +40,11 @@ def changed(path: str, value) -> dict:
         ("sharc.thetta", 0.5, r"did you mean 'theta'"),
         ("budget.units", "floats", r"'budget\..*units'.*did you mean 'unit'"),
         ("backbone.archh", "resnet18", r"archh'.*did you mean 'arch'"),
-        ("datasets.s_digits.task", 5, r"datasets\.s_digits\.task' \(did you mean 'tasks'\?\); valid: .*test_fraction"),
+        (
+            "datasets.s_digits.task",
+            5,
+            r"datasets\.s_digits\.task' \(did you mean 'tasks'\?\); valid: .*test_fraction",
+        ),
         ("datasets.s_digits.tasks", "five", r"datasets\.s_digits\.tasks: .*integer.*'five'"),
         ("datasets.s_digits.tasks", ..., r"datasets\.s_digits\.tasks is missing"),
         ("datasets", ..., "datasets is missing"),
