@@ -13,7 +13,6 @@ import torch
 
 from sharc_core.seeds import generator
 
-
 # Rows of the parameter matrix are padded (with zeros that stay zero) to this many floats, so that every
 # replica's weights are equally aligned in memory: kernels round differently at other alignments.
 ALIGNED = 16

@@ -10,6 +10,7 @@ from sharc_core.heads import Batch, make_head
 from sharc_core.methods import METHODS
 
 R, B, D, C, LR = 3, 5, 6, 4, 0.1
+PARAMETERS = C * D + C  # of one replica; the rest of a head's row is padding
 
 
 class FixedMemory:
@@ -115,7 +116,7 @@ def test_update_equals_autograd(name, scene):
     method = make(name, scene.head)
     expected = torch.stack([reference(name, scene, r) for r in range(R)])
     method.observe(scene.batch, scene.memory)
-    torch.testing.assert_close(scene.head.vector, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_er_whole_is_the_mean_over_past_tasks(scene):
@@ -126,7 +127,7 @@ def test_er_whole_is_the_mean_over_past_tasks(scene):
         past = sum(net.ce(task) for task in scene.memory.past) / 3
         expected.append(net.step(net.ce(scene.batch) + past))
     method.observe(scene.batch, scene.memory)
-    torch.testing.assert_close(scene.head.vector, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_mer_by_sample_is_riemers_algorithm(scene):
@@ -145,7 +146,7 @@ def test_mer_by_sample_is_riemers_algorithm(scene):
             load(net, before + 0.3 * (net.vector - before))
         expected.append(start + 0.6 * (net.vector - start))
     method.observe(scene.batch, scene.memory)
-    torch.testing.assert_close(scene.head.vector, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def load(net: Net, vector: torch.Tensor) -> None:
@@ -205,7 +206,7 @@ def test_no_memory_yet_is_plain_sgd(name, scene):
     nets = [Net(scene.head, r) for r in range(R)]
     expected = torch.stack([net.step(net.ce(scene.batch)) for net in nets])
     make(name, scene.head).observe(scene.batch, Empty([], []))
-    torch.testing.assert_close(scene.head.vector, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_methods_never_mention_sharc():
