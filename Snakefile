@@ -50,6 +50,7 @@ CARDS = [str(card) for name in layout.backbones if (card := layout.card(name)) i
 rule all:
     default_target: True
     input:
+        list(CELLS),
         f"{RESULTS}/runs.csv",
         TABLES,
         FIGURES,

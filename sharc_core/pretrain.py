@@ -22,7 +22,7 @@ from sharc_core.errors import UserError
 from sharc_core.files import atomic_path, digest, sha256_file, write_json
 from sharc_core.seeds import derived_seed, generator
 
-MOMENTUM = 0.9
+BETAS = (0.9, 0.99)
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
 SECONDS_BETWEEN_LINES = 10
 
@@ -100,8 +100,8 @@ def _train(
     # one decay for convolutions and the linear layer, none for batch norms and biases
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others}]
-    optimiser = torch.optim.SGD(groups, lr=settings.lr, momentum=MOMENTUM, nesterov=True)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.lr, total_steps=settings.epochs * steps, pct_start=WARM_UP, cycle_momentum=False
     )

@@ -12,7 +12,7 @@ Channels = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(m
 
 
 class PretrainConfig(Settings):
-    """Supervised pre-training: SGD with Nesterov momentum 0.9 on a one-cycle schedule that peaks at `lr`.
+    """Supervised pre-training: AdamW on a one-cycle schedule that peaks at `lr`.
 
     dataset: a data source's block (source and its own keys) whose classes no stream uses.
     max_shift: augmentation, images are shifted by up to this share of their side. flip: mirrored
@@ -27,9 +27,9 @@ class PretrainConfig(Settings):
         "test_per_class": 10,
     }
     epochs: int = Field(default=8, ge=1)
-    batch_size: int = Field(default=64, ge=2)
-    lr: float = Field(default=0.1, gt=0)
-    weight_decay: float = Field(default=5e-4, ge=0)
+    batch_size: int = Field(default=32, ge=2)
+    lr: float = Field(default=0.002, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     max_shift: float = Field(default=0.0625, ge=0, lt=0.5)
     flip: bool = False

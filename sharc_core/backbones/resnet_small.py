@@ -28,12 +28,20 @@ class BasicBlock(nn.Module):
 
 
 class ResNetSmall(nn.Module):
-    """Stem with stride 2, one block per stage: maps of widths[-1] x 4 x 4 for a 32 px image."""
+    """A stem with stride 2 and one block per stage: maps of 128 x 4 x 4 for a 32 px image.
 
-    def __init__(self, classes: int, stem: int = 32, widths: tuple[int, ...] = (32, 64, 128)):
+    Four blocks learn from far fewer images than three wider ones of the same cost.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        stem: int = 16,
+        widths: tuple[int, ...] = (32, 64, 128, 128),
+        strides: tuple[int, ...] = (2, 1, 2, 1),
+    ):
         super().__init__()
         self.stem = nn.Sequential(*_conv(3, stem, 3, 2), nn.ReLU())
-        strides = (1,) + (2,) * (len(widths) - 1)
         inputs = (stem, *widths[:-1])
         blocks = [BasicBlock(i, o, s) for i, o, s in zip(inputs, widths, strides, strict=True)]
         self.stages = nn.Sequential(*blocks)
