@@ -100,7 +100,10 @@ def _train(
     # one decay for convolutions and the linear layer, none for batch norms and biases
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.lr, total_steps=settings.epochs * steps, pct_start=WARM_UP, cycle_momentum=False

@@ -1,5 +1,6 @@
 """Data sources: round trips, determinism, and one clear line for whatever is wrong with the input."""
 
+import errno
 import io
 import json
 import shutil
@@ -307,6 +308,16 @@ def test_interrupted_preparation_leaves_nothing(tree, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="manifest.json is missing"):
         open_prepared(tmp_path / "out")
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(UserError, match="disk full while writing .*out: free some space"):
+        source("digits", tmp_path).prepare(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_folders_are_named(tmp_path):

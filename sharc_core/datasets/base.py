@@ -5,6 +5,7 @@ test, and manifest.json, which is written last: a folder without it is not a dat
 """
 
 import contextlib
+import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -100,9 +101,8 @@ class Writer:
         self.images, self.labels, self.filled = {}, {}, dict.fromkeys(SPLITS, 0)
         for split in SPLITS:
             size = counts[split]
-            create = np.lib.format.open_memmap
-            self.images[split] = create(folder / f"{split}_images.npy", "w+", np.uint8, (size, *shape, 3))
-            self.labels[split] = create(folder / f"{split}_labels.npy", "w+", np.int64, (size,))
+            self.images[split] = _reserved(folder / f"{split}_images.npy", np.uint8, (size, *shape, 3))
+            self.labels[split] = _reserved(folder / f"{split}_labels.npy", np.int64, (size,))
 
     def add(self, split: str, images: np.ndarray, labels: np.ndarray | int) -> None:
         """Append a batch: images (n, H, W, 3) uint8, labels (n,) or one for all."""
@@ -118,6 +118,18 @@ class Writer:
         for split in SPLITS:
             found[f"{split}_per_class"] = np.bincount(self.labels[split], minlength=classes).tolist()
         return found
+
+
+def _reserved(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped .npy file whose blocks are allocated at once.
+
+    On a full disk that is an error here; without it, storing into the map would kill the process.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return array
 
 
 @contextlib.contextmanager
