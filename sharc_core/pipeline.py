@@ -15,7 +15,7 @@ from sharc_core.datasets import Source, open_prepared
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.features import Features, extract_features, open_features
-from sharc_core.files import digest
+from sharc_core.files import digest, sha256_file
 from sharc_core.pretrain import pretrain
 
 Progress = Callable[[str], None] | None
@@ -47,8 +47,7 @@ class Layout:
         """The backbone's weights file; None when torchvision holds them."""
         config = self.backbones[backbone]
         if config.weights == "pretrain":
-            key = digest([self._key(config), pretrain_source(self.grid, config).identity()])
-            return self.data / "backbones" / f"{backbone}-{key}.safetensors"
+            return self.data / "backbones" / f"{backbone}-{digest(self._identity(config))}.safetensors"
         return Path(config.weights) if config.weights.endswith(".safetensors") else None
 
     def card(self, backbone: str) -> Path | None:
@@ -59,16 +58,22 @@ class Layout:
 
     def features(self, dataset: str, backbone: str, view: int = 0) -> Path:
         """Feature cache of a data set through a backbone."""
-        key = digest([self._key(self.backbones[backbone]), str(self.weights(backbone))])
+        key = digest(self._identity(self.backbones[backbone]))
         return self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}" / f"view{view}"
 
     def cell(self, cell: Cell) -> Path:
         """Result document of a cell."""
         return self.results / "matrices" / cell.dataset / cell.backbone / f"{cell.id}.json"
 
-    @staticmethod
-    def _key(config: BackboneConfig) -> dict:
-        return config.model_dump(exclude={"name", "views"})
+    def _identity(self, config: BackboneConfig) -> list:
+        """What a backbone's maps are a function of: its settings, and what its weights come from."""
+        settings = config.model_dump(exclude={"name", "views", "weights", "pretrain"})
+        if config.weights == "pretrain":
+            source = pretrain_source(self.grid, config)
+            return [settings, config.pretrain.model_dump(), source.identity()]
+        if config.is_local_file:
+            return [settings, sha256_file(config.weights)]
+        return [settings, config.weights]
 
 
 def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:

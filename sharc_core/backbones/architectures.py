@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 
 from sharc_core.errors import UserError
 from sharc_core.registry import Registry
@@ -28,13 +29,22 @@ def build_classifier(arch: str, classes: int = 1000, device: str = "cpu") -> nn.
     """
     build: Callable[[int], nn.Module] = ARCHITECTURES.get(arch)
     if device == "meta":
-        try:
-            with torch.device("meta"):
-                return build(classes).eval()
-        except NotImplementedError:  # an architecture that computes while it is built (RegNet)
-            pass
-        return build(classes).to("meta").eval()
+        with _EmptyOnMeta():
+            return build(classes).to("meta").eval()
     return build(classes).to(device).eval()
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Tensors made by torch.empty, as layers make their weights, get no memory.
+
+    (Under `torch.device("meta")` nothing would have values, but RegNet computes its widths with tensors.)
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            kwargs = kwargs | {"device": "meta"}
+        return func(*args, **kwargs)
 
 
 def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:

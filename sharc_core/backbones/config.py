@@ -21,14 +21,14 @@ class PretrainConfig(Settings):
 
     dataset: dict[str, Any] = {
         "source": "glyphs",
-        "classes": 300,
+        "classes": 250,
         "first_class": 1000,
-        "train_per_class": 60,
+        "train_per_class": 80,
         "test_per_class": 10,
     }
-    epochs: int = Field(default=8, ge=1)
+    epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=32, ge=2)
-    lr: float = Field(default=0.002, gt=0)
+    lr: float = Field(default=0.004, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     max_shift: float = Field(default=0.0625, ge=0, lt=0.5)
