@@ -36,6 +36,7 @@ lock:
 	uv pip compile pyproject.toml --extra test --extra lint --universal --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  --constraint constraints.txt -o requirements.lock
+	python3 envs/make_env.py
 
 clean:
 	rm -rf $(VENV) data results logs .snakemake

@@ -1,5 +1,6 @@
 """Supervised pre-training of a backbone on classes that no stream uses: weights and their card."""
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from sharc_core.seeds import derived_seed, generator
 
 BETAS = (0.9, 0.99)
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
+LOWEST_START = 1 / 25  # of the peak
+LOWEST_END = 1e-4  # of the start
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -105,9 +108,8 @@ def _train(
         {"params": others, "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.lr, total_steps=settings.epochs * steps, pct_start=WARM_UP, cycle_momentum=False
-    )
+    total_steps = settings.epochs * steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, total_steps))
     most = round(settings.max_shift * images.shape[1])
     began = said = time.perf_counter()
     losses = []
@@ -129,7 +131,7 @@ def _train(
             now = time.perf_counter()
             if progress and now - said > SECONDS_BETWEEN_LINES:
                 said = now
-                share = (epoch * steps + step + 1) / (settings.epochs * steps)
+                share = (epoch * steps + step + 1) / total_steps
                 left = (now - began) * (1 - share) / share
                 progress(f"epoch {epoch + 1}/{settings.epochs}, {share:.0%}, {left:.0f} s left")
         losses.append(total.item() / steps)
@@ -140,6 +142,21 @@ def _train(
         if progress:
             progress(f"epoch {epoch + 1}/{settings.epochs}: training loss {losses[-1]:.3f}")
     return losses
+
+
+def one_cycle(step: int, total: int) -> float:
+    """Learning rate of step 0 .. total - 1 as a share of its peak: up and down again along cosines.
+
+    The one-cycle policy (Smith & Topin 2019, arXiv 1708.07120) with torch's numbers. Unlike
+    torch.optim.lr_scheduler.OneCycleLR it also takes runs of a few steps.
+    """
+    step = min(step, total - 1)  # LambdaLR asks once more after the last step
+    peak = max(WARM_UP * total - 1, 0.0)
+    if step <= peak:
+        low, progress = LOWEST_START, 1 - step / peak if peak else 0.0
+    else:
+        low, progress = LOWEST_START * LOWEST_END, (step - peak) / (total - 1 - peak)
+    return low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _loss(output, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:

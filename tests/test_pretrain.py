@@ -13,7 +13,7 @@ from sharc_core.backbones.architectures import build_classifier
 from sharc_core.datasets import PreparedData
 from sharc_core.errors import UserError
 from sharc_core.files import digest, sha256_file
-from sharc_core.pretrain import pretrain
+from sharc_core.pretrain import one_cycle, pretrain
 
 torch.set_num_threads(1)
 
@@ -60,6 +60,40 @@ def test_it_learns(trained):
     assert card["train_loss"][-1] < card["train_loss"][0] - 0.3
     assert card["held_out_top1"] > 0.6
     assert [line.split(":")[0] for line in lines[:3]] == [f"epoch {i}/3" for i in (1, 2, 3)]
+
+
+def test_time_left_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("sharc_core.pretrain.SECONDS_BETWEEN_LINES", -1)
+    lines = []
+    pretrain(
+        config(epochs=2, batch_size=48),
+        coloured_squares(),
+        tmp_path / "w",
+        tmp_path / "c",
+        progress=lines.append,
+    )
+    told = [line for line in lines if line.endswith(" s left")]
+    assert [line.rsplit(",", 1)[0] for line in told] == [
+        f"epoch {epoch}/2, {share}%" for epoch, share in ((1, 25), (1, 50), (2, 75), (2, 100))
+    ]
+
+
+@pytest.mark.parametrize("total", [10, 37, 1000])
+def test_one_cycle_is_torchs(total):
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=total, pct_start=0.25)
+    for step in range(total):
+        assert one_cycle(step, total) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        optimiser.step()
+        if step < total - 1:
+            reference.step()
+
+
+@pytest.mark.parametrize("total", range(1, 10))
+def test_one_cycle_of_few_steps(total):
+    shares = [one_cycle(step, total) for step in range(total)]
+    assert all(0 < share <= 1 for share in shares)
+    assert max(shares) > 0.5
 
 
 def test_card(trained):

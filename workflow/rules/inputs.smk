@@ -16,6 +16,8 @@ for name in grid.datasets:
         benchmark:
             f"{LOGS}/data_{name}.tsv"
         threads: workflow.cores or 1
+        conda:
+            "../../envs/sharc.yaml"
         script:
             "../scripts/prepare.py"
 
@@ -36,6 +38,8 @@ for backbone in layout.backbones:
             benchmark:
                 f"{LOGS}/pretraining_data_{backbone}.tsv"
             threads: workflow.cores or 1
+            conda:
+                "../../envs/sharc.yaml"
             script:
                 "../scripts/prepare.py"
 
@@ -54,6 +58,8 @@ for backbone in layout.backbones:
             benchmark:
                 f"{LOGS}/pretrain_{backbone}.tsv"
             threads: workflow.cores or 1
+            conda:
+                "../../envs/sharc.yaml"
             script:
                 "../scripts/pretrain.py"
 
@@ -81,5 +87,7 @@ for backbone in layout.backbones:
             benchmark:
                 f"{LOGS}/features_{dataset}_{backbone}.tsv"
             threads: workflow.cores or 1
+            conda:
+                "../../envs/sharc.yaml"
             script:
                 "../scripts/features.py"

@@ -18,6 +18,8 @@ rule cell:
     benchmark:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.tsv"
     threads: 1
+    conda:
+        "../../envs/sharc.yaml"
     script:
         "../scripts/cell.py"
 
@@ -31,6 +33,8 @@ rule runs:
         f"{LOGS}/runs.log",
     benchmark:
         f"{LOGS}/runs.tsv"
+    conda:
+        "../../envs/sharc.yaml"
     script:
         "../scripts/runs.py"
 
@@ -45,6 +49,8 @@ rule tables:
         f"{LOGS}/tables.log",
     benchmark:
         f"{LOGS}/tables.tsv"
+    conda:
+        "../../envs/sharc.yaml"
     script:
         "../scripts/tables.py"
 
@@ -59,6 +65,8 @@ rule figures:
         f"{LOGS}/figures.log",
     benchmark:
         f"{LOGS}/figures.tsv"
+    conda:
+        "../../envs/sharc.yaml"
     script:
         "../scripts/figures.py"
 
@@ -76,5 +84,7 @@ rule report:
         f"{LOGS}/report.log",
     benchmark:
         f"{LOGS}/report.tsv"
+    conda:
+        "../../envs/sharc.yaml"
     script:
         "../scripts/report.py"
