@@ -1,7 +1,7 @@
 """Pinned numbers: every method and variant on the toy features, so that no change passes unnoticed.
 
-A change that is meant to alter results updates tests/golden.json with `PYTHONPATH=. python tests/test_golden.py` and
-says why in its commit.
+A change that is meant to alter results updates tests/golden.json with
+`PYTHONPATH=. python tests/test_golden.py` and says why in its commit.
 """
 
 import json
