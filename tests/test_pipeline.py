@@ -34,7 +34,7 @@ def results(folder: Path) -> dict[str, bytes]:
 def project(tmp_path_factory):
     """The project's files, and the smoke grid run in them."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("sharc_core", "workflow", "config"):
+    for name in ("sharc_core", "workflow", "config", "envs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder / name)
