@@ -298,6 +298,8 @@ def check_inputs(grid: Grid) -> None:
         resolve_device(grid.device)
     except UserError as error:
         raise UserError(f"config: device: {error}") from None
+    if grid.mirror is not None and not Path(grid.mirror).is_dir():
+        raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
     for name, dataset in grid.datasets.items():
         source = grid.source(name)
         try:

@@ -98,7 +98,8 @@ def build_features(grid: Grid, dataset: str, backbone: str, view: int = 0, progr
     """Run the backbone once over a prepared data set."""
     layout = Layout(grid)
     device = resolve_device(grid.device)
-    model = load_backbone(layout.backbones[backbone], layout.weights(backbone), device)
+    mirror = Path(grid.mirror) if grid.mirror else None
+    model = load_backbone(layout.backbones[backbone], layout.weights(backbone), device, mirror)
     extract_features(
         open_prepared(layout.prepared(dataset)),
         model,

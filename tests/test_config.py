@@ -113,6 +113,11 @@ def test_missing_archive_is_named():
         check_inputs(load_grid(changed("datasets.mine", block)))
 
 
+def test_a_missing_mirror_is_named():
+    with pytest.raises(UserError, match="mirror: nowhere is not a folder"):
+        check_inputs(load_grid(changed("mirror", "nowhere")))
+
+
 def test_cuda_without_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="device: .*cuda"):

@@ -144,11 +144,14 @@ def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
     return shape
 
 
-def load_backbone(config: BackboneConfig, weights_path: Path | None, device: torch.device | str) -> Backbone:
+def load_backbone(
+    config: BackboneConfig, weights_path: Path | None, device: torch.device | str, mirror: Path | None = None
+) -> Backbone:
     """The backbone ready to run on `device`.
 
-    weights_path: the weights file; None for torchvision's weights, which are downloaded into torch's
-    cache when they are not there. Raises UserError for weights that do not fit or cannot be had.
+    weights_path: the weights file; None for torchvision's weights, which come from the mirror folder or
+    are downloaded into torch's cache when they are not there. Raises UserError for weights that do not
+    fit or cannot be had.
     """
     shape = maps_shape(cut_at_maps(build_classifier(config.arch, device="meta"), config.arch), config)
     body = cut_at_maps(build_classifier(config.arch), config.arch)
@@ -161,7 +164,7 @@ def load_backbone(config: BackboneConfig, weights_path: Path | None, device: tor
         raise UserError(f"backbone {config.path_name} is pre-trained here, but no weights file was given")
     else:
         entry = weights_entry(config.arch, config.weights)
-        tensors = download(entry)
+        tensors = download(entry, mirror)
         found = {name: (tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
         check_fit(found, body, config.arch, f"torchvision weights {entry}")
         needed = body.state_dict()

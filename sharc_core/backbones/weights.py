@@ -2,12 +2,14 @@
 
 import hashlib
 from pathlib import Path
+from pickle import UnpicklingError  # what weights_only=True raises
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sharc_core.errors import UserError
+from sharc_core.files import sha256_file
 from sharc_core.registry import nearest
 
 Shapes = dict[str, tuple[tuple[int, ...], bool]]  # name -> (shape, is floating point)
@@ -99,15 +101,34 @@ def weights_entry(arch: str, name: str):
     return entries[name.lower()]
 
 
-def download(entry) -> dict[str, torch.Tensor]:
-    """The state dict of a torchvision weights entry, from torch's cache or its server, its hash checked."""
+def download(entry, mirror: Path | None = None) -> dict[str, torch.Tensor]:
+    """The state dict of a torchvision weights entry, its hash checked.
+
+    From the mirror folder when the file lies there, else from torch's cache or its server. Raises
+    UserError for a mirrored file that is not what its name says, or when the weights cannot be had.
+    """
+    name = entry.url.rsplit("/", 1)[1]
+    if mirror is not None and (mirror / name).exists():
+        return _from_mirror(mirror / name)
     try:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"cannot get torchvision weights {entry} from {entry.url} ({error}): put that file into "
-            f"{torch.hub.get_dir()}/checkpoints, or give a .safetensors file as weights"
+            f"{torch.hub.get_dir()}/checkpoints or into the mirror folder, or give a .safetensors file as "
+            "weights"
         ) from error
+
+
+def _from_mirror(path: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint whose file name ends in the first digits of its SHA-256, as torch's hub names them."""
+    wanted = path.stem.rsplit("-", 1)[-1]
+    if not sha256_file(path).startswith(wanted):
+        raise UserError(f"{path} is damaged: its SHA-256 does not begin with {wanted}: get it again")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise UserError(f"{path} holds more than tensors and is refused: get it from its publisher") from None
 
 
 def sha256_tensors(tensors: dict[str, torch.Tensor]) -> str:
