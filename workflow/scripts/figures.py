@@ -6,7 +6,6 @@ from common import job
 
 with job(snakemake, "figures"):
     from sharc_core.figures import write_figures
-
     from sharc_core.files import read_json
     from sharc_core.results import read_runs
 
