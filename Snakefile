@@ -26,7 +26,7 @@ try:
 
     grid = load_grid(config)
     if workflow.is_main_process:
-        check_inputs(grid)
+        check_inputs(grid, progress=lambda line: print(line, file=sys.stderr))
     layout = Layout(grid)
     CELLS = {str(layout.cell(cell)): cell for cell in cells(grid)}
 except UserError as error:

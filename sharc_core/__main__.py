@@ -35,7 +35,7 @@ def _check(options: argparse.Namespace) -> int:
     from sharc_core.config import cells, check_inputs, load_config
 
     grid = load_config(options.config)
-    check_inputs(grid)
+    check_inputs(grid, progress=_say)
     found = cells(grid)
     print(f"{options.config}: fine; {len(found)} cells, {len(found) * len(grid.seeds)} training runs")
     return 0
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
     from sharc_core.pipeline import ensure_features
 
     grid = one_run(load_config(options.config), options)
-    check_inputs(grid)
+    check_inputs(grid, progress=_say)
     (cell,) = cells(grid)
     features = ensure_features(grid, cell.dataset, cell.backbone, progress=_say)
     torch.set_num_threads(1)

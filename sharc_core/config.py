@@ -5,6 +5,7 @@ of work: one training configuration with all its seeds. Errors are one line that
 value and what is allowed.
 """
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -292,8 +293,11 @@ def _check_names(grid: Grid) -> None:
         raise UserError(f"config: two backbones are called {repeated.pop()!r}: give each a name")
 
 
-def check_inputs(grid: Grid) -> None:
-    """Everything that can be found wrong in data, weights and device before hours are spent."""
+def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> None:
+    """Everything that can be found wrong in data, weights and device before hours are spent.
+
+    progress: told a line now and then when there is much to read. Raises UserError.
+    """
     try:
         resolve_device(grid.device)
     except UserError as error:
@@ -303,7 +307,7 @@ def check_inputs(grid: Grid) -> None:
     for name, dataset in grid.datasets.items():
         source = grid.source(name)
         try:
-            source.check()
+            source.check(progress)
             split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
         except UserError as error:
             raise UserError(f"config: datasets.{name}: {error}") from None

@@ -204,6 +204,14 @@ def test_hidden_files_are_no_images(tree, tmp_path):
     assert len(images.index()["train"]["c1"]) == 3
 
 
+def test_a_long_check_says_how_far_it_is(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("sharc_core.datasets.image_folder.SECONDS_BETWEEN_LINES", 0)
+    said = []
+    source("image_folder", tmp_path, path=str(tree)).check(said.append)
+    assert said[0].startswith("checked 1 of 15 images of ")
+    assert said[-1].endswith(", 0 s left")
+
+
 def test_the_check_is_remembered_until_a_file_changes(tree, tmp_path, monkeypatch):
     images = source("image_folder", tmp_path, path=str(tree))
     images.check()

@@ -44,8 +44,8 @@ class Source:
         """Names in label order; cheap, needs no download."""
         raise NotImplementedError  # abstract
 
-    def check(self) -> None:
-        """Find what is wrong before any job runs. Raises UserError."""
+    def check(self, progress: Progress = None) -> None:
+        """Find what is wrong before any job runs. progress: told a line now and then. Raises UserError."""
 
     def identity(self) -> dict[str, Any]:
         """What the prepared content is a function of; JSON-able."""

@@ -60,7 +60,7 @@ class Glyphs(Source):
         """The characters."""
         return {f"glyph:{name}" for name in self.class_names()}
 
-    def check(self) -> None:
+    def check(self, progress=None) -> None:
         """The pool must be large enough."""
         self.points()
 

@@ -2,9 +2,11 @@
 
 import io
 import os
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -19,6 +21,7 @@ from sharc_core.settings import Settings as BaseSettings
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 MIXED_SIDE = 224  # side to which images of different sizes are brought when none is asked for
 BATCH = 256
+SECONDS_BETWEEN_LINES = 5
 PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
 
 
@@ -88,17 +91,22 @@ class ImageFolder(Source):
         """Settings, and a fingerprint (sizes and times) of the files."""
         return super().identity() | {"fingerprint": self.container.fingerprint()}
 
-    def check(self) -> None:
+    def check(self, progress=None) -> None:
         """Layout and every single image, decoded; remembered under data_dir until the files change."""
         note = self.data_dir / "checked" / f"{self.container.fingerprint()}.json"
         if not note.exists():
-            self._check_all(note)
+            self._check_all(note, progress)
 
-    def _check_all(self, note) -> None:
-        sizes: dict[str, int] = {}
-        for name, image in self._images():
-            sizes["x".join(map(str, image.size))] = sizes.get("x".join(map(str, image.size)), 0) + 1
-            del name
+    def _check_all(self, note: Path, progress) -> None:
+        sizes: Counter[str] = Counter()
+        total = sum(len(files) for classes in self.index().values() for files in classes.values())
+        began = said = time.perf_counter()
+        for done, (_, image) in enumerate(self._images(), 1):
+            sizes[f"{image.width}x{image.height}"] += 1
+            now = time.perf_counter()
+            if progress and now - said > SECONDS_BETWEEN_LINES:
+                said, left = now, (now - began) * (total - done) / done
+                progress(f"checked {done:,} of {total:,} images of {self.settings.path}, {left:.0f} s left")
         write_json(note, {"path": self.settings.path, "sizes": sizes})
 
     def side(self) -> int:
