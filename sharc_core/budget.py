@@ -1,10 +1,13 @@
-"""Budgets: how many samples per task fit, whatever a sample costs.
+"""Budgets: how many of a task's samples fit, whatever a sample costs.
 
-A buffer of m slots is m / T slots for each of T tasks. In `floats` (the paper) that buys (m / T) K h w
-values; in `bytes`, what m full samples of the same method would take, every byte of them.
+A buffer of m slots is shared among T tasks. In `floats` (the paper) it buys m K h w values; in `bytes`,
+what m full float16 samples of the same method would take, every byte of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 from sharc_core.encoding import sample_bytes
 from sharc_core.errors import UserError
@@ -12,9 +15,14 @@ from sharc_core.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """unit: "slots", "floats" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map.
+    """What a cell may keep.
 
-    logits: how many logits are stored beside a sample (0 or C).
+    unit: "slots", "floats" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits: how many
+    are stored beside a sample (0 or C). storage: type of the stored values. counted: samples differ in
+    how many channels they keep. dense: a sample is kept completed (`read: at_store`), so in bytes it
+    costs a whole map however few channels were salient. split: shares of the tasks, any positive
+    numbers, one per task; None for equal ones. carry: what a task leaves goes to the next.
+    am_bytes: the associative memory's state in bytes for a number of samples, when that is charged too.
     """
 
     unit: str
@@ -22,37 +30,75 @@ class Budget:
     tasks: int
     shape: tuple[int, int, int]
     logits: int = 0
+    storage: str = "float16"
+    counted: bool = False
+    dense: bool = False
+    split: tuple[float, ...] | None = None
+    carry: bool = False
+    am_bytes: Callable[[int], int] | None = None
 
     @property
-    def total_bytes(self) -> int:
-        """What m full samples take: the allowance of a `bytes` budget."""
-        return self.buffer * sample_bytes(self.shape, self.shape[0], self.logits)
+    def total(self) -> int:
+        """The whole allowance in its unit: samples, channels (floats / (h w)) or bytes."""
+        per_slot = {
+            "slots": 1,
+            "floats": self.shape[0],
+            "bytes": sample_bytes(self.shape, self.shape[0], self.logits),
+        }
+        return self.buffer * per_slot[self.unit]
 
-    def samples_per_task(self, keep: int, am_bytes=None) -> int:
-        """Samples of K' = `keep` channels that fit in one task's share.
+    def allowance(self, task: int) -> int:
+        """What task number `task` (from 0) may spend, in the budget's unit."""
+        if self.split is None:
+            return self.total // self.tasks
+        return int(self.total * self.split[task] / sum(self.split) + 1e-9)
 
-        am_bytes: function from a number of samples in all to the associative memory's state in bytes,
-        when that is charged to the budget too. Raises UserError when nothing fits.
-        """
+    def costs(self, kept: torch.Tensor) -> torch.Tensor:
+        """Cost of samples that keep `kept` (n,) channels, in the budget's unit, (n,) int64."""
         if self.unit == "slots":
-            return self.buffer // self.tasks
+            return torch.ones_like(kept)
         if self.unit == "floats":
-            return self.buffer * self.shape[0] // (self.tasks * keep)
-        am_bytes = am_bytes or (lambda samples: 0)
-        each = sample_bytes(self.shape, keep, self.logits)
+            return kept
+        kept = torch.full_like(kept, self.shape[0]) if self.dense else kept
+        known = {k: self._bytes(k) for k in kept.unique().tolist()}
+        return kept.clone().apply_(known.__getitem__)
 
-        def fits(count: int) -> bool:
-            return count * self.tasks * each + am_bytes(count * self.tasks) <= self.total_bytes
+    def _bytes(self, keep: int) -> int:
+        return sample_bytes(self.shape, keep, self.logits, self.storage, self.counted and not self.dense)
 
-        low, high = 0, self.total_bytes // (each * self.tasks)
-        while low < high:  # the largest count that fits; the cost rises with the count
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        if low < 1 or not fits(low):
-            raise UserError(
-                f"a budget of {self.total_bytes:,} bytes (buffer {self.buffer}) holds no sample per task: "
-                f"one per task takes {self.tasks * each:,} bytes and the associative memory "
-                f"{am_bytes(self.tasks):,}; "
-                "raise the buffer or set budget.count_associative_memory to false"
-            )
-        return low
+    def fitting(self, task: int, kept: torch.Tensor, stored: int, left: int = 0) -> tuple[int, int]:
+        """How many samples of a task fit, and what they leave of its allowance.
+
+        kept: (n,) kept channels of the candidates, the most wanted first. stored: samples of earlier
+        tasks. left: what earlier tasks left over (used when `carry`). Raises UserError for none.
+        """
+        allowance = self.allowance(task) + (left if self.carry else 0)
+        spent = self.costs(kept).cumsum(0)
+        if self.am_bytes is not None:
+            # each task pays for its own patterns, and its part of what the state costs when empty
+            empty = self.am_bytes(0)
+            before = self.am_bytes(stored)
+            shares = (empty * (task + 1)) // self.tasks - (empty * task) // self.tasks
+            grown = [self.am_bytes(stored + n) - before + shares for n in range(1, len(kept) + 1)]
+            spent = spent + torch.tensor(grown)
+        count = int((spent <= allowance).sum())
+        if count == 0:
+            raise UserError(self._nothing_fits(task, allowance, int(spent[0])))
+        return count, allowance - int(spent[count - 1])
+
+    def most(self, task: int, keep: int, stored: int = 0) -> int:
+        """`fitting` for samples that all keep `keep` channels, as if there were any number of them."""
+        cheapest = max(1, int(self.costs(torch.tensor([keep]))[0]))
+        candidates = torch.full((self.allowance(task) // cheapest + 1,), keep)
+        return self.fitting(task, candidates, stored)[0]
+
+    def _nothing_fits(self, task: int, allowance: int, one: int) -> str:
+        unit = {"slots": "slots", "floats": "channels of values", "bytes": "bytes"}[self.unit]
+        remedy = "raise the buffer"
+        if self.am_bytes is not None:
+            remedy += " or set budget.count_associative_memory to false"
+        return (
+            f"a buffer of {self.buffer} ({self.total:,} {unit}) holds no sample of task {task + 1} of "
+            f"{self.tasks}: its share is {allowance:,} {unit}, one sample takes {one:,}"
+            f"{' with the associative memory' if self.am_bytes is not None else ''}; {remedy}"
+        )

@@ -50,12 +50,17 @@ class Cell(Settings):
     method_settings: dict[str, Any]
     buffer: int | None = None
     budget_unit: str | None = None
+    budget_split: str | list[float] = "equal"
     count_associative_memory: bool = False
+    storage: str = "float16"
     theta: float | None = None
+    mass: float | None = None
     saliency: str | None = None
     associative_memory: str | None = None
     associative_settings: dict[str, Any] = {}
     read: str | None = None
+    forget_every: int | None = None
+    forget_beta: float | None = None
 
     @property
     def id(self) -> str:
@@ -65,8 +70,14 @@ class Cell(Settings):
         name = f"{self.method}-{self.variant}-m{self.buffer}-{self.budget_unit}"
         if self.count_associative_memory:
             name += "-am"
+        if self.budget_split != "equal":
+            is_named = isinstance(self.budget_split, str)
+            name += f"-{self.budget_split if is_named else 'split' + digest(self.budget_split, 6)}"
+        if self.storage != "float16":
+            name += f"-{self.storage}"
         if self.variant == "sharc":
-            name += f"-theta{self.theta:g}-{self.saliency}-{self.associative_memory}"
+            name += f"-theta{self.theta:g}" if self.mass is None else f"-mass{self.mass!r}"
+            name += f"-{self.saliency}-{self.associative_memory}"
         return name
 
     @property

@@ -25,7 +25,16 @@ from sharc_core.saliency import SALIENCIES
 from sharc_core.settings import Settings
 from sharc_core.streams import split_classes
 
-Theta = Annotated[float, Field(ge=0, lt=1)]
+
+class Mass(Settings):
+    """An adaptive theta: keep the fewest channels that hold this share of the absolute saliency."""
+
+    mass: float = Field(gt=0, le=1)
+
+
+Theta = Annotated[float, Field(ge=0, lt=1)] | Mass
+Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Storage = Literal["float32", "float16", "int8"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -34,10 +43,18 @@ def listed(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
+class Forget(Settings):
+    """Before the maps of every so manieth task are written, the associative memory forgets by beta."""
+
+    every: int | None = Field(default=None, ge=1)
+    beta: float = Field(default=0.1, ge=0, le=1)
+
+
 class Sharc(Settings):
     """Saliency-guided storage and associative recall. Lists are axes of the grid.
 
-    theta: share of the channels dropped, per scenario. associative_settings: per kind of memory.
+    theta: share of the channels dropped, or {mass: share of the saliency kept}, per scenario.
+    associative_settings: per kind of memory.
     """
 
     theta: dict[Scenario, Theta | list[Theta]] = {"task_il": 0.8, "class_il": 0.4}
@@ -45,12 +62,14 @@ class Sharc(Settings):
     associative_memory: str | list[str] = "modern_hopfield"
     associative_settings: dict[str, dict[str, Any]] = {}
     read: Literal["per_task", "at_store"] = "per_task"
+    forget: Forget = Forget()
 
     @model_validator(mode="before")
     @classmethod
     def _same_theta_everywhere(cls, values: Any) -> Any:
-        """`theta: 0.5` or `theta: [0.1, 0.5]` means the same for both scenarios."""
-        if isinstance(values, dict) and isinstance(values.get("theta"), (int, float, list)):
+        """`theta: 0.5`, `theta: [0.1, 0.5]` or `theta: {mass: 0.9}` means the same for both scenarios."""
+        theta = values.get("theta") if isinstance(values, dict) else None
+        if isinstance(theta, (int, float, list)) or (isinstance(theta, dict) and "mass" in theta):
             return {**values, "theta": {"task_il": values["theta"], "class_il": values["theta"]}}
         return values
 
@@ -60,6 +79,7 @@ class BudgetConfig(Settings):
 
     unit: Literal["slots", "floats", "bytes"] = "floats"
     count_associative_memory: bool = False
+    split: Literal["equal", "carry"] | Annotated[list[Share], Field(min_length=1)] = "equal"
 
     @model_validator(mode="after")
     def _only_bytes_can_charge_state(self) -> "BudgetConfig":
@@ -100,6 +120,7 @@ class Grid(Settings):
     head: HeadConfig = HeadConfig()
     sharc: Sharc = Sharc()
     budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
+    storage: Storage | list[Storage] = "float16"
     method_settings: dict[str, dict[str, Any]] = {}
     data_dir: str = "data"
     results_dir: str = "results"
@@ -221,6 +242,8 @@ def _is_union_tag(part: str | int) -> bool:
         "constrained-float",
         "BackboneConfig",
         "BudgetConfig",
+        "Mass",
+        "constrained-str",
     }
 
 
@@ -280,6 +303,12 @@ def _check_names(grid: Grid) -> None:
             kind = SOURCES.get(dataset.source).Settings
             also = list(DatasetConfig.model_fields)
             raise UserError(f"config: {explain(error, f'datasets.{name}', kind, also)}") from None
+        for budget in listed(grid.budget):
+            if isinstance(budget.split, list) and len(budget.split) != dataset.tasks:
+                raise UserError(
+                    f"config: budget.split has {len(budget.split)} shares but {name} has {dataset.tasks} "
+                    "tasks: give one share per task, or equal, or carry"
+                )
         smallest = min(grid.buffers)
         replaying = [m for m in grid.methods if METHODS.get(m).uses_memory]
         if replaying and smallest < dataset.tasks:
@@ -368,8 +397,9 @@ def cells(grid: Grid) -> list[Cell]:
         if not METHODS.get(method).uses_memory:
             found.append(Cell(**common, variant="plain", scenarios=grid.scenarios))
             continue
-        for buffer, budget in product(grid.buffers, listed(grid.budget)):
+        for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
             spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
+            spent |= {"budget_split": budget.split, "storage": storage}
             if "plain" in grid.variants:
                 found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
             if "sharc" in grid.variants:
@@ -380,7 +410,7 @@ def cells(grid: Grid) -> list[Cell]:
 
 
 def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
-    by_theta: dict[float, list[Scenario]] = {}
+    by_theta: dict[float | Mass, list[Scenario]] = {}
     for scenario in grid.scenarios:
         for theta in listed(grid.sharc.theta[scenario]):
             by_theta.setdefault(theta, []).append(scenario)
@@ -390,7 +420,8 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             **spent,
             variant="sharc",
             scenarios=scenarios,
-            theta=theta,
+            theta=None if isinstance(theta, Mass) else theta,
+            mass=theta.mass if isinstance(theta, Mass) else None,
             saliency=saliency,
             associative_memory=kind,
             associative_settings=settings_of(
@@ -400,6 +431,8 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
                 "sharc.associative_settings",
             ),
             read=grid.sharc.read,
+            forget_every=grid.sharc.forget.every,
+            forget_beta=None if grid.sharc.forget.every is None else grid.sharc.forget.beta,
         )
         for (theta, scenarios), saliency, kind in product(
             by_theta.items(), listed(grid.sharc.saliency), kinds

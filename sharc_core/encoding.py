@@ -1,17 +1,23 @@
 """Sparse encoding: keep a map's salient channels, and count what keeping them costs.
 
 SHARC eq. 4: channel k stays when |alpha_k| exceeds the theta-quantile of its map. Read as a rank, not
-as a comparison with a number, so that exactly the same share stays whatever the ties.
+as a comparison with a number, so that exactly the same share stays whatever the ties: K - floor(theta K)
+channels (an interpolated quantile, such as NumPy's, can differ by one). The adaptive rule keeps the
+fewest channels that hold a given share of the absolute saliency instead.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-VALUE_BYTES = 2  # kept values are float16, as in the feature cache
 CHANNEL_BYTES = 2  # int16 channel numbers
 LABEL_BYTES = 2  # int16 label
 LOGIT_BYTES = 4  # float32, for methods that replay logits
+COUNT_BYTES = 2  # int16, how many channels a sample keeps, where that differs between samples
+SCALE_BYTES = 2  # float16 scale of an int8 channel
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+INT8_MAX = 127
 
 
 def kept_channels(channels: int, theta: float) -> int:
@@ -19,57 +25,108 @@ def kept_channels(channels: int, theta: float) -> int:
     return max(1, channels - int(theta * channels + 1e-9))
 
 
-def top_channels(saliency: torch.Tensor, theta: float) -> torch.Tensor:
-    """(n, K) saliency -> (n, K') channel numbers in rising order, int16.
+def top_mask(saliency: torch.Tensor, theta: float) -> torch.Tensor:
+    """(n, K) saliency -> (n, K) bool, true for the K' largest |saliency| of each row.
 
-    The K' largest |saliency|; ties go to the lower channel number, so the count is always exact.
+    Ties go to the lower channel number, so the count is always exact.
     """
-    keep = kept_channels(saliency.shape[-1], theta)
-    ranked = saliency.abs().sort(dim=-1, descending=True, stable=True).indices
-    return ranked[..., :keep].sort(dim=-1).values.to(torch.int16)
+    return _first(_ranked(saliency), kept_channels(saliency.shape[-1], theta))
+
+
+def mass_mask(saliency: torch.Tensor, mass: float) -> torch.Tensor:
+    """(n, K) saliency -> (n, K) bool: the fewest channels that hold `mass` of the row's sum of |saliency|.
+
+    The largest first, ties to the lower channel number; at least one channel stays.
+    """
+    order = _ranked(saliency)
+    held = saliency.abs().double().gather(-1, order).cumsum(-1)
+    # a hair of slack: a share that is reached exactly must not cost a channel more by rounding
+    short = held < mass * held[..., -1:] * (1 - 1e-12)
+    return _first(order, (short.sum(-1, keepdim=True) + 1).clamp_max(saliency.shape[-1]))
+
+
+def _ranked(saliency: torch.Tensor) -> torch.Tensor:
+    return saliency.abs().sort(dim=-1, descending=True, stable=True).indices
+
+
+def _first(order: torch.Tensor, count: int | torch.Tensor) -> torch.Tensor:
+    ranks = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order, ranks < count)
 
 
 @dataclass(frozen=True)
 class SparseMaps:
-    """n stored maps. values (n, K', h, w) float16; channels (n, K') int16, or None when all are kept."""
+    """n stored maps, M kept channels in all, sample after sample.
+
+    values (M, h, w) in the storage's type; scales (M,) float16 for int8, else None; channels (M,) int16,
+    or None when all K are kept; counts (n,) int16, kept channels of each, or None when all keep as many.
+    """
 
     values: torch.Tensor
+    scales: torch.Tensor | None
     channels: torch.Tensor | None
+    counts: torch.Tensor | None
+    samples: int
     total_channels: int
 
     @classmethod
-    def encode(cls, maps: torch.Tensor, channels: torch.Tensor | None) -> "SparseMaps":
-        """Maps (n, K, h, w); channels (n, K') as from top_channels, or None to keep everything."""
-        if channels is None or channels.shape[-1] == maps.shape[1]:
-            return cls(maps.half(), None, maps.shape[1])
-        rows = torch.arange(len(maps))[:, None]
-        return cls(maps[rows, channels.long()].half(), channels, maps.shape[1])
+    def encode(
+        cls, maps: torch.Tensor, mask: torch.Tensor | None = None, storage: str = "float16"
+    ) -> "SparseMaps":
+        """Maps (n, K, h, w); mask (n, K) of the channels to keep, None for all; storage: see DTYPES."""
+        channels = counts = None
+        if mask is None or bool(mask.all()):
+            values = maps.flatten(0, 1)
+        else:
+            kept = mask.sum(1)
+            values, channels = maps[mask], mask.nonzero()[:, 1].to(torch.int16)
+            counts = kept.to(torch.int16) if bool((kept != kept[0]).any()) else None
+        scales = None
+        if storage == "int8":
+            scales = (values.float().abs().amax((1, 2)) / INT8_MAX).half()
+            divisor = torch.where(scales > 0, scales.float(), 1.0)[:, None, None]
+            values = (values.float() / divisor).round().clamp(-INT8_MAX, INT8_MAX)
+        return cls(values.to(DTYPES[storage]), scales, channels, counts, len(maps), maps.shape[1])
 
     def decode(self) -> torch.Tensor:
         """(n, K, h, w) float32 with zeros where nothing was kept."""
+        values = self.values.float()
+        if self.scales is not None:
+            values = values * self.scales.float()[:, None, None]
+        shape = (self.samples, self.total_channels, *values.shape[1:])
         if self.channels is None:
-            return self.values.float()
-        count, _, *position = self.values.shape
-        maps = torch.zeros(count, self.total_channels, *position)
-        maps[torch.arange(count)[:, None], self.channels.long()] = self.values.float()
-        return maps
+            return values.view(shape)
+        return torch.zeros(shape, device=values.device).index_put_(self._places(), values)
 
     @property
     def mask(self) -> torch.Tensor:
         """(n, K) bool, true where a channel was kept."""
-        mask = torch.zeros(len(self.values), self.total_channels, dtype=torch.bool)
+        mask = torch.zeros(self.samples, self.total_channels, dtype=torch.bool, device=self.values.device)
         if self.channels is None:
             return ~mask
-        return mask.scatter_(1, self.channels.long(), True)
+        return mask.index_put_(self._places(), torch.tensor(True, device=mask.device))
+
+    def _places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample and channel of every value."""
+        rows = torch.arange(self.samples, device=self.values.device)
+        each = len(self.values) // self.samples if self.counts is None else self.counts.long()
+        return rows.repeat_interleave(each), self.channels.long()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is stored: values and channel numbers."""
-        return self.values.nbytes + (0 if self.channels is None else self.channels.nbytes)
+        """Bytes of what is stored: values, scales, channel numbers and counts."""
+        parts = (self.values, self.scales, self.channels, self.counts)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
-def sample_bytes(shape: tuple[int, int, int], keep: int, logits: int = 0) -> int:
-    """Bytes of one stored sample: kept values, channel numbers (if any dropped), label, logits."""
-    channels, height, width = shape
-    index = CHANNEL_BYTES * keep if keep < channels else 0
-    return VALUE_BYTES * keep * height * width + index + LABEL_BYTES + LOGIT_BYTES * logits
+def sample_bytes(
+    shape: tuple[int, int, int], keep: int, logits: int = 0, storage: str = "float16", counted: bool = False
+) -> int:
+    """Bytes of one stored sample: kept values, channel numbers (if any dropped), label, logits.
+
+    counted: the number of kept channels is stored too, as it must be where samples differ in it.
+    """
+    channels, *positions = shape
+    each = DTYPES[storage].itemsize * math.prod(positions) + (SCALE_BYTES if storage == "int8" else 0)
+    index = CHANNEL_BYTES if keep < channels or counted else 0
+    return keep * (each + index) + (COUNT_BYTES if counted else 0) + LABEL_BYTES + LOGIT_BYTES * logits

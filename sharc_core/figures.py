@@ -19,7 +19,7 @@ from matplotlib.ticker import LogFormatterSciNotation
 from sharc_core.files import atomic_path
 from sharc_core.labels import bytes_text, method_key, method_name, natural_key, scenario_key, scenario_name
 from sharc_core.metrics import learning_curve
-from sharc_core.results import AXES, matrix_array
+from sharc_core.results import AXES, axes_of, matrix_array
 from sharc_core.summary import Entry, row_key, summarise, unique
 
 NAMES = ("learning_curves", "bytes")
@@ -65,8 +65,7 @@ def curves_of(cells: list[dict]) -> dict[tuple, np.ndarray]:
     found = {}
     for document in cells:
         for scenario in document["cell"]["scenarios"]:
-            axes = {name: document["cell"].get(name) for name in AXES} | {"scenario": scenario}
-            axes["count_associative_memory"] = bool(axes["count_associative_memory"])
+            axes = axes_of(document["cell"], scenario)
             found[tuple(axes.values())] = learning_curve(matrix_array(document, scenario))
     return found
 
@@ -102,14 +101,12 @@ def _save(figure: Figure, base: Path) -> list[Path]:
 def _curves_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray]) -> Figure:
     """Rows: data set (and backbone). Columns: buffer (and budget unit). Baselines are in every panel."""
     rows = _panels(entries)
-    columns = sorted({(str(e.budget_unit), e.buffer) for e in entries if e.buffer is not None}) or [
-        ("", None)
-    ]
+    columns = sorted({(str(e.budget), e.buffer) for e in entries if e.buffer is not None}) or [("", None)]
     figure, axes = _grid(len(rows), len(columns))
     for (dataset, backbone), line in zip(rows, axes, strict=True):
         here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
         for (unit, buffer), panel in zip(columns, line, strict=True):
-            shown = [e for e in here if e.buffer is None or (str(e.budget_unit), e.buffer) == (unit, buffer)]
+            shown = [e for e in here if e.buffer is None or (str(e.budget), e.buffer) == (unit, buffer)]
             for entry in sorted(shown, key=row_key):
                 _draw_curve(panel, entry, curves[tuple(getattr(entry, name) for name in AXES)], entries)
             budget = "" if buffer is None else f", buffer {buffer}"

@@ -187,8 +187,8 @@ def _name(entry: Entry, entries: Sequence[Entry]) -> str:
     label = model_label(entry, varying_settings(entries))
     if entry.buffer is None:
         return label
-    several = len({e.budget_unit for e in entries if e.budget_unit is not None}) > 1
-    return f"{label}, buffer {entry.buffer}" + (f" ({entry.budget_unit})" if several else "")
+    several = len({e.budget for e in entries if e.budget is not None}) > 1
+    return f"{label}, buffer {entry.buffer}" + (f" ({entry.budget})" if several else "")
 
 
 def _names(entries: Sequence[Entry]) -> str:

@@ -16,6 +16,7 @@ from sharc_core.seeds import generator
 # Rows of the parameter matrix are padded (with zeros that stay zero) to this many floats, so that every
 # replica's weights are equally aligned in memory: kernels round differently at other alignments.
 ALIGNED = 16
+EFFECT_FLOATS = 2**23  # hidden values held at a time when an MLP's features are taken away one by one
 
 
 @dataclass
@@ -128,6 +129,10 @@ class LinearHead(Head):
         """d(slope . logits)/dx: (R, B, D) for slope (R, B, C). Exactly rows of W for one-hot slopes."""
         return slope @ self.weight
 
+    def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What each feature adds to the true class's logit, f^c(x) - f^c(x with x_k = 0): (R, B, D)."""
+        return x * self.weight.gather(1, y.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         for x, slope, weight in loss.terms:
             into["weight"].baddbmm_(slope.mT, x, alpha=scale * weight)
@@ -164,6 +169,22 @@ class MLPHead(Head):
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """d(slope . logits)/dx by one backward pass through the head: (R, B, D) for slope (R, B, C)."""
         return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
+
+    def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What each feature adds to the true class's logit, f^c(x) - f^c(x with x_k = 0): (R, B, D).
+
+        Taking a feature away changes the hidden units' inputs by -x_k W1[:, k]: hidden per feature and
+        sample, not a whole forward pass.
+        """
+        inputs = torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).unsqueeze(2)
+        weights = self.weight2.gather(1, y.unsqueeze(2).expand(-1, -1, self.weight2.shape[2])).unsqueeze(3)
+        effects = torch.empty_like(x)
+        step = max(1, EFFECT_FLOATS // inputs.numel())
+        for start in range(0, x.shape[2], step):
+            part = slice(start, start + step)
+            without = inputs - x[:, :, part, None] * self.weight1.mT[:, None, part]
+            effects[:, :, part] = ((inputs.relu() - without.relu_()) @ weights).squeeze(3)
+        return effects
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         # All slopes are taken before anything is written: `into` may be the parameters themselves.

@@ -6,6 +6,8 @@ The only place that knows all the parts; each of them knows none of the others' 
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -20,9 +22,9 @@ from sharc_core.encoding import kept_channels
 from sharc_core.errors import UserError
 from sharc_core.features import Features
 from sharc_core.heads import Batch, Head, make_head
-from sharc_core.memory import EpisodicMemory
+from sharc_core.memory import EpisodicMemory, SharcSettings
 from sharc_core.methods import METHODS, Method
-from sharc_core.seeds import generator
+from sharc_core.seeds import derived_seed, generator
 from sharc_core.streams import Stream, make_stream
 
 GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
@@ -40,6 +42,52 @@ def run_cell(
     features: the data set's cached features. progress: called with a line after every task.
     Raises UserError when the budget holds nothing or the training diverges.
     """
+    threads = torch.get_num_threads()
+    try:
+        if torch.device(device).type == "cpu":
+            torch.set_num_threads(1)  # sums over several threads round differently: same seed, same bits
+        return _run_seeds(features, cell, device, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_seeds(
+    features: Features,
+    cell: Cell,
+    device: torch.device | str,
+    progress: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    if cell.mass is not None and len(cell.seeds) > 1:
+        # How many samples fit differs from seed to seed, so they cannot advance together.
+        alone = [cell.model_copy(update={"seeds": [seed]}) for seed in cell.seeds]
+        return _together(cell, [_run(features, one, device, progress) for one in alone])
+    return _run(features, cell, device, progress)
+
+
+def _together(cell: Cell, documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """One document of single-seed ones."""
+    first = documents[0]
+
+    def join(name: str) -> dict[str, list]:
+        return {key: sum((d[name][key] for d in documents), []) for key in first[name]}
+
+    costs = {
+        key: None if value is None else sum((d["costs"][key] for d in documents), [])
+        for key, value in first["costs"].items()
+        if key != "train_seconds"
+    }
+    seconds = sum(d["costs"]["train_seconds"] for d in documents) / len(documents)
+    changed = {"cell": cell.model_dump(), "seeds": cell.seeds, "costs": {**costs, "train_seconds": seconds}}
+    return first | changed | {name: join(name) for name in ("matrix", "untrained")}
+
+
+def _run(
+    features: Features,
+    cell: Cell,
+    device: torch.device | str,
+    progress: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """All the cell's seeds at once."""
     started = time.perf_counter()
     stream = make_stream(
         features.train_labels,
@@ -94,34 +142,49 @@ def run_cell(
 def make_memory(
     features: Features, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
 ) -> EpisodicMemory:
-    """The cell's episodic memory, with as many samples per task as its budget holds (0: no memory)."""
+    """The cell's episodic memory. Raises UserError when its budget does not hold a sample of each task."""
     if cell.buffer is None:
-        return EpisodicMemory(features, cell.seeds, 0, device=device)
+        return EpisodicMemory(features, cell.seeds, None, device=device)
     shape = tuple(features.train_maps.shape[1:])
     needs_logits = METHODS.get(cell.method).needs_logits
-    budget = Budget(cell.budget_unit, cell.buffer, stream.tasks, shape, stream.classes if needs_logits else 0)
-    if cell.variant == "plain":
-        count = budget.samples_per_task(shape[0])
-        return EpisodicMemory(features, cell.seeds, count, keep_logits=needs_logits, device=device)
-    kind = ASSOCIATIVE_MEMORIES.get(cell.associative_memory)
-    settings = kind.Settings.model_validate(cell.associative_settings)
-    charged = None
-    if cell.count_associative_memory:
-
-        def charged(samples: int) -> int:
-            return kind.planned_bytes(settings, shape, stream.classes, samples)
-
-    return EpisodicMemory(
-        features,
-        cell.seeds,
-        budget.samples_per_task(kept_channels(shape[0], cell.theta), charged),
-        theta=cell.theta,
-        associative=[kind(settings, shape, stream.classes) for _ in cell.seeds],
-        saliency=cell.saliency,
-        read=cell.read,
-        keep_logits=needs_logits,
-        device=device,
+    budget = Budget(
+        cell.budget_unit,
+        cell.buffer,
+        stream.tasks,
+        shape,
+        logits=stream.classes if needs_logits else 0,
+        storage=cell.storage,
+        counted=cell.mass is not None,
+        dense=cell.read == "at_store",
+        split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
+        carry=cell.budget_split == "carry",
     )
+    sharc, keep = None, shape[0]
+    if cell.variant == "sharc":
+        kind = ASSOCIATIVE_MEMORIES.get(cell.associative_memory)
+        settings = kind.Settings.model_validate(cell.associative_settings)
+        planned = partial(kind.planned_bytes, settings, shape, stream.classes)
+        planned(0)  # raises for maps that such a memory cannot hold
+        if cell.count_associative_memory:
+            budget = replace(budget, am_bytes=planned)
+        memories = [
+            kind(settings, shape, stream.classes, seed=derived_seed(s, "associative"), device=device)
+            for s in cell.seeds
+        ]
+        sharc = SharcSettings(
+            memories,
+            theta=cell.theta,
+            mass=cell.mass,
+            saliency=cell.saliency,
+            read=cell.read,
+            forget_every=cell.forget_every,
+            forget_beta=cell.forget_beta or 0.0,
+        )
+        keep = 1 if cell.theta is None else kept_channels(shape[0], cell.theta)
+    stored = 0
+    for task in range(stream.tasks):  # what cannot fit is said now, not after the last task's training
+        stored += budget.most(task, keep, stored)
+    return EpisodicMemory(features, cell.seeds, budget, sharc, cell.storage, needs_logits, device)
 
 
 def _train(

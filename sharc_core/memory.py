@@ -1,7 +1,8 @@
 """Episodic memory: stores a task's last samples, sparse or full, and hands them back for replay.
 
 A method asks for minibatches or for a past task whole, and cannot tell how they were kept. SHARC is
-this class with theta > 0 and an associative memory; plain replay is the same class with neither.
+this class with a saliency and an associative memory; plain replay is the same class with neither. The
+AM learns the whole maps of the samples that are stored, not of the whole task.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Protocol
 import torch
 
 from sharc_core.associative import AssociativeMemory
-from sharc_core.encoding import LABEL_BYTES, LOGIT_BYTES, SparseMaps, top_channels
+from sharc_core.budget import Budget
+from sharc_core.encoding import LABEL_BYTES, LOGIT_BYTES, SparseMaps, kept_channels, mass_mask, top_mask
+from sharc_core.errors import UserError
 from sharc_core.heads import Batch, Head
 from sharc_core.pooling import pool
 from sharc_core.saliency import SALIENCIES
@@ -29,8 +32,9 @@ class TrainingFeatures(Protocol):
 class StoredTask:
     """One task's samples for all replicas. index (R, n) into the training set; y (R, n).
 
-    sparse: R SparseMaps, or None when samples are kept whole (the pooled vector then says it all).
-    x: (R, n, D) pooled vectors as they are replayed now; logits (R, n, C) or None.
+    sparse: R SparseMaps of what is kept, or None when whole maps are kept as the feature cache has them
+    (the pooled vector then says it all). x: (R, n, D) pooled vectors as they are replayed now; logits
+    (R, n, C) or None.
     """
 
     index: torch.Tensor
@@ -42,6 +46,26 @@ class StoredTask:
     recall_errors: list[float] | None = None
 
 
+@dataclass(frozen=True)
+class SharcSettings:
+    """How the SHARC variant stores and recalls.
+
+    theta: share of the channels to drop, or mass: share of the absolute saliency to keep. associative:
+    one AM per replica. read: "per_task" completes everything anew at each task's start (the paper's
+    algorithm 1); "at_store" completes a sample once, when it is stored, and keeps it completed (the
+    published code). forget_every: before the maps of every so manieth task are written the AM forgets,
+    by forget_beta; None: never.
+    """
+
+    associative: list[AssociativeMemory]
+    theta: float | None = None
+    mass: float | None = None
+    saliency: str = "gradient"
+    read: str = "per_task"
+    forget_every: int | None = None
+    forget_beta: float = 0.1
+
+
 class EpisodicMemory:
     """All replicas' memories. See `store` (end of a task), `begin_task`, `sample` and `tasks`."""
 
@@ -49,30 +73,25 @@ class EpisodicMemory:
         self,
         features: TrainingFeatures,
         seeds: list[int],
-        samples_per_task: int,
-        theta: float = 0.0,
-        associative: list[AssociativeMemory] | None = None,
-        saliency: str = "gradient",
-        read: str = "per_task",
+        budget: Budget | None,
+        sharc: SharcSettings | None = None,
+        storage: str = "float16",
         keep_logits: bool = False,
         device: torch.device | str = "cpu",
     ):
-        """samples_per_task: capacity of a task's share, as Budget says.
+        """budget: what may be kept; None: nothing is ever stored. sharc: None for plain replay.
 
-        theta: share of the channels to drop. associative: one AM per replica, or None for plain replay.
-        read: "per_task" completes everything anew at each task's start (the paper's algorithm 1);
-        "at_store" completes a sample once, when it is stored (the published code).
+        storage: type of the stored values, see encoding.DTYPES.
         """
         self.features = features
         self.seeds = seeds
-        self.samples_per_task = samples_per_task
-        self.theta = theta
-        self.associative = associative
-        self.saliency = SALIENCIES.get(saliency)
-        self.read = read
+        self.budget = budget
+        self.sharc = sharc
+        self.storage = storage
         self.keep_logits = keep_logits
         self.device = torch.device(device)
         self.stored: list[StoredTask] = []
+        self._left = 0
         self._noise = [generator(s, "saliency") for s in seeds]
         self._replay: Batch | None = None
         self._samplers: dict[int, list[MinibatchSampler]] = {}
@@ -82,31 +101,74 @@ class EpisodicMemory:
     # --- writing ---------------------------------------------------------------------------------
 
     def store(self, order: torch.Tensor, head: Head) -> None:
-        """Keep the last samples of the task that has just been learnt.
+        """Keep the last samples of the task that has just been learnt, as many as the budget holds.
 
         order: (R, N_t) training indices as the replicas visited them. head: gives saliency and logits.
+        Raises UserError when not one sample fits, or when replicas would keep different numbers of
+        samples (an adaptive theta: run the seeds one by one, as run_cell does).
         """
-        index = order[:, -self.samples_per_task :]
+        masks = self._masks(order, head)
+        kept = masks.sum(-1) if masks is not None else torch.full(order.shape, self._channels)
+        fits = [
+            self.budget.fitting(len(self.stored), k.flip(0), self.samples_stored, self._left) for k in kept
+        ]
+        if len({count for count, _ in fits}) > 1:
+            raise UserError(
+                "an adaptive theta gives each seed another number of samples: run them one by one"
+            )
+        count, self._left = fits[0]
+        index = order[:, -count:]
         y = self.features.train_labels[index]
         x = self.features.train_pooled[index]
-        height, width = self.features.train_maps.shape[-2:]
-        device_x, device_y = x.to(self.device), y.to(self.device)
-        # The whole task at once would be as right; a chunk bounds the (R, n, C) logits of long tasks.
-        logits = head.logits(device_x) if self.keep_logits else None
-        if self.associative is None:
-            size = self.features.train_maps[0].nbytes * index.shape[1]
-            stored = StoredTask(index, y, device_x, logits, None, [size] * len(self.seeds))
+        logits = head.logits(x.to(self.device)) if self.keep_logits else None
+        if self.sharc is None and self.storage == "float16":
+            size = self.features.train_maps[0].nbytes * count
+            stored = StoredTask(index, y, x.to(self.device), logits, None, [size] * len(self.seeds))
         else:
-            saliency = self.saliency(head, device_x, device_y, height * width, self._noise).cpu()
-            sparse = []
-            for r, memory in enumerate(self.associative):
-                maps = self.features.train_maps[index[r]]
-                sparse.append(SparseMaps.encode(maps, top_channels(saliency[r], self.theta)))
-                memory.write(maps, y[r])
-            stored = StoredTask(index, y, None, logits, sparse, [s.nbytes for s in sparse])
-            if self.read == "at_store":
-                self._complete(stored)
+            stored = self._encode(index, y, logits, None if masks is None else masks[:, -count:])
         self.stored.append(stored)
+
+    @property
+    def _channels(self) -> int:
+        return self.features.train_maps.shape[1]
+
+    def _masks(self, order: torch.Tensor, head: Head) -> torch.Tensor | None:
+        """(R, n, K) channels to keep of the last n samples of a task; None to keep all channels."""
+        if self.sharc is None:
+            return None
+        if self.sharc.theta is not None:  # no more than these can fit
+            keep = kept_channels(self._channels, self.sharc.theta)
+            most = torch.full((order.shape[1],), keep)
+            count, _ = self.budget.fitting(len(self.stored), most, self.samples_stored, self._left)
+            order = order[:, -count:]
+        height, width = self.features.train_maps.shape[-2:]
+        x = self.features.train_pooled[order].to(self.device)
+        y = self.features.train_labels[order].to(self.device)
+        saliency = SALIENCIES.get(self.sharc.saliency)(head, x, y, height * width, self._noise).cpu()
+        if self.sharc.mass is not None:
+            return mass_mask(saliency, self.sharc.mass)
+        return top_mask(saliency, self.sharc.theta)
+
+    def _encode(
+        self, index: torch.Tensor, y: torch.Tensor, logits: torch.Tensor | None, masks: torch.Tensor | None
+    ) -> StoredTask:
+        """Encode what is kept, write the whole maps to the AMs, and complete them if it is time."""
+        sparse = []
+        for r in range(len(self.seeds)):
+            maps = self.features.train_maps[index[r]]
+            sparse.append(SparseMaps.encode(maps, None if masks is None else masks[r], self.storage))
+            if self.sharc is not None:
+                memory = self.sharc.associative[r]
+                every = self.sharc.forget_every
+                if every and self.stored and (len(self.stored) + 1) % every == 0:
+                    memory.forget(self.sharc.forget_beta)
+                memory.write(maps, y[r])
+        stored = StoredTask(index, y, None, logits, sparse, [s.nbytes for s in sparse])
+        if self.sharc is None:
+            stored.x = torch.stack([pool(s.decode()) for s in sparse]).to(self.device)
+        elif self.sharc.read == "at_store":
+            self._complete(stored)
+        return stored
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -115,7 +177,7 @@ class EpisodicMemory:
         if not self.stored:
             return
         for stored in self.stored:
-            if stored.sparse is not None and self.read == "per_task":
+            if self.sharc is not None and self.sharc.read == "per_task":
                 self._complete(stored)
         logits = None
         if self.keep_logits:
@@ -129,16 +191,24 @@ class EpisodicMemory:
         self._queues.clear()
 
     def _complete(self, stored: StoredTask) -> None:
-        """Read the associative memories for one stored task; notes the recall error on the way."""
+        """Read the associative memories for one stored task; notes the recall error on the way.
+
+        Read once, when stored, the completed maps are what is kept from then on, and what is counted.
+        """
         completed, errors = [], []
-        for r, (memory, sparse) in enumerate(zip(self.associative, stored.sparse, strict=True)):
+        for r, memory in enumerate(self.sharc.associative):
+            sparse = stored.sparse[r]
             mask = sparse.mask
-            recalled = memory.read(sparse.decode(), mask, stored.y[r])
-            completed.append(pool(recalled))
+            recalled = memory.read(sparse.decode(), mask, stored.y[r]).cpu()
             dropped = ~mask[:, :, None, None].expand_as(recalled)
             true = self.features.train_maps[stored.index[r]].float()
             error = (recalled - true)[dropped].square()
             errors.append(error.mean().item() if len(error) else 0.0)
+            if self.sharc.read == "at_store":
+                whole = SparseMaps.encode(recalled, None, self.storage)
+                stored.sparse[r], stored.map_bytes[r] = whole, whole.nbytes
+                recalled = whole.decode()
+            completed.append(pool(recalled))
         stored.x = torch.stack(completed).to(self.device)
         stored.recall_errors = errors
 
@@ -177,7 +247,7 @@ class EpisodicMemory:
         return sum(s.index.shape[1] for s in self.stored)
 
     def episodic_bytes(self) -> list[int]:
-        """Bytes stored per replica: values, channel numbers, labels and logits."""
+        """Bytes stored per replica: values, scales, channel numbers and counts, labels and logits."""
         extra = sum(
             s.index.shape[1] * (LABEL_BYTES + (0 if s.logits is None else LOGIT_BYTES * s.logits.shape[-1]))
             for s in self.stored
@@ -186,9 +256,9 @@ class EpisodicMemory:
 
     def associative_bytes(self) -> list[int]:
         """Bytes of each replica's associative memory."""
-        if self.associative is None:
+        if self.sharc is None:
             return [0] * len(self.seeds)
-        return [memory.state_bytes for memory in self.associative]
+        return [memory.state_bytes for memory in self.sharc.associative]
 
     def recall_mse(self) -> list[float | None]:
         """Mean squared error over the dropped entries at the latest reading, averaged over tasks."""

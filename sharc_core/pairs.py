@@ -38,7 +38,7 @@ def paired(entries: Sequence[Entry]) -> list[Pair]:
             entry.scenario,
             entry.dataset,
             entry.backbone,
-            entry.budget_unit,
+            entry.budget,
             entry.buffer,
             entry.method,
         )
@@ -137,7 +137,7 @@ def pair_tables(entries: Sequence[Entry]) -> list[Table]:
 
 def tidy_pairs(entries: Sequence[Entry]) -> pd.DataFrame:
     """The paired comparisons at full precision; a header alone where the grid has no pair."""
-    columns = ["scenario", "backbone", "budget_unit", "dataset", "buffer", "method", *SETTINGS, "seeds"]
+    columns = ["scenario", "backbone", "budget", "dataset", "buffer", "method", *SETTINGS, "seeds"]
     columns += ["difference", "low", "high", "p_t", "p_wilcoxon", "plain_bytes", "sharc_bytes"]
     rows = []
     for block in blocks(entries):

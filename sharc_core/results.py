@@ -14,7 +14,7 @@ from sharc_core.labels import method_key, natural_key, scenario_key
 
 TOLERANCE = 1e-9  # percent; a prediction that is right among all classes is right among its task's
 
-# What makes two runs differ by choice of the grid. `read` and `count_associative_memory` are axes too.
+# What tells two runs of a grid apart, seeds aside (`read` is one value per grid, shown for the reader).
 AXES = {
     "dataset": "str",
     "backbone": "str",
@@ -23,10 +23,13 @@ AXES = {
     "variant": "str",
     "buffer": "Int64",
     "theta": "float64",
+    "mass": "float64",
     "associative_memory": "str",
     "saliency": "str",
     "read": "str",
     "budget_unit": "str",
+    "budget_split": "str",
+    "storage": "str",
     "count_associative_memory": "bool",
 }
 COLUMNS = AXES | {
@@ -116,6 +119,17 @@ def matrix_array(document: dict, scenario: str) -> np.ndarray:
     return np.array(document["matrix"][scenario], dtype=float)
 
 
+def axes_of(cell: dict, scenario: str) -> dict:
+    """A cell's place on every axis, as runs.csv has it."""
+    axes = {name: cell.get(name) for name in AXES} | {"scenario": scenario}
+    axes["count_associative_memory"] = bool(axes["count_associative_memory"])
+    if axes["buffer"] is None:  # nothing is stored, so there is no way of storing it
+        return axes | {"budget_split": None, "storage": None}
+    if isinstance(axes["budget_split"], list):
+        axes["budget_split"] = "/".join(f"{share:g}" for share in axes["budget_split"])
+    return axes
+
+
 def _rows(document: dict) -> list[dict]:
     try:
         return _checked_rows(document)
@@ -144,8 +158,7 @@ def _checked_rows(document: dict) -> list[dict]:
             "forgetting": metrics.forgetting(matrix),
         }
         for r, seed in enumerate(seeds):
-            row = {name: cell.get(name) for name in AXES} | {"scenario": scenario, "seed": seed}
-            row["count_associative_memory"] = bool(row["count_associative_memory"])
+            row = axes_of(cell, scenario) | {"seed": seed}
             row |= {name: float(value[r]) for name, value in values.items()}
             row |= _costs(costs, r)
             row["config_hash"] = document["config_hash"]
@@ -191,10 +204,13 @@ def _order(row: dict) -> tuple:
         natural_key(row["dataset"]),
         natural_key(row["backbone"]),
         optional(row["budget_unit"]),
+        optional(row["budget_split"]),
+        optional(row["storage"]),
         optional(row["buffer"]),
         method_key(row["method"]),
         row["variant"],
         optional(row["theta"]),
+        optional(row["mass"]),
         optional(row["associative_memory"]),
         optional(row["saliency"]),
         optional(row["read"]),

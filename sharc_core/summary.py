@@ -11,7 +11,7 @@ from sharc_core.labels import DASH, method_key, method_name, natural_key, scenar
 from sharc_core.render import Item
 from sharc_core.results import AXES
 
-SETTINGS = ("theta", "associative_memory", "saliency", "read", "count_associative_memory")
+SETTINGS = ("theta", "mass", "associative_memory", "saliency", "read", "count_associative_memory")
 METRICS = ("acc", "bwt", "fwt", "forgetting")
 COSTS = ("episodic_bytes", "associative_bytes", "learner_bytes", "total_bytes", "samples_stored")
 
@@ -31,10 +31,13 @@ class Entry:
     variant: str
     buffer: int | None
     theta: float | None
+    mass: float | None
     associative_memory: str | None
     saliency: str | None
     read: str | None
     budget_unit: str | None
+    budget_split: str | None
+    storage: str | None
     count_associative_memory: bool
     seeds: tuple[int, ...]
     accs: tuple[float, ...]
@@ -46,6 +49,18 @@ class Entry:
     def is_sharc(self) -> bool:
         """Whether this is the SHARC variant."""
         return self.variant == "sharc"
+
+    @property
+    def budget(self) -> str | None:
+        """What a buffer means here: unit, split and storage, the last two where they are not the default."""
+        if self.budget_unit is None:
+            return None
+        split = {"equal": [], "carry": ["carried over"]}.get(
+            self.budget_split or "equal", [f"split {self.budget_split}"]
+        )
+        return ", ".join(
+            [self.budget_unit, *split, *([self.storage] if self.storage not in (None, "float16") else [])]
+        )
 
     @property
     def acc(self) -> float:
@@ -106,7 +121,7 @@ def model_label(entry: Entry, varying: Sequence[str]) -> str:
     """`ER`, `ER+`, or `ER+ (theta 0.4, mean)` with the settings that vary."""
     if not entry.is_sharc:
         return method_name(entry.method)
-    words = [setting_text(entry, name) for name in varying]
+    words = [text for name in varying if (text := setting_text(entry, name))]
     label = f"{method_name(entry.method)}+"
     return f"{label} ({', '.join(words)})" if words else label
 
@@ -115,7 +130,9 @@ def setting_text(entry: Entry, name: str) -> str:
     """One of SHARC's settings in a word or two."""
     value = getattr(entry, name)
     if name == "theta":
-        return f"theta {value:g}"
+        return "" if value is None else f"theta {value:g}"
+    if name == "mass":
+        return "" if value is None else f"mass {value:g}"
     if name == "count_associative_memory":
         return "AM charged" if value else "AM not charged"
     return str(value)
@@ -126,14 +143,17 @@ def blocks(entries: Sequence[Entry]) -> list[list[Entry]]:
     found = []
     for backbone in unique((e.backbone for e in entries), natural_key):
         here = [entry for entry in entries if entry.backbone == backbone]
-        units = unique((e.budget_unit for e in here if e.budget_unit is not None), str)
-        found += [[e for e in here if e.budget_unit in (None, unit)] for unit in units or [None]]
+        units = unique((e.budget for e in here if e.budget is not None), str)
+        found += [[e for e in here if e.budget in (None, unit)] for unit in units or [None]]
     return found
 
 
 def row_key(entry: Entry) -> tuple:
     """Order of a table's rows: no buffer first, then buffer, method, plain before SHARC, settings."""
-    settings = [(value is not None, value) for value in (getattr(entry, name) for name in SETTINGS)]
+    settings = [
+        (value is not None, value or 0 if not isinstance(value, str) else value)
+        for value in (getattr(entry, name) for name in SETTINGS)
+    ]
     return (entry.buffer or 0, method_key(entry.method), entry.variant, settings)
 
 
@@ -144,7 +164,7 @@ def unique(values: Iterable, key: Callable) -> list:
 
 def block_title(entries: Sequence[Entry]) -> str:
     """Scenario, backbone and budget unit of a block."""
-    unit = next((e.budget_unit for e in entries if e.budget_unit is not None), None)
+    unit = next((e.budget for e in entries if e.budget is not None), None)
     title = f"{scenario_name(entries[0].scenario)}, backbone {entries[0].backbone}"
     return title if unit is None else f"{title}, budget in {unit}"
 

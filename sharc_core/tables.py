@@ -45,6 +45,7 @@ FORMULAS = (
 )
 AXIS_NAMES = {
     "theta": "theta",
+    "mass": "mass",
     "associative_memory": "associative memory",
     "saliency": "saliency",
     "read": "read",
@@ -139,7 +140,7 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
     lookup, rows = published_lookup(published), []
     for block in blocks(entries):
         varying = varying_settings(block)
-        unit = next((e.budget_unit for e in block if e.budget_unit is not None), None)
+        unit = next((e.budget for e in block if e.budget is not None), None)
         for entry in sorted(block, key=lambda e: (row_key(e), natural_key(e.dataset))):
             row = {
                 "scenario": entry.scenario,
@@ -176,7 +177,7 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
     if sharc:
         fixed = ", ".join(
             setting_text(sharc, name)
-            if name in ("theta", "count_associative_memory")
+            if name in ("theta", "mass", "count_associative_memory")
             else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
             for name in SETTINGS
             if name not in varying and getattr(sharc, name) not in (None, False)

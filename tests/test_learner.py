@@ -96,7 +96,9 @@ def test_perfect_recall_equals_full_maps(features, method, read):
     sharc = run_cell(features, make_cell(method, "sharc", budget_unit="slots", read=read))
     assert sharc["costs"]["recall_mse"] == [0.0, 0.0, 0.0]
     assert sharc["matrix"] == plain["matrix"]
-    assert sharc["costs"]["episodic_bytes"] < plain["costs"]["episodic_bytes"]
+    stored, full = sharc["costs"]["episodic_bytes"], plain["costs"]["episodic_bytes"]
+    # completed once, the whole map is what is kept and counted
+    assert stored == full if read == "at_store" else stored < full
 
 
 @pytest.mark.parametrize("kind", ["none", "mean"])
@@ -173,3 +175,36 @@ def test_divergence_is_one_clear_line(features):
     wild.train_pooled = wild.train_pooled * 1e25
     with pytest.raises(UserError, match=r"diverged in task 1 .*lower training\.lr"):
         run_cell(wild, make_cell("er", training=Training(lr=1e20)))
+
+
+def test_adaptive_theta_runs_its_seeds_one_by_one(features):
+    """Seeds store different numbers of samples; each is what it is alone, and the document is one."""
+    cell = make_cell("er", "sharc", theta=None, mass=0.7)
+    together = run_cell(features, cell)
+    assert together["seeds"] == [0, 1, 2] and together["cell"] == cell.model_dump()
+    for r, seed in enumerate(cell.seeds):
+        alone = run_cell(features, cell.model_copy(update={"seeds": [seed]}))
+        assert together["matrix"]["class_il"][r] == alone["matrix"]["class_il"][0]
+        for cost in ("episodic_bytes", "associative_bytes", "samples_stored", "recall_mse", "learner_bytes"):
+            assert together["costs"][cost][r] == alone["costs"][cost][0]
+    assert together["config_hash"] == cell.config_hash
+
+
+def test_all_the_mass_is_plain_replay(features):
+    plain = run_cell(features, make_cell("er", budget_unit="slots"))
+    sharc = run_cell(features, make_cell("er", "sharc", theta=None, mass=1.0, budget_unit="slots"))
+    assert sharc["matrix"] == plain["matrix"]
+
+
+def test_threads_do_not_change_bits(features):
+    cell = make_cell("er", "sharc")
+    threads = torch.get_num_threads()
+    try:
+        outcomes = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            outcomes.append(outcome(run_cell(features, cell)))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert outcomes[0] == outcomes[1]

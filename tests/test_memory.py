@@ -58,7 +58,7 @@ def test_budgets_are_never_exceeded(method, variant, buffer, unit, theta, kind, 
     try:
         memory = fill(cell)
     except UserError as error:
-        assert cell.count_associative_memory and "holds no sample per task" in str(error)
+        assert cell.count_associative_memory and "holds no sample of task" in str(error)
         return
     shape = tuple(FEATURES.train_maps.shape[1:])
     logits = 6 if method == "derpp" else 0
@@ -71,7 +71,7 @@ def test_budgets_are_never_exceeded(method, variant, buffer, unit, theta, kind, 
         assert memory.samples_stored * keep <= buffer * shape[0]
     if unit == "bytes":
         state = memory.associative_bytes()[0] if cell.count_associative_memory else 0
-        assert spent + state <= Budget(unit, buffer, tasks, shape, logits).total_bytes
+        assert spent + state <= Budget(unit, buffer, tasks, shape, logits).total
 
 
 def test_theta_buys_samples():
@@ -100,28 +100,6 @@ def test_a_task_smaller_than_its_share_is_kept_whole():
 def test_every_saliency_stores_and_recalls(name):
     memory = fill(make_cell("er", "sharc", saliency=name))
     assert memory.recall_mse() == [0.0] * 3
-
-
-def test_linear_gradient_saliency_is_the_weight():
-    head = make_head("linear", 0, 2, 12, 6)
-    head.initialise([0, 1])
-    y = torch.tensor([[0, 3, 5], [1, 1, 2]])
-    alpha = SALIENCIES.get("gradient")(head, torch.rand(2, 3, 12), y, 4, [])
-    for r in range(2):
-        assert torch.equal(alpha[r], head.weight[r][y[r]] / 4)
-
-
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_gradient_saliency_equals_autograd_on_maps(kind):
-    """The definition (eq. 3), computed on the maps themselves through pooling and head."""
-    head = make_head(kind, 7, 2, 12, 6)
-    head.initialise([0, 1])
-    maps = torch.rand(2, 3, 12, 2, 3, requires_grad=True)
-    y = torch.tensor([[0, 3, 5], [1, 1, 2]])
-    logits = head.logits(maps.mean((-2, -1)))
-    logits.gather(2, y[..., None]).sum().backward()
-    mine = SALIENCIES.get("gradient")(head, maps.detach().mean((-2, -1)), y, 6, [])
-    torch.testing.assert_close(mine, maps.grad.mean((-2, -1)))
 
 
 def test_minibatches_are_distinct_and_uniform():
@@ -168,7 +146,7 @@ def test_reading_at_store_keeps_the_first_recall():
         memory.store(stream.order(0, 0, cell.seeds), head)
         memory.begin_task()
         before = memory.tasks()[0].x.clone()
-        for r, am in enumerate(memory.associative):
+        for r, am in enumerate(memory.sharc.associative):
             am.write(features.train_maps[:80] + 1, features.train_labels[:80])
             assert r < 3
         memory.begin_task()
@@ -177,12 +155,99 @@ def test_reading_at_store_keeps_the_first_recall():
 
 
 def test_budget_too_small_for_the_state_says_so():
-    budget = Budget("bytes", 3, 3, (12, 2, 2))
-    with pytest.raises(UserError, match="holds no sample per task.*raise the buffer"):
-        budget.samples_per_task(6, lambda samples: 10_000)
+    budget = Budget("bytes", 3, 3, (12, 2, 2), am_bytes=lambda samples: 10_000)
+    with pytest.raises(UserError, match="holds no sample of task 1.*raise the buffer"):
+        budget.most(0, 6)
+
+
+@pytest.mark.parametrize("unit", ["slots", "floats", "bytes"])
+def test_a_buffer_smaller_than_the_tasks_is_an_error_in_every_unit(unit):
+    """Not a memory that keeps everything (a slice from minus zero) or nothing."""
+    with pytest.raises(UserError, match="a buffer of 2 .* holds no sample of task 1 of 3"):
+        fill(make_cell("er", buffer=2, budget_unit=unit))
 
 
 def test_empty_memory_is_false_and_costs_nothing():
-    memory = EpisodicMemory(FEATURES, [0], 5)
+    memory = EpisodicMemory(FEATURES, [0], None)
     assert not memory
     assert memory.episodic_bytes() == [0] and memory.recall_mse() == [None]
+
+
+def test_a_completed_sample_is_paid_for_whole():
+    """read: at_store keeps the dense map: a budget of bytes buys as many as plain replay has."""
+    plain = fill(make_cell("er", buffer=12, budget_unit="bytes"))
+    sharc = fill(make_cell("er", "sharc", buffer=12, budget_unit="bytes", theta=0.75, read="at_store"))
+    assert sharc.samples_stored == plain.samples_stored
+    assert sharc.episodic_bytes() == plain.episodic_bytes()
+
+
+def test_int8_storage_buys_samples_and_replays_what_it_stored():
+    for variant in ("plain", "sharc"):
+        half = fill(make_cell("er", variant, buffer=12, budget_unit="bytes"))
+        eighth = fill(make_cell("er", variant, buffer=12, budget_unit="bytes", storage="int8"))
+        assert eighth.samples_stored > half.samples_stored
+        assert eighth.episodic_bytes()[0] <= Budget("bytes", 12, 3, (12, 2, 2)).total
+    for stored in fill(make_cell("er", buffer=12, storage="int8")).stored:
+        whole = FEATURES.train_pooled[stored.index]
+        assert not torch.equal(stored.x, whole)
+        torch.testing.assert_close(stored.x, whole, atol=0.02, rtol=0)
+
+
+def test_theta_zero_is_plain_replay_in_every_storage():
+    for storage in ("float32", "float16", "int8"):
+        plain = fill(make_cell("er", buffer=12, storage=storage))
+        sharc = fill(make_cell("er", "sharc", buffer=12, storage=storage, theta=0.0))
+        for one, other in zip(plain.stored, sharc.stored, strict=True):
+            assert torch.equal(one.x, other.x)
+        assert plain.episodic_bytes() == sharc.episodic_bytes()
+
+
+@given(
+    mass=st.floats(0.05, 1.0),
+    unit=st.sampled_from(["slots", "floats", "bytes"]),
+    split=st.sampled_from(["equal", "carry", [3.0, 1.0, 2.0]]),
+    storage=st.sampled_from(["float16", "int8"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_adaptive_theta_stays_within_its_budget(mass, unit, split, storage):
+    changes = {"theta": None, "mass": mass, "budget_split": split, "storage": storage, "seeds": [1]}
+    memory = fill(make_cell("er", "sharc", buffer=15, budget_unit=unit, **changes))
+    budget = Budget(unit, 15, 3, (12, 2, 2))
+    each = {"slots": lambda s: s.samples, "floats": lambda s: len(s.values), "bytes": lambda s: s.nbytes}[
+        unit
+    ]
+    total, allowed = 0, 0.0
+    for task, stored in enumerate(memory.stored):
+        spent = each(stored.sparse[0]) + (2 * stored.index.shape[1] if unit == "bytes" else 0)
+        share = 1 / 3 if isinstance(split, str) else split[task] / sum(split)
+        total, allowed = total + spent, allowed + budget.total * share
+        assert total <= allowed + 1e-6 if split == "carry" else spent <= budget.total * share + 1e-6
+    assert total <= budget.total
+
+
+def test_unequal_split_gives_tasks_unequal_shares():
+    memory = fill(make_cell("er", buffer=12, budget_split=[4.0, 1.0, 1.0]))
+    assert [s.index.shape[1] for s in memory.stored] == [8, 2, 2]
+
+
+def test_what_a_task_leaves_is_carried_over():
+    """A share of 11 / 3 slots: three each, or with what is left over all eleven."""
+    equal = fill(make_cell("er", buffer=11))
+    carried = fill(make_cell("er", buffer=11, budget_split="carry"))
+    assert [s.index.shape[1] for s in equal.stored] == [3, 3, 3]
+    assert [s.index.shape[1] for s in carried.stored] == [3, 4, 4]
+
+
+def test_forgetting_keeps_to_its_schedule(monkeypatch):
+    calls = []
+    kind = ASSOCIATIVE_MEMORIES.get("mean")
+    monkeypatch.setattr(kind, "forget", lambda self, beta: calls.append((self.written, beta)))
+    changes = {"associative_memory": "mean", "associative_settings": {}, "seeds": [0]}
+    fill(make_cell("er", "sharc", forget_every=2, forget_beta=0.3, **changes))
+    assert calls == [(8, 0.3)]  # once, before the second task's maps are written
+    calls.clear()
+    fill(make_cell("er", "sharc", forget_every=1, forget_beta=0.1, **changes))
+    assert calls == [(8, 0.1), (16, 0.1)]
+    calls.clear()
+    fill(make_cell("er", "sharc", **changes))
+    assert calls == []

@@ -5,36 +5,60 @@ import math
 import torch
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.errors import UserError
 
 
 @ASSOCIATIVE_MEMORIES.register("mean")
 class ClassMean(AssociativeMemory):
     """Fills dropped channels with the running mean of the maps written for the sample's class."""
 
-    def __init__(self, settings, shape, classes):
-        super().__init__(settings, shape, classes)
-        self.sums: dict[int, torch.Tensor] = {}
-        self.counts: dict[int, int] = {}
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.labels = torch.empty(0, dtype=torch.int16, device=self.device)
+        self.sums = torch.empty(0, *self.shape, device=self.device)
+        self.weights = torch.empty(0, device=self.device)
 
-    def write(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add maps to their classes' means."""
-        for label in labels.unique().tolist():
-            chosen = maps[labels == label].float()
-            self.sums[label] = self.sums.get(label, 0) + chosen.sum(0)
-            self.counts[label] = self.counts.get(label, 0) + len(chosen)
+    def learn(self, maps, labels):
+        """Add maps to their classes' sums."""
+        new = labels.unique()
+        new = new[~torch.isin(new, self.labels)]
+        self.labels = torch.cat([self.labels, new.to(torch.int16)])
+        self.sums = torch.cat([self.sums, self.sums.new_zeros(len(new), *self.shape)])
+        self.weights = torch.cat([self.weights, self.weights.new_zeros(len(new))])
+        rows = self._rows(labels)
+        self.sums.index_add_(0, rows, maps.float())
+        self.weights.index_add_(0, rows, torch.ones(len(maps), device=self.device))
 
-    def complete(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The class mean. KeyError for a class that was never written."""
-        present = labels.unique().tolist()
-        means = torch.stack([self.sums[label] / self.counts[label] for label in present])
-        return means[torch.searchsorted(torch.tensor(present), labels)]
+    def complete(self, maps, mask, labels):
+        """The class mean. Raises UserError for a class that was never written."""
+        rows = self._rows(labels)
+        return (self.sums / self.weights[:, None, None, None])[rows]
 
-    @property
-    def state_bytes(self) -> int:
-        """A float32 map and a count for every class seen."""
-        return sum(total.nbytes + 4 for total in self.sums.values())
+    def forget(self, beta):
+        """What comes later weighs more: sums and counts shrink by 1 - beta, the means stay."""
+        fade = max(1 - beta, 1e-6)  # at beta = 1 the next map decides, but a class never becomes 0 / 0
+        self.sums *= fade
+        self.weights *= fade
+
+    def _rows(self, labels: torch.Tensor) -> torch.Tensor:
+        same = labels[:, None] == self.labels
+        if not bool(same.any(1).all()):
+            missing = int(labels[~same.any(1)][0])
+            raise UserError(f"associative memory mean: class {missing} was never written to it")
+        return same.int().argmax(1)
+
+    def state_dict(self):
+        """Labels, sums and counts of the classes seen."""
+        return {"labels": self.labels, "sums": self.sums, "weights": self.weights}
+
+    def load_state_dict(self, state):
+        """Take over labels, sums and counts."""
+        self.labels, self.sums, self.weights = (
+            state[name].to(self.device).clone() for name in ("labels", "sums", "weights")
+        )
+        self.written = len(self.labels)
 
     @classmethod
-    def planned_bytes(cls, settings, shape, classes, samples) -> int:
-        """A float32 map and a count for every class."""
-        return classes * (4 * math.prod(shape) + 4)
+    def planned_bytes(cls, settings, shape, classes, samples):
+        """A float32 map, a float32 count and an int16 label for every class."""
+        return classes * (4 * math.prod(shape) + 4 + 2)

@@ -7,41 +7,45 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
-from sharc_core.encoding import VALUE_BYTES
 from sharc_core.settings import Settings as BaseSettings
+
+STATE_BYTES = 2  # stored maps are float16, as in the feature cache
 
 
 @ASSOCIATIVE_MEMORIES.register("modern_hopfield")
 class ModernHopfield(AssociativeMemory):
     """q <- softmax(beta sim(q, X)) X over stored rows X, the similarity on the observed entries only.
 
-    Euclidean similarity is -|q - x|^2 / 2 (equal to the dot product for rows of equal norm). Every
-    written map is kept in full, as float16: state_bytes says what that costs.
+    Euclidean similarity is -|q - x|^2 / 2 (equal to the dot product for rows of equal norm), so beta
+    multiplies half a squared distance. The observed entries stay the cue in every iteration: with a
+    clamped cue and nothing else in the similarity, the first update is already the fixed point, unless
+    `full_state` lets the guess into the cue from the second update on, as in the full network. Every
+    written map is kept in full, as float16: state_bytes says what that costs. It does not forget.
     """
 
     class Settings(BaseSettings):
         """beta: inverse temperature, per unit of similarity; null is the limit, top-1 retrieval."""
 
-        beta: float | None = Field(default=None, gt=0)
+        beta: float | None = Field(default=None, gt=0, allow_inf_nan=False)
         similarity: Literal["euclidean", "dot"] = "euclidean"
         iterations: int = Field(default=1, ge=1)
+        full_state: bool = True
 
-    def __init__(self, settings, shape, classes):
-        super().__init__(settings, shape, classes)
-        self.stored = torch.empty(0, *shape, dtype=torch.float16)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stored = torch.empty(0, *self.shape, dtype=torch.float16, device=self.device)
 
-    def write(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
+    def learn(self, maps, labels):
         """Append the maps."""
         self.stored = torch.cat([self.stored, maps.half()])
 
-    def complete(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def complete(self, maps, mask, labels):
         """The associated map after `iterations` updates; observed entries stay clamped in between."""
         stored = self.stored.float()
         observed = mask[:, :, None, None]
-        state = torch.where(observed, maps.float(), 0.0)
+        state = maps
         for step in range(self.settings.iterations):
-            # From the second update on the guess is part of the cue, as in the full network.
-            cue = mask if step == 0 else torch.ones_like(mask)
+            cue = mask if step == 0 or not self.settings.full_state else torch.ones_like(mask)
             similarity = self._similarity(state, cue, stored)
             if self.settings.beta is None:
                 guess = stored[similarity.argmax(1)]
@@ -57,7 +61,7 @@ class ModernHopfield(AssociativeMemory):
         Cues that share a mask (with a linear head: all of a class stored together) are compared on the
         observed channels alone, so the cost falls with theta.
         """
-        similarity = torch.empty(len(cue), len(stored))
+        similarity = torch.empty(len(cue), len(stored), device=cue.device)
         masks, member = mask.unique(dim=0, return_inverse=True)
         if len(masks) > max(1, len(mask) // 8):  # hardly any sharing: one masked product is cheaper
             seen = torch.where(mask[:, :, None, None], cue, 0.0)
@@ -72,12 +76,16 @@ class ModernHopfield(AssociativeMemory):
         dot = cue.flatten(1) @ stored.flatten(1).T
         return dot if self.settings.similarity == "dot" else dot - norms / 2
 
-    @property
-    def state_bytes(self) -> int:
+    def state_dict(self):
         """All stored maps."""
-        return self.stored.nbytes
+        return {"stored": self.stored}
+
+    def load_state_dict(self, state):
+        """Take over the stored maps."""
+        self.stored = state["stored"].to(self.device).clone()
+        self.written = len(self.stored)
 
     @classmethod
-    def planned_bytes(cls, settings, shape, classes, samples) -> int:
+    def planned_bytes(cls, settings, shape, classes, samples):
         """A whole float16 map per sample."""
-        return VALUE_BYTES * math.prod(shape) * samples
+        return STATE_BYTES * math.prod(shape) * samples

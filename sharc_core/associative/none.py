@@ -9,19 +9,23 @@ from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 class NoMemory(AssociativeMemory):
     """Replays the masked maps as they are."""
 
-    def write(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
+    needs_writing = False
+
+    def learn(self, maps, labels):
         """Nothing is learnt."""
 
-    def complete(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def complete(self, maps, mask, labels):
         """Zeros."""
-        return torch.zeros_like(maps, dtype=torch.float32)
+        return torch.zeros_like(maps)
 
-    @property
-    def state_bytes(self) -> int:
+    def state_dict(self):
         """Nothing is kept."""
-        return 0
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing to take over."""
 
     @classmethod
-    def planned_bytes(cls, settings, shape, classes, samples) -> int:
+    def planned_bytes(cls, settings, shape, classes, samples):
         """Nothing is kept."""
         return 0

@@ -1,0 +1,121 @@
+"""Classical Hopfield network (Hopfield 1982): one weight matrix over bipolar patterns."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.errors import UserError
+from sharc_core.seeds import generator
+from sharc_core.settings import Settings as BaseSettings
+
+
+@ASSOCIATIVE_MEMORIES.register("hopfield")
+class Hopfield(AssociativeMemory):
+    """Maps become bipolar patterns s = sign(x - threshold); s_i <- sign(sum_j W_ij s_j) fills the rest.
+
+    Rules: "hebbian", W = sum s s' / N without its diagonal; "pseudo_inverse", the projection onto the
+    span of the patterns (Personnaz et al. 1986), built by orthogonalising each new pattern, its diagonal
+    removed as well. Thresholds are those of the first write (a unit's median, or its mean: "sign of
+    centred values") and stay, for stored patterns cannot be re-cut. A completed unit gets the mean of
+    the written values on its side of the threshold. Dropped units start undecided (0), observed units
+    are clamped.
+    """
+
+    class Settings(BaseSettings):
+        """max_bytes: refuse maps whose weight matrix would be larger. updates: sweeps at most."""
+
+        rule: Literal["hebbian", "pseudo_inverse"] = "pseudo_inverse"
+        threshold: Literal["median", "mean"] = "median"
+        update: Literal["synchronous", "asynchronous"] = "synchronous"
+        updates: int = Field(default=20, ge=1)
+        max_bytes: int = Field(default=2**30, ge=1)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.planned_bytes(self.settings, self.shape, self.classes, 0)  # refuses what is too large
+        zeros = torch.zeros(self.size, device=self.device)
+        self.threshold = zeros.clone()
+        self.sums = torch.stack([zeros, zeros])  # of written values below, above
+        self.counts = torch.stack([zeros, zeros])
+        self.weights = torch.zeros(self.size, self.size, device=self.device)
+
+    def bipolar(self, values: torch.Tensor) -> torch.Tensor:
+        """(n, N) values -> patterns of -1 and +1."""
+        return torch.where(values > self.threshold, 1.0, -1.0)
+
+    def learn(self, maps, labels):
+        """Cut at the thresholds, add to the weights by the rule."""
+        values = maps.float().flatten(1)
+        if not self.written:
+            cut = values.median(0).values if self.settings.threshold == "median" else values.mean(0)
+            self.threshold = cut
+        patterns = self.bipolar(values)
+        for side, chosen in enumerate((patterns < 0, patterns > 0)):
+            self.sums[side] += (values * chosen).sum(0)
+            self.counts[side] += chosen.sum(0)
+        if self.settings.rule == "hebbian":
+            self.weights.addmm_(patterns.T, patterns, alpha=1 / self.size)
+            return
+        for pattern in patterns.double():  # each projects on what the earlier ones left
+            rest = pattern - self.weights.double() @ pattern
+            energy = float(rest @ pattern)
+            if energy > 1e-6 * self.size:  # else it lies in their span already
+                self.weights.addr_(rest.float(), rest.float(), alpha=1 / energy)
+
+    def complete(self, maps, mask, labels):
+        """Sweeps until nothing changes; each unit's value is the mean of its side."""
+        seen = mask[:, :, None, None].expand(maps.shape).flatten(1)
+        state = torch.where(seen, self.bipolar(maps.flatten(1)), 0.0)
+        weights = self.weights - torch.diag(self.weights.diagonal())
+        order = torch.randperm(self.size, generator=generator(self.seed, "hopfield")).tolist()
+        for _ in range(self.settings.updates):
+            before = state
+            if self.settings.update == "synchronous":
+                state = torch.where(seen, state, self._signs(state @ weights, state))
+            else:
+                state = state.clone()
+                for unit in order:
+                    new = self._signs(state @ weights[unit], state[:, unit])
+                    state[:, unit] = torch.where(seen[:, unit], state[:, unit], new)
+            if torch.equal(before, state):
+                break
+        means = self.sums / self.counts.clamp_min(1)
+        empty = self.counts == 0
+        means = torch.where(empty, means.flip(0), means)  # a side that nothing fell on
+        return torch.where(state > 0, means[1], means[0]).view_as(maps)
+
+    def _signs(self, field: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        return torch.where(field == 0, state, field.sign())
+
+    def forget(self, beta):
+        """W <- (1 - beta) W: older patterns pull less; their values too."""
+        self.weights *= 1 - beta
+        self.sums *= 1 - beta
+        self.counts *= 1 - beta
+
+    def state_dict(self):
+        """Weights, thresholds, and the values of each side."""
+        names = ("weights", "threshold", "sums", "counts")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state):
+        """Take over all of it."""
+        for name in self.state_dict():
+            setattr(self, name, state[name].to(self.device).clone())
+        self.written = max(1, int(self.counts.sum() / self.size))
+
+    @classmethod
+    def planned_bytes(cls, settings, shape, classes, samples):
+        """N^2 float32 weights and five float32 per unit. Raises UserError above max_bytes."""
+        size = math.prod(shape)
+        needed = 4 * size * size + 4 * 5 * size
+        if needed > settings.max_bytes:
+            raise UserError(
+                f"associative memory hopfield cannot hold maps of {' x '.join(map(str, shape))} = {size:,} "
+                f"entries: its weight matrix would take {needed:,} bytes (limit max_bytes: "
+                f"{settings.max_bytes:,}); use smaller maps or another associative memory"
+            )
+        return needed
