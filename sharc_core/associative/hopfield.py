@@ -59,11 +59,12 @@ class Hopfield(AssociativeMemory):
         if self.settings.rule == "hebbian":
             self.weights.addmm_(patterns.T, patterns, alpha=1 / self.size)
             return
-        for pattern in patterns.double():  # each projects on what the earlier ones left
-            rest = pattern - self.weights.double() @ pattern
-            energy = float(rest @ pattern)
-            if energy > 1e-6 * self.size:  # else it lies in their span already
-                self.weights.addr_(rest.float(), rest.float(), alpha=1 / energy)
+        for pattern in patterns:  # Gram-Schmidt: each adds the direction that the earlier ones left
+            rest = pattern - self.weights @ pattern
+            rest -= self.weights @ rest  # once more, against rounding
+            energy = float(rest @ rest)
+            if energy > 1e-4 * self.size:  # else it lies in their span already
+                self.weights.addr_(rest, rest, alpha=1 / energy)
 
     def complete(self, maps, mask, labels):
         """Sweeps until nothing changes; each unit's value is the mean of its side."""

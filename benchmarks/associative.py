@@ -1,0 +1,126 @@
+"""BayesPCN through Gram matrices against a direct implementation: write and read time, recall error.
+
+    python benchmarks/associative.py [--maps 40] [--classes 2] [--theta 0.4 0.8] [--threads 1]
+
+The paper's sizes: maps of 512 x 7 x 7 = 25,088 floats, 256 hidden units, batches of 10, 500 Adam steps.
+The direct form is the algorithm as published: torch's
+autograd and Adam over the hidden layer, every step on whole maps in float32 (the small S in float64, as
+in the Gram form: in float32 it is too coarse). Both write the same maps and read the same cues in one process; prints a table
+and asserts nothing.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.encoding import top_mask
+
+SHAPE = (512, 7, 7)
+KIND = ASSOCIATIVE_MEMORIES.get("bayespcn")
+
+
+class Direct(KIND):
+    """Writes and reads by autograd over whole maps; the conjugate updates are the same."""
+
+    def learn(self, maps, labels):
+        """Batch by batch, the hidden mode given all entries."""
+        for x in maps.float().flatten(1).split(self.settings.batch):
+            self.update(x, [self._mode(x, torch.ones_like(x, dtype=torch.bool))])
+
+    def complete(self, maps, mask, labels):
+        """The hidden mode given the observed entries, for batches that share a mask."""
+        flat, out = maps.flatten(1), torch.empty_like(maps.flatten(1))
+        for row in mask.unique(dim=0):
+            seen = row.repeat_interleave(SHAPE[1] * SHAPE[2])
+            for members in (mask == row).all(1).nonzero().flatten().split(self.settings.batch):
+                hidden = self._mode(flat[members], seen)
+                out[members] = hidden.relu().float() @ self.layers[0].mean
+        return out.view_as(maps)
+
+    def _mode(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        s, top, covariance = self.settings, self.top_mean, self.layers[0].covariance
+        weights = self.layers[0].mean
+        noise = s.sigma_obs**2
+        spread = noise + float(self.top_variance)
+        with torch.enable_grad():
+            start = torch.full((len(x), s.hidden), s.hidden**-0.5, dtype=torch.float64)
+            hidden = start.requires_grad_()
+            optimiser = torch.optim.Adam([hidden], lr=s.lr)
+            for _ in range(s.steps):
+                z = hidden.relu()
+                # all that is large is float32; what is not observed equals its prediction
+                error = torch.where(seen, x - z.float() @ weights, 0.0)
+                coupled = z @ covariance @ z.T + noise * torch.eye(len(x))
+                fit = (torch.linalg.inv(coupled) * (error @ error.T).double()).sum()
+                loss = (self.size * torch.logdet(coupled) + fit) / 2
+                loss = loss + (hidden - top).square().sum() / (2 * spread)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        return hidden.detach()
+
+
+def make_maps(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Non-negative, sparse, correlated maps, each class about its own centre."""
+    source = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % classes
+    size = SHAPE[0] * SHAPE[1] * SHAPE[2]
+    centres = torch.randn(classes, size, generator=source)
+    factors = torch.randn(20, size, generator=source) / 20**0.5
+    maps = 0.3 * centres[labels] + torch.randn(count, 20, generator=source) @ factors
+    maps += 0.1 * torch.randn(count, size, generator=source)
+    return maps.relu().view(count, *SHAPE).half(), labels
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--maps", type=int, default=40)
+    parser.add_argument("--classes", type=int, default=2)
+    parser.add_argument("--theta", type=float, nargs="+", default=[0.4, 0.8])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    maps, labels = make_maps(options.maps, options.classes)
+    source = torch.Generator().manual_seed(1)
+    saliency = torch.rand(options.classes, SHAPE[0], generator=source)[labels]
+    masks = {theta: top_mask(saliency, theta) for theta in options.theta}
+    rows, seconds = [], {}
+    for name, kind in (("direct", Direct), ("Gram", KIND)):
+        settings = KIND.Settings(steps=options.steps, tolerance=None)
+        memory = kind(settings, SHAPE, options.classes)
+        memory.write(maps[:1], labels[:1])  # warm-up, written once more by both
+        start = time.perf_counter()
+        memory.write(maps, labels)
+        seconds[name, "write"] = time.perf_counter() - start
+        for theta, mask in masks.items():
+            start = time.perf_counter()
+            recalled = memory.read(maps, mask, labels)
+            seconds[name, theta] = time.perf_counter() - start
+            dropped = ~mask[:, :, None, None].expand_as(recalled)
+            true = maps.float()
+            error = (recalled - true)[dropped].square().sum() / (true - true.mean(0))[dropped].square().sum()
+            seconds[name, theta, "error"] = float(error)
+    for task in ["write", *masks]:
+        direct, gram = seconds["direct", task], seconds["Gram", task]
+        errors = [seconds.get((name, task, "error")) for name in ("direct", "Gram")]
+        label = task if task == "write" else f"read, theta {task:g}"
+        rows.append([label, direct, gram, direct / gram, *errors])
+    header = ["", "direct, s", "Gram, s", "ratio", "error, direct", "error, Gram"]
+    print(
+        f"{options.maps} maps of {SHAPE}, {options.classes} masks, {options.steps} steps, "
+        f"{options.threads} threads, torch {torch.__version__}"
+    )
+    print(tabulate(rows, header, floatfmt=("", ".2f", ".3f", ".1f", ".5f", ".5f")))
+
+
+if __name__ == "__main__":
+    main()

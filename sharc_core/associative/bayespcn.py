@@ -1,0 +1,256 @@
+"""BayesPCN (Yoo & Wood 2022, arXiv 2205.09930): a predictive coding network that learns in closed form.
+
+Layers x_l | x_{l+1} ~ N(phi(x_{l+1}) R_l, sigma^2 I), the bottom x_0 being the map, with a matrix-normal
+posterior over every layer's weights; the top layer is a normal whose mean is learnt. Writing finds the
+mode of the hidden layers given the maps (Adam), then updates each layer's posterior by conjugacy. The
+hidden optimisation runs on Gram matrices (see matrix_normal.py): a step costs hidden^2 per map instead of
+hidden x map size, and finds the same optimum.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from sharc_core.associative.activations import phi, phi_back
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.groups import by_mask, chunked
+from sharc_core.associative.matrix_normal import (
+    Grams,
+    cross_of,
+    gain_of,
+    gram_of,
+    learn_rows,
+    log_joint,
+)
+from sharc_core.seeds import generator
+from sharc_core.settings import Settings as BaseSettings
+
+REFRESH = 32  # batches after which R R^T, kept up to date by increments, is formed anew from R
+ADAM = (0.9, 0.999, 1e-8)
+
+
+@dataclass
+class Layer:
+    """Posterior of one layer's weights: mean R (m, d), row covariance U (m, m) float64."""
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+
+@ASSOCIATIVE_MEMORIES.register("bayespcn")
+class BayesPCN(AssociativeMemory):
+    """Maps are written `batch` at a time, in order; cues that share a mask are read `batch` at a time.
+
+    log_joint "predictive" integrates the weights out, which couples the maps of a batch (as published);
+    "map" takes the posterior mean for the weights. Reading clamps the observed entries; the others are
+    maximised out exactly (they equal their prediction), so only observed columns enter.
+
+    State: float32 bottom weights, float64 everything else. The prior means are drawn from the seed again
+    when they are needed, and so cost no bytes. U stays positive definite because every update subtracts
+    T^T T from it in float64 with the Cholesky factor of S >= sigma^2 I (no inverse of U is ever taken).
+    """
+
+    class Settings(BaseSettings):
+        """The published values. layers counts the map: 2 is the map and one hidden layer.
+
+        tolerance: stop early once no batch's log joint moves by more; null runs all `steps`.
+        """
+
+        layers: int = Field(default=2, ge=2, le=8)
+        hidden: int = Field(default=256, ge=1, le=8192)
+        activation: Literal["relu", "gelu", "none"] = "relu"
+        sigma_prior: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+        sigma_obs: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+        log_joint: Literal["predictive", "map"] = "predictive"
+        steps: int = Field(default=500, ge=1)
+        lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+        batch: int = Field(default=10, ge=1)
+        tolerance: float | None = Field(default=1e-3, ge=0, allow_inf_nan=False)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        prior, s = self.settings.sigma_prior**2, self.settings
+        means, self.top_mean = self._prior_means()
+        eye = torch.eye(s.hidden, dtype=torch.float64, device=self.device)
+        self.layers = [Layer(mean, prior * eye) for mean in means]
+        self.top_variance = prior
+        self._gram: torch.Tensor | None = None  # R R^T of the bottom layer
+        self._batches = 0
+
+    def _prior_means(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Prior means of the layers' weights and of the top, uniform in +-1/sqrt(d), from the seed."""
+        source, hidden = generator(self.seed, "bayespcn"), self.settings.hidden
+        sizes = [self.size] + [hidden] * (self.settings.layers - 2)
+        means = []
+        for level, size in enumerate(sizes):
+            draw = (torch.rand(hidden, size, generator=source) * 2 - 1) / math.sqrt(size)
+            means.append(draw.to(self.device, torch.float64 if level else torch.float32))
+        top = (torch.rand(hidden, generator=source, dtype=torch.float64) * 2 - 1) / math.sqrt(hidden)
+        return means, top.to(self.device)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def learn(self, maps, labels):
+        """Batch by batch: mode of the hidden layers, then the conjugate updates."""
+        for part in maps.float().flatten(1).split(self.settings.batch):
+            if self._gram is None or self._batches % REFRESH == 0:
+                self._gram = gram_of(self.layers[0].mean)
+            cross, x64 = cross_of(part, self.layers[0].mean)
+            grams = Grams((x64 @ x64.T)[None], cross[None], self._gram, self.size)
+            self.update(part, [layer[0] for layer in self.hidden_mode(grams)], grams)
+
+    def update(self, x: torch.Tensor, hidden: list[torch.Tensor], grams: Grams | None = None) -> None:
+        """Conjugate update of every layer with maps x (n, d) and hidden layers, each (n, hidden) float64.
+
+        grams: of x, to keep R R^T up to date; without them it is formed anew at the next write.
+        """
+        variance = self.settings.sigma_obs**2
+        below = x
+        for level, (layer, above) in enumerate(zip(self.layers, hidden, strict=True)):
+            z = phi(self.settings.activation, above)
+            gain, covariance = gain_of(z, layer.covariance, variance)
+            if level == 0:
+                self._gram = None if grams is None else _updated_gram(grams, z, gain)
+            learn_rows(layer.mean, below, z, gain)
+            layer.covariance = covariance
+            below = above
+        count = len(below)
+        precision = count / variance + 1 / self.top_variance
+        self.top_mean = (below.sum(0) / variance + self.top_mean / self.top_variance) / precision
+        self.top_variance = 1 / precision
+        self._batches += 1
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def complete(self, maps, mask, labels):
+        """Prediction of every entry from the hidden mode given the observed ones."""
+        flat = maps.flatten(1)
+        positions = self.size // self.shape[0]
+        out = torch.empty_like(flat)
+        weights = self.layers[0].mean
+        for observed, members in by_mask(mask):
+            columns = observed.repeat_interleave(positions).nonzero().flatten()
+            cross, x64 = cross_of(flat[members], weights, columns)
+            index, rows = chunked(len(members), self.settings.batch, self.device)
+            x64 = x64[index] * rows
+            grams = Grams(x64 @ x64.mT, cross[index] * rows, gram_of(weights, columns), self.size)
+            full = len(members) == rows.numel()
+            hidden = self.hidden_mode(grams, None if full else rows)[0]
+            z = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0]
+            out[members] = (z.to(weights.dtype) @ weights).to(out.dtype)
+        return out.view_as(maps)
+
+    # --- the hidden optimisation -----------------------------------------------------------------
+
+    def hidden_mode(self, grams: Grams, rows: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Hidden layers, each (G, n, hidden) float64, at the mode of the log joint, by Adam.
+
+        rows (G, n, 1): 1 where a batch has a row, 0 where it was filled up; None: there all are rows.
+        """
+        s = self.settings
+        shape = (*grams.xr.shape[:2], (s.layers - 1) * s.hidden)
+        state = grams.xr.new_full(shape, s.hidden**-0.5)
+        first, second = torch.zeros_like(state), torch.zeros_like(state)
+        decay1, decay2, epsilon = ADAM
+        before = None
+        for step in range(1, s.steps + 1):
+            value, gradient = self.log_joint(state, grams, rows, with_value=s.tolerance is not None)
+            first.lerp_(gradient, 1 - decay1)
+            second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+            # Adam's bias corrections, moved into the step and epsilon
+            correction = math.sqrt(1 - decay2**step)
+            scale = second.sqrt().add_(epsilon * correction)
+            state.addcdiv_(first, scale, value=s.lr * correction / (1 - decay1**step))
+            if s.tolerance is not None:
+                if before is not None and bool(((value - before).abs() <= s.tolerance).all()):
+                    break
+                before = value
+        return list(state.split(s.hidden, dim=2))
+
+    def log_joint(
+        self, state: torch.Tensor, grams: Grams, rows: torch.Tensor | None = None, with_value: bool = True
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Log joint of maps and hidden layers (up to a constant), (G,), and its gradient by the latter.
+
+        state (G, n, (layers - 1) * hidden); rows as in hidden_mode.
+        """
+        s, variance = self.settings, self.settings.sigma_obs**2
+        predictive = s.log_joint == "predictive"
+        hidden = state.split(s.hidden, dim=2)
+        total = state.new_zeros(len(state)) if with_value else None
+        pulls = []  # of each hidden layer, by the layer that it predicts
+        pushes: list[torch.Tensor | None] = [None] * len(hidden)  # by the layer that predicts it
+        for level, (layer, above) in enumerate(zip(self.layers, hidden, strict=True)):
+            z = _kept(phi(s.activation, above), rows)
+            if level > 0:  # a hidden layer is small: its Gram matrices are formed on the spot
+                below = _kept(hidden[level - 1], rows)
+                grams = Grams(below @ below.mT, below @ layer.mean.T, layer.mean @ layer.mean.T, s.hidden)
+                residual = below - z @ layer.mean
+                coupled = z @ layer.covariance @ z.mT if predictive else below.new_zeros(grams.xx.shape)
+                coupled.diagonal(dim1=-2, dim2=-1).add_(variance)
+                pushes[level - 1] = torch.linalg.solve(coupled, residual)
+            value, slope = log_joint(z, grams, layer.covariance, variance, predictive, with_value)
+            pulls.append(phi_back(s.activation, _kept(slope, rows), above))
+            total = total + value if with_value else None
+        spread = variance + (self.top_variance if predictive else 0.0)
+        off = _kept(hidden[-1] - self.top_mean, rows)
+        pushes[-1] = off / spread
+        if with_value:
+            total = total - off.square().sum((1, 2)) / (2 * spread)
+        gradients = [pull - push for pull, push in zip(pulls, pushes, strict=True)]
+        return total, gradients[0] if len(gradients) == 1 else torch.cat(gradients, 2)
+
+    # --- forgetting and state --------------------------------------------------------------------
+
+    def forget(self, beta):
+        """Towards the prior: R <- a R + (1 - a) R_0 with a = sqrt(1 - beta), U <- (1 - beta) U + beta U_0."""
+        keep, prior = math.sqrt(1 - beta), self.settings.sigma_prior**2
+        means, top = self._prior_means()
+        for layer, mean in zip(self.layers, means, strict=True):
+            layer.mean = layer.mean * keep + mean * (1 - keep)
+            layer.covariance = layer.covariance * (1 - beta)
+            layer.covariance.diagonal().add_(beta * prior)
+        self.top_mean = self.top_mean * keep + top * (1 - keep)
+        self.top_variance = self.top_variance * (1 - beta) + beta * prior
+        self._gram = None
+
+    def state_dict(self):
+        """Means and covariances of all layers, the top's mean and variance."""
+        state = {}
+        for level, layer in enumerate(self.layers):
+            state |= {f"mean{level}": layer.mean, f"covariance{level}": layer.covariance}
+        top = torch.tensor(self.top_variance, dtype=torch.float64)
+        return state | {"top_mean": self.top_mean, "top_variance": top}
+
+    def load_state_dict(self, state):
+        """Take over all of it."""
+        state = {name: tensor.to(self.device).clone() for name, tensor in state.items()}
+        self.layers = [
+            Layer(state[f"mean{level}"], state[f"covariance{level}"]) for level in range(len(self.layers))
+        ]
+        self.top_mean, self.top_variance = state["top_mean"], float(state["top_variance"])
+        self._gram, self.written = None, max(1, self.written)
+
+    @classmethod
+    def planned_bytes(cls, settings, shape, classes, samples):
+        """Float32 hidden x map size; float64 covariances, upper layers and top."""
+        hidden, upper = settings.hidden, settings.layers - 2
+        doubles = (settings.layers - 1) * hidden**2 + upper * hidden**2 + hidden + 1
+        return 4 * hidden * math.prod(shape) + 8 * doubles
+
+
+def _kept(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """Zero in the rows that only fill a batch up."""
+    return x if rows is None else x * rows
+
+
+def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """(R + G D)(R + G D)^T from R R^T and what D = X - Z R is to R and to itself."""
+    cross = grams.xr[0]
+    to_old = cross - z @ grams.rr  # D R^T
+    error = grams.xx[0] - cross @ z.T - z @ to_old.T  # D D^T
+    half = gain @ to_old
+    return grams.rr + half + half.T + gain @ ((error + error.T) / 2) @ gain.T

@@ -1,0 +1,126 @@
+"""One layer of a BayesPCN: Bayesian linear regression with a matrix-normal posterior over its weights.
+
+x | z ~ N(z W, sigma^2 I) for rows z (m,) and x (d,), W ~ MN(R, U, I) with mean R (m, d) and row covariance
+U (m, m). For a batch Z (n, m), X (n, d) the weights integrate out to X ~ MN(Z R, S, I), with
+S = Z U Z^T + sigma^2 I (n, n): rows of a batch are coupled.
+
+What an optimisation over Z needs of the data are three Gram matrices: X X^T (n, n), X R^T (n, m) and
+R R^T (m, m), over all columns or only the observed ones. With them a step costs m^2 per row whatever d.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+BLOCK = 4096  # columns converted to float64 at a time
+
+
+@dataclass
+class Grams:
+    """G batches of n rows. xx (G, n, n), xr (G, n, m), rr (m, m) or (G, m, m), all float64.
+
+    columns: number of columns of X, observed or not: it weighs log det S.
+    """
+
+    xx: torch.Tensor
+    xr: torch.Tensor
+    rr: torch.Tensor
+    columns: int
+
+
+def log_joint(
+    z: torch.Tensor,
+    grams: Grams,
+    covariance: torch.Tensor,
+    variance: float,
+    predictive: bool,
+    with_value: bool = True,
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Log probability (up to a constant) of X given Z, (G,), and its gradient by Z, (G, n, m).
+
+    With E = (X - Z R)(X - Z R)^T = XX - XR Z^T - Z XR^T + Z RR Z^T it is
+    -(d log det S + tr(S^-1 E)) / 2. predictive: S as above; otherwise (MAP weights) S = sigma^2 I.
+    with_value: False saves the value (None then), which an optimiser need not know.
+    """
+    zt = z.mT
+    fit = grams.xr - z @ grams.rr
+    if not predictive:
+        value = None
+        if with_value:
+            trace = _trace(grams.xx - (z @ grams.xr.mT) - (fit @ zt))
+            value = -(grams.columns * z.shape[1] * math.log(variance) + trace / variance) / 2
+        return value, fit / variance
+    # E written as two products, so that no third of size m^2 is needed
+    error = torch.baddbmm(torch.baddbmm(grams.xx, z, grams.xr.mT, alpha=-1), fit, zt, alpha=-1)
+    spread = z @ covariance
+    s = spread @ zt
+    s.diagonal(dim1=-2, dim2=-1).add_(variance)
+    factor = torch.linalg.cholesky_ex(s).L  # S is at least sigma^2 I: it has a factor
+    inverse = torch.cholesky_inverse(factor)
+    weighted = inverse @ error
+    pull = torch.baddbmm(inverse, weighted, inverse, beta=-grams.columns)
+    gradient = torch.baddbmm(inverse @ fit, pull, spread)
+    if not with_value:
+        return None, gradient
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -(grams.columns * log_det + _trace(weighted)) / 2, gradient
+
+
+def _trace(matrices: torch.Tensor) -> torch.Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kalman-like gain U Z^T S^-1 (m, n) of observations at Z (n, m), and the posterior covariance.
+
+    The covariance is U - T^T T with T = L^-1 Z U, S = L L^T: symmetric by construction, and as S is at
+    least sigma^2 I its factor never fails. float64.
+    """
+    spread = z @ covariance
+    s = spread @ z.T
+    s.diagonal().add_(variance)
+    factor = torch.linalg.cholesky(s)
+    half = torch.linalg.solve_triangular(factor, spread, upper=False)
+    gain = torch.linalg.solve_triangular(factor.T, half, upper=True).T
+    return gain, covariance - half.T @ half
+
+
+def gram_of(weights: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
+    """R R^T (m, m) in float64 of weights (m, d), over all columns or the given ones."""
+    total = weights.new_zeros(len(weights), len(weights), dtype=torch.float64)
+    for block in _blocks(weights, columns):
+        total.addmm_(block, block.T)
+    return total
+
+
+def cross_of(
+    x: torch.Tensor, weights: torch.Tensor, columns: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """X R^T (n, m) and X (n, d) in float64, over all columns or the given ones."""
+    cross = weights.new_zeros(len(x), len(weights), dtype=torch.float64)
+    x = (x if columns is None else x[:, columns]).double()
+    start = 0
+    for block in _blocks(weights, columns):
+        stop = start + block.shape[1]
+        cross.addmm_(x[:, start:stop], block.T)
+        start = stop
+    return cross, x
+
+
+def _blocks(weights: torch.Tensor, columns: torch.Tensor | None):
+    """Column blocks of the weights in float64: they stay in the cache, the whole would not."""
+    if columns is None:
+        for start in range(0, weights.shape[1], BLOCK):
+            yield weights[:, start : start + BLOCK].double()
+    else:
+        for part in columns.split(BLOCK):
+            yield weights[:, part].double()
+
+
+def learn_rows(weights: torch.Tensor, x: torch.Tensor, z: torch.Tensor, gain: torch.Tensor) -> None:
+    """R += gain (X - Z R) in place: weights (m, d) any type, x (n, d), z (n, m), gain (m, n) float64."""
+    for start in range(0, weights.shape[1], BLOCK):
+        part = slice(start, start + BLOCK)
+        block = weights[:, part].double()
+        weights[:, part] = block.addmm_(gain, x[:, part].double() - z @ block).to(weights.dtype)

@@ -1,0 +1,240 @@
+"""BayesPCN against the slow and obvious: autograd on whole maps, Bayesian linear regression, its prior."""
+
+import math
+
+import pytest
+import torch
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.associative.activations import phi, phi_back
+from sharc_core.associative.groups import by_mask, chunked
+from sharc_core.associative.matrix_normal import Grams, cross_of, gain_of, gram_of
+
+SHAPE = (12, 2, 3)
+KIND = ASSOCIATIVE_MEMORIES.get("bayespcn")
+
+
+def make(shape=SHAPE, seed=0, **settings):
+    """A small memory in float64 throughout, so that forms can be compared to the last digits."""
+    memory = KIND(KIND.Settings(**{"hidden": 8, "steps": 40, "batch": 4, **settings}), shape, 3, seed=seed)
+    memory.layers[0].mean = memory.layers[0].mean.double()
+    return memory
+
+
+def patterns(count: int, shape=SHAPE, seed: int = 0) -> torch.Tensor:
+    source = torch.Generator().manual_seed(seed)
+    return torch.rand(count, *shape, generator=source).half()
+
+
+def written(count: int = 12, **settings):
+    memory, maps = make(**settings), patterns(count)
+    memory.write(maps, torch.zeros(count, dtype=torch.int64))
+    return memory, maps
+
+
+def direct_log_joint(memory, x: torch.Tensor, hidden: list[torch.Tensor], columns=None) -> torch.Tensor:
+    """The definition on the maps themselves: sum over layers of log N(X; Z R, S), constants dropped.
+
+    x (n, d) may hold anything outside `columns`: there the best value, the prediction, is filled in.
+    """
+    s, below, total = memory.settings, x, 0.0
+    variance = s.sigma_obs**2
+    for level, (layer, above) in enumerate(zip(memory.layers, hidden, strict=True)):
+        z = phi(s.activation, above)
+        prediction = z @ layer.mean
+        if level == 0 and columns is not None:
+            free = torch.ones(x.shape[1], dtype=torch.bool).index_fill(0, columns, False)
+            below = torch.where(free, prediction, below)
+        spread = torch.eye(len(z), dtype=z.dtype) * variance
+        if s.log_joint == "predictive":
+            spread = spread + z @ layer.covariance @ z.T
+        error = below - prediction
+        total = total - below.shape[1] * torch.logdet(spread) / 2
+        total = total - (error * torch.linalg.solve(spread, error)).sum() / 2
+        below = above
+    top = variance + (memory.top_variance if s.log_joint == "predictive" else 0.0)
+    return total - (hidden[-1] - memory.top_mean).square().sum() / (2 * top)
+
+
+CASES = [
+    {"layers": layers, "log_joint": strategy, "activation": activation}
+    for layers in (2, 3, 4)
+    for strategy in ("predictive", "map")
+    for activation in ("relu", "gelu", "none")
+]
+
+
+@pytest.mark.parametrize("settings", CASES, ids=lambda c: "-".join(map(str, c.values())))
+@pytest.mark.parametrize("masked", [False, True])
+def test_gram_form_equals_the_direct_form(settings, masked):
+    """Energy and gradient, after some writing, to 1e-6 relative in float64."""
+    memory, maps = written(sigma_obs=0.1, **settings)
+    x = maps[:4].double().flatten(1)
+    columns = torch.arange(0, 72, 2) if masked else None
+    source = torch.Generator().manual_seed(5)
+    state = torch.rand(1, 4, 8 * (settings["layers"] - 1), generator=source, dtype=torch.float64)
+    weights = memory.layers[0].mean
+    cross, seen = cross_of(x, weights, columns)
+    grams = Grams((seen @ seen.T)[None], cross[None], gram_of(weights, columns), 72)
+    value, gradient = memory.log_joint(state, grams, torch.ones(1, 4, 1, dtype=torch.float64))
+    leaf = state[0].clone().requires_grad_()
+    direct = direct_log_joint(memory, x, list(leaf.split(8, dim=1)), columns)
+    direct.backward()
+    torch.testing.assert_close(value[0], direct.detach(), rtol=1e-6, atol=0)
+    scale = leaf.grad.abs().max()
+    torch.testing.assert_close(gradient[0] / scale, leaf.grad / scale, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_recall_equals_the_direct_run(layers):
+    """Adam on the hidden layers by autograd over whole maps, step for step: the same recalled maps."""
+    memory, maps = written(layers=layers, sigma_obs=0.1, tolerance=None)
+    observed = torch.arange(12) % 3 != 0
+    mask = observed.expand(4, 12)
+    recalled = memory.read(maps[:4], mask, torch.zeros(4))
+    x = maps[:4].double().flatten(1)
+    columns = observed.repeat_interleave(6).nonzero().flatten()
+    width = 8 * (layers - 1)
+    state = torch.full((4, width), 8**-0.5, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([state], lr=0.01)
+    for _ in range(40):
+        optimiser.zero_grad()
+        (-direct_log_joint(memory, x, list(state.split(8, dim=1)), columns)).backward()
+        optimiser.step()
+    with torch.no_grad():
+        prediction = phi("relu", state[:, :8]) @ memory.layers[0].mean
+    expected = torch.where(mask[:, :, None, None], maps[:4].float(), prediction.view(4, *SHAPE).float())
+    torch.testing.assert_close(recalled, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_prediction_is_the_best_value_of_an_unobserved_entry():
+    """So maximising it out is what clamping the rest and optimising it would end at."""
+    memory, maps = written(sigma_obs=0.1)
+    x, hidden = maps[:4].double().flatten(1), [torch.rand(4, 8, dtype=torch.float64)]
+    columns = torch.arange(0, 72, 2)
+    best = direct_log_joint(memory, x, hidden, columns)
+    full = phi("relu", hidden[0]) @ memory.layers[0].mean
+    full[:, columns] = x[:, columns]
+    torch.testing.assert_close(direct_log_joint(memory, full, hidden), best)
+    for _ in range(20):
+        moved = full.clone()
+        moved[:, 1::2] += 0.01 * torch.randn(4, 36, dtype=torch.float64)
+        # rows are coupled, so this is about the point, not about each entry: nothing nearby is better
+        assert direct_log_joint(memory, moved, hidden) <= best + 1e-9
+
+
+def test_conjugate_update_equals_bayesian_linear_regression():
+    """One layer of weights: posterior by the precision form, of all batches at once."""
+    memory, maps = make(sigma_obs=0.3), patterns(12)
+    x = maps.double().flatten(1)
+    prior_mean, prior = memory.layers[0].mean.clone(), memory.layers[0].covariance.clone()
+    top_mean = memory.top_mean.clone()
+    hidden = torch.randn(12, 8, dtype=torch.float64)
+    for part in range(0, 12, 4):
+        memory.update(x[part : part + 4], [hidden[part : part + 4]])
+    z, noise = phi("relu", hidden), 0.3**2
+    precision = torch.linalg.inv(prior) + z.T @ z / noise
+    covariance = torch.linalg.inv(precision)
+    mean = covariance @ (torch.linalg.solve(prior, prior_mean) + z.T @ x / noise)
+    torch.testing.assert_close(memory.layers[0].covariance, covariance, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(memory.layers[0].mean, mean, rtol=1e-9, atol=1e-12)
+    # the top: a normal mean with known variance, prior variance 1
+    assert memory.top_variance == pytest.approx(1 / (1 + 12 / noise))
+    expected = (top_mean + hidden.sum(0) / noise) / (1 + 12 / noise)
+    torch.testing.assert_close(memory.top_mean, expected)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_forgetting(layers):
+    memory, _ = written(layers=layers)
+    before = {name: tensor.clone() for name, tensor in memory.state_dict().items()}
+    memory.forget(0.0)
+    for name, tensor in memory.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    memory.forget(0.36)
+    fresh = make(layers=layers).state_dict()
+    mean = 0.8 * before["mean0"] + 0.2 * fresh["mean0"]
+    torch.testing.assert_close(memory.state_dict()["mean0"], mean)
+    covariance = 0.64 * before["covariance0"] + 0.36 * torch.eye(8, dtype=torch.float64)
+    torch.testing.assert_close(memory.state_dict()["covariance0"], covariance)
+    memory.forget(1.0)
+    for name, tensor in memory.state_dict().items():
+        torch.testing.assert_close(tensor, fresh[name], rtol=1e-12, atol=1e-12)
+
+
+def test_the_gram_matrix_is_kept_up_to_date(monkeypatch):
+    memory, _ = written(30)
+    torch.testing.assert_close(memory._gram, gram_of(memory.layers[0].mean), rtol=1e-9, atol=1e-12)
+    stored_as_published, _ = make(), None
+    stored_as_published.layers[0].mean = stored_as_published.layers[0].mean.float()
+    stored_as_published.write(patterns(30), torch.zeros(30))
+    fresh = gram_of(stored_as_published.layers[0].mean)
+    torch.testing.assert_close(
+        stored_as_published._gram, fresh, rtol=1e-5, atol=1e-6 * float(fresh.abs().max())
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_stable_over_a_thousand_writes(beta):
+    """The covariance stays symmetric and positive definite, the numbers finite, recall sane."""
+    memory = KIND(KIND.Settings(hidden=16, steps=5, batch=1), (6, 1, 1), 2)
+    maps, labels = patterns(1000, (6, 1, 1)), torch.zeros(1000)
+    for start in range(0, 1000, 50):
+        memory.write(maps[start : start + 50], labels[:50])
+        if beta:
+            memory.forget(beta)
+        covariance = memory.layers[0].covariance
+        assert torch.equal(covariance, covariance.T)
+        assert torch.linalg.eigvalsh(covariance).min() > 0
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[:, 2] = False
+    assert torch.isfinite(memory.read(maps[-5:], mask, labels[:5])).all()
+    assert gain_of(torch.rand(3, 16).double(), covariance, 1e-4)[1].isfinite().all()
+
+
+def test_recalls_what_it_has_seen_better_than_the_mean():
+    source = torch.Generator().manual_seed(1)
+    base = torch.randn(6, 400, generator=source)
+    maps = (torch.randn(40, 6, generator=source) @ base).relu().view(40, 100, 2, 2)
+    memory = KIND(KIND.Settings(), (100, 2, 2), 1)
+    memory.write(maps, torch.zeros(40))
+    mask = (torch.rand(100, generator=source) < 0.5).expand(40, 100)
+    recalled = memory.read(maps, mask, torch.zeros(40))
+    dropped = ~mask[:, :, None, None].expand_as(maps)
+    error = (recalled - maps)[dropped].square().mean() / (maps - maps.mean(0))[dropped].square().mean()
+    assert error < 0.5  # 1 is what the mean of all maps gives
+
+
+def test_batches_are_filled_up_without_effect():
+    """Three cues in a batch of four: the same as three in a batch of three."""
+    memory, maps = written()
+    mask = (torch.arange(12) % 2 == 0).expand(3, 12)
+    with_room = memory.read(maps[:3], mask, torch.zeros(3))
+    memory.settings = memory.settings.model_copy(update={"batch": 3})
+    torch.testing.assert_close(memory.read(maps[:3], mask, torch.zeros(3)), with_room, rtol=1e-9, atol=1e-9)
+    index, rows = chunked(7, 4)
+    assert index.tolist() == [[0, 1, 2, 3], [4, 5, 6, 0]]
+    assert rows.squeeze(2).tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+def test_groups_of_masks():
+    mask = torch.tensor([[True, False], [False, True], [True, False]])
+    found = {tuple(row.tolist()): members.tolist() for row, members in by_mask(mask)}
+    assert found == {(True, False): [0, 2], (False, True): [1]}
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu", "none"])
+def test_slopes_of_activations(kind):
+    x = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
+    phi(kind, x).sum().backward()
+    ones = torch.ones(50, dtype=torch.float64)
+    torch.testing.assert_close(phi_back(kind, ones, x.detach()), x.grad)
+
+
+def test_published_defaults():
+    s = KIND.Settings()
+    published = (s.layers, s.hidden, s.activation, s.sigma_prior, s.sigma_obs, s.steps, s.lr)
+    assert published == (2, 256, "relu", 1.0, 0.01, 500, 0.01)
+    # field.md: 25.7 MB of weights at the published settings
+    assert KIND.planned_bytes(s, (512, 7, 7), 10, 0) - 256 * 25_088 * 4 < 1e6
+    assert math.isclose(256 * 25_088 * 4, 25.7e6, rel_tol=0.01)
