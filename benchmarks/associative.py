@@ -3,10 +3,9 @@
     python benchmarks/associative.py [--maps 40] [--classes 2] [--theta 0.4 0.8] [--threads 1]
 
 The paper's sizes: maps of 512 x 7 x 7 = 25,088 floats, 256 hidden units, batches of 10, 500 Adam steps.
-The direct form is the algorithm as published: torch's
-autograd and Adam over the hidden layer, every step on whole maps in float32 (the small S in float64, as
-in the Gram form: in float32 it is too coarse). Both write the same maps and read the same cues in one process; prints a table
-and asserts nothing.
+The direct form is the algorithm as published: torch's autograd and Adam over the hidden layer, every step
+on whole maps in float32 (the small S in float64, as in the Gram form: in float32 it is too coarse). Both
+write the same maps and read the same cues in one process; prints a table and asserts nothing.
 """
 
 import argparse
