@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -87,6 +88,22 @@ def test_digits(tmp_path):
     assert np.ptp(data.train_images) == 255
     assert isinstance(data.train_images, np.memmap)
     assert not data.train_images.flags.writeable
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.005, 0.995, 0.9999])
+def test_digits_without_images_of_a_class_are_refused(tmp_path, fraction):
+    digits = source("digits", tmp_path, test_fraction=fraction)
+    message = rf"test_fraction {fraction} leaves a class without .*: choose one from 0\.006 to 0\.994$"
+    for refusing in (digits.check, lambda: digits.prepare(tmp_path / "out")):
+        with pytest.raises(UserError, match=message) as caught:
+            refusing()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fraction", [0.006, 0.25, 0.994])
+def test_the_range_that_digits_name_is_valid(tmp_path, fraction):
+    for seed in range(5):
+        source("digits", tmp_path, test_fraction=fraction, seed=seed).check()
 
 
 def test_glyphs_are_deterministic_whatever_the_workers(tmp_path):
@@ -176,6 +193,18 @@ def test_centre_is_cut_out_of_the_longer_side(tree, tmp_path):
     assert (open_prepared(tmp_path / "out").train_images[0] == 255).all()
 
 
+def test_the_side_is_bounded(tree, tmp_path, monkeypatch):
+    source("image_folder", tmp_path, path=str(tree), size=4096)
+    with pytest.raises(ValidationError, match="less than or equal to 4096"):
+        source("image_folder", tmp_path, path=str(tree), size=4097)
+    monkeypatch.setattr("sharc_core.datasets.image_folder.SIDE_LIMIT", 9)
+    images = source("image_folder", tmp_path, path=str(tree))
+    for _ in range(2):  # the remembered check says so too
+        with pytest.raises(UserError, match="all images are 10 x 10 pixels, .*: set size, 9 at most"):
+            images.check()
+    source("image_folder", tmp_path, path=str(tree), size=8).check()
+
+
 @pytest.mark.parametrize(
     ("mode", "kind"), [("L", "png"), ("RGBA", "png"), ("P", "gif"), ("1", "png"), ("CMYK", "jpeg")]
 )
@@ -202,6 +231,122 @@ def test_hidden_files_are_no_images(tree, tmp_path):
     images = source("image_folder", tmp_path, path=str(tree))
     images.check()
     assert len(images.index()["train"]["c1"]) == 3
+
+
+def said_of(tree: Path, tmp_path: Path) -> list[str]:
+    said = []
+    source("image_folder", tmp_path, path=str(tree)).check(said.append)
+    return said
+
+
+def test_files_that_are_left_out_are_counted(tree, tmp_path):
+    (tree / "train/c1/sub").mkdir()
+    for name in ("train/c1/sub/1.png", "train/c2/1.heic", "test/c2/1.AVIF", "train/1.png"):
+        (tree / name).write_bytes(image_bytes(1))
+    expected = r"\(expected <train\|test>/<class>/<image> with an extension of \.jpg, .*\.tiff\)$"
+    for path in (tree, packed(tree, ".zip"), packed(tree, ".tar", "top/")):
+        for _ in range(2):  # a remembered check says so too
+            (line,) = said_of(path, tmp_path)
+            assert line.startswith(f"{path}: 4 files were left out, e.g. ")
+            assert re.search(r"e\.g\. (top/)?test/c2/1\.AVIF " + expected, line)
+    images = source("image_folder", tmp_path, path=str(tree))
+    assert sum(map(len, images.index()["train"].values())) == 9
+    for name in ("train/c2/1.heic", "test/c2/1.AVIF", "train/1.png"):
+        (tree / name).unlink()
+    assert "1 file was left out, e.g. train/c1/sub/1.png (" in said_of(tree, tmp_path)[0]
+
+
+def test_side_files_outside_the_splits_are_silent(tree, tmp_path):
+    (tree / "extras").mkdir()
+    for name in ("README.txt", "Thumbs.db", "labels.csv", "extras/cover.png"):
+        (tree / name).write_bytes(image_bytes(1))
+    assert said_of(tree, tmp_path) == []
+
+
+def test_jfif_is_an_image(tree, tmp_path):
+    (tree / "train/c1/1.JFIF").write_bytes(image_bytes(1, kind="jpeg"))
+    assert said_of(tree, tmp_path) == []
+    images = source("image_folder", tmp_path, path=str(tree))
+    assert images.index()["train"]["c1"][0] == "train/c1/1.JFIF"
+
+
+def test_a_class_named_as_a_split_is_no_second_root(tree, tmp_path):
+    for split in ("train", "test"):
+        (tree / split / "test/sub").mkdir(parents=True)
+        for name in ("1.png", "sub/2.png"):
+            (tree / split / "test" / name).write_bytes(image_bytes(1))
+    (line,) = said_of(tree, tmp_path)
+    assert "2 files were left out, e.g. test/test/sub/2.png" in line
+    images = source("image_folder", tmp_path, path=str(tree))
+    assert images.index()["test"]["test"] == ["test/test/1.png"]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
+def test_of_a_repeated_name_the_last_member_counts(tree, tmp_path, ending):
+    first, last = image_bytes(1), image_bytes(2)
+    (tree / "train/c1/9.png").write_bytes(last)
+    source("image_folder", tmp_path, path=str(tree)).prepare(tmp_path / "folder")
+    members = [("train/c1/9.png", first)]
+    members += [(p.relative_to(tree).as_posix(), p.read_bytes()) for p in tree.rglob("*.png")]
+    members += [("./train/c1/9.png", first), ("train/c1/9.png", first), ("train/c1/9.png", last)]
+    path = tree.parent / f"repeated{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members:
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
+            for name, content in members:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    container = Container(path)
+    assert container.names().count("train/c1/9.png") == 1
+    assert list(container.read(["train/c1/9.png"])) == [("train/c1/9.png", last)]
+    images = source("image_folder", tmp_path, path=str(path))
+    images.check()
+    images.prepare(tmp_path / "out")
+    assert arrays(tmp_path / "out") == arrays(tmp_path / "folder")
+
+
+def test_a_tar_member_that_a_link_replaced_is_gone(tree):
+    path = packed(tree, ".tar")
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("train/c1/9.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "10.png"
+        archive.addfile(link)
+    assert "train/c1/9.png" not in Container(path).names()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: [*found[:-1], found[0]], r"train/c1/9\.png was read twice: pack the files anew"),
+        (lambda found: found[1:], r"train/c1/9\.png is gone: the files changed .*, run again"),
+    ],
+)
+def test_every_row_is_written_exactly_once(tree, tmp_path, monkeypatch, change, message):
+    images = source("image_folder", tmp_path, path=str(tree))
+    images.check()
+    real = Container.read
+    monkeypatch.setattr(Container, "read", lambda *a: iter(change(list(real(*a)))))
+    with pytest.raises(UserError, match=message):
+        images.prepare(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_fingerprint_is_taken_once_per_source(tree, tmp_path, monkeypatch):
+    taken, real = [], Container.fingerprint
+    monkeypatch.setattr(Container, "fingerprint", lambda self: (taken.append(self), real(self))[1])
+    images = source("image_folder", tmp_path, path=str(tree))
+    before = images.identity()
+    images.check()
+    images.prepare(tmp_path / "out")
+    assert images.identity() == before
+    assert len(taken) == 1
+    (tree / "train/c1/12.png").write_bytes(image_bytes(7))
+    assert source("image_folder", tmp_path, path=str(tree)).identity() != before
 
 
 def test_a_long_check_says_how_far_it_is(tree, tmp_path, monkeypatch):
@@ -247,6 +392,18 @@ def broken(tree: Path, how: str) -> Path:
         shutil.rmtree(tree / "test/c2")
     if how == "class without training image":
         shutil.rmtree(tree / "train/c10")
+    if how in ("two roots", "root and one below"):
+        for top in ("a", "b") if how == "two roots" else ("", "b"):
+            shutil.copytree(tree, tree.parent / "several" / top, dirs_exist_ok=True)
+        return packed(tree.parent / "several", ".zip")
+    if how == "class of nested images":
+        (tree / "train/c2/sub").mkdir()
+        for file in (tree / "train/c2").glob("*.png"):
+            file.rename(file.parent / "sub" / file.name)
+    if how == "class of unknown extensions":
+        for file in list(tree.glob("*/c10/*.png")):
+            file.rename(file.with_suffix(".heic"))
+        return packed(tree, ".tar", "top/")
     if how == "one class":
         for split in ("train", "test"):
             shutil.rmtree(tree / split / "c1")
@@ -268,6 +425,16 @@ def broken(tree: Path, how: str) -> Path:
         ("no test folder", r"has no test images: expected test/<class>/<image>"),
         ("class without test image", r"class 'c2' has no test image: add some or remove the class"),
         ("class without training image", r"class 'c10' has no train image"),
+        ("two roots", r"packed\.zip holds several data sets, in a/ and in b/: keep one train/ and one test/"),
+        ("root and one below", r"packed\.zip holds several data sets, in its top and in b/: keep one"),
+        (
+            "class of nested images",
+            r"class folder train/c2 can be taken, e\.g\. train/c2/sub/9\.png: expected <",
+        ),
+        (
+            "class of unknown extensions",
+            r"folder top/test/c10 can be taken, e\.g\. .*9\.heic: .*; move or convert the files, or remove",
+        ),
         ("one class", r"has only one class"),
         ("corrupt image", r"test/c2/10\.png is not a readable image .*replace or remove it"),
     ],

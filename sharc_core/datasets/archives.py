@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from sharc_core.errors import UserError
@@ -21,7 +22,7 @@ def natural(text: str) -> list:
 
 
 class Container:
-    """A folder or an archive as a flat list of files.
+    """A folder or an archive as a flat list of files, which is read once.
 
     Raises UserError, on opening, when the path is missing or not a readable folder, zip or tar.
     """
@@ -40,20 +41,32 @@ class Container:
             raise UserError(f"{path} is neither a folder nor a .zip or .tar archive")
 
     def names(self) -> list[str]:
-        """All files, as posix paths relative to the container, hidden ones and macOS's extras left out."""
+        """All files, none twice, as posix paths relative to the container; no hidden ones or macOS extras."""
+        return [
+            name
+            for name in self._members
+            if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+        ]
+
+    @cached_property
+    def _members(self) -> dict[str, str | int]:
+        """By name, what finds the file again: its path, the zip's spelling of it, its offset in the tar."""
         with self._readable():
             if self.kind == "folder":
-                found = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
-            elif self.kind == "zip":
+                files = (p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+                return {name: name for name in files}
+            if self.kind == "zip":
                 with zipfile.ZipFile(self.path) as archive:
-                    found = [i.filename for i in archive.infolist() if not i.is_dir()]
+                    found = [(i.filename, i.filename, not i.is_dir()) for i in archive.infolist()]
             else:
                 with tarfile.open(self.path) as archive:
-                    found = [m.name.removeprefix("./") for m in archive if m.isfile()]
-        return [n for n in found if not any(p.startswith((".", "__MACOSX")) for p in PurePosixPath(n).parts)]
+                    found = [(m.name, m.offset, m.isfile()) for m in archive]
+        # an archive that was appended to may hold a name repeatedly: as in unpacking, the last one counts
+        last = {_tidy(name): (where, is_file) for name, where, is_file in found}
+        return {name: where for name, (where, is_file) in last.items() if is_file}
 
     def read(self, names: list[str]) -> Iterator[tuple[str, bytes]]:
-        """(name, content) of the wanted files: in their order, or for a tar in the archive's."""
+        """(name, content) of the wanted files, each once: in their order, or for a tar in the archive's."""
         with self._readable():
             if self.kind == "folder":
                 for name in names:
@@ -63,17 +76,18 @@ class Container:
             elif self.kind == "zip":
                 with zipfile.ZipFile(self.path) as archive:
                     for name in names:
-                        self._limit(name, archive.getinfo(name).file_size)
+                        member = archive.getinfo(self._members[name])  # the last one of that name
+                        self._limit(name, member.file_size)
                         try:
-                            yield name, archive.read(name)
+                            yield name, archive.read(member)
                         except UNREADABLE as error:
                             raise UserError(f"{self.path}: {name} is corrupt ({_one_line(error)})") from None
             else:
-                wanted = set(names)
+                wanted = {name: self._members[name] for name in names}
                 with tarfile.open(self.path) as archive:
                     for member in archive:
-                        name = member.name.removeprefix("./")
-                        if member.isfile() and name in wanted:
+                        name = _tidy(member.name)
+                        if wanted.get(name) == member.offset:
                             self._limit(name, member.size)
                             yield name, archive.extractfile(member).read()
 
@@ -111,6 +125,11 @@ class _Readable:
         if isinstance(error, UNREADABLE) and not isinstance(error, UserError):
             problem = f"{self.path} cannot be read, it is corrupt or cut short ({_one_line(error)})"
             raise UserError(f"{problem}: get it again") from None
+
+
+def _tidy(name: str) -> str:
+    """One spelling per file: ./a, /a and a are the same one."""
+    return str(PurePosixPath(name)).lstrip("/")
 
 
 def _one_line(error: BaseException) -> str:

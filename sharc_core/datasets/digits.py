@@ -6,7 +6,8 @@ from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sharc_core.datasets.base import SOURCES, Source, writing
+from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
+from sharc_core.errors import UserError
 from sharc_core.settings import Settings as BaseSettings
 
 SIDE = 32  # the originals are 8 x 8
@@ -30,6 +31,31 @@ class Digits(Source):
         """Handwriting, so no glyph class is the same."""
         return {f"digits:{name}" for name in self.class_names()}
 
+    def check(self, progress=None) -> None:
+        """Every class must have train and test images."""
+        self._split(load_digits(return_X_y=True)[1])
+
+    def _split(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Sorted rows by split. Raises UserError when a class has none in one of them."""
+        classes = len(self.class_names())
+        try:
+            split = train_test_split(
+                np.arange(len(labels)),
+                test_size=self.settings.test_fraction,
+                random_state=self.settings.seed,
+                stratify=labels,
+            )
+            is_whole = all(len(np.unique(labels[chosen])) == classes for chosen in split)
+        except ValueError:  # fewer images than classes
+            is_whole = False
+        if not is_whole:
+            least = classes / len(labels)  # one image per class
+            raise UserError(
+                f"digits: test_fraction {self.settings.test_fraction} leaves a class without train or test "
+                f"images: choose one from {least:.3f} to {1 - least:.3f}"
+            )
+        return dict(zip(SPLITS, map(np.sort, split), strict=True))
+
     def prepare(self, out, progress=None) -> None:
         """Enlarge and split."""
         grey, labels = load_digits(return_X_y=True)
@@ -38,13 +64,7 @@ class Digits(Source):
             [np.asarray(Image.fromarray(i).resize((SIDE, SIDE), Image.BICUBIC)) for i in levels]
         )
         images = np.repeat(images[..., None], 3, axis=3)
-        split = train_test_split(
-            np.arange(len(labels)),
-            test_size=self.settings.test_fraction,
-            random_state=self.settings.seed,
-            stratify=labels,
-        )
-        index = dict(zip(("train", "test"), map(np.sort, split), strict=True))
+        index = self._split(labels)
         counts = {name: len(chosen) for name, chosen in index.items()}
         with writing(self, out, counts, (SIDE, SIDE)) as writer:
             for name, chosen in index.items():

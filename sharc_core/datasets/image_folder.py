@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,8 +19,22 @@ from sharc_core.errors import UserError
 from sharc_core.files import read_json, write_json
 from sharc_core.settings import Settings as BaseSettings
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".tif",
+    ".tiff",
+)
+EXPECTED = f"<train|test>/<class>/<image> with an extension of {', '.join(EXTENSIONS)}"
 MIXED_SIDE = 224  # side to which images of different sizes are brought when none is asked for
+SIDE_LIMIT = 4096  # of the prepared images: 48 MiB each, above it a slip of the keyboard
 BATCH = 256
 SECONDS_BETWEEN_LINES = 5
 PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
@@ -36,16 +51,22 @@ class ImageFolder(Source):
         """
 
         path: str = Field(min_length=1)
-        size: int | None = Field(default=None, ge=1)
+        size: int | None = Field(default=None, ge=1, le=SIDE_LIMIT)
 
     def __init__(self, settings, data_dir, mirror=None):
         super().__init__(settings, data_dir, mirror)
         self._index: dict[str, dict[str, list[str]]] | None = None
+        self._left_out: list[str] = []
 
-    @property
+    @cached_property
     def container(self) -> Container:
-        """The folder or archive, opened anew."""
+        """The folder or archive, listed once: a fresh source sees changes."""
         return Container(self.settings.path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The files' fingerprint, taken once: it looks at every one, and identity() is asked for often."""
+        return self.container.fingerprint()
 
     def index(self) -> dict[str, dict[str, list[str]]]:
         """Image names by split and class, all in natural order. Raises UserError for a bad layout."""
@@ -53,18 +74,36 @@ class ImageFolder(Source):
             self._index = self._read_index()
         return self._index
 
+    def left_out(self) -> list[str]:
+        """Files below train/ and test/ that are not taken: at a wrong depth, or of an unknown extension."""
+        self.index()
+        return self._left_out
+
     def _read_index(self) -> dict[str, dict[str, list[str]]]:
-        path = self.settings.path
+        path, names = self.settings.path, self.container.names()
+        root = self._root(names)
         index: dict[str, dict[str, list[str]]] = {split: {} for split in SPLITS}
-        for name in self.container.names():
+        left_out = []
+        for name in names:
             parts = PurePosixPath(name).parts
-            if PurePosixPath(name).suffix.lower() not in EXTENSIONS:
-                continue
-            # <split>/<class>/<image>, possibly below one common folder
-            for depth in (0, 1):
-                if len(parts) == depth + 3 and parts[depth] in index:
-                    index[parts[depth]].setdefault(parts[depth + 1], []).append(name)
-                    break
+            if _is_image(parts) and parts[:-3] == root:
+                index[parts[-3]].setdefault(parts[-2], []).append(name)
+            else:
+                start = len(root) if parts[: len(root)] == root else 0
+                below = [depth for depth in range(start, len(parts) - 1) if parts[depth] in SPLITS]
+                if below:
+                    left_out.append((name, parts[: below[0] + 2]))
+        left_out.sort(key=lambda item: natural(item[0]))
+        self._left_out = [name for name, _ in left_out]
+        taken = {(*root, split, name) for split, classes in index.items() for name in classes}
+        for name, folder in left_out:
+            # deeper than below one folder there is no layout of ours; straight in train/ there is no class
+            is_class = len(folder) <= 3 and len(PurePosixPath(name).parts) > len(folder)
+            if is_class and folder not in taken:
+                raise UserError(
+                    f"{path}: no file of the class folder {'/'.join(folder)} can be taken, e.g. {name}: "
+                    f"expected {EXPECTED}; move or convert the files, or remove the folder"
+                )
         for split, other in (SPLITS, SPLITS[::-1]):
             if not index[split]:
                 raise UserError(f"{path} has no {split} images: expected {split}/<class>/<image>")
@@ -83,19 +122,42 @@ class ImageFolder(Source):
             for split, c in index.items()
         }
 
+    def _root(self, names: list[str]) -> tuple[str, ...]:
+        """The one folder that train/ and test/ lie in: () for the top. Raises UserError for several."""
+        paths = [PurePosixPath(name).parts for name in names]
+        roots = {parts[:-3] for parts in paths if len(parts) <= 4 and _is_image(parts)}
+        if () in roots:  # then train/test/sub/1.png lies too deep in a class "test", not below a root "train"
+            roots -= {(split,) for split in SPLITS}
+        if len(roots) > 1:
+            first, second = ("/".join((*r, "")) or "its top" for r in sorted(roots)[:2])
+            raise UserError(
+                f"{self.settings.path} holds several data sets, in {first} and in {second}: "
+                "keep one train/ and one test/ folder, side by side"
+            )
+        return roots.pop() if roots else ()
+
     def class_names(self) -> list[str]:
         """Folder names in natural order."""
         return list(self.index()["train"])
 
     def identity(self) -> dict:
         """Settings, and a fingerprint (sizes and times) of the files."""
-        return super().identity() | {"fingerprint": self.container.fingerprint()}
+        return super().identity() | {"fingerprint": self.fingerprint}
 
     def check(self, progress=None) -> None:
         """Layout and every single image, decoded; remembered under data_dir until the files change."""
-        note = self.data_dir / "checked" / f"{self.container.fingerprint()}.json"
-        if not note.exists():
-            self._check_all(note, progress)
+        left_out = self.left_out()
+        if left_out and progress:
+            several = f"{len(left_out):,} files were" if len(left_out) > 1 else "1 file was"
+            progress(f"{self.settings.path}: {several} left out, e.g. {left_out[0]} (expected {EXPECTED})")
+        if not self._note.exists():
+            self._check_all(self._note, progress)
+        self._side()
+
+    @property
+    def _note(self) -> Path:
+        """What the check found."""
+        return self.data_dir / "checked" / f"{self.fingerprint}.json"
 
     def _check_all(self, note: Path, progress) -> None:
         sizes: Counter[str] = Counter()
@@ -111,13 +173,23 @@ class ImageFolder(Source):
 
     def side(self) -> int:
         """Pixels per side of the prepared images."""
+        if self.settings.size is None:
+            self.check()
+        return self._side()
+
+    def _side(self) -> int:
         if self.settings.size is not None:
             return self.settings.size
-        self.check()
-        note = self.data_dir / "checked" / f"{self.container.fingerprint()}.json"
-        sizes = list(read_json(note)["sizes"])
+        sizes = list(read_json(self._note)["sizes"])
         width, height = map(int, sizes[0].split("x"))
-        return width if len(sizes) == 1 and width == height else MIXED_SIDE
+        if len(sizes) > 1 or width != height:
+            return MIXED_SIDE
+        if width > SIDE_LIMIT:
+            raise UserError(
+                f"{self.settings.path}: all images are {width} x {height} pixels, more than is prepared by "
+                f"default: set size, {SIDE_LIMIT} at most"
+            )
+        return width
 
     def _images(self) -> Iterator[tuple[str, Image.Image]]:
         """Every image, decoded by a pool of threads (Pillow's decoders run in parallel)."""
@@ -158,15 +230,28 @@ class ImageFolder(Source):
             for row, (label, name) in enumerate((labels[c], n) for c, files in classes.items() for n in files)
         }
         counts = {split: sum(map(len, classes.values())) for split, classes in index.items()}
-        step = max(1, len(place) // 10)
+        total = len(place)
+        step = max(1, total // 10)
         with writing(self, out, counts, (side, side)) as writer:
             for done, (name, image) in enumerate(self._images(), 1):
-                split, row, label = place[name]
+                if name not in place:  # popped below: a row written twice would leave another one black
+                    raise UserError(f"{self.settings.path}: {name} was read twice: pack the files anew")
+                split, row, label = place.pop(name)
                 writer.images[split][row] = fit(image, side)
                 writer.labels[split][row] = label
                 writer.filled[split] += 1
-                if progress and (done % step == 0 or done == len(place)):
-                    progress(f"decoded {done:,} of {len(place):,} images")
+                if progress and (done % step == 0 or done == total):
+                    progress(f"decoded {done:,} of {total:,} images")
+            if place:
+                raise UserError(
+                    f"{self.settings.path}: {min(place, key=natural)} is gone: the files changed while they "
+                    "were read, run again"
+                )
+
+
+def _is_image(parts: tuple[str, ...]) -> bool:
+    """Whether the path ends as <train|test>/<class>/<image>."""
+    return len(parts) >= 3 and parts[-3] in SPLITS and PurePosixPath(parts[-1]).suffix.lower() in EXTENSIONS
 
 
 def fit(image: Image.Image, side: int) -> np.ndarray:
