@@ -34,7 +34,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_its_own_method_and_the_core_count(copy):
     before = provenance.code_hash.__wrapped__("gem", None)
-    edit(copy / "methods/projection.py", "RIDGE = 1e-3", "RIDGE = 1e-4")
+    edit(copy / "methods/projection.py", "RIDGE = 1e-10", "RIDGE = 1e-9")
     after = provenance.code_hash.__wrapped__("gem", None)
     assert before != after
     edit(copy / "memory.py", "[:, -self.samples_per_task :]", "[:, : self.samples_per_task]")

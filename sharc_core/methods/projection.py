@@ -4,7 +4,12 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-RIDGE = 1e-3  # added to the Gram matrix' diagonal, as in the authors' code: keeps the QP strictly convex
+# Added to the diagonal of the Gram matrix of *unit* reference gradients, whose diagonal is 1. The QP needs
+# it only to be strictly convex when references are parallel: Cholesky in float64 breaks down at about
+# k * 1e-16. What it costs: the step's product with a unit reference may fall below zero by RIDGE times the
+# reference's dual variable; without a margin that is never more than sqrt(RIDGE) = 1e-5 of |g| (the solution
+# is no worse than v = 0), and of the order of RIDGE |g| unless references almost oppose each other.
+RIDGE = 1e-10
 
 
 def project_one(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -18,23 +23,31 @@ def project_one(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor
     return gradient - factor * reference
 
 
-def solve_dual(gram: np.ndarray, products: np.ndarray, margin: float) -> np.ndarray:
-    """GEM's dual QP (arXiv 1706.08840 eq. 11): min_v 1/2 v' Q v + p' v subject to v >= margin.
+def solve_dual(gram: np.ndarray, products: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """GEM's dual QP (arXiv 1706.08840 eq. 11): min_v 1/2 v' Q v + p' v subject to v >= lower.
 
-    gram: Q = G G' + RIDGE I, (k, k) positive definite. products: p = G g, (k,). Returns v (k,).
-    With Q = L L' and v = u + margin it is the non-negative least-squares problem
-    min_u>=0 | L' u + L^-1 (p + Q margin) |, which SciPy solves exactly by active sets.
+    gram: Q, (k, k), positive definite. products: p, (k,). lower: (k,). Returns v (k,).
+    With Q = L L' and v = u + lower it is the non-negative least-squares problem
+    min_u>=0 | L' u + L^-1 (p + Q lower) |, which SciPy solves exactly by active sets.
     """
     factor = np.linalg.cholesky(gram)
-    target = np.linalg.solve(factor, products + gram.sum(1) * margin)
-    return nnls(factor.T, -target)[0] + margin
+    target = np.linalg.solve(factor, products + gram @ lower)
+    return nnls(factor.T, -target, maxiter=100 * len(gram))[0] + lower
 
 
 def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float) -> torch.Tensor:
     """GEM: the nearest gradient that has a non-negative product with every reference.
 
-    gradient (R, P); references (R, k, P), one per past task. Replicas without a conflict come back
-    unchanged; the others become g + G' v.
+    gradient (R, P); references (R, k, P), one per past task; a reference of zeros constrains nothing.
+    Replicas without a conflict come back unchanged; the others become g + G' v, v >= margin, with v the
+    solution of the dual QP for G (k, P). The solver sees unit references and a gradient of about unit
+    size: v_i = w_i * scale / |G_i| for the w that it finds, so that no length of any gradient decides
+    how exact it is.
+
+    The authors' code, in its later form, adds 1e-3 to the diagonal of G G' itself (their first had none and
+    failed on parallel references). We depart from it: what that does depends on the gradients' length. A
+    head on a frozen backbone's features has short ones, and once their squared norm nears 1e-3 the ridge
+    outweighs the constraints and most projected steps conflict with the memory after all.
     """
     # One product per replica: a batched one rounds differently for five replicas than for one.
     products = torch.stack([past @ now for past, now in zip(references, gradient, strict=True)])
@@ -43,7 +56,20 @@ def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float
         return gradient
     projected = gradient.clone()
     for r in conflicting:
-        gram = (references[r] @ references[r].T).double().cpu().numpy()
-        dual = solve_dual(gram + RIDGE * np.eye(len(gram)), products[r].double().cpu().numpy(), margin)
-        projected[r] += torch.from_numpy(dual).to(references) @ references[r]
+        projected[r] = _projected(gradient[r].double(), references[r].double(), margin)
     return projected
+
+
+def _projected(gradient: torch.Tensor, references: torch.Tensor, margin: float) -> torch.Tensor:
+    """One replica's g + G' v: gradient (P,), references (k, P), both float64."""
+    gram = (references @ references.T).cpu().numpy()
+    norms = np.sqrt(gram.diagonal())
+    used = norms > 0
+    norms, gram = norms[used], gram[used][:, used]
+    lower = margin * norms
+    scale = max(gradient.norm().item(), lower.max())
+    products = (references @ gradient).cpu().numpy()[used] / norms / scale
+    unit_gram = gram / np.outer(norms, norms) + RIDGE * np.eye(len(gram))
+    dual = np.zeros(len(used))
+    dual[used] = solve_dual(unit_gram, products, lower / scale) * scale / norms
+    return gradient + torch.from_numpy(dual).to(references) @ references
