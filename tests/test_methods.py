@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,10 @@ class Net:
         return torch.cat([self.w.flatten(), self.b]).detach()
 
 
+def together(one: Batch, other: Batch) -> Batch:
+    return Batch(torch.cat([one.x, other.x], 1), torch.cat([one.y, other.y], 1))
+
+
 def reference(name: str, scene, r: int) -> torch.Tensor:
     """The parameters of replica r after one step of the method, by the book."""
     net, now, memory = Net(scene.head, r), scene.batch, scene.memory
@@ -90,9 +95,8 @@ def reference(name: str, scene, r: int) -> torch.Tensor:
     if name == "derpp":
         distil = F.mse_loss(net.logits(first), first.logits[r])
         return net.step(net.ce(now) + 0.1 * distil + 0.5 * net.ce(second))
-    if name == "clser":  # both averages still equal the head, so the teacher is the head itself, detached
-        distil = F.mse_loss(net.logits(first), net.logits(first).detach())
-        return net.step(net.ce(now) + net.ce(first) + 0.15 * distil)
+    if name == "clser":  # both averages still equal the head: no consistency loss (tested apart, below)
+        return net.step(net.ce(together(now, first)))
     if name == "agem":
         g, ref = net.gradient(net.ce(now)), net.gradient(net.ce(first))
         if g @ ref < 0:
@@ -167,6 +171,40 @@ def test_clser_teacher_is_the_better_average(scene):
             options = [h.logits(replay.x)[r, i] for h in (method.stable, method.plastic)]
             best = max(options, key=lambda z: z.softmax(0)[true])
             torch.testing.assert_close(teacher[r, i], best)
+
+
+def test_clser_loss_is_pooled_cross_entropy_and_consistency_with_the_better_average(scene):
+    """The authors' loss on two averages that differ from the head; fewer samples replayed than new ones."""
+    method = make("clser", scene.head, reg=0.7)
+    g = torch.Generator().manual_seed(0)
+    for average in (method.stable, method.plastic):
+        average.vector += torch.randn(average.vector.shape, generator=g)
+    replay = random_batch(12, 3)
+    expected, picked = [], []
+    for r in range(R):
+        net, stable, plastic = (Net(head, r) for head in (scene.head, method.stable, method.plastic))
+        teacher = []
+        for i in range(3):
+            options = [average.logits(replay)[i].detach() for average in (stable, plastic)]
+            picked.append(int(np.argmax([z.softmax(0)[replay.y[r, i]] for z in options])))
+            teacher.append(options[picked[-1]])
+        consistency = (net.logits(replay) - torch.stack(teacher)).square().mean()
+        expected.append(net.step(net.ce(together(scene.batch, replay)) + 0.7 * consistency))
+    assert set(picked) == {0, 1}, "both averages must be the better one for some sample"
+    method.observe(scene.batch, FixedMemory([replay], []))
+    torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_derpp_weighs_logits_and_labels_as_set(scene):
+    method = make("derpp", scene.head, alpha=0.7, beta=1.3)
+    first, second = scene.memory.minibatches
+    expected = []
+    for r in range(R):
+        net = Net(scene.head, r)
+        distil = (net.logits(first) - first.logits[r]).square().mean()
+        expected.append(net.step(net.ce(scene.batch) + 0.7 * distil + 1.3 * net.ce(second)))
+    method.observe(scene.batch, scene.memory)
+    torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_clser_averages_follow_their_schedule(scene):

@@ -3,13 +3,22 @@
 import torch
 from pydantic import Field
 
+from sharc_core.heads import Batch
 from sharc_core.methods.base import METHODS, Method
 from sharc_core.settings import Settings as BaseSettings
 
 
 @METHODS.register("clser")
 class CLSER(Method):
-    """Replay, and consistency with whichever average head knows the replayed sample better."""
+    """Replay, and consistency with whichever average head knows the replayed sample better.
+
+    As in the authors' code (NeurAI-Lab/CLS-ER): the cross-entropy is one mean over the current and the
+    replayed samples together (not the sum of two means, as in ER: on equal batches the step is half as
+    long), the consistency loss is the mean over the replayed samples' logits, and the stable average is
+    what predicts. The default settings are theirs for Sequential CIFAR-10 with buffer 200. It departs
+    from them in what every method here shares: the memory is filled at the end of a task (theirs by
+    reservoir sampling from the first batch on), so during the first task there is nothing to replay.
+    """
 
     class Settings(BaseSettings):
         """reg: weight of the consistency loss. *_rate: probability of updating an average at a step.
@@ -30,12 +39,14 @@ class CLSER(Method):
         self._draws: list[torch.Tensor] = []
 
     def observe(self, batch, memory):
-        """One step on current + replayed + consistency loss, then the averages."""
-        loss = self.head.cross_entropy(batch)
+        """One step on the loss of current and replayed samples plus consistency, then the averages."""
         if memory:
             replay = memory.sample(self.replay_batch_size)
-            loss += self.head.cross_entropy(replay)
+            both = Batch(torch.cat([batch.x, replay.x], 1), torch.cat([batch.y, replay.y], 1))
+            loss = self.head.cross_entropy(both)
             loss += self.settings.reg * self.head.logit_mse(replay, self.teacher_logits(replay))
+        else:
+            loss = self.head.cross_entropy(batch)
         self.head.descend(loss, self.lr)
         self.step += 1
         self._average()
