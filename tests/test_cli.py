@@ -130,8 +130,8 @@ def test_documented_pretraining_defaults():
     for key in type(defaults).model_fields:
         assert f"`{key}`" in block
     assert (
-        f"{defaults.dataset['classes']} glyph classes from `first_class` {defaults.dataset['first_class']}"
-        in block
+        f"{defaults.dataset['classes']} glyph classes from `first_class` {defaults.dataset['first_class']}, "
+        f"`digits` {str(defaults.dataset['digits']).lower()}" in block
     )
     for key in ("epochs", "batch_size", "lr", "seed"):
         assert f"| `{key}` | {getattr(defaults, key)} |" in block

@@ -125,10 +125,27 @@ def test_cuda_without_a_gpu(monkeypatch):
 
 
 def test_a_backbone_must_not_have_seen_the_stream():
-    values = changed("datasets.s_glyphs", {"source": "glyphs", "classes": 20, "tasks": 5})
+    values = changed("datasets", {"s_glyphs": {"source": "glyphs", "classes": 20, "tasks": 5}})
     values["backbone"]["pretrain"] = {"dataset": {"source": "glyphs", "classes": 20, "first_class": 15}}
     with pytest.raises(UserError, match="shares 5 classes with data set s_glyphs"):
         check_inputs(load_grid(values))
+
+
+def test_a_backbone_for_digits_must_not_have_seen_rendered_ones():
+    """Classes 1000 to 1249 hold 8, a raised 3, an Arabic-Indic and a circled 2: three digits."""
+    glyphs = {"source": "glyphs", "classes": 250, "first_class": 1000}
+    values = changed("datasets", {"s_digits": {"source": "digits", "tasks": 5}})
+    values["backbone"]["pretrain"] = {"dataset": glyphs}
+    with pytest.raises(UserError, match="shares 3 classes with data set s_digits"):
+        check_inputs(load_grid(values))
+    values["backbone"]["pretrain"] = {"dataset": glyphs | {"digits": False}}
+    check_inputs(load_grid(values))
+
+
+def test_default_pretraining_has_no_digits():
+    values = changed("datasets", {"s_digits": {"source": "digits", "tasks": 5}})
+    values["backbone"].pop("pretrain", None)
+    check_inputs(load_grid(values))
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "config/smoke.yaml"])

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tarfile
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -145,10 +146,34 @@ def test_glyph_samples_vary_and_show_something():
 
 
 def test_ranges_of_glyphs_do_not_overlap(tmp_path):
-    first = source("glyphs", tmp_path, classes=30).content_ids()
-    second = source("glyphs", tmp_path, classes=30, first_class=30).content_ids()
+    first = source("glyphs", tmp_path, classes=30, digits=False).content_ids()
+    second = source("glyphs", tmp_path, classes=30, first_class=30, digits=False).content_ids()
     assert len(first) == len(second) == 30
     assert not first & second
+
+
+def test_glyphs_without_digits_are_the_others_in_order(tmp_path):
+    """Plain, raised, circled, of another script: all that stand for a digit go, nothing else."""
+    everything = source("glyphs", tmp_path, classes=len(pool()))
+    others = source("glyphs", tmp_path, classes=1900, digits=False)
+    assert others.points() == [p for p in pool() if unicodedata.digit(chr(p), None) is None][:1900]
+    gone = "".join(map(chr, set(everything.points()[:1900]) - set(others.points())))
+    assert set("089²⁷①➃٤۶") <= set(gone) and all(character.isdigit() for character in gone)
+    left = sum(unicodedata.digit(chr(p), None) is None for p in pool())
+    with pytest.raises(UserError, match=f"the fonts hold {left} distinct characters"):
+        source("glyphs", tmp_path, classes=len(pool()), digits=False).check()
+
+
+def test_a_character_that_stands_for_a_digit_is_that_digit_too(tmp_path):
+    """Each alone in its range; handwritten digits share their ids with all of them."""
+    handwritten = source("digits", tmp_path).content_ids()
+    assert handwritten == {f"glyph:U+003{digit}" for digit in range(10)}
+    for character, plain in {"8": "8", "²": "2", "⑤": "5", "٩": "9", "⁰": "0"}.items():
+        first = pool().index(ord(character))
+        found = source("glyphs", tmp_path, classes=2, first_class=first).content_ids()
+        assert {f"glyph:U+{ord(character):04X}", f"glyph:U+{ord(plain):04X}"} <= found
+        assert f"glyph:U+{ord(plain):04X}" in found & handwritten
+    assert not handwritten & source("glyphs", tmp_path, classes=1900, digits=False).content_ids()
 
 
 def test_more_glyphs_than_the_fonts_hold(tmp_path):

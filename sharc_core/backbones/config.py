@@ -14,7 +14,8 @@ Channels = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(m
 class PretrainConfig(Settings):
     """Supervised pre-training: AdamW on a one-cycle schedule that peaks at `lr`.
 
-    dataset: a data source's block (source and its own keys) whose classes no stream uses.
+    dataset: a data source's block (source and its own keys) whose classes no stream uses; no digits by
+    default, because there are streams of them.
     max_shift: augmentation, images are shifted by up to this share of their side. flip: mirrored
     half of the time (not for characters).
     """
@@ -23,6 +24,7 @@ class PretrainConfig(Settings):
         "source": "glyphs",
         "classes": 250,
         "first_class": 1000,
+        "digits": False,
         "train_per_class": 80,
         "test_per_class": 10,
     }

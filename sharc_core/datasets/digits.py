@@ -28,8 +28,8 @@ class Digits(Source):
         return [str(digit) for digit in range(10)]
 
     def content_ids(self) -> set[str]:
-        """Handwriting, so no glyph class is the same."""
-        return {f"digits:{name}" for name in self.class_names()}
+        """The ids that rendered digits have too: handwriting is another style, not another class."""
+        return {f"glyph:U+{ord(name):04X}" for name in self.class_names()}
 
     def check(self, progress=None) -> None:
         """Every class must have train and test images."""

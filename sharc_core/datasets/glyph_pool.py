@@ -57,6 +57,11 @@ def pool() -> tuple[int, ...]:
     return tuple(np.random.default_rng(ORDER_SEED).permutation(chosen).tolist())
 
 
+def digit_of(point: int) -> int | None:
+    """The digit that a character stands for, whatever its script or style; None for all others."""
+    return unicodedata.digit(chr(point), None)
+
+
 def _is_a_class(character: str) -> bool:
     """Mathematical alphabets repeat letters in other styles; Braille patterns differ by a dot."""
     return (

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
 from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
-from sharc_core.datasets.glyph_pool import face_path, faces_of, pool
+from sharc_core.datasets.glyph_pool import digit_of, face_path, faces_of, pool
 from sharc_core.errors import UserError
 from sharc_core.settings import Settings as BaseSettings
 
@@ -32,11 +32,14 @@ class Glyphs(Source):
     class Settings(BaseSettings):
         """classes, first_class: which part of the pool of characters; ranges that do not overlap share none.
 
+        digits: false leaves every character that stands for a digit out of the pool, and the others in
+        order, so that what is pre-trained on them has not seen the classes of a stream of digits.
         train_per_class, test_per_class: images. seed: of all the variation. size: pixels per side.
         """
 
         classes: int = Field(ge=2)
         first_class: int = Field(default=0, ge=0)
+        digits: bool = True
         train_per_class: int = Field(default=100, ge=1)
         test_per_class: int = Field(default=20, ge=1)
         seed: int = Field(default=0, ge=0)
@@ -45,20 +48,23 @@ class Glyphs(Source):
     def points(self) -> list[int]:
         """Code points in label order. Raises UserError when the pool has not that many."""
         first, count = self.settings.first_class, self.settings.classes
-        if first + count > len(pool()):
+        points = [p for p in pool() if self.settings.digits or digit_of(p) is None]
+        if first + count > len(points):
             raise UserError(
                 f"glyphs: classes {first} to {first + count - 1} were asked for, but the fonts hold "
-                f"{len(pool())} distinct characters: lower classes or first_class"
+                f"{len(points)} distinct characters: lower classes or first_class"
             )
-        return list(pool()[first : first + count])
+        return points[first : first + count]
 
     def class_names(self) -> list[str]:
         """Unicode names of the code points, as U+0041."""
         return [f"U+{point:04X}" for point in self.points()]
 
     def content_ids(self) -> set[str]:
-        """The characters."""
-        return {f"glyph:{name}" for name in self.class_names()}
+        """The characters, and for one that stands for a digit (as in 8, ⁸, ➇ or ٨) the plain digit too."""
+        points = self.points()
+        plain = {ord(str(digit_of(point))) for point in points if digit_of(point) is not None}
+        return {f"glyph:U+{point:04X}" for point in plain.union(points)}
 
     def check(self, progress=None) -> None:
         """The pool must be large enough."""
