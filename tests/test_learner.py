@@ -7,8 +7,11 @@ from factories import make_cell, make_features
 
 from sharc_core.cell import HeadConfig, Training
 from sharc_core.errors import UserError
-from sharc_core.learner import evaluate, run_cell
+from sharc_core.learner import evaluate, make_memory, run_cell
 from sharc_core.methods import METHODS
+from sharc_core.streams import make_stream
+
+torch.set_num_threads(1)  # as a cell's job has: with more, kernels round by the number of replicas
 
 REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
 CASES = [(m, "plain") for m in METHODS.names()] + [(m, "sharc") for m in REPLAYING]
@@ -132,6 +135,32 @@ def test_permuting_classes_permutes_results(method):
     for scenario in ("task_il", "class_il"):
         one, other = (np.array(d["matrix"][scenario], dtype=float) for d in (original, permuted))
         assert np.allclose(one, other, atol=1e-9, equal_nan=True)
+
+
+def test_a_methods_copies_of_the_head_are_counted(features):
+    """learner_bytes: the head, and for CLS-ER its two averages too."""
+    parameters = 12 * 6 + 6
+    for method in METHODS.names():
+        copies = 3 if method == "clser" else 1
+        costs = run_cell(features, make_cell(method))["costs"]
+        assert costs["learner_bytes"] == [copies * parameters * 4] * 3, method
+
+
+def test_derpp_stores_the_logits_of_the_trained_head(features, weights, monkeypatch):
+    """Those of the head at the end of each task, neither the untrained one's nor the last one's."""
+    made = []
+    monkeypatch.setattr(
+        "sharc_core.learner.make_memory", lambda *args: made.append(make_memory(*args)) or made[0]
+    )
+    cell = make_cell("derpp", buffer=30)
+    run_cell(features, cell)
+    _, *after = weights
+    stream = make_stream(features.train_labels, features.test_labels, 6, 3)
+    for task, batch in enumerate(made[0].tasks()):
+        last = stream.order(task, 0, cell.seeds)[:, -batch.y.shape[1] :]
+        for r in range(3):
+            weight, bias = after[task][r, :72].view(6, 12), after[task][r, 72:78]
+            torch.testing.assert_close(batch.logits[r], features.train_pooled[last[r]] @ weight.T + bias)
 
 
 def test_mer_with_published_settings_is_er(features):

@@ -133,6 +133,54 @@ def test_tasks_together_are_the_replay_set():
     assert all(len(set((t.y // 2).flatten().tolist())) == 1 for t in memory.tasks())
 
 
+def test_stored_labels_are_the_samples_own():
+    """Two classes a task in random order: a permuted label would be another class's."""
+    cell = make_cell("er", "sharc", buffer=30)
+    memory = fill(cell)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    for task, batch in enumerate(memory.tasks()):
+        last = stream.order(task, 0, cell.seeds)[:, -batch.y.shape[1] :]
+        assert torch.equal(batch.y, FEATURES.train_labels[last])
+        assert (batch.y != batch.y.flip(1)).any(), "the order must matter"
+
+
+@pytest.mark.parametrize("read", ["per_task", "at_store"])
+def test_what_is_dropped_becomes_the_mean_of_the_samples_own_class(read):
+    """By hand, from the features: labels that reach the associative memory out of order give other means."""
+    cell = make_cell("er", "sharc", buffer=30, associative_memory="mean", associative_settings={}, read=read)
+    memory = fill(cell)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    for task, (stored, batch) in enumerate(zip(memory.stored, memory.tasks(), strict=True)):
+        last = stream.order(task, 0, cell.seeds)[:, -batch.y.shape[1] :]
+        for r, index in enumerate(last):
+            maps, labels = FEATURES.train_maps[index].float(), FEATURES.train_labels[index]
+            means = torch.stack([maps[labels == label].mean(0) for label in labels])
+            completed = torch.where(stored.sparse[r].mask[:, :, None, None], maps, means)
+            assert len(labels.unique()) == 2
+            torch.testing.assert_close(batch.x[r], completed.mean((-2, -1)))
+
+
+@pytest.mark.parametrize("variant", ["plain", "sharc"])
+def test_stored_logits_are_the_heads_at_storing_time(variant):
+    """Of the whole sample, as they were: the head that goes on learning does not change them."""
+    cell = make_cell("derpp", variant, buffer=30)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    memory = make_memory(FEATURES, stream, cell)
+    head = make_head("linear", 0, 3, 12, 6)
+    head.initialise(cell.seeds)
+    expected = []
+    for task in range(3):
+        order = stream.order(task, 0, cell.seeds)
+        memory.store(order, head)
+        last = order[:, -memory.samples_per_task :]
+        expected.append(FEATURES.train_pooled[last] @ head.weight.mT + head.bias[:, None])
+        head.vector.mul_(-2)
+        memory.begin_task()
+    assert not torch.allclose(expected[0], expected[1])
+    for batch, logits in zip(memory.tasks(), expected, strict=True):
+        torch.testing.assert_close(batch.logits, logits)
+
+
 def test_reading_at_store_keeps_the_first_recall():
     """With class means that go on moving, reading later gives another map; reading at store does not."""
     features = make_features()
