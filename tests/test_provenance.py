@@ -49,7 +49,7 @@ def test_other_plugins_comments_docstrings_and_messages_do_not_count(copy):
     edit(copy / "config.py", "is listed twice", "is there twice")
     (copy / "methods/new.py").write_text("x = 1\n")
     assert provenance.code_hash.__wrapped__("er", "mean") == before
-    edit(copy / "associative/mean.py", "chosen.sum(0)", "chosen.sum(0) * 2")
+    edit(copy / "associative/mean.py", "rows, maps.float())", "rows, maps.float() * 2)")
     assert provenance.code_hash.__wrapped__("er", "mean") != before
 
 
