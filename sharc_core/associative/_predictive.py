@@ -1,0 +1,176 @@
+"""Energy, hidden units and weights of a generative predictive coding network (Salvatori et al. 2021).
+
+Maps enter through products alone: with W the weights to the map, of the entries that count, all that is
+needed is |x|^2, x W^T and W W^T. A step on the hidden units then costs hidden^2 a sample, however large
+the map. Everything is float64: the energy is a small difference of large numbers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Watch = Callable[[torch.Tensor], None] | None  # is handed the energies (n,), before and after each step
+FIRST_SIZE, GROW, SHRINK = 0.1, 1.1, 0.5  # step sizes of the hidden units
+
+
+def activate(name: str, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """phi(units) and its derivative, elementwise; name: relu, gelu or none."""
+    if name == "relu":
+        return units.clamp_min(0), (units > 0).to(units.dtype)
+    if name == "gelu":
+        below = (1 + torch.erf(units / math.sqrt(2))) / 2
+        density = torch.exp(-units.square() / 2) / math.sqrt(2 * math.pi)
+        return units * below, below + units * density
+    return units, torch.ones_like(units)
+
+
+@dataclass
+class Products:
+    """What the energy needs of the maps: squares (n,) = |x|^2, cross (n, h) = X W^T, gram (h, h) = W W^T.
+
+    gram is (n, h, h) where the samples differ in the entries that count.
+    """
+
+    squares: torch.Tensor
+    cross: torch.Tensor
+    gram: torch.Tensor
+
+    @classmethod
+    def of(cls, maps: torch.Tensor, weights: torch.Tensor) -> "Products":
+        """Maps (n, m) and weights (h, m), of the entries that count."""
+        return cls(maps.square().sum(1), maps @ weights.T, weights @ weights.T)
+
+    @classmethod
+    def together(cls, parts: list["Products"]) -> "Products":
+        """Samples of several sets of entries, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        grams = [part.gram.expand(len(part.squares), -1, -1) for part in parts]
+        squares, cross = torch.cat([p.squares for p in parts]), torch.cat([p.cross for p in parts])
+        return cls(squares, cross, torch.cat(grams))
+
+
+@dataclass
+class Network:
+    """weights: (h, m) down to the map, then (h, h) between hidden layers upwards; mean: mu (h,) on top."""
+
+    weights: list[torch.Tensor]
+    mean: torch.Tensor
+    activation: str
+
+    def start(self, samples: int) -> torch.Tensor:
+        """Hidden units (n, layers, h) to start from: all positive, so that every rectified unit is alive."""
+        hidden = len(self.mean)
+        return self.mean.new_full((samples, len(self.weights), hidden), hidden**-0.5)
+
+    def energy(self, units: torch.Tensor, products: Products) -> tuple[torch.Tensor, torch.Tensor]:
+        """F of each sample (n,) and its gradient by the hidden units (n, layers, h), lowest layer first."""
+        active, slope = activate(self.activation, units)
+        through = active[:, :1] @ products.gram if products.gram.ndim == 3 else active[:, 0] @ products.gram
+        through = through.view_as(products.cross)
+        on_map = products.squares + (active[:, 0] * (through - 2 * products.cross)).sum(1)
+        uppers = list(enumerate(self.weights[1:]))
+        means = [active[:, i + 1] @ weights for i, weights in uppers]
+        errors = units - torch.stack([*means, self.mean.expand_as(units[:, 0])], 1)
+        # by a layer's activity: minus the error of the layer below, carried up by the weights in between
+        pulls = [through - products.cross] + [-errors[:, i] @ weights.T for i, weights in uppers]
+        return (on_map + errors.square().sum((1, 2))) / 2, errors + slope * torch.stack(pulls, 1)
+
+    def settle(
+        self,
+        units: torch.Tensor,
+        products: Products,
+        steps: int,
+        sizes: torch.Tensor | None = None,
+        watch: Watch = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradient steps on the hidden units (n, layers, h) that never raise a sample's energy.
+
+        sizes (n,): the samples' step sizes. A step that would raise the energy is not taken and shrinks
+        its sample's size; one that is taken lets it grow. Returns the units and the sizes.
+        """
+        sizes = torch.full_like(units[:, 0, 0], FIRST_SIZE) if sizes is None else sizes
+        energy, gradient = self.energy(units, products)
+        if watch:
+            watch(energy)
+        for _ in range(steps):
+            trial = units - sizes[:, None, None] * gradient
+            trial_energy, trial_gradient = self.energy(trial, products)
+            taken = trial_energy <= energy
+            units = torch.where(taken[:, None, None], trial, units)
+            gradient = torch.where(taken[:, None, None], trial_gradient, gradient)
+            energy = torch.where(taken, trial_energy, energy)
+            sizes = torch.where(taken, GROW * sizes, SHRINK * sizes)
+            if watch:
+                watch(energy)
+        return units, sizes
+
+    def fit(
+        self,
+        maps: torch.Tensor,
+        rounds: int,
+        hidden_steps: int,
+        weight_steps: int,
+        momentum: float,
+        watch: Watch = None,
+    ) -> None:
+        """Learn maps (n, m): alternate steps on the hidden units and on the weights and the mean, in place.
+
+        Every step on the weights to the map adds combinations of the maps and of these weights, so they
+        stay in the span of where they started and the maps. All is computed in an orthonormal basis of
+        that span, h + n numbers a row instead of m, which changes no inner product and hence nothing else.
+        """
+        before = self.weights[0]
+        rows, basis = in_own_span(torch.cat([before, maps]))
+        maps, first = rows[len(before) :], rows[: len(before)]
+        self.weights[0] = first
+        velocities = [torch.zeros_like(weights) for weights in self.weights]
+        units, sizes = self.start(len(maps)), None
+        for _ in range(rounds):
+            products = Products.of(maps, self.weights[0])
+            units, sizes = self.settle(units, products, hidden_steps, sizes, watch)
+            inputs = activate(self.activation, units)[0].unbind(1)
+            targets = [maps, *units.unbind(1)]
+            for level, weights in enumerate(self.weights):
+                self.weights[level] = descend(
+                    weights, velocities[level], inputs[level], targets[level], weight_steps, momentum
+                )
+            self.mean = units[:, -1].mean(0)  # the gradient step of size 1 / n
+        # added to what was there: whatever of it the basis left out (too small to count) is kept
+        self.weights[0] = before + (self.weights[0] - first) @ basis
+
+
+def descend(
+    weights: torch.Tensor,
+    velocity: torch.Tensor,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    steps: int,
+    momentum: float,
+) -> torch.Tensor:
+    """Nesterov steps on |targets - inputs weights|^2 / 2; `velocity` is carried on, in place.
+
+    The step size is 1 over a bound on the largest eigenvalue of inputs^T inputs (its largest absolute row
+    sum), which without momentum cannot raise the error; for inputs of one sign the bound is nearly tight.
+    """
+    gram = inputs @ inputs.T if len(inputs) < inputs.shape[1] else inputs.T @ inputs
+    size = 1 / gram.abs().sum(0).amax().clamp_min(1e-12)
+    for _ in range(steps):
+        ahead = weights + momentum * velocity
+        new = ahead + size * (inputs.T @ (targets - inputs @ ahead))
+        velocity.copy_(new - weights)
+        weights = new
+    return weights
+
+
+def in_own_span(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (r, d) as coordinates (r, k) in an orthonormal basis (k, d) of their span, k <= min(r, d)."""
+    count, size = rows.shape
+    if count >= size:
+        return rows, torch.eye(size, dtype=rows.dtype, device=rows.device)
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    kept = values > 1e-14 * values[-1]  # the rest is rounding
+    vectors, scale = vectors[:, kept], values[kept].sqrt()
+    return vectors * scale, (vectors / scale).T @ rows

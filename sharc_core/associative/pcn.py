@@ -1,0 +1,120 @@
+"""Generative predictive coding network (Salvatori et al. 2021, arXiv 2109.08063)."""
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from sharc_core.associative._groups import by_mask
+from sharc_core.associative._predictive import Network, Products, Watch, activate
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.seeds import generator
+from sharc_core.settings import Settings as BaseSettings
+
+TOGETHER = 8  # cues settled at once, at least: so many products (h, h) still fit a processor's cache
+
+
+@ASSOCIATIVE_MEMORIES.register("pcn")
+class PredictiveCoding(AssociativeMemory):
+    """Layers x_0 (the flat map), x_1, ..., x_L, each predicted from the one above, the top from mu.
+
+    F = 1/2 sum_l |x_l - phi(x_{l+1}) W_l|^2 + 1/2 |x_L - mu|^2 (SHARC eq. 5). Writing alternates gradient
+    steps on the hidden layers, the map clamped, and on the weights and mu. Reading takes gradient steps on
+    the hidden layers with the observed entries clamped: the unobserved ones equal their prediction at any
+    optimum, so they are minimised out exactly and the energy is over the observed entries. Unit variances:
+    the maps' scale matters against the prior's.
+    """
+
+    class Settings(BaseSettings):
+        """layers: the map's included. A write has `rounds` of hidden_steps, then weight_steps."""
+
+        hidden: int = Field(default=256, ge=1, le=8192)
+        layers: int = Field(default=2, ge=2, le=8)
+        activation: Literal["relu", "gelu", "none"] = "relu"
+        rounds: int = Field(default=50, ge=1)
+        hidden_steps: int = Field(default=10, ge=1)
+        weight_steps: int = Field(default=10, ge=1)
+        momentum: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
+        read_steps: int = Field(default=100, ge=1)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weights, self.uppers, self.mean = self._prior()
+
+    def _prior(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """W_0 (h, d), the weights between hidden layers (layers - 2, h, h) and mu (h,) before any write.
+
+        Pure functions of the seed: not part of the state. Uniform +-1 / sqrt(size of the layer below).
+        """
+        hidden, source = self.settings.hidden, generator(self.seed, "pcn")
+        weights = 2 * torch.rand(hidden, self.size, generator=source) - 1
+        uppers = 2 * torch.rand(self.settings.layers - 2, hidden, hidden, generator=source) - 1
+        mean = torch.full((hidden,), hidden**-0.5)
+        scaled = weights / self.size**0.5, uppers / hidden**0.5, mean
+        return tuple(part.to(self.device) for part in scaled)
+
+    def _network(self) -> Network:
+        weights = [self.weights.double(), *self.uppers.double().unbind(0)]
+        return Network(weights, self.mean.double(), self.settings.activation)
+
+    def learn(self, maps, labels, watch: Watch = None):
+        """Fit the maps, from the weights as they are. watch: see the network; for tests."""
+        s = self.settings
+        network = self._network()
+        network.fit(maps.double().flatten(1), s.rounds, s.hidden_steps, s.weight_steps, s.momentum, watch)
+        self.weights, self.mean = network.weights[0].float(), network.mean.float()
+        if len(network.weights) > 1:
+            self.uppers = torch.stack(network.weights[1:]).float()
+
+    def complete(self, maps, mask, labels, watch: Watch = None):
+        """The prediction phi(x_1) W_0 from hidden layers settled on the observed entries."""
+        network, values = self._network(), maps.flatten(1)
+        full = torch.empty_like(values)
+        for rows, products in self._batches(values, mask, network.weights[0]):
+            start = network.start(len(rows))
+            units, _ = network.settle(start, products, self.settings.read_steps, watch=watch)
+            full[rows] = activate(network.activation, units[:, 0])[0].float() @ self.weights
+        return full.view_as(maps)
+
+    def _batches(
+        self, values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, Products]]:
+        """Indices of cues and what the energy needs of them, cues of one mask side by side.
+
+        Cues that hardly share masks are still settled several at a time: a step on one is mostly overhead.
+        """
+        cues, parts = [], []
+        for kept, rows in by_mask(mask):
+            observed = kept.repeat_interleave(self.size // len(kept))
+            cues.append(rows)
+            parts.append(Products.of(values[rows][:, observed].double(), weights[:, observed]))
+            if len(torch.cat(cues)) >= TOGETHER:
+                yield torch.cat(cues), Products.together(parts)
+                cues, parts = [], []
+        if cues:
+            yield torch.cat(cues), Products.together(parts)
+
+    def forget(self, beta):
+        """W <- sqrt(1 - beta) W + (1 - sqrt(1 - beta)) W_prior; mu likewise."""
+        stay = math.sqrt(1 - beta)
+        now = self.weights, self.uppers, self.mean
+        pairs = zip(now, self._prior(), strict=True)
+        self.weights, self.uppers, self.mean = (stay * a + (1 - stay) * b for a, b in pairs)
+
+    def state_dict(self):
+        """Weights to the map, weights between hidden layers, mu."""
+        return {"weights": self.weights, "uppers": self.uppers, "mean": self.mean}
+
+    def load_state_dict(self, state):
+        """Take over weights and mu; weights as the seed gives them count as nothing written."""
+        for name in self.state_dict():
+            setattr(self, name, state[name].to(self.device).clone())
+        self.written = int(not torch.equal(self.weights, self._prior()[0]))
+
+    @classmethod
+    def planned_bytes(cls, settings, shape, classes, samples):
+        """float32 weights and mu, whatever the number of samples."""
+        hidden = settings.hidden
+        return 4 * (hidden * math.prod(shape) + (settings.layers - 2) * hidden * hidden + hidden)
