@@ -41,6 +41,14 @@ def make_features(
     )
 
 
+# Small settings of the memories whose learning takes steps, for tests that are about something else.
+QUICK = {
+    "bayespcn": {"hidden": 8, "steps": 5},
+    "pcn": {"hidden": 8, "rounds": 2, "read_steps": 5},
+    "autoencoder": {"hidden": 8, "steps": 5},
+}
+
+
 def make_cell(method: str = "er", variant: str = "plain", **changes) -> Cell:
     """A cell on the features above: 3 tasks of 2 classes, a buffer of 12."""
     fields = {

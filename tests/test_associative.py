@@ -148,6 +148,17 @@ def test_same_seed_same_bits(name):
 
 
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
+def test_works_where_gradients_are_off(name):
+    """As in a cell."""
+    maps, labels = patterns()
+    masked, mask = cue(maps)
+    with torch.no_grad():
+        memory = make(name)
+        memory.write(maps, labels)
+        assert not memory.read(masked, mask, labels).requires_grad
+
+
+@pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_forgetting_keeps_a_memory_usable(name):
     maps, labels = patterns()
     memory = make(name)

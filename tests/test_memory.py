@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from factories import make_cell, make_features
+from factories import QUICK, make_cell, make_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def test_budgets_are_never_exceeded(method, variant, buffer, unit, theta, kind, 
         sharc = {
             "theta": theta,
             "associative_memory": kind,
-            "associative_settings": settings_of(ASSOCIATIVE_MEMORIES, kind, {}, "x"),
+            "associative_settings": settings_of(ASSOCIATIVE_MEMORIES, kind, QUICK.get(kind, {}), "x"),
             "count_associative_memory": charge and unit == "bytes",
         }
     cell = make_cell(method, variant, buffer=buffer, budget_unit=unit, tasks=tasks, seeds=[0, 1], **sharc)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from learnt import SHAPE, cue, make, sparse_maps
 
-from sharc_core.associative import _predictive, pcn
-from sharc_core.associative._groups import by_mask
-from sharc_core.associative._predictive import Network, Products, in_own_span
+from sharc_core.associative import pcn, predictive
+from sharc_core.associative.groups import by_mask
+from sharc_core.associative.predictive import Network, Products, in_own_span
 
 PHI = {"relu": torch.relu, "gelu": torch.nn.functional.gelu, "none": lambda units: units}
 
@@ -131,14 +131,14 @@ def test_a_step_on_hidden_units_costs_the_same_for_any_map(monkeypatch):
         sides.extend([*units.shape, *products.cross.shape, *products.gram.shape, *self.weights[0].shape])
         return energy(self, units, products)
 
-    steps = _predictive.descend
+    steps = predictive.descend
 
     def noted_steps(weights, velocity, inputs, targets, *rest):
         sides.extend([*weights.shape, *inputs.shape, *targets.shape])
         return steps(weights, velocity, inputs, targets, *rest)
 
     monkeypatch.setattr(Network, "energy", noted)
-    monkeypatch.setattr(_predictive, "descend", noted_steps)
+    monkeypatch.setattr(predictive, "descend", noted_steps)
     maps, labels = sparse_maps()
     make("pcn").write(maps, labels)
     assert sides and max(sides) <= 40 + len(maps) < maps[0].numel()

@@ -42,6 +42,7 @@ class Autoencoder(AssociativeMemory):
         decoder = (2 * torch.rand(units, self.size, generator=source) - 1) / units**0.5
         return tuple(part.to(self.device) for part in (encoder, decoder, torch.zeros(units)))
 
+    @torch.enable_grad()  # a cell trains without: its gradients are closed form
     def learn(self, maps, labels):
         """Train on the maps, from the weights as they are; Adam's averages start anew."""
         values = maps.float().flatten(1)

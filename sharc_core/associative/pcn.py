@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sharc_core.associative._groups import by_mask
-from sharc_core.associative._predictive import Network, Products, Watch, activate
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.groups import by_mask
+from sharc_core.associative.predictive import Network, Products, Watch, activate
 from sharc_core.seeds import generator
 from sharc_core.settings import Settings as BaseSettings
 
