@@ -1,4 +1,4 @@
-"""A cell's code hash: changes with what its numbers come from, and with nothing else."""
+"""Code hashes of cells and stages: they change with what the numbers come from, and with nothing else."""
 
 import shutil
 from pathlib import Path
@@ -51,6 +51,83 @@ def test_other_plugins_comments_docstrings_and_messages_do_not_count(copy):
     assert provenance.code_hash.__wrapped__("er", "mean") == before
     edit(copy / "associative/mean.py", "rows, maps.float())", "rows, maps.float() * 2)")
     assert provenance.code_hash.__wrapped__("er", "mean") != before
+
+
+def stage(*roots) -> str:
+    return provenance.stage_hash.__wrapped__(*roots)
+
+
+@pytest.mark.parametrize(
+    ("roots", "file", "old", "new"),
+    [
+        (
+            ("datasets.glyphs", "datasets.base"),
+            "datasets/glyph_pool.py",
+            "LOOK_ALIKE = 0.86",
+            "LOOK_ALIKE = 0.9",
+        ),
+        (("datasets.glyphs", "datasets.base"), "datasets/base.py", "np.int64", "np.int32"),
+        (("pretrain", "backbones.resnet_small"), "backbones/resnet_small.py", "nn.ReLU()", "nn.GELU()"),
+        (("pretrain", "backbones.resnet_small"), "backbones/augment.py", "width - 1", "width - 2"),
+        (("features", "backbones.resnet_small"), "pooling.py", ".mean(-1)", ".amax(-1)"),
+        (("features", "backbones.resnet_small"), "backbones/model.py", "255 * deviation", "256 * deviation"),
+        (("results",), "metrics.py", "def acc(", "def accuracy("),
+        (("tables", "published", "results"), "render.py", "def to_latex(", "def to_tex("),
+        (("figures", "results"), "summary.py", "AM charged", "charged"),
+        (("report", "templates"), "templates/report.html.j2", "<html", "<HTML"),
+    ],
+)
+def test_code_that_shapes_a_stages_output_counts(copy, roots, file, old, new):
+    before = stage(*roots)
+    edit(copy / file, old, new)
+    assert stage(*roots) != before
+
+
+def test_nothing_else_counts_for_a_stage(copy):
+    stages = [
+        ("datasets.digits", "datasets.base"),
+        ("pretrain", "backbones.resnet_small"),
+        ("features", "backbones.resnet_small"),
+        ("results",),
+        ("tables", "published", "results"),
+        ("report", "templates", "published", "results"),
+    ]
+    before = [stage(*roots) for roots in stages]
+    edit(copy / "datasets/glyphs.py", "FONT_SIZE = 52", "FONT_SIZE = 50")
+    edit(copy / "backbones/torchvision_nets.py", "weights=None, num_classes=classes", "num_classes=classes")
+    edit(copy / "methods/gem.py", "margin: float", "margin2: float")
+    edit(copy / "backbones/config.py", "must be above 0", "must be positive")
+    edit(copy / "config.py", "is listed twice", "is there twice")
+    edit(copy / "errors.py", "class UserError", "X = 1\n\n\nclass UserError")
+    (copy / "datasets/new.py").write_text("x = 1\n")
+    for path in [*copy.glob("*.py"), *copy.glob("*/*.py")]:
+        path.write_text(path.read_text() + "\n# a comment\n")
+    edit(copy / "datasets/digits.py", "The ten digits.", "Ten digits.")
+    assert [stage(*roots) for roots in stages] == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from sharc_core import metrics",
+        "import sharc_core.metrics",
+        "from . import metrics",
+        "from .metrics import acc",
+    ],
+)
+def test_every_form_of_import_counts(copy, line):
+    (copy / "mine.py").write_text(f"{line}\n")
+    before = stage("mine")
+    edit(copy / "metrics.py", "def acc(", "def accuracy(")
+    assert stage("mine") != before
+
+
+def test_library_versions_are_those_a_stage_imports():
+    digits = provenance.library_versions("datasets.digits", "datasets.base")
+    assert set(digits) == {"numpy", "pillow", "scikit-learn"}
+    assert {"numpy", "pillow", "matplotlib"} <= set(provenance.library_versions("datasets.glyphs"))
+    assert {"torch", "torchvision"} <= set(provenance.library_versions("pretrain", "backbones.resnet_small"))
+    assert {"torch", "torchvision"} <= set(provenance.library_versions("features", "backbones.resnet_small"))
 
 
 def test_git_state_outside_a_checkout_is_empty(tmp_path, monkeypatch):
