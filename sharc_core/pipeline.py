@@ -1,54 +1,64 @@
 """Where a grid's files lie, and its stages as functions: data set, weights, features, cell.
 
 The Snakefile's rules and the command line both call these; neither knows more than they do.
-Prepared data, weights and features are shared between grids, so their folders carry a hash of what
-they are made from; a grid's own results lie in its results_dir under plain names.
+Prepared data, weights and features are shared between grids, so their names carry a hash of what
+they are made from, code and libraries included; a grid's own results lie in its results_dir under
+plain names.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sharc_core.backbones import BackboneConfig, load_backbone
+from sharc_core.backbones.architectures import ARCHITECTURES
 from sharc_core.cell import Cell
 from sharc_core.config import Grid, pretrain_source
-from sharc_core.datasets import Source, open_prepared
+from sharc_core.datasets import SOURCES, Source, open_prepared
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.features import Features, extract_features, open_features
 from sharc_core.files import digest, sha256_file
 from sharc_core.pretrain import pretrain
+from sharc_core.provenance import library_versions, stage_hash
 
 Progress = Callable[[str], None] | None
 
 
 class Layout:
-    """Paths of one grid's files."""
+    """Paths of one grid's files. Make a new one when files may have changed: it looks at each only once."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
         self.data = Path(grid.data_dir)
         self.results = Path(grid.results_dir)
         self.backbones = {backbone.path_name: backbone for backbone in grid.backbones}
+        self._known: dict[tuple, Any] = {}
 
-    def source_folder(self, name: str, source: Source) -> Path:
-        """Prepared images of a source."""
-        return self.data / "prepared" / f"{name}-{digest(source.identity())}"
+    def source(self, dataset: str) -> Source:
+        """The data source of a data set of the grid."""
+        return self._once(("source", dataset), lambda: self.grid.source(dataset))
+
+    def pretraining_source(self, backbone: str) -> Source:
+        """The data source that a backbone is pre-trained on; one for all that are on the same data."""
+        config = self.backbones[backbone]
+        key = ("pretraining source", digest(config.pretrain.dataset))
+        return self._once(key, lambda: pretrain_source(self.grid, config))
 
     def prepared(self, dataset: str) -> Path:
         """Prepared images of a data set of the grid."""
-        return self.source_folder(dataset, self.grid.source(dataset))
+        return self.data / "prepared" / f"{dataset}-{self._data_digest(self.source(dataset))}"
 
     def pretraining_data(self, backbone: str) -> Path:
         """Prepared images that a backbone is pre-trained on."""
-        source = pretrain_source(self.grid, self.backbones[backbone])
-        return self.source_folder("pretraining", source)
+        return self.data / "prepared" / f"pretraining-{self._data_digest(self.pretraining_source(backbone))}"
 
     def weights(self, backbone: str) -> Path | None:
         """The backbone's weights file; None when torchvision holds them."""
         config = self.backbones[backbone]
         if config.weights == "pretrain":
             return self.data / "backbones" / f"{backbone}-{digest(self._identity(config))}.safetensors"
-        return Path(config.weights) if config.weights.endswith(".safetensors") else None
+        return Path(config.weights) if config.is_local_file else None
 
     def card(self, backbone: str) -> Path | None:
         """The card of weights that were pre-trained here."""
@@ -58,7 +68,8 @@ class Layout:
 
     def features(self, dataset: str, backbone: str, view: int = 0) -> Path:
         """Feature cache of a data set through a backbone."""
-        key = digest(self._identity(self.backbones[backbone]))
+        config = self.backbones[backbone]
+        key = digest([self._identity(config), *_made_by(*features_code(config))])
         return self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}" / f"view{view}"
 
     def cell(self, cell: Cell) -> Path:
@@ -69,11 +80,42 @@ class Layout:
         """What a backbone's maps are a function of: its settings, and what its weights come from."""
         settings = config.model_dump(exclude={"name", "views", "weights", "pretrain"})
         if config.weights == "pretrain":
-            source = pretrain_source(self.grid, config)
-            return [settings, config.pretrain.model_dump(), source.identity()]
+            data = self._data_digest(self.pretraining_source(config.path_name))
+            return [settings, config.pretrain.model_dump(), data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
-            return [settings, sha256_file(config.weights)]
+            return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
         return [settings, config.weights]
+
+    def _data_digest(self, source: Source) -> str:
+        """Of all that a source's prepared images come from; settings and files, code and libraries."""
+        key = ("data", id(source))
+        return self._once(key, lambda: digest([source.identity(), *_made_by(*data_code(source))]))
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """make() when a key is asked for the first time: it may look at every file of a data set."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+
+def data_code(source: Source) -> tuple[str | Path, ...]:
+    """Roots (see provenance.stage_hash) of the code that prepares a source: no other source counts."""
+    return "datasets.base", Path(SOURCES.module_file(source.name))
+
+
+def pretrain_code(config: BackboneConfig) -> tuple[str | Path, ...]:
+    """Roots of the code that pre-trains a backbone."""
+    return "pretrain", Path(ARCHITECTURES.module_file(config.arch))
+
+
+def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
+    """Roots of the code that a backbone's features come from."""
+    return "features", Path(ARCHITECTURES.module_file(config.arch))
+
+
+def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
+    """Code and libraries of a stage, for the name of what it makes: a stale folder is never a result."""
+    return stage_hash(*roots), library_versions(*roots)
 
 
 def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:
@@ -126,11 +168,11 @@ def ensure_features(
     folder = layout.features(dataset, backbone)
     if not (folder / "manifest.json").exists():
         if not (layout.prepared(dataset) / "manifest.json").exists():
-            prepare_data(grid.source(dataset), layout.prepared(dataset), progress)
+            prepare_data(layout.source(dataset), layout.prepared(dataset), progress)
         if layout.card(backbone) is not None and not layout.card(backbone).exists():
             data = layout.pretraining_data(backbone)
             if not (data / "manifest.json").exists():
-                prepare_data(pretrain_source(grid, layout.backbones[backbone]), data, progress)
+                prepare_data(layout.pretraining_source(backbone), data, progress)
             pretrain_backbone(grid, backbone, progress)
         build_features(grid, dataset, backbone, progress=progress)
     return open_features(folder)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from test_config import BASE
 
-from sharc_core.config import load_grid
+from sharc_core import pipeline
+from sharc_core.config import cells, load_grid
+from sharc_core.datasets.archives import Container
 from sharc_core.pipeline import Layout
 
 
@@ -46,3 +49,91 @@ def test_local_weights_count_by_content(tmp_path):
     assert features(weights=str(moved)) == first
     save_file({"a": torch.ones(2)}, path)
     assert features(weights=str(path)) != first
+
+
+def paths(values: dict) -> dict[str, Path]:
+    """Everything of a grid that is shared with other grids."""
+    layout = Layout(load_grid(values))
+    found = {f"prepared {name}": layout.prepared(name) for name in layout.grid.datasets}
+    for backbone in layout.backbones:
+        found[f"weights {backbone}"] = layout.weights(backbone)
+        if layout.card(backbone) is not None:
+            found[f"pretraining data {backbone}"] = layout.pretraining_data(backbone)
+        for name in layout.grid.datasets:
+            found[f"features {name} {backbone}"] = layout.features(name, backbone)
+    return found
+
+
+def moved(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [
+        ("digits.py", {"prepared s_digits", "features s_digits small"}),
+        ("resnet_small.py pretrain", {"weights small", "features s_digits small", "features s_glyphs small"}),
+        ("resnet_small.py features", {"features s_digits small", "features s_glyphs small"}),
+    ],
+)
+@pytest.mark.parametrize("function", ["stage_hash", "library_versions"])
+def test_code_and_libraries_of_a_stage_decide_where_its_output_lies(monkeypatch, function, stage, names):
+    """A folder that other code or another library made is never taken for a result."""
+    values = copy.deepcopy(BASE)
+    values["backbone"]["name"] = "small"
+    values["datasets"]["s_glyphs"] = {"source": "glyphs", "classes": 10, "tasks": 5}
+    before = paths(values)
+    original = getattr(pipeline, function)
+
+    def changed(*roots):
+        called = {Path(root).name for root in roots}
+        return "changed" if set(stage.split()) <= called else original(*roots)
+
+    monkeypatch.setattr(pipeline, function, changed)
+    assert moved(before, paths(values)) == names
+
+
+def test_another_source_moves_nothing(monkeypatch):
+    before = paths(BASE)
+    original = pipeline.stage_hash
+
+    def changed(*roots):
+        return "changed" if any("image_folder" in str(root) for root in roots) else original(*roots)
+
+    monkeypatch.setattr(pipeline, "stage_hash", changed)
+    assert moved(before, paths(BASE)) == set()
+
+
+def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
+    """Looking at 20,000 files, or hashing weights, for every cell took longer than the cells."""
+    for split in ("train", "test"):
+        for name in "abcd":
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / split / name / "1.png")
+    save_file({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    block = {"source": "image_folder", "path": str(tmp_path / "images")}
+    values = {
+        "datasets": {"mine": block | {"tasks": 2}},
+        "backbone": [
+            {"arch": "resnet_small", "weights": str(tmp_path / "weights.safetensors"), "image_size": 32},
+            *(
+                {"arch": arch, "weights": "pretrain", "image_size": 32, "pretrain": {"dataset": block}}
+                for arch in ("resnet_small", "resnet18")
+            ),
+        ],
+        "buffers": [20, 50],
+    }
+    looked = []
+    fingerprint, sha256 = Container.fingerprint, pipeline.sha256_file
+    monkeypatch.setattr(Container, "fingerprint", lambda self: looked.append("files") or fingerprint(self))
+    monkeypatch.setattr(pipeline, "sha256_file", lambda path: looked.append("weights") or sha256(path))
+    layout = Layout(load_grid(values))
+    for cell in cells(layout.grid):
+        layout.cell(cell)
+        layout.features(cell.dataset, cell.backbone)
+        layout.prepared(cell.dataset)
+        layout.weights(cell.backbone)
+        if layout.card(cell.backbone) is not None:
+            layout.pretraining_data(cell.backbone)
+    # the stream's data, and once what both backbones are pre-trained on
+    assert sorted(looked) == ["files", "files", "weights"]
