@@ -15,7 +15,7 @@ from sharc_core.errors import UserError
 
 @contextlib.contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn 'disk full', 'read-only' and 'not permitted' into one line that names the path."""
+    """Turn whatever the system has against a write ('disk full', 'read-only' ...) into one line."""
     try:
         yield
     except OSError as error:
@@ -23,7 +23,9 @@ def disk_errors(path: Path | str) -> Iterator[None]:
             raise UserError(f"disk full while writing {path}: free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(f"cannot write {path}: {os.strerror(error.errno).lower()}") from error
-        raise
+        reason = error.strerror.lower() if error.strerror else " ".join(str(error).split())
+        about = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"cannot write {path}: {reason or type(error).__name__}{about}") from error
 
 
 @contextlib.contextmanager
