@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--scenario", default="class_il", help="task_il or class_il (default: %(default)s)")
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="one or more (default: 0)")
     run.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
-    run.add_argument("--theta", type=float, help="share of the channels SHARC drops (default: the grid's)")
+    run.add_argument("--theta", type=float, help="share of the channels dropped (default: the grid's first)")
     run.add_argument("--associative-memory", help="kind of associative memory (default: the grid's first)")
     check = commands.add_parser("check", help="check a grid file, its data, weights and device")
     check.add_argument("--config", default="config.yaml")
@@ -49,6 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     from sharc_core.learner import run_cell
     from sharc_core.pipeline import ensure_features
 
+    _check_options(options)
     grid = one_run(load_config(options.config), options)
     check_inputs(grid, progress=_say)
     (cell,) = cells(grid)
@@ -68,6 +69,28 @@ def _run(options: argparse.Namespace) -> int:
         f"{costs['associative_bytes'][0]:,} bytes, {costs['train_seconds']:.2f} s per seed"
     )
     return 0
+
+
+def _check_options(choice: argparse.Namespace) -> None:
+    """What is asked of one run must have an effect. Raises UserError."""
+    from sharc_core.methods import METHODS
+
+    if choice.method in METHODS.names() and not METHODS.get(choice.method).uses_memory:
+        if choice.variant == "sharc":
+            raise UserError(
+                f"--variant sharc: {choice.method} has no memory, so SHARC cannot change it: "
+                "use --variant plain or another --method"
+            )
+        if choice.buffer is not None:
+            raise UserError(f"--buffer {choice.buffer}: {choice.method} has no memory: leave --buffer out")
+    if choice.variant == "plain":
+        for name in ("theta", "associative_memory"):
+            if getattr(choice, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{option} {getattr(choice, name)}: --variant plain does not use it: "
+                    f"add --variant sharc or leave {option} out"
+                )
 
 
 def _say(line: str) -> None:

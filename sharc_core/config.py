@@ -8,7 +8,7 @@ value and what is allowed.
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -188,10 +188,14 @@ def one_run(grid: Grid, choice: Any) -> Grid:
             )
     values = grid.model_dump()
     theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
-    memory = choice.associative_memory or listed(grid.sharc.associative_memory)[0]
+    if theta is None and choice.variant == "sharc" and choice.scenario in get_args(Scenario):
+        raise UserError(
+            f"the grid's sharc.theta has no value for scenario {choice.scenario}: add one or give --theta"
+        )
+    memory = choice.associative_memory
     values["sharc"] |= {
-        "theta": {choice.scenario: 0.0 if theta is None else listed(theta)[0]},
-        "associative_memory": memory,
+        "theta": {} if theta is None else {choice.scenario: listed(theta)[0]},
+        "associative_memory": listed(grid.sharc.associative_memory)[0] if memory is None else memory,
         "saliency": listed(grid.sharc.saliency)[0],
     }
     backbone = next(b for b in grid.backbones if choice.backbone in (None, b.path_name))
@@ -200,7 +204,7 @@ def one_run(grid: Grid, choice: Any) -> Grid:
         "backbone": backbone.model_dump(),
         "methods": [choice.method],
         "variants": [choice.variant],
-        "buffers": [choice.buffer or grid.buffers[0]],
+        "buffers": [grid.buffers[0] if choice.buffer is None else choice.buffer],
         "scenarios": [choice.scenario],
         "seeds": choice.seed,
         "budget": listed(grid.budget)[0].model_dump(),

@@ -73,6 +73,15 @@ def test_theta_and_memory_can_be_chosen(grid_file, capsys):
         (["--scenario", "clas_il"], "error: "),
         (["--backbone", "vgg"], "error: unknown backbone 'vgg'"),
         (["--theta", "1.5", "--variant", "sharc"], "error: config: sharc.theta"),
+        (["--buffer", "0"], "error: config: buffers.0: input should be greater than or equal to 1 (got 0)"),
+        (["--method", "sgd", "--variant", "sharc"], "error: --variant sharc: sgd has no memory"),
+        (["--method", "sgd", "--buffer", "20"], "error: --buffer 20: sgd has no memory"),
+        (["--theta", "0.5"], "error: --theta 0.5: --variant plain does not use it"),
+        (["--associative-memory", "mean"], "error: --associative-memory mean: --variant plain does not"),
+        (
+            ["--associative-memory", "", "--variant", "sharc"],
+            "error: config: sharc.associative_memory: unknown",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(grid_file, capsys, extra, message):
@@ -80,6 +89,22 @@ def test_bad_arguments_are_one_line(grid_file, capsys, extra, message):
     err = capsys.readouterr().err
     assert err.startswith(message), err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_theta_must_be_given_for_the_scenario(grid_file, capsys):
+    values = GRID | {"sharc": {"theta": {"task_il": 0.8}}, "scenarios": ["task_il"]}
+    grid_file.write_text(yaml.safe_dump(values))
+    assert run(grid_file, "--variant", "sharc") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: the grid's sharc.theta has no value for scenario class_il"), err
+    assert "--theta" in err
+    assert run(grid_file, "--variant", "sharc", "--theta", "0.4") == 0
+    assert run(grid_file) == 0, "plain replay needs none"
+
+
+def test_a_method_without_memory_runs(grid_file, capsys):
+    assert run(grid_file, "--method", "sgd") == 0
+    assert "s_digits sgd class_il, seed 0" in capsys.readouterr().out
 
 
 def test_check(grid_file, capsys):
