@@ -76,7 +76,8 @@ class Cell(Settings):
         if self.storage != "float16":
             name += f"-{self.storage}"
         if self.variant == "sharc":
-            name += f"-theta{self.theta:g}" if self.mass is None else f"-mass{self.mass!r}"
+            theta = repr(self.theta).removesuffix(".0")  # all digits: any two thetas are two files
+            name += f"-theta{theta}" if self.mass is None else f"-mass{self.mass!r}"
             name += f"-{self.saliency}-{self.associative_memory}"
         return name
 

@@ -34,6 +34,7 @@ class Mass(Settings):
 
 Theta = Annotated[float, Field(ge=0, lt=1)] | Mass
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
 Storage = Literal["float32", "float16", "int8"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -115,15 +116,15 @@ class Grid(Settings):
     variants: list[Variant] = Field(default=["plain", "sharc"], min_length=1)
     buffers: list[Annotated[int, Field(ge=1)]] = Field(default=[200, 500], min_length=1)
     scenarios: list[Scenario] = Field(default=["task_il", "class_il"], min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    seeds: list[Seed] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     training: Training = Training()
     head: HeadConfig = HeadConfig()
     sharc: Sharc = Sharc()
     budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
     storage: Storage | list[Storage] = "float16"
     method_settings: dict[str, dict[str, Any]] = {}
-    data_dir: str = "data"
-    results_dir: str = "results"
+    data_dir: str = Field(default="data", min_length=1)
+    results_dir: str = Field(default="results", min_length=1)
     mirror: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -156,12 +157,18 @@ def load_grid(values: dict[str, Any]) -> Grid:
         grid = Grid.model_validate(values)
     except ValidationError as error:
         raise UserError(f"config: {explain(error)}") from None
+    _check_axes(grid)
     _check_names(grid)
     return grid
 
 
 def load_config(path: Path | str) -> Grid:
     """Read and validate a YAML grid file. Raises UserError."""
+    return load_grid(read_config(path))
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """The keys and values of a YAML file, not validated. Raises UserError when it holds none."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -171,7 +178,7 @@ def load_config(path: Path | str) -> Grid:
         raise UserError(f"config file {path} is not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise UserError(f"config file {path} must hold keys and values")
-    return load_grid(values)
+    return values
 
 
 def one_run(grid: Grid, choice: Any) -> Grid:
@@ -277,6 +284,26 @@ def settings_of(registry: Registry, name: str, values: dict[str, Any], key: str)
         raise UserError(f"config: {explain(error, f'{key}.{name}', kind)}") from None
 
 
+def _check_axes(grid: Grid) -> None:
+    """Axes that may be given as one value or many: no empty list, nothing twice."""
+    axes = {
+        "backbone": grid.backbone,
+        "sharc.saliency": grid.sharc.saliency,
+        "sharc.associative_memory": grid.sharc.associative_memory,
+        "budget": grid.budget,
+        "storage": grid.storage,
+        **{f"sharc.theta.{scenario}": values for scenario, values in grid.sharc.theta.items()},
+    }
+    for key, values in axes.items():
+        if values == []:
+            raise UserError(f"config: {key}: the list is empty: give one value at least")
+        repeated = [value for i, value in enumerate(listed(values)) if value in listed(values)[:i]]
+        if repeated:
+            shown = repeated[0].model_dump() if isinstance(repeated[0], BaseModel) else repeated[0]
+            name = repeated[0].path_name if key == "backbone" else shown
+            raise UserError(f"config: {key}: {name!r} is listed twice: remove one")
+
+
 def _check_names(grid: Grid) -> None:
     """Names of plug-ins and their settings: everything that needs no data."""
 
@@ -323,7 +350,7 @@ def _check_names(grid: Grid) -> None:
     names = [backbone.path_name for backbone in grid.backbones]
     repeated = {n for n in names if names.count(n) > 1}
     if repeated:
-        raise UserError(f"config: two backbones are called {repeated.pop()!r}: give each a name")
+        raise UserError(f"config: backbone: two are called {repeated.pop()!r}: give each a name")
 
 
 def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> None:
@@ -337,8 +364,11 @@ def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> N
         raise UserError(f"config: device: {error}") from None
     if grid.mirror is not None and not Path(grid.mirror).is_dir():
         raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
+    for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
+        _check_folder(key, Path(folder))
+    sources = {name: grid.source(name) for name in grid.datasets}
     for name, dataset in grid.datasets.items():
-        source = grid.source(name)
+        source = sources[name]
         try:
             source.check(progress)
             split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
@@ -348,7 +378,7 @@ def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> N
         try:
             check_backbone(backbone)
             if backbone.weights == "pretrain":
-                _check_pretraining(grid, backbone)
+                _check_pretraining(grid, backbone, sources, progress)
         except UserError as error:
             raise UserError(f"config: backbone: {error}") from None
 
@@ -364,11 +394,22 @@ def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
     return kind(settings, Path(grid.data_dir), Path(grid.mirror) if grid.mirror else None)
 
 
-def _check_pretraining(grid: Grid, backbone: BackboneConfig) -> None:
+def _check_folder(key: str, folder: Path) -> None:
+    """A folder that is to be written to is one already, or can be made."""
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists():
+            raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
+
+
+def _check_pretraining(
+    grid: Grid, backbone: BackboneConfig, sources: dict[str, Source], progress: Callable[[str], None] | None
+) -> None:
     source = pretrain_source(grid, backbone)
-    source.check()
-    for name in grid.datasets:
-        shared = source.content_ids() & grid.source(name).content_ids()
+    source.check(progress)
+    for name, other in sources.items():
+        shared = source.content_ids() & other.content_ids()
         if shared:
             raise UserError(
                 f"pretrain.dataset shares {len(shared)} classes with data set {name} "

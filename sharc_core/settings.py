@@ -1,9 +1,11 @@
-"""Base of every typed settings block, so that unknown keys and wrong types are refused everywhere."""
+"""Base of every typed settings block, so that unknown keys and wrong values are refused everywhere."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """Frozen, no unknown keys, no silent coercion of strings to numbers."""
+    """Frozen, no unknown keys, no silent coercion of strings to numbers, no infinity or NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
+    )

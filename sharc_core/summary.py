@@ -130,9 +130,9 @@ def setting_text(entry: Entry, name: str) -> str:
     """One of SHARC's settings in a word or two."""
     value = getattr(entry, name)
     if name == "theta":
-        return "" if value is None else f"theta {value:g}"
+        return "" if value is None else f"theta {float(value)!r}".removesuffix(".0")
     if name == "mass":
-        return "" if value is None else f"mass {value:g}"
+        return "" if value is None else f"mass {float(value)!r}"
     if name == "count_associative_memory":
         return "AM charged" if value else "AM not charged"
     return str(value)

@@ -1,11 +1,13 @@
 """Config: bad input is one line that names the key, the value and the remedy; good input unrolls right."""
 
 import copy
+import math
 
 import pytest
 import yaml
 
 from sharc_core.config import cells, check_inputs, load_config, load_grid
+from sharc_core.datasets import SOURCES
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
 
@@ -81,6 +83,45 @@ def changed(path: str, value) -> dict:
         ),
         ("budget", {"unit": "floats", "count_associative_memory": True}, "needs unit bytes, not floats"),
         ("device", "gpu", "device: .*'gpu'"),
+        (
+            "seeds",
+            [2**63],
+            r"seeds\.0: .*less than or equal to 9223372036854775807 \(got 9223372036854775808\)",
+        ),
+        ("datasets.s_digits.seed", 2**32, r"datasets\.s_digits\.seed: .*less than or equal to 4294967295"),
+        ("backbone.pretrain", {"seed": 2**63}, r"pretrain\.seed: .*less than or equal to"),
+        ("backbone.image_size", 2049, r"backbone\.image_size: .*less than or equal to 2048 \(got 2049\)"),
+        ("data_dir", "", "data_dir: .*at least 1 character"),
+        ("results_dir", "", "results_dir: .*at least 1 character"),
+        ("backbone", [], "backbone: the list is empty: give one value at least"),
+        ("budget", [], "budget: the list is empty"),
+        ("sharc.theta", [], r"sharc\.theta\.task_il: the list is empty"),
+        ("sharc.theta", {"task_il": 0.8, "class_il": []}, r"sharc\.theta\.class_il: the list is empty"),
+        ("sharc.saliency", [], r"sharc\.saliency: the list is empty"),
+        ("sharc.associative_memory", [], r"sharc\.associative_memory: the list is empty"),
+        ("sharc.theta", [0.5, 0.2, 0.5], r"sharc\.theta\.task_il: 0\.5 is listed twice: remove one"),
+        ("sharc.theta", [0, 0.0], r"sharc\.theta\.task_il: 0\.0 is listed twice"),
+        ("sharc.saliency", ["random"] * 2, r"sharc\.saliency: 'random' is listed twice"),
+        ("sharc.associative_memory", ["mean"] * 2, r"sharc\.associative_memory: 'mean' is listed twice"),
+        ("budget", [{"unit": "slots"}] * 2, "budget: .*'slots'.* is listed twice"),
+        ("budget", [{}, {"unit": "floats"}], "budget: .*'floats'.* is listed twice"),
+        ("backbone", [BASE["backbone"]] * 2, "backbone: 'resnet_small-pretrain' is listed twice"),
+        (
+            "backbone",
+            [BASE["backbone"], BASE["backbone"] | {"image_size": 64}],
+            "backbone: two are called 'resnet_small-pretrain': give each a name",
+        ),
+        ("training.lr", math.inf, r"training\.lr: .*finite number \(got inf\)"),
+        ("sharc.theta", math.nan, r"sharc\.theta.*: .*finite number \(got nan\)"),
+        ("method_settings", {"gem": {"margin": math.inf}}, r"method_settings\.gem\.margin: .*finite number"),
+        ("method_settings", {"derpp": {"beta": math.nan}}, r"method_settings\.derpp\.beta: .*finite number"),
+        ("backbone.pretrain", {"weight_decay": math.inf}, r"pretrain\.weight_decay: .*finite number"),
+        ("backbone.mean", [0.5, math.nan, 0.5], r"backbone\.mean\.1: .*finite number"),
+        (
+            "sharc.associative_settings",
+            {"modern_hopfield": {"beta": math.inf}},
+            r"sharc\.associative_settings\.modern_hopfield\.beta: .*finite number",
+        ),
     ],
 )
 def test_bad_values_are_one_clear_line(path, value, message):
@@ -177,6 +218,32 @@ def test_cells_of_a_small_grid():
     sharc = [c for c in found if c.method == "er" and c.variant == "sharc" and c.buffer == 20]
     assert {(c.scenarios[0], c.theta) for c in sharc} == {("task_il", 0.8), ("class_il", 0.4)}
     assert len({(c.dataset, c.backbone, c.id) for c in found}) == len(found)
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+@pytest.mark.parametrize("key", ["data_dir", "results_dir"])
+def test_a_file_is_no_folder_to_write_to(tmp_path, key, kind):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    folder = file if kind == "file" else file / "inner"
+    with pytest.raises(UserError, match=f"config: {key}: .*file is a file: choose a folder") as caught:
+        check_inputs(load_grid(changed(key, str(folder))))
+    assert "\n" not in str(caught.value)
+
+
+def test_checking_the_pretraining_data_says_how_far_it_is(monkeypatch):
+    values = changed("backbone.pretrain", {"dataset": {"source": "glyphs", "classes": 8, "first_class": 900}})
+    told = []
+    monkeypatch.setattr(SOURCES.get("glyphs"), "check", lambda self, progress=None: progress("half"))
+    check_inputs(load_grid(values), progress=told.append)
+    assert told == ["half"]
+
+
+def test_close_thetas_are_two_cells_and_usual_names_stay():
+    names = [c.id for c in cells(load_grid(changed("sharc.theta", [0, 0.4, 0.8, 0.12345678, 0.12345679])))]
+    assert len(set(names)) == len(names)
+    for theta in ("0", "0.4", "0.8", "0.12345678"):
+        assert f"er-sharc-m20-floats-theta{theta}-gradient-modern_hopfield" in names
 
 
 def test_equal_thetas_share_a_cell():

@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from sharc_core.settings import Settings
 
-Channels = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=3, max_length=3)]
+SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class PretrainConfig(Settings):
@@ -35,7 +36,7 @@ class PretrainConfig(Settings):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     max_shift: float = Field(default=0.0625, ge=0, lt=0.5)
     flip: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
 
 class BackboneConfig(Settings):
@@ -49,7 +50,7 @@ class BackboneConfig(Settings):
 
     arch: str
     weights: str
-    image_size: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=SIDE_LIMIT)
     views: int = Field(default=1, ge=1)
     mean: Channels | None = None
     std: Channels | None = None

@@ -21,7 +21,7 @@ class Digits(Source):
         """test_fraction: share of the images held out. seed: of the split."""
 
         test_fraction: float = Field(default=0.25, gt=0, lt=1)
-        seed: int = Field(default=0, ge=0)
+        seed: int = Field(default=0, ge=0, le=2**32 - 1)  # what scikit-learn takes
 
     def class_names(self) -> list[str]:
         """The ten digits."""

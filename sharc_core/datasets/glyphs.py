@@ -42,7 +42,7 @@ class Glyphs(Source):
         digits: bool = True
         train_per_class: int = Field(default=100, ge=1)
         test_per_class: int = Field(default=20, ge=1)
-        seed: int = Field(default=0, ge=0)
+        seed: int = Field(default=0, ge=0, le=2**63 - 1)
         size: int = Field(default=32, ge=8, le=256)
 
     def points(self) -> list[int]:
