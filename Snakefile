@@ -4,7 +4,8 @@
 #
 # Data, weights and features are shared between grids (data_dir); everything below results_dir is this
 # grid's. A cell's job depends on its features, its own settings and the code behind it, nothing else:
-# changing one method's setting re-runs that method's cells, a new method re-runs nothing old.
+# changing one method's setting re-runs that method's cells, a new method re-runs nothing old. Every rule
+# has the hash of the code behind it as a parameter: edited code re-runs what comes from it, comments nothing.
 
 import os
 import sys
@@ -13,16 +14,16 @@ sys.path.insert(0, workflow.basedir)
 
 from sharc_core.errors import UserError
 
-# A grid file stands for itself: with --configfile, the default's data sets must not leak in.
-if not workflow.overwrite_configfiles:
-
-    configfile: "config.yaml"
-
-
 try:
-    from sharc_core.config import cells, check_inputs, load_grid
-    from sharc_core.pipeline import Layout
-    from sharc_core.provenance import code_hash
+    from sharc_core.config import cells, check_inputs, load_grid, read_config
+    from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
+    from sharc_core.provenance import code_hash, stage_hash
+
+    # A grid file stands for itself: with --configfile, the default's data sets must not leak in.
+    if not workflow.overwrite_configfiles:
+        read_config("config.yaml")  # what is wrong with it in one line; Snakemake reads a --configfile itself
+
+        configfile: "config.yaml"
 
     grid = load_grid(config)
     if workflow.is_main_process:
@@ -33,13 +34,18 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     os._exit(1)  # Snakemake would bury the line under its own traceback
 
-RESULTS = grid.results_dir
+
+def result(path):
+    # spelled as Snakemake and CELLS spell it, whether results_dir is out, ./out, out/ or .
+    return str(layout.results / path)
+
+
 PUBLISHED = f"{workflow.basedir}/workflow/paper/paper_results.csv"
-LOGS = f"{RESULTS}/logs"
-TABLES = expand(f"{RESULTS}/tables/{{scenario}}.{{kind}}", scenario=grid.scenarios, kind=["md", "csv", "tex"])
-TABLES += expand(f"{RESULTS}/tables/{{scenario}}_pairs.csv", scenario=grid.scenarios)
+LOGS = result("logs")
+TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kind=["md", "csv", "tex"])
+TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)
 FIGURES = expand(
-    f"{RESULTS}/figures/{{figure}}_{{scenario}}.{{kind}}",
+    result("figures/{figure}_{scenario}.{kind}"),
     figure=["learning_curves", "bytes"],
     scenario=grid.scenarios,
     kind=["svg", "png"],
@@ -51,10 +57,10 @@ rule all:
     default_target: True
     input:
         list(CELLS),
-        f"{RESULTS}/runs.csv",
+        result("runs.csv"),
         TABLES,
         FIGURES,
-        f"{RESULTS}/report.html",
+        result("report.html"),
 
 
 include: "workflow/rules/inputs.smk"

@@ -78,13 +78,24 @@ def test_nothing_to_be_done_again(project):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def planned(project: Path, config: Path) -> list[str]:
-    """Outputs of the cell jobs that a dry run would make."""
+def planned_outputs(project: Path, config: Path) -> list[str]:
+    """Outputs of all jobs that a dry run would make; a job with several names them in one line."""
     dry = snakemake(project, "--configfile", str(config), "--dry-run")
     assert dry.returncode == 0, dry.stdout + dry.stderr
     text = dry.stdout + dry.stderr
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("output: ")]
-    return [line.removeprefix("output: ") for line in lines if "/matrices/" in line]
+    return [line.removeprefix("output: ") for line in lines]
+
+
+def planned(project: Path, config: Path) -> list[str]:
+    """Outputs of the cell jobs that a dry run would make."""
+    return [line for line in planned_outputs(project, config) if "/matrices/" in line]
+
+
+def stages(outputs: list[str]) -> list[str]:
+    """The folders below data/ or results/smoke/ that outputs lie in, or their names there."""
+    names = {Path(line.split(", ")[0]).parts for line in outputs}
+    return sorted(parts[1] if parts[0] == "data" else parts[2] for parts in names)
 
 
 def test_a_method_setting_reruns_that_method_only(project):
@@ -122,6 +133,98 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
         assert [Path(name).name for name in planned(project, Path("config/smoke.yaml"))] == ["sgd.json"]
     finally:
         path.write_text(original)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "again"),
+    [
+        ("templates/report.html.j2", "<html", "<html ", ["report.html"]),
+        ("metrics.py", "return ", "return 1 * ", ["figures", "report.html", "runs.csv", "tables"]),
+        (
+            "pretrain.py",
+            "WARM_UP = 0.25",
+            "WARM_UP = 0.2",
+            ["backbones", "features", "figures", "matrices", "report.html", "runs.csv", "tables"],
+        ),
+        # a docstring of a table, a message, and a new data source, at once
+        ("tables.py", '"""', '"""Anew: ', []),
+    ],
+)
+def test_edited_code_reruns_its_stage_and_what_comes_after(project, file, old, new, again):
+    package = project / "sharc_core"
+    before = {path: path.read_text() for path in (package / file, package / "config.py")}
+    added = package / "datasets/mine.py"
+    source = (package / "datasets/digits.py").read_text().replace('register("digits")', 'register("mine")')
+    try:
+        assert old in before[package / file]
+        (package / file).write_text(before[package / file].replace(old, new, 1))
+        (package / "config.py").write_text(
+            before[package / "config.py"].replace("is listed twice", "is twice")
+        )
+        added.write_text(source)
+        assert sorted(set(stages(planned_outputs(project, Path("config/smoke.yaml"))))) == again
+    finally:
+        added.unlink(missing_ok=True)
+        for path, text in before.items():
+            path.write_text(text)
+
+
+def dry(project: Path, **changes) -> tuple[list[str], str]:
+    """Planned outputs of the smoke grid with keys changed, and all that was said."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text()) | changes
+    (project / "config/changed.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(project, "--configfile", "config/changed.yaml", "--dry-run")
+    text = run.stdout + run.stderr
+    assert run.returncode == 0, text
+    lines = (line.strip() for line in text.splitlines())
+    return [name.removeprefix("output: ") for name in lines if name.startswith("output: ")], text
+
+
+@pytest.mark.parametrize(("folder", "prefix"), [("./out/", "out/"), (".", "")])
+def test_any_spelling_of_the_results_folder(project, folder, prefix):
+    outputs, text = dry(project, results_dir=folder)
+    assert {f"{prefix}runs.csv", f"{prefix}report.html"} <= set(outputs)
+    assert "discouraged" not in text and "unintended" not in text
+
+
+def test_names_that_run_together_are_told_apart(project):
+    small = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}
+    digits = {"source": "digits", "tasks": 5}
+    outputs, _ = dry(
+        project,
+        datasets={"a": digits, "a_b": digits},
+        backbone=[small | {"name": "b_c"}, small | {"name": "c", "image_size": 40}],
+    )
+    features = [name for name in outputs if "/features/" in name]
+    assert len(features) == 4
+    # both are pre-trained on the same data, which is made once
+    assert len([name for name in outputs if "/prepared/pretraining-" in name]) == 1
+
+
+def test_torchvision_weights_are_no_input_file(project):
+    backbone = {"arch": "resnet18", "weights": "imagenet1k_v1", "image_size": 32}
+    outputs, _ = dry(project, backbone=backbone)
+    assert [name for name in outputs if "resnet18-imagenet1k_v1" in name and "/features/" in name]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\nb: }", "error: config file config.yaml is not valid YAML: "),
+        ("", "error: config file config.yaml must hold keys and values"),
+    ],
+)
+def test_a_broken_default_grid_is_one_line(project, text, message):
+    path = project / "config.yaml"
+    original = path.read_text()
+    try:
+        path.write_text(text)
+        run = snakemake(project, "--dry-run")
+    finally:
+        path.write_text(original)
+    lines = (run.stdout + run.stderr).strip().splitlines()
+    assert run.returncode == 1
+    assert len(lines) == 1 and lines[0].startswith(message), lines
 
 
 def test_same_bits_in_another_process(project):

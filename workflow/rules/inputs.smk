@@ -10,11 +10,41 @@ for name in grid.datasets:
             f"{layout.prepared(name)}/manifest.json",
         params:
             name=name,
-            pretraining=None,
+            pretraining=False,
+            code=stage_hash(*data_code(layout.source(name))),
         log:
             f"{LOGS}/data_{name}.log",
         benchmark:
             f"{LOGS}/data_{name}.tsv"
+        threads: workflow.cores or 1
+        conda:
+            "../../envs/sharc.yaml"
+        script:
+            "../scripts/prepare.py"
+
+
+# Backbones that are pre-trained on the same data share its folder and the rule that makes it. No backbone
+# is among its parameters, so that another one, in this grid or the next, does not make it anew.
+PRETRAINING = {}
+for backbone in layout.backbones:
+    if layout.card(backbone) is not None:
+        PRETRAINING.setdefault(layout.pretraining_data(backbone), backbone)
+
+for folder, backbone in PRETRAINING.items():
+
+    rule:
+        name:
+            f"pretraining_data_{backbone}"
+        output:
+            f"{folder}/manifest.json",
+        params:
+            name="for pre-training",
+            pretraining=True,
+            code=stage_hash(*data_code(layout.pretraining_source(backbone))),
+        log:
+            f"{LOGS}/pretraining_data_{backbone}.log",
+        benchmark:
+            f"{LOGS}/pretraining_data_{backbone}.tsv"
         threads: workflow.cores or 1
         conda:
             "../../envs/sharc.yaml"
@@ -27,24 +57,6 @@ for backbone in layout.backbones:
 
         rule:
             name:
-                f"pretraining_data_{backbone}"
-            output:
-                f"{layout.pretraining_data(backbone)}/manifest.json",
-            params:
-                name=f"for pre-training {backbone}",
-                pretraining=backbone,
-            log:
-                f"{LOGS}/pretraining_data_{backbone}.log",
-            benchmark:
-                f"{LOGS}/pretraining_data_{backbone}.tsv"
-            threads: workflow.cores or 1
-            conda:
-                "../../envs/sharc.yaml"
-            script:
-                "../scripts/prepare.py"
-
-        rule:
-            name:
                 f"pretrain_{backbone}"
             input:
                 f"{layout.pretraining_data(backbone)}/manifest.json",
@@ -53,6 +65,7 @@ for backbone in layout.backbones:
                 card=str(layout.card(backbone)),
             params:
                 backbone=backbone,
+                code=stage_hash(*pretrain_code(layout.backbones[backbone])),
             log:
                 f"{LOGS}/pretrain_{backbone}.log",
             benchmark:
@@ -68,26 +81,30 @@ def features_of(dataset, backbone):
     return f"{layout.features(dataset, backbone)}/manifest.json"
 
 
-for backbone in layout.backbones:
-    for dataset in grid.datasets:
+PAIRS = [(dataset, backbone) for backbone in layout.backbones for dataset in grid.datasets]
 
-        rule:
-            name:
-                f"features_{dataset}_{backbone}"
-            input:
-                f"{layout.prepared(dataset)}/manifest.json",
-                str(layout.weights(backbone) or []),
-            output:
-                features_of(dataset, backbone),
-            params:
-                dataset=dataset,
-                backbone=backbone,
-            log:
-                f"{LOGS}/features_{dataset}_{backbone}.log",
-            benchmark:
-                f"{LOGS}/features_{dataset}_{backbone}.tsv"
-            threads: workflow.cores or 1
-            conda:
-                "../../envs/sharc.yaml"
-            script:
-                "../scripts/features.py"
+for number, (dataset, backbone) in enumerate(PAIRS, 1):
+
+    rule:
+        name:
+            # numbered, because of a, b_c and a_b, c
+            f"features_{number}_{dataset}_{backbone}"
+        input:
+            f"{layout.prepared(dataset)}/manifest.json",
+            # none where torchvision holds the weights
+            [str(path) for path in [layout.weights(backbone)] if path is not None],
+        output:
+            features_of(dataset, backbone),
+        params:
+            dataset=dataset,
+            backbone=backbone,
+            code=stage_hash(*features_code(layout.backbones[backbone])),
+        log:
+            f"{LOGS}/features/{dataset}/{backbone}.log",
+        benchmark:
+            f"{LOGS}/features/{dataset}/{backbone}.tsv"
+        threads: workflow.cores or 1
+        conda:
+            "../../envs/sharc.yaml"
+        script:
+            "../scripts/features.py"

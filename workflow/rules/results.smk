@@ -2,14 +2,14 @@
 
 
 def cell_of(wildcards):
-    return CELLS[f"{RESULTS}/matrices/{wildcards.dataset}/{wildcards.backbone}/{wildcards.cell}.json"]
+    return CELLS[result(f"matrices/{wildcards.dataset}/{wildcards.backbone}/{wildcards.cell}.json")]
 
 
 rule cell:
     input:
         features=lambda w: features_of(w.dataset, w.backbone),
     output:
-        f"{RESULTS}/matrices/{{dataset}}/{{backbone}}/{{cell}}.json",
+        result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:
         cell=lambda w: cell_of(w).model_dump(mode="json"),
         code=lambda w: code_hash(cell_of(w).method, cell_of(w).associative_memory),
@@ -28,7 +28,9 @@ rule runs:
     input:
         list(CELLS),
     output:
-        f"{RESULTS}/runs.csv",
+        result("runs.csv"),
+    params:
+        code=stage_hash("results"),
     log:
         f"{LOGS}/runs.log",
     benchmark:
@@ -41,10 +43,12 @@ rule runs:
 
 rule tables:
     input:
-        runs=f"{RESULTS}/runs.csv",
+        runs=result("runs.csv"),
         published=PUBLISHED,
     output:
         TABLES,
+    params:
+        code=stage_hash("tables", "published", "results"),
     log:
         f"{LOGS}/tables.log",
     benchmark:
@@ -57,10 +61,12 @@ rule tables:
 
 rule figures:
     input:
-        runs=f"{RESULTS}/runs.csv",
+        runs=result("runs.csv"),
         cells=list(CELLS),
     output:
         FIGURES,
+    params:
+        code=stage_hash("figures", "results"),
     log:
         f"{LOGS}/figures.log",
     benchmark:
@@ -73,13 +79,15 @@ rule figures:
 
 rule report:
     input:
-        runs=f"{RESULTS}/runs.csv",
+        runs=result("runs.csv"),
         cells=list(CELLS),
         published=PUBLISHED,
         figures=FIGURES,
         cards=CARDS,
     output:
-        f"{RESULTS}/report.html",
+        result("report.html"),
+    params:
+        code=stage_hash("report", "templates", "published", "results"),
     log:
         f"{LOGS}/report.log",
     benchmark:

@@ -5,12 +5,13 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, f"data {snakemake.params.name}") as say:
-    from sharc_core.config import load_grid, pretrain_source
+    from sharc_core.config import load_grid
     from sharc_core.pipeline import Layout, prepare_data
 
-    grid = load_grid(snakemake.config)
+    layout, folder = Layout(load_grid(snakemake.config)), Path(snakemake.output[0]).parent
     if snakemake.params.pretraining:
-        source = pretrain_source(grid, Layout(grid).backbones[snakemake.params.pretraining])
+        ours = (name for name in layout.backbones if layout.card(name) is not None)
+        source = next(layout.pretraining_source(b) for b in ours if layout.pretraining_data(b) == folder)
     else:
-        source = grid.source(snakemake.params.name)
-    prepare_data(source, Path(snakemake.output[0]).parent, say)
+        source = layout.source(snakemake.params.name)
+    prepare_data(source, folder, say)
