@@ -2,8 +2,12 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, get_args
 
 from sharc_core.errors import UserError
+
+if TYPE_CHECKING:
+    from sharc_core.config import Grid
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     import torch
     from tabulate import tabulate
 
-    from sharc_core.config import cells, check_inputs, load_config, one_run
+    from sharc_core.config import cells, check_inputs, load_config
     from sharc_core.learner import run_cell
     from sharc_core.pipeline import ensure_features
 
@@ -91,6 +95,48 @@ def _check_options(choice: argparse.Namespace) -> None:
                     f"{option} {getattr(choice, name)}: --variant plain does not use it: "
                     f"add --variant sharc or leave {option} out"
                 )
+
+
+def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
+    """The grid narrowed to one cell. choice has dataset, method, variant, scenario, seed (a list) and
+    optional buffer, backbone, theta, associative_memory. Raises UserError for what is not valid.
+    """
+    from sharc_core.config import Scenario, listed, load_grid
+    from sharc_core.registry import nearest
+
+    for kind, name, known in (
+        ("data set", choice.dataset, list(grid.datasets)),
+        ("backbone", choice.backbone, [b.path_name for b in grid.backbones]),
+    ):
+        if name is not None and name not in known:
+            raise UserError(
+                f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
+            )
+    values = grid.model_dump()
+    theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
+    if theta is None and choice.variant == "sharc" and choice.scenario in get_args(Scenario):
+        raise UserError(
+            f"the grid's sharc.theta has no value for scenario {choice.scenario}: add one or give --theta"
+        )
+    memory = choice.associative_memory
+    values["sharc"] |= {
+        "theta": {} if theta is None else {choice.scenario: listed(theta)[0]},
+        "associative_memory": listed(grid.sharc.associative_memory)[0] if memory is None else memory,
+        "saliency": listed(grid.sharc.saliency)[0],
+    }
+    backbone = next(b for b in grid.backbones if choice.backbone in (None, b.path_name))
+    values |= {
+        "datasets": {choice.dataset: grid.datasets[choice.dataset].model_dump()},
+        "backbone": backbone.model_dump(),
+        "methods": [choice.method],
+        "variants": [choice.variant],
+        "buffers": [grid.buffers[0] if choice.buffer is None else choice.buffer],
+        "scenarios": [choice.scenario],
+        "seeds": choice.seed,
+        "budget": listed(grid.budget)[0].model_dump(),
+        "storage": listed(grid.storage)[0],
+    }
+    return load_grid(values)
 
 
 def _say(line: str) -> None:

@@ -8,7 +8,7 @@ value and what is allowed.
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -179,44 +179,6 @@ def read_config(path: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"config file {path} must hold keys and values")
     return values
-
-
-def one_run(grid: Grid, choice: Any) -> Grid:
-    """The grid narrowed to one cell. choice has dataset, method, variant, scenario, seed (a list) and
-    optional buffer, backbone, theta, associative_memory. Raises UserError for what is not valid.
-    """
-    for kind, name, known in (
-        ("data set", choice.dataset, list(grid.datasets)),
-        ("backbone", choice.backbone, [b.path_name for b in grid.backbones]),
-    ):
-        if name is not None and name not in known:
-            raise UserError(
-                f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
-            )
-    values = grid.model_dump()
-    theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
-    if theta is None and choice.variant == "sharc" and choice.scenario in get_args(Scenario):
-        raise UserError(
-            f"the grid's sharc.theta has no value for scenario {choice.scenario}: add one or give --theta"
-        )
-    memory = choice.associative_memory
-    values["sharc"] |= {
-        "theta": {} if theta is None else {choice.scenario: listed(theta)[0]},
-        "associative_memory": listed(grid.sharc.associative_memory)[0] if memory is None else memory,
-        "saliency": listed(grid.sharc.saliency)[0],
-    }
-    backbone = next(b for b in grid.backbones if choice.backbone in (None, b.path_name))
-    values |= {
-        "datasets": {choice.dataset: grid.datasets[choice.dataset].model_dump()},
-        "backbone": backbone.model_dump(),
-        "methods": [choice.method],
-        "variants": [choice.variant],
-        "buffers": [grid.buffers[0] if choice.buffer is None else choice.buffer],
-        "scenarios": [choice.scenario],
-        "seeds": choice.seed,
-        "budget": listed(grid.budget)[0].model_dump(),
-    }
-    return load_grid(values)
 
 
 def explain(

@@ -102,6 +102,16 @@ def test_theta_must_be_given_for_the_scenario(grid_file, capsys):
     assert run(grid_file) == 0, "plain replay needs none"
 
 
+def test_lists_are_narrowed_to_their_first(grid_file, capsys):
+    axes = {"theta": [{"mass": 0.9}, 0.5], "associative_memory": ["mean", "none"]}
+    budgets = [{"unit": "slots"}, {"unit": "floats"}]
+    grid_file.write_text(
+        yaml.safe_dump(GRID | {"sharc": axes, "budget": budgets, "storage": ["int8", "float16"]})
+    )
+    assert run(grid_file, "--variant", "sharc") == 0
+    assert "er-sharc-m20-slots-int8-mass0.9-gradient-mean class_il" in capsys.readouterr().out
+
+
 def test_a_method_without_memory_runs(grid_file, capsys):
     assert run(grid_file, "--method", "sgd") == 0
     assert "s_digits sgd class_il, seed 0" in capsys.readouterr().out
