@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.methods import METHODS
+from sharc_core.saliency import SALIENCIES
 
 PACKAGE = Path(__file__).parent
 
@@ -40,14 +41,16 @@ class _Module(NamedTuple):
 
 
 @functools.lru_cache
-def code_hash(method: str, associative_memory: str | None) -> str:
-    """Short hash of the code that a cell's numbers come from: learner, method, AM and what they import.
+def code_hash(method: str, associative_memory: str | None, saliency: str | None = None) -> str:
+    """Short hash of the code that a cell's numbers come from: learner, method, AM, saliency and what they import.
 
     Comments, docstrings and formatting do not count. A new plug-in changes no other cell's hash.
     """
     roots = [PACKAGE / "learner.py", Path(METHODS.module_file(method))]
     if associative_memory is not None:
         roots.append(Path(ASSOCIATIVE_MEMORIES.module_file(associative_memory)))
+    if saliency is not None:
+        roots.append(Path(SALIENCIES.module_file(saliency)))
     return _hash(_closure(roots, WITHOUT))
 
 

@@ -17,6 +17,7 @@ def copy(tmp_path, monkeypatch):
     for registry, package in (
         (provenance.METHODS, "methods"),
         (provenance.ASSOCIATIVE_MEMORIES, "associative"),
+        (provenance.SALIENCIES, "saliency"),
     ):
 
         def module_file(name, package=package):
@@ -134,3 +135,13 @@ def test_git_state_outside_a_checkout_is_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.git_state() == {}
+
+
+def test_only_the_saliency_in_use_counts(copy):
+    before = provenance.code_hash.__wrapped__("er", "mean", "gradient")
+    edit(copy / "saliency/occlusion.py", "/ positions", "* 1.0")
+    (copy / "saliency/new.py").write_text("x = 1\n")
+    assert provenance.code_hash.__wrapped__("er", "mean", "gradient") == before
+    assert provenance.code_hash.__wrapped__("er", "mean", "occlusion") != before
+    edit(copy / "saliency/gradient.py", "/ positions", "* 1.0")
+    assert provenance.code_hash.__wrapped__("er", "mean", "gradient") != before
