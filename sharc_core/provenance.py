@@ -42,7 +42,7 @@ class _Module(NamedTuple):
 
 @functools.lru_cache
 def code_hash(method: str, associative_memory: str | None, saliency: str | None = None) -> str:
-    """Short hash of the code that a cell's numbers come from: learner, method, AM, saliency and what they import.
+    """Short hash of the code behind a cell's numbers: learner, method, AM, saliency, what they import.
 
     Comments, docstrings and formatting do not count. A new plug-in changes no other cell's hash.
     """
