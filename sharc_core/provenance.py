@@ -22,7 +22,6 @@ WITHOUT = {"config", "features", "backbones", "device", "datasets", "registry", 
 STAGE_WITHOUT = {
     "config",
     "backbones.config",
-    "device",
     "registry",
     "settings",
     "errors",
