@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from sharc_core.associative.activations import phi
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.groups import by_mask
-from sharc_core.associative.predictive import Network, Products, Watch, activate
+from sharc_core.associative.predictive import Network, Products, Watch
 from sharc_core.seeds import generator
 from sharc_core.settings import Settings as BaseSettings
 
@@ -75,7 +76,7 @@ class PredictiveCoding(AssociativeMemory):
         for rows, products in self._batches(values, mask, network.weights[0]):
             start = network.start(len(rows))
             units, _ = network.settle(start, products, self.settings.read_steps, watch=watch)
-            full[rows] = activate(network.activation, units[:, 0])[0].float() @ self.weights
+            full[rows] = phi(network.activation, units[:, 0]).float() @ self.weights
         return full.view_as(maps)
 
     def _batches(

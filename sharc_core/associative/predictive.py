@@ -5,25 +5,15 @@ needed is |x|^2, x W^T and W W^T. A step on the hidden units then costs hidden^2
 the map. Everything is float64: the energy is a small difference of large numbers.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from sharc_core.associative.activations import phi, phi_back
+
 Watch = Callable[[torch.Tensor], None] | None  # is handed the energies (n,), before and after each step
 FIRST_SIZE, GROW, SHRINK = 0.1, 1.1, 0.5  # step sizes of the hidden units
-
-
-def activate(name: str, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """phi(units) and its derivative, elementwise; name: relu, gelu or none."""
-    if name == "relu":
-        return units.clamp_min(0), (units > 0).to(units.dtype)
-    if name == "gelu":
-        below = (1 + torch.erf(units / math.sqrt(2))) / 2
-        density = torch.exp(-units.square() / 2) / math.sqrt(2 * math.pi)
-        return units * below, below + units * density
-    return units, torch.ones_like(units)
 
 
 @dataclass
@@ -67,7 +57,7 @@ class Network:
 
     def energy(self, units: torch.Tensor, products: Products) -> tuple[torch.Tensor, torch.Tensor]:
         """F of each sample (n,) and its gradient by the hidden units (n, layers, h), lowest layer first."""
-        active, slope = activate(self.activation, units)
+        active = phi(self.activation, units)
         through = active[:, :1] @ products.gram if products.gram.ndim == 3 else active[:, 0] @ products.gram
         through = through.view_as(products.cross)
         on_map = products.squares + (active[:, 0] * (through - 2 * products.cross)).sum(1)
@@ -76,7 +66,8 @@ class Network:
         errors = units - torch.stack([*means, self.mean.expand_as(units[:, 0])], 1)
         # by a layer's activity: minus the error of the layer below, carried up by the weights in between
         pulls = [through - products.cross] + [-errors[:, i] @ weights.T for i, weights in uppers]
-        return (on_map + errors.square().sum((1, 2))) / 2, errors + slope * torch.stack(pulls, 1)
+        energy = (on_map + errors.square().sum((1, 2))) / 2
+        return energy, errors + phi_back(self.activation, torch.stack(pulls, 1), units)
 
     def settle(
         self,
@@ -131,7 +122,7 @@ class Network:
         for _ in range(rounds):
             products = Products.of(maps, self.weights[0])
             units, sizes = self.settle(units, products, hidden_steps, sizes, watch)
-            inputs = activate(self.activation, units)[0].unbind(1)
+            inputs = phi(self.activation, units).unbind(1)
             targets = [maps, *units.unbind(1)]
             for level, weights in enumerate(self.weights):
                 self.weights[level] = descend(
