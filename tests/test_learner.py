@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from factories import make_cell, make_features
+from factories import QUICK, make_cell, make_features
 
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.cell import HeadConfig, Training
 from sharc_core.errors import UserError
 from sharc_core.learner import evaluate, make_memory, run_cell
@@ -237,3 +238,35 @@ def test_threads_do_not_change_bits(features):
     finally:
         torch.set_num_threads(threads)
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
+@pytest.mark.parametrize("method", ["er", "gem"])
+def test_every_memory_runs_in_a_cell(weights, kind, method):
+    """Together as apart, bit for bit, with forgetting; what it keeps is what was planned."""
+    features = make_features(channels=32, train_per_class=20)
+    memory = ASSOCIATIVE_MEMORIES.get(kind)
+    settings = memory.Settings(**QUICK.get(kind, {}))
+    cell = make_cell(
+        method,
+        "sharc",
+        associative_memory=kind,
+        associative_settings=settings.model_dump(),
+        forget_every=2,
+        forget_beta=0.1,
+    )
+    together = run_cell(features, cell)
+    ours = list(weights)
+    for r, seed in enumerate(cell.seeds):
+        weights.clear()
+        run_cell(features, cell.model_copy(update={"seeds": [seed]}))
+        assert all(torch.equal(a[r], b[0]) for a, b in zip(ours, weights, strict=True))
+    stored = together["costs"]["samples_stored"][0]
+    planned = memory.planned_bytes(settings, (32, 2, 2), 6, stored)
+    assert together["costs"]["associative_bytes"] == [planned] * 3
+
+
+def test_maps_too_large_for_a_memory_are_said_before_training(features):
+    cell = make_cell("er", "sharc", associative_memory="hopfield", associative_settings={"max_bytes": 100})
+    with pytest.raises(UserError, match="hopfield cannot hold maps of 12 x 2 x 2"):
+        run_cell(features, cell, progress=lambda line: pytest.fail("trained first"))
