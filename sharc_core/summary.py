@@ -13,7 +13,14 @@ from sharc_core.results import AXES
 
 SETTINGS = ("theta", "mass", "associative_memory", "saliency", "read", "count_associative_memory")
 METRICS = ("acc", "bwt", "fwt", "forgetting")
-COSTS = ("episodic_bytes", "associative_bytes", "learner_bytes", "total_bytes", "samples_stored", "recall_mse")
+COSTS = (
+    "episodic_bytes",
+    "associative_bytes",
+    "learner_bytes",
+    "total_bytes",
+    "samples_stored",
+    "recall_mse",
+)
 
 
 @dataclass(frozen=True)
