@@ -17,11 +17,21 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.cell import Cell, HeadConfig, Training
 from sharc_core.config import settings_of
 from sharc_core.learner import run_cell
 from sharc_core.methods import METHODS
 from sharc_core.pooling import pool
+
+
+SHARC = {
+    "theta": 0.4,
+    "saliency": "gradient",
+    "associative_memory": "modern_hopfield",
+    "associative_settings": settings_of(ASSOCIATIVE_MEMORIES, "modern_hopfield", {}, "associative_settings"),
+    "read": "per_task",
+}
 
 
 def make_features(samples: int, channels: int = 512, classes: int = 10, side: int = 2) -> SimpleNamespace:
@@ -58,17 +68,18 @@ def main() -> None:
     features = make_features(options.samples)
     seeds = list(range(options.seeds))
     rows = []
-    for method in options.methods:
-        memory = (
-            {"buffer": options.buffer, "budget_unit": "floats"} if METHODS.get(method).uses_memory else {}
-        )
+    replaying = [m for m in options.methods if METHODS.get(m).uses_memory]
+    for method, variant in [(m, "plain") for m in options.methods] + [(m, "sharc") for m in replaying]:
+        memory = {"buffer": options.buffer, "budget_unit": "floats"} if method in replaying else {}
+        if variant == "sharc":
+            memory |= SHARC
         cell = Cell(
             dataset="synthetic",
             tasks=5,
             class_order_seed=None,
             backbone="none",
             method=method,
-            variant="plain",
+            variant=variant,
             scenarios=["task_il", "class_il"],
             seeds=seeds,
             training=Training(),
@@ -84,8 +95,8 @@ def main() -> None:
         for seed in seeds:
             run_cell(features, cell.model_copy(update={"seeds": [seed]}))
         apart = (time.perf_counter() - start) / len(seeds)
-        rows.append([method, together, apart, apart / together])
-    header = ["method", f"s per seed, {len(seeds)} together", "s per seed, one by one", "ratio"]
+        rows.append([method, variant, together, apart, apart / together])
+    header = ["method", "variant", f"s per seed, {len(seeds)} together", "s per seed, one by one", "ratio"]
     print(
         f"{options.samples:,} x 512 features, one pass, buffer {options.buffer}, one thread, "
         f"torch {torch.__version__}"
