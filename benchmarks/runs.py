@@ -24,7 +24,6 @@ from sharc_core.learner import run_cell
 from sharc_core.methods import METHODS
 from sharc_core.pooling import pool
 
-
 SHARC = {
     "theta": 0.4,
     "saliency": "gradient",
