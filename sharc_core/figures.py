@@ -53,10 +53,10 @@ def write_figures(cells: list[dict], runs: pd.DataFrame, folder: Path | str) -> 
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
         chosen = [entry for entry in entries if entry.scenario == scenario]
         # "default": a user's own matplotlibrc must not change our figures
-        with style.context(["default", _STYLE]):
+        with style.context(["default", STYLE]):
             drawn = dict(zip(NAMES, (_curves_figure(chosen, curves), _bytes_figure(chosen)), strict=True))
             for name, figure in drawn.items():
-                written += _save(figure, Path(folder) / f"{name}_{scenario}")
+                written += save(figure, Path(folder) / f"{name}_{scenario}")
     return written
 
 
@@ -70,7 +70,7 @@ def curves_of(cells: list[dict]) -> dict[tuple, np.ndarray]:
     return found
 
 
-_STYLE = {
+STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -87,7 +87,8 @@ _STYLE = {
 }
 
 
-def _save(figure: Figure, base: Path) -> list[Path]:
+def save(figure: Figure, base: Path) -> list[Path]:
+    """Write base.svg and base.png, the same bytes for the same figure; returns the paths."""
     written = []
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         path = base.with_suffix(f".{kind}")
