@@ -20,6 +20,7 @@ from sharc_core.datasets import SOURCES, Source
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
+from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry, nearest
 from sharc_core.saliency import SALIENCIES
 from sharc_core.settings import Settings
@@ -123,6 +124,7 @@ class Grid(Settings):
     budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
     storage: Storage | list[Storage] = "float16"
     method_settings: dict[str, dict[str, Any]] = {}
+    recall: RecallStudy = RecallStudy()
     data_dir: str = Field(default="data", min_length=1)
     results_dir: str = Field(default="results", min_length=1)
     mirror: str | None = None

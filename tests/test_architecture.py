@@ -15,8 +15,10 @@ RANKS = {
     "seeds": 2, "metrics": 2, "labels": 1, "published": 2, "render": 2, "encoding": 2, "cell": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
+    "recall_settings": 4,
     "memory": 5, "methods": 6, "config": 7, "learner": 8, "provenance": 8, "results": 8,
-    "pipeline": 9, "summary": 9, "pairs": 10, "figures": 10, "tables": 11, "findings": 11, "report": 12,
+    "pipeline": 9, "summary": 9, "pairs": 10, "figures": 10, "tables": 11, "findings": 11,
+    "report": 12, "studies": 12,
     "__init__": 13, "__main__": 14,
 }  # fmt: skip
 
