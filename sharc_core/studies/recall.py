@@ -1,0 +1,298 @@
+"""Recall study: how well an associative memory (AM) completes real maps, against four things.
+
+Against the share of channels masked, noise on the cue, the number of stored maps, and the number of tasks
+written after those that are read. Every point carries the AM's bytes and the time to write and to read.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.encoding import top_mask
+from sharc_core.errors import UserError
+from sharc_core.features import Features
+from sharc_core.heads import Batch, Head, LinearHead
+from sharc_core.pooling import pool
+from sharc_core.recall_settings import RecallJob
+from sharc_core.saliency.gradient import gradient
+from sharc_core.seeds import derived_seed, generator
+from sharc_core.streams import Stream, make_stream
+
+MEASURES = ("relative_error", "cosine", "nearest", "exact", "agreement")
+COSTS = ("state_bytes", "write_seconds", "read_seconds")
+COLUMNS = (
+    ("dataset", "backbone", "memory", "seed", "sweep")
+    + ("mask", "masked", "noise", "patterns", "later_tasks", "forgetting", "maps_read")
+    + MEASURES
+    + COSTS
+    + ("reason",)
+)
+EXACT = 1e-3  # of the standard deviation of the map entries
+
+
+# --- measures ------------------------------------------------------------------------------------
+
+
+def measure(recalled: torch.Tensor, stored: torch.Tensor, mask: torch.Tensor, head: Head) -> dict[str, float]:
+    """The MEASURES of recalled maps (n, K, h, w).
+
+    stored: all maps that the AM holds, (m, K, h, w), those that were read first; mask (n, K), true where a
+    channel was observed; head: one replica. Where nothing is unobserved the recall is perfect by definition.
+    """
+    true, recalled = stored[: len(recalled)].double(), recalled.double()
+    unseen = ~mask[:, :, None, None].expand_as(true)
+    with_head = (head.logits(pool(maps.float())[None])[0].argmax(1) for maps in (recalled, true))
+    worst = (torch.where(unseen, recalled - true, 0.0)).flatten(1).abs().amax(1)
+    return {
+        "relative_error": relative_error(recalled, true, unseen),
+        "cosine": cosine(recalled, true, unseen),
+        "nearest": nearest_rate(recalled, stored.double()),
+        "exact": _share(worst <= EXACT * true.std()),
+        "agreement": _share(torch.eq(*with_head)),
+    }
+
+
+def relative_error(recalled: torch.Tensor, true: torch.Tensor, unseen: torch.Tensor) -> float:
+    """Squared error over the unseen entries by that of guessing each entry's mean over the true maps.
+
+    All (n, K, h, w). 0 is perfect, 1 as good as the mean map; NaN for an error where nothing varies.
+    """
+    error = (recalled - true)[unseen].square().sum()
+    spread = (true - true.mean(0))[unseen].square().sum()
+    return 0.0 if error == 0 else float(error / spread) if spread > 0 else float("nan")
+
+
+def cosine(recalled: torch.Tensor, true: torch.Tensor, unseen: torch.Tensor) -> float:
+    """Cosine over a map's unseen entries, mean over the maps; with zeros 0, of two zeros 1."""
+    a, b = (torch.where(unseen, maps, 0.0).flatten(1) for maps in (recalled, true))
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    same = (a == b).all(1)  # two zero vectors among them
+    angle = (a * b).sum(1) / torch.where(norms > 0, norms, 1.0)
+    return float(torch.where(same, 1.0, angle).mean())
+
+
+def nearest_rate(recalled: torch.Tensor, stored: torch.Tensor) -> float:
+    """Share of recalled maps whose nearest stored map (L2, all entries) is their own, the same row.
+
+    Float64: a distance of zero must not drown in rounding. A map stored twice is near both times.
+    """
+    a, b = recalled.flatten(1), stored.flatten(1)
+    norms = a.square().sum(1)[:, None] + b.square().sum(1)
+    distance = norms - 2 * a @ b.T
+    own = distance.diagonal()
+    return _share(own <= distance.amin(1) + 1e-12 * norms.diagonal())
+
+
+def _share(hits: torch.Tensor) -> float:
+    return float(hits.double().mean())
+
+
+# --- cues ----------------------------------------------------------------------------------------
+
+
+def joint_head(features: Features, stream: Stream, job: RecallJob, seed: int) -> LinearHead:
+    """A linear head of one replica, trained in one pass of plain SGD over the whole data set."""
+    head = LinearHead(1, features.train_pooled.shape[1], stream.classes)
+    head.initialise([seed])
+    order = stream.joint().order(0, 0, [seed])
+    for chunk in order.split(job.training.batch_size, dim=1):
+        batch = Batch(features.train_pooled[chunk], features.train_labels[chunk])
+        head.descend(head.cross_entropy(batch), job.training.lr)
+    return head
+
+
+def saliency_mask(features: Features, index: torch.Tensor, head: Head, theta: float) -> torch.Tensor:
+    """(n, K) bool: the channels that the paper's saliency keeps of the training maps `index` (n,)."""
+    positions = features.train_maps[0, 0].numel()
+    x, y = features.train_pooled[index][None], features.train_labels[index][None]
+    return top_mask(gradient(head, x, y, positions, [])[0], theta)
+
+
+def random_mask(count: int, channels: int, theta: float, seed: int) -> torch.Tensor:
+    """(count, channels) bool, as many kept as by saliency; a larger theta keeps a part of a smaller's."""
+    return top_mask(torch.rand(count, channels, generator=generator(seed, "recall", "mask")), theta)
+
+
+def noisy_cue(maps: torch.Tensor, mask: torch.Tensor, level: float, seed: int) -> torch.Tensor:
+    """Maps (n, K, h, w) with Gaussian noise of level times their deviation on the observed channels.
+
+    Channels that the mask (n, K) drops are zero.
+    """
+    maps = maps.float()
+    noise = torch.randn(maps.shape, generator=generator(seed, "recall", "noise"))
+    return torch.where(mask[:, :, None, None], maps + level * maps.std() * noise, 0.0)
+
+
+# --- the sweeps ----------------------------------------------------------------------------------
+
+
+def run_recall(
+    features: Features, job: RecallJob, progress: Callable[[str], None] | None = None
+) -> pd.DataFrame:
+    """All points of one AM, a row per point and seed (COLUMNS; see docs/results.md).
+
+    An AM that cannot hold such maps, and a point that it or the data set refuses, becomes a row with the
+    reason and no measures. Runs on one thread, so that equal seeds give equal bits.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            return _run(features, job, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(features: Features, job: RecallJob, progress: Callable[[str], None] | None) -> pd.DataFrame:
+    stream = make_stream(
+        features.train_labels, features.test_labels, len(features.classes), job.tasks, job.class_order_seed
+    )
+    rows: list[dict] = []
+    for seed in job.study.seeds:
+        trial = _Trial(features, stream, job, seed)
+        try:
+            trial.new_memory()
+        except UserError as error:
+            rows = [trial.row("base", reason=str(error))]
+            break
+        rows += trial.rows()
+        if progress:
+            progress(f"{job.associative_memory}, seed {seed}: {len(rows)} points measured so far")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@dataclass
+class _Written:
+    """An AM, the training indices of what it holds, and the seconds that writing took in all."""
+
+    memory: AssociativeMemory
+    index: torch.Tensor
+    seconds: float
+
+
+class _Trial:
+    """One seed's head, order of maps, and AMs."""
+
+    def __init__(self, features: Features, stream: Stream, job: RecallJob, seed: int):
+        self.features, self.stream, self.job, self.seed = features, stream, job, seed
+        self.study = job.study
+        self.head = joint_head(features, stream, job, seed)
+        self.order = torch.randperm(len(features.train_labels), generator=generator(seed, "recall", "order"))
+
+    def new_memory(self) -> AssociativeMemory:
+        """An AM with nothing written. Raises UserError when it cannot hold such maps."""
+        kind = ASSOCIATIVE_MEMORIES.get(self.job.associative_memory)
+        settings = kind.Settings.model_validate(self.job.associative_settings)
+        shape = tuple(self.features.train_maps.shape[1:])
+        kind.planned_bytes(settings, shape, self.stream.classes, 0)
+        return kind(settings, shape, self.stream.classes, seed=derived_seed(self.seed, "associative"))
+
+    def rows(self) -> list[dict]:
+        """Every sweep's points."""
+        return [*self._on_one_memory(), *self._counts(), *self._tasks(False), *self._tasks(True)]
+
+    def row(self, sweep: str, **values) -> dict:
+        """A row of the frame; what is not said stays empty."""
+        job = self.job
+        names = {"dataset": job.dataset, "backbone": job.backbone, "memory": job.associative_memory}
+        return {**names, "seed": self.seed, "sweep": sweep, **values}
+
+    def _on_one_memory(self) -> list[dict]:
+        """The base point, and the sweeps of mask and noise: many readings of what is written once."""
+        study, rows = self.study, []
+        points = [("base", "saliency", study.theta, 0.0)]
+        points += [("masked", how, share, 0.0) for share in study.masked for how in ("saliency", "random")]
+        points += [("noise", "saliency", study.theta, level) for level in study.noise]
+        where = [
+            {"sweep": s, "mask": how, "masked": share, "noise": level} for s, how, share, level in points
+        ]
+        written = self._fill(study.patterns, where, rows)
+        if written is not None:
+            rows += [self._point(written, written.index, point) for point in where]
+        return rows
+
+    def _counts(self) -> list[dict]:
+        rows: list[dict] = []
+        for count in self.study.counts:
+            where = self._at_theta("patterns")
+            written = self._fill(count, [where], rows)
+            if written is not None:
+                rows.append(self._point(written, written.index, where))
+        return rows
+
+    def _tasks(self, forgetting: bool) -> list[dict]:
+        """The first task's maps, read after more and more tasks; each reading follows the same writings."""
+        study, rows = self.study, []
+        first = self._task(0)
+        written = _Written(self.new_memory(), first[:0], 0.0)
+        for later in range(max(study.later_tasks) + 1):
+            where = self._at_theta("tasks") | {"later_tasks": later, "forgetting": forgetting}
+            if later >= self.stream.tasks:
+                reason = f"the stream has {self.stream.tasks} tasks"
+                rows += [
+                    self.row(**where | {"later_tasks": n}, reason=reason)
+                    for n in sorted(study.later_tasks)
+                    if n >= later
+                ]
+                break
+            try:
+                if later and forgetting:
+                    written.memory.forget(study.forget_beta)
+                self._write(written, self._task(later))
+            except UserError as error:
+                rows.append(self.row(**where, reason=str(error)))
+                break  # what follows would measure a memory that lacks a task
+            if later in study.later_tasks:
+                rows.append(self._point(written, first, where))
+        return rows
+
+    def _at_theta(self, sweep: str) -> dict:
+        return {"sweep": sweep, "mask": "saliency", "masked": self.study.theta, "noise": 0.0}
+
+    def _task(self, task: int) -> torch.Tensor:
+        return self.stream.order(task, 0, [self.seed])[0, : self.study.task_patterns]
+
+    def _fill(self, count: int, where: list[dict], rows: list[dict]) -> _Written | None:
+        """A new AM with `count` maps. What stands in its way is noted in a row for each of the points."""
+        try:
+            if count > len(self.order):
+                raise UserError(f"the data set has {len(self.order)} training images")
+            written = _Written(self.new_memory(), self.order[:0], 0.0)
+            self._write(written, self.order[:count])
+        except UserError as error:
+            rows += [self.row(**point, patterns=count, reason=str(error)) for point in where]
+            return None
+        return written
+
+    def _write(self, written: _Written, index: torch.Tensor) -> None:
+        maps, labels = self.features.train_maps[index], self.features.train_labels[index]
+        began = time.perf_counter()
+        written.memory.write(maps, labels)
+        written.seconds += time.perf_counter() - began
+        written.index = torch.cat([written.index, index])
+
+    def _point(self, written: _Written, index: torch.Tensor, where: dict) -> dict:
+        """Read the maps `index`, the first that were written, at one point."""
+        common = {"patterns": len(written.index), "maps_read": len(index)}
+        stored = self.features.train_maps[written.index].float()
+        maps, labels = stored[: len(index)], self.features.train_labels[index]
+        if where["mask"] == "saliency":
+            mask = saliency_mask(self.features, index, self.head, where["masked"])
+        else:
+            mask = random_mask(len(index), maps.shape[1], where["masked"], self.seed)
+        cue = noisy_cue(maps, mask, where["noise"], self.seed)
+        began = time.perf_counter()
+        try:
+            recalled = written.memory.read(cue, mask, labels)
+        except UserError as error:
+            return self.row(**where, **common, reason=str(error))
+        costs = {
+            "state_bytes": written.memory.state_bytes,
+            "write_seconds": written.seconds,
+            "read_seconds": time.perf_counter() - began,
+        }
+        return self.row(**where, **common, **measure(recalled, stored, mask, self.head), **costs)
