@@ -1,0 +1,105 @@
+"""The recall study's table: each associative memory at the fixed mask, mean and deviation over seeds."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sharc_core.errors import UserError
+from sharc_core.files import write_text
+from sharc_core.labels import DASH, bytes_text, mean_text
+from sharc_core.recall_settings import RecallStudy
+from sharc_core.render import Item, Table, to_latex, to_markdown
+from sharc_core.studies.recall import COLUMNS, MEASURES
+
+PLACE = ["dataset", "backbone", "memory"]
+TEXT = ("dataset", "backbone", "memory", "sweep", "mask", "reason")
+TYPES = dict.fromkeys(TEXT, "str") | {"seed": "int64", "forgetting": "boolean"}
+NUMBERS = [*MEASURES, "state_bytes", "write_ms", "read_ms"]
+
+
+def write_rows(frame: pd.DataFrame, path: Path | str) -> None:
+    """One job's rows as CSV, at full precision."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_rows(paths: list[Path | str]) -> pd.DataFrame:
+    """All jobs' rows in one frame, in the order of the files, with write_ms and read_ms per map.
+
+    Raises UserError for a damaged file.
+    """
+    frames = []
+    for path in paths:
+        try:
+            frames.append(pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, "float64") | TYPES))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete it and run again") from None
+        if tuple(frames[-1].columns) != COLUMNS:
+            raise UserError(f"{path} has other columns than the recall study: delete it and run again")
+    rows = pd.concat(frames, ignore_index=True)
+    return rows.assign(
+        write_ms=1000 * rows.write_seconds / rows.patterns, read_ms=1000 * rows.read_seconds / rows.maps_read
+    )
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """The base point's numbers, <name>_mean and <name>_std over seeds, and the reason where there are none.
+
+    One row per data set, backbone and AM, in the rows' order.
+    """
+    base = rows[rows.sweep == "base"]
+    found = []
+    for place, group in base.groupby(PLACE, sort=False):
+        line = dict(zip(PLACE, place, strict=True))
+        for name in NUMBERS:
+            line |= {f"{name}_mean": group[name].mean(), f"{name}_std": group[name].std(ddof=1)}
+        reasons = group.reason.dropna()
+        found.append({**line, "seeds": len(group), "reason": reasons.iloc[0] if len(reasons) else None})
+    return pd.DataFrame(found)
+
+
+def write_recall_tables(rows: pd.DataFrame, study: RecallStudy, folder: Path | str) -> list[Path]:
+    """Write recall.csv, .md and .tex; returns the paths. rows: read_rows."""
+    lines = summary(rows)
+    tables = [_table(group, place, study) for place, group in lines.groupby(PLACE[:2], sort=False)]
+    contents = {
+        "csv": lines.to_csv(index=False, lineterminator="\n"),
+        "md": "# Recall\n\n" + "\n".join(map(to_markdown, tables)),
+        "tex": "% needs booktabs\n" + "\n".join(map(to_latex, tables)),
+    }
+    for kind, text in contents.items():
+        write_text(Path(folder) / f"recall.{kind}", text)
+    return [Path(folder) / f"recall.{kind}" for kind in contents]
+
+
+def _table(lines: pd.DataFrame, place: tuple[str, str], study: RecallStudy) -> Table:
+    header = ["Memory", "relative error", "cosine", "nearest, %", "exact, %", "agreement, %"]
+    header += ["bytes", "write ms/map", "read ms/map"]
+    rows, notes = [], []
+    for line in lines.itertuples():
+        items = [Item(line.memory)]
+        items += [_numbers(line, name, 3, 1) for name in ("relative_error", "cosine")]
+        items += [_numbers(line, name, 1, 100) for name in ("nearest", "exact", "agreement")]
+        items += [Item(bytes_text(line.state_bytes_mean), line.state_bytes_mean)]
+        items += [_numbers(line, name, 3, 1) for name in ("write_ms", "read_ms")]
+        rows.append(items)
+        if line.reason is not None:
+            notes.append(f"{line.memory}: {line.reason}")
+    parts = [
+        f"{study.patterns} stored maps, read with {study.theta:g} of their channels masked by saliency; "
+        "mean ± sample standard deviation over seeds",
+        "Relative error: squared error over the masked entries by that of the mean map",
+        "Nearest: the recalled map is nearer to its own than to every other stored map. Exact: no masked "
+        "entry is off by more than a thousandth of the deviation. Agreement: a head trained on all classes "
+        "predicts the same from the recalled as from the true map",
+        "Bytes: the memory's state. Times on one thread",
+    ]
+    return Table(f"{place[0]}, {place[1]}", ". ".join(parts + notes) + ".", [("", 9)], header, rows, [], 1)
+
+
+def _numbers(line, name: str, digits: int, factor: float) -> Item:
+    mean, std = (getattr(line, f"{name}_{part}") * factor for part in ("mean", "std"))
+    if pd.isna(mean):
+        return Item(DASH)
+    if digits == 3 and mean >= 100:  # milliseconds, or an error that left the scale
+        return Item(mean_text(mean, std), mean)
+    return Item(f"{mean:.{digits}f} ± {DASH if pd.isna(std) else f'{std:.{digits}f}'}", mean)
