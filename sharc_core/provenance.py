@@ -54,6 +54,13 @@ def code_hash(method: str, associative_memory: str | None, saliency: str | None 
 
 
 @functools.lru_cache
+def recall_hash(associative_memory: str) -> str:
+    """The same of the code behind a job of the recall study: the study, the AM and what they import."""
+    roots = [PACKAGE / "studies" / "recall.py", Path(ASSOCIATIVE_MEMORIES.module_file(associative_memory))]
+    return _hash(_closure(roots, WITHOUT))
+
+
+@functools.lru_cache
 def stage_hash(*roots: str | Path) -> str:
     """Short hash of the code that a stage's output comes from: its roots and what they import.
 

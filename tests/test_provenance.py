@@ -145,3 +145,14 @@ def test_only_the_saliency_in_use_counts(copy):
     assert provenance.code_hash.__wrapped__("er", "mean", "occlusion") != before
     edit(copy / "saliency/gradient.py", "/ positions", "* 1.0")
     assert provenance.code_hash.__wrapped__("er", "mean", "gradient") != before
+
+
+def test_a_recall_job_depends_on_the_study_and_its_own_memory(copy):
+    before = [provenance.recall_hash.__wrapped__(name) for name in ("mean", "modern_hopfield")]
+    assert before[0] != before[1]
+    edit(copy / "associative/mean.py", "max(1 - beta, 1e-6)", "max(1 - beta, 1e-5)")
+    edit(copy / "studies/recall_figures.py", "WORST = 3.0", "WORST = 4.0")
+    after = [provenance.recall_hash.__wrapped__(name) for name in ("mean", "modern_hopfield")]
+    assert after[0] != before[0] and after[1] == before[1]
+    edit(copy / "studies/recall.py", "EXACT = 1e-3", "EXACT = 1e-4")
+    assert provenance.recall_hash.__wrapped__("modern_hopfield") != before[1]
