@@ -17,7 +17,8 @@ from sharc_core.errors import UserError
 try:
     from sharc_core.config import cells, check_inputs, load_grid, read_config
     from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
-    from sharc_core.provenance import code_hash, stage_hash
+    from sharc_core.provenance import code_hash, recall_hash, stage_hash
+    from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
 
     # A grid file stands for itself: with --configfile, the default's data sets must not leak in.
     if not workflow.overwrite_configfiles:
@@ -30,6 +31,7 @@ try:
         check_inputs(grid, progress=lambda line: print(line, file=sys.stderr))
     layout = Layout(grid)
     CELLS = {str(layout.cell(cell)): cell for cell in cells(grid)}
+    RECALL = {str(recall_path(grid, job)): job for job in recall_jobs(grid)}
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     os._exit(1)  # Snakemake would bury the line under its own traceback
@@ -50,6 +52,13 @@ FIGURES = expand(
     scenario=grid.scenarios,
     kind=["svg", "png"],
 )
+RECALL_TABLES = expand(result("tables/recall.{kind}"), kind=["csv", "md", "tex"])
+RECALL_FIGURES = expand(
+    result("figures/recall_{sweep}.{kind}"),
+    sweep=["masked", "noise", "patterns", "tasks"],
+    kind=["svg", "png"],
+)
+RECALL_PICTURES = expand(result("figures/recall_pictures.{kind}"), kind=["svg", "png"])
 CARDS = [str(card) for name in layout.backbones if (card := layout.card(name)) is not None]
 
 
@@ -63,5 +72,15 @@ rule all:
         result("report.html"),
 
 
+# A study is a target of its own: snakemake --cores all recall --configfile config/recall.yaml
+rule recall:
+    input:
+        list(RECALL),
+        RECALL_TABLES,
+        RECALL_FIGURES,
+        RECALL_PICTURES,
+
+
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/results.smk"
+include: "workflow/rules/studies.smk"

@@ -192,7 +192,7 @@ def test_default_pretraining_has_no_digits():
     check_inputs(load_grid(values))
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "config/smoke.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "config/smoke.yaml", "config/recall.yaml"])
 def test_shipped_grids_are_valid(name):
     from pathlib import Path
 

@@ -245,6 +245,37 @@ def test_same_bits_in_another_process(project):
             assert before[name] == after[name], name
 
 
+def test_the_recall_study_is_a_target_of_its_own(project):
+    """Not part of `all`; its files are there, from the same features; a second call has nothing to do."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values["sharc"]["associative_memory"] = ["none", "modern_hopfield"]
+    values["recall"] = {
+        "patterns": 20,
+        "masked": [0.5],
+        "noise": [0.5],
+        "counts": [5, 20],
+        "later_tasks": [0, 1],
+        "seeds": [0],
+        "side": 8,
+        "pictures": 6,
+    }
+    (project / "config/recall.yaml").write_text(yaml.safe_dump(values))
+    out = project / "results/smoke"
+    assert not (out / "recall").exists()
+    run = snakemake(project, "recall", "--configfile", "config/recall.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "rule features" not in run.stdout + run.stderr
+    table = pd.read_csv(out / "tables/recall.csv")
+    assert table.memory.tolist() == ["none", "modern_hopfield"]
+    assert table.relative_error_mean[0] > 0 == table.relative_error_mean[1]
+    rows = [len(pd.read_csv(path)) for path in out.glob("recall/s_digits/*/*.csv")]
+    assert rows == [1 + 2 + 1 + 2 + 4] * 2
+    for name in ("masked", "noise", "patterns", "tasks", "pictures"):
+        assert (out / f"figures/recall_{name}.svg").stat().st_size > 1000
+    again = snakemake(project, "recall", "--configfile", "config/recall.yaml", "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,0 +1,77 @@
+# The recall study: each associative memory on its own, then tables, figures and pictures of all.
+
+
+def recall_of(wildcards):
+    return RECALL[result(f"recall/{wildcards.dataset}/{wildcards.backbone}/{wildcards.memory}.csv")]
+
+
+rule recall_memory:
+    input:
+        features=lambda w: features_of(w.dataset, w.backbone),
+    output:
+        result("recall/{dataset}/{backbone}/{memory}.csv"),
+    params:
+        job=lambda w: recall_of(w).model_dump(mode="json"),
+        code=lambda w: recall_hash(w.memory),
+    log:
+        f"{LOGS}/recall/{{dataset}}/{{backbone}}/{{memory}}.log",
+    benchmark:
+        f"{LOGS}/recall/{{dataset}}/{{backbone}}/{{memory}}.tsv"
+    threads: 1
+    conda:
+        "../../envs/sharc.yaml"
+    script:
+        "../scripts/recall_memory.py"
+
+
+rule recall_tables:
+    input:
+        list(RECALL),
+    output:
+        RECALL_TABLES,
+    params:
+        study=grid.recall.model_dump(mode="json"),
+        code=stage_hash("studies.recall_table"),
+    log:
+        f"{LOGS}/recall_tables.log",
+    benchmark:
+        f"{LOGS}/recall_tables.tsv"
+    conda:
+        "../../envs/sharc.yaml"
+    script:
+        "../scripts/recall_tables.py"
+
+
+rule recall_figures:
+    input:
+        list(RECALL),
+    output:
+        RECALL_FIGURES,
+    params:
+        code=stage_hash("studies.recall_figures", "studies.recall_table"),
+    log:
+        f"{LOGS}/recall_figures.log",
+    benchmark:
+        f"{LOGS}/recall_figures.tsv"
+    conda:
+        "../../envs/sharc.yaml"
+    script:
+        "../scripts/recall_figures.py"
+
+
+rule recall_pictures:
+    output:
+        RECALL_PICTURES,
+    params:
+        memories=recall_settings(grid),
+        pictures=grid.recall.pictures,
+        side=grid.recall.side,
+        code=[stage_hash("studies.recall_figures"), *map(recall_hash, recall_settings(grid))],
+    log:
+        f"{LOGS}/recall_pictures.log",
+    benchmark:
+        f"{LOGS}/recall_pictures.tsv"
+    conda:
+        "../../envs/sharc.yaml"
+    script:
+        "../scripts/recall_pictures.py"

@@ -1,0 +1,12 @@
+"""The recall study's table as Markdown, CSV and LaTeX."""
+
+from pathlib import Path
+
+from common import job
+
+with job(snakemake, "recall tables"):
+    from sharc_core.recall_settings import RecallStudy
+    from sharc_core.studies.recall_table import read_rows, write_recall_tables
+
+    study = RecallStudy.model_validate(snakemake.params.study)
+    write_recall_tables(read_rows(snakemake.input), study, Path(snakemake.output[0]).parent)
