@@ -1,5 +1,6 @@
 """Figures of the recall study: measures and costs along every sweep, and pictures of what is recalled."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +65,13 @@ def look(memory: str, memories: list[str]) -> tuple[str, str]:
     return FURTHER[sorted(set(memories) - set(LOOKS)).index(memory) % len(FURTHER)]
 
 
-def write_recall_figures(rows: pd.DataFrame, folder: Path | str) -> list[Path]:
+def write_recall_figures(
+    rows: pd.DataFrame, folder: Path | str, sweeps: Sequence[str] = tuple(SWEEPS)
+) -> list[Path]:
     """Write recall_{masked,noise,patterns,tasks}.{svg,png}; returns the paths. rows: read_rows."""
     written = []
     with style.context(["default", STYLE]):
-        for sweep in SWEEPS:
+        for sweep in sweeps:
             written += save(_sweep_figure(rows, sweep), Path(folder) / f"recall_{sweep}")
     return written
 
