@@ -292,6 +292,19 @@ def test_pseudo_inverse_weights_are_the_projection_on_the_patterns():
     torch.testing.assert_close(memory.weights.double(), projection, rtol=0, atol=1e-4)
 
 
+def test_a_pattern_written_after_forgetting_is_held():
+    """Faded weights are no projection any more; the newest pattern is a fixed point all the same."""
+    source = torch.Generator().manual_seed(5)
+    maps = torch.randn(40, 100, 1, 1, generator=source).sign()
+    memory = make("hopfield", (100, 1, 1), threshold="mean")
+    for start in range(0, 40, 10):
+        memory.forget(0.1)
+        memory.write(maps[start : start + 10], torch.zeros(10))
+        pattern = memory.bipolar(maps[start + 9].flatten()[None])[0]
+        torch.testing.assert_close(memory.weights @ pattern, pattern, rtol=0, atol=1e-3)
+    assert torch.linalg.eigvalsh(memory.weights.double()).max() < 1.5
+
+
 def test_hebbian_weights_and_values_by_hand():
     memory = make("hopfield", (3, 1, 1), rule="hebbian", threshold="mean")
     maps = torch.tensor([[0.0, 2, 5], [4, 2, 1], [8, 8, 0]])[:, :, None, None]

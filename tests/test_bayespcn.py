@@ -217,6 +217,16 @@ def test_batches_are_filled_up_without_effect():
     assert rows.squeeze(2).tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
+def test_masks_read_side_by_side_do_not_meet():
+    """Cues of five masks, one to three each: as read one mask at a time."""
+    memory, maps = written()
+    mask = torch.stack([torch.arange(12) % (2 + m) != 0 for m in (0, 1, 2, 2, 3, 3, 3, 4)])
+    together = memory.read(maps[:8], mask, torch.zeros(8))
+    for _, members in by_mask(mask):
+        alone = memory.read(maps[members], mask[members], torch.zeros(len(members)))
+        torch.testing.assert_close(together[members], alone, rtol=1e-9, atol=1e-9)
+
+
 def test_groups_of_masks():
     mask = torch.tensor([[True, False], [False, True], [True, False]])
     found = {tuple(row.tolist()): members.tolist() for row, members in by_mask(mask)}

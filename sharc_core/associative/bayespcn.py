@@ -29,6 +29,7 @@ from sharc_core.seeds import generator
 from sharc_core.settings import Settings as BaseSettings
 
 REFRESH = 32  # batches after which R R^T, kept up to date by increments, is formed anew from R
+TOGETHER = 16  # masks read side by side: a step on a few rows is mostly overhead
 ADAM = (0.9, 0.999, 1e-8)
 
 
@@ -129,18 +130,29 @@ class BayesPCN(AssociativeMemory):
         """Prediction of every entry from the hidden mode given the observed ones."""
         flat = maps.flatten(1)
         positions = self.size // self.shape[0]
-        out = torch.empty_like(flat)
-        weights = self.layers[0].mean
+        weights, out = self.layers[0].mean, torch.empty_like(flat)
+        small: list[tuple[torch.Tensor, Grams]] = []  # masks of one batch each, optimised side by side
+
+        def finish(members: torch.Tensor, grams: Grams, rows: torch.Tensor) -> None:
+            hidden = self.hidden_mode(grams, None if bool(rows.all()) else rows)[0]
+            z = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0]
+            out[members] = (z.to(weights.dtype) @ weights).to(out.dtype)
+
         for observed, members in by_mask(mask):
             columns = observed.repeat_interleave(positions).nonzero().flatten()
             cross, x64 = cross_of(flat[members], weights, columns)
             index, rows = chunked(len(members), self.settings.batch, self.device)
             x64 = x64[index] * rows
             grams = Grams(x64 @ x64.mT, cross[index] * rows, gram_of(weights, columns), self.size)
-            full = len(members) == rows.numel()
-            hidden = self.hidden_mode(grams, None if full else rows)[0]
-            z = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0]
-            out[members] = (z.to(weights.dtype) @ weights).to(out.dtype)
+            if len(index) > 1:
+                finish(members, grams, rows)
+                continue
+            small.append((members, grams))
+            if len(small) == TOGETHER:
+                finish(*_side_by_side(small))
+                small.clear()
+        if small:
+            finish(*_side_by_side(small))
         return out.view_as(maps)
 
     # --- the hidden optimisation -----------------------------------------------------------------
@@ -245,6 +257,19 @@ class BayesPCN(AssociativeMemory):
 def _kept(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """Zero in the rows that only fill a batch up."""
     return x if rows is None else x * rows
+
+
+def _side_by_side(parts: list[tuple[torch.Tensor, Grams]]) -> tuple[torch.Tensor, Grams, torch.Tensor]:
+    """Batches of different masks and sizes as one stack, the smaller ones filled up: members, Grams, rows."""
+    sizes = [len(members) for members, _ in parts]
+    most = max(sizes)
+    like = parts[0][1].xr
+    xx, xr = like.new_zeros(len(parts), most, most), like.new_zeros(len(parts), most, like.shape[2])
+    rows = like.new_zeros(len(parts), most, 1)
+    for g, (size, (_, grams)) in enumerate(zip(sizes, parts, strict=True)):
+        xx[g, :size, :size], xr[g, :size], rows[g, :size] = grams.xx[0], grams.xr[0], 1
+    stack = Grams(xx, xr, torch.stack([grams.rr for _, grams in parts]), parts[0][1].columns)
+    return torch.cat([members for members, _ in parts]), stack, rows
 
 
 def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:

@@ -59,11 +59,12 @@ class Hopfield(AssociativeMemory):
         if self.settings.rule == "hebbian":
             self.weights.addmm_(patterns.T, patterns, alpha=1 / self.size)
             return
-        for pattern in patterns:  # Gram-Schmidt: each adds the direction that the earlier ones left
+        for pattern in patterns:
+            # What the weights leave of the pattern, added so that W s = s afterwards: Gram-Schmidt while
+            # W is a projection, and still right once forgetting has faded it.
             rest = pattern - self.weights @ pattern
-            rest -= self.weights @ rest  # once more, against rounding
-            energy = float(rest @ rest)
-            if energy > 1e-4 * self.size:  # else it lies in their span already
+            energy = float(rest @ pattern)
+            if energy > 1e-4 * self.size:  # else W holds it already
                 self.weights.addr_(rest, rest, alpha=1 / energy)
 
     def complete(self, maps, mask, labels):
