@@ -15,7 +15,8 @@ sys.path.insert(0, workflow.basedir)
 from sharc_core.errors import UserError
 
 try:
-    from sharc_core.config import cells, check_inputs, load_grid, read_config
+    from sharc_core.config import cells, load_grid, read_config
+    from sharc_core.inputs import check_inputs
     from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings

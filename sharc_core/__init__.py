@@ -17,7 +17,7 @@ _HOMES = {
     "Cell": "cell",
     "Grid": "config",
     "cells": "config",
-    "check_inputs": "config",
+    "check_inputs": "inputs",
     "load_config": "config",
     "load_grid": "config",
     "ensure_features": "pipeline",

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from sharc_core.config import cells, check_inputs, load_config
+    from sharc_core.config import cells, load_config
+    from sharc_core.inputs import check_inputs
 
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
@@ -49,7 +50,8 @@ def _run(options: argparse.Namespace) -> int:
     import torch
     from tabulate import tabulate
 
-    from sharc_core.config import cells, check_inputs, load_config
+    from sharc_core.config import cells, load_config
+    from sharc_core.inputs import check_inputs
     from sharc_core.learner import run_cell
     from sharc_core.pipeline import ensure_features
 

@@ -48,10 +48,19 @@ class Budget:
         return self.buffer * per_slot[self.unit]
 
     def allowance(self, task: int) -> int:
-        """What task number `task` (from 0) may spend, in the budget's unit."""
-        if self.split is None:
+        """What task number `task` (from 0) may spend, in the budget's unit.
+
+        Equal shares are rounded down, unless what is left is carried over: then they add up to the whole.
+        """
+        if self.split is None and not self.carry:
             return self.total // self.tasks
-        return int(self.total * self.split[task] / sum(self.split) + 1e-9)
+        return self._part(self.total, task)
+
+    def _part(self, whole: int, task: int) -> int:
+        """A task's part of a whole number by the split; all parts add up to the whole."""
+        shares = self.split or (1.0,) * self.tasks
+        before, through = sum(shares[:task]), sum(shares[: task + 1])
+        return round(whole * through / sum(shares)) - round(whole * before / sum(shares))
 
     def costs(self, kept: torch.Tensor) -> torch.Tensor:
         """Cost of samples that keep `kept` (n,) channels, in the budget's unit, (n,) int64."""
@@ -76,21 +85,20 @@ class Budget:
         spent = self.costs(kept).cumsum(0)
         if self.am_bytes is not None:
             # each task pays for its own patterns, and its part of what the state costs when empty
-            empty = self.am_bytes(0)
-            before = self.am_bytes(stored)
-            shares = (empty * (task + 1)) // self.tasks - (empty * task) // self.tasks
-            grown = [self.am_bytes(stored + n) - before + shares for n in range(1, len(kept) + 1)]
+            before = self.am_bytes(stored) - self._part(self.am_bytes(0), task)
+            grown = [self.am_bytes(stored + n) - before for n in range(1, len(kept) + 1)]
             spent = spent + torch.tensor(grown)
         count = int((spent <= allowance).sum())
         if count == 0:
             raise UserError(self._nothing_fits(task, allowance, int(spent[0])))
         return count, allowance - int(spent[count - 1])
 
-    def most(self, task: int, keep: int, stored: int = 0) -> int:
-        """`fitting` for samples that all keep `keep` channels, as if there were any number of them."""
-        cheapest = max(1, int(self.costs(torch.tensor([keep]))[0]))
-        candidates = torch.full((self.allowance(task) // cheapest + 1,), keep)
-        return self.fitting(task, candidates, stored)[0]
+    def check(self, keep: int) -> None:
+        """Raises UserError when a task's share does not hold one sample of `keep` channels."""
+        left = 0
+        for task in range(self.tasks):
+            one = self.fitting(task, torch.tensor([keep]), stored=0, left=left)
+            left = one[1] if self.carry else 0
 
     def _nothing_fits(self, task: int, allowance: int, one: int) -> str:
         unit = {"slots": "slots", "floats": "channels of values", "bytes": "bytes"}[self.unit]

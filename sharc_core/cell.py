@@ -57,6 +57,7 @@ class Cell(Settings):
     mass: float | None = None
     saliency: str | None = None
     associative_memory: str | None = None
+    associative_kind: str | None = None
     associative_settings: dict[str, Any] = {}
     read: str | None = None
     forget_every: int | None = None
@@ -80,6 +81,11 @@ class Cell(Settings):
             name += f"-theta{theta}" if self.mass is None else f"-mass{self.mass!r}"
             name += f"-{self.saliency}-{self.associative_memory}"
         return name
+
+    @property
+    def memory_kind(self) -> str | None:
+        """The registered kind of the associative memory; its name in the grid may be the user's own."""
+        return self.associative_kind or self.associative_memory
 
     @property
     def config_hash(self) -> str:

@@ -5,7 +5,7 @@ of work: one training configuration with all its seeds. Errors are one line that
 value and what is allowed.
 """
 
-from collections.abc import Callable
+import re
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,17 +14,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.backbones import BackboneConfig
 from sharc_core.cell import Cell, HeadConfig, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
-from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry, nearest
 from sharc_core.saliency import SALIENCIES
 from sharc_core.settings import Settings
-from sharc_core.streams import split_classes
 
 
 class Mass(Settings):
@@ -37,7 +35,8 @@ Theta = Annotated[float, Field(ge=0, lt=1)] | Mass
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
 Storage = Literal["float32", "float16", "int8"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 def listed(value: Any) -> list:
@@ -50,6 +49,12 @@ class Forget(Settings):
 
     every: int | None = Field(default=None, ge=1)
     beta: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _beta_needs_every(self) -> "Forget":
+        if self.every is None and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError("beta has no effect without every: say after how many tasks to forget")
+        return self
 
 
 class Sharc(Settings):
@@ -71,7 +76,7 @@ class Sharc(Settings):
     def _same_theta_everywhere(cls, values: Any) -> Any:
         """`theta: 0.5`, `theta: [0.1, 0.5]` or `theta: {mass: 0.9}` means the same for both scenarios."""
         theta = values.get("theta") if isinstance(values, dict) else None
-        if isinstance(theta, (int, float, list)) or (isinstance(theta, dict) and "mass" in theta):
+        if isinstance(theta, (int, float, list)) or (isinstance(theta, dict) and set(theta) == {"mass"}):
             return {**values, "theta": {"task_il": values["theta"], "class_il": values["theta"]}}
         return values
 
@@ -239,13 +244,38 @@ def _keys_beside(model: type[BaseModel], path: tuple) -> list[str]:
     return sorted(model.model_fields)
 
 
-def settings_of(registry: Registry, name: str, values: dict[str, Any], key: str) -> dict[str, Any]:
-    """A plug-in's settings validated and completed with its defaults, as a plain dict."""
+def settings_of(
+    registry: Registry, name: str, values: dict[str, Any], key: str, called: str | None = None
+) -> dict[str, Any]:
+    """A plug-in's settings validated and completed with its defaults, as a plain dict.
+
+    key, called: where the values stand in the file, for the message.
+    """
     kind = registry.get(name).Settings
     try:
         return kind.model_validate(values).model_dump()
     except ValidationError as error:
-        raise UserError(f"config: {explain(error, f'{key}.{name}', kind)}") from None
+        raise UserError(f"config: {explain(error, f'{key}.{called or name}', kind)}") from None
+
+
+def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") -> tuple[str, dict[str, Any]]:
+    """Kind and complete settings of an associative memory of the grid.
+
+    name: a registered kind, or one's own name for a kind with settings of its own, given as
+    `associative_settings: {<name>: {kind: <kind>, ...}}`. Raises UserError.
+    """
+    values = dict(sharc.associative_settings.get(name, {}))
+    kind = values.pop("kind", name)
+    try:
+        registered = ASSOCIATIVE_MEMORIES.names()
+        if name in registered and kind != name:
+            raise UserError(f"{name!r} is a kind itself: choose another name for a {kind}")
+        if kind != name and not re.fullmatch(NAME, name):
+            raise UserError(f"{name!r} must consist of letters, digits, '_', '.' and '-': it names files")
+        ASSOCIATIVE_MEMORIES.get(kind)
+    except UserError as error:
+        raise UserError(f"config: {key}: {error}") from None
+    return kind, settings_of(ASSOCIATIVE_MEMORIES, kind, values, "sharc.associative_settings", name)
 
 
 def _check_axes(grid: Grid) -> None:
@@ -281,12 +311,14 @@ def _check_names(grid: Grid) -> None:
     check(METHODS, grid.methods, "methods")
     check(METHODS, list(grid.method_settings), "method_settings")
     check(SALIENCIES, listed(grid.sharc.saliency), "sharc.saliency")
-    check(ASSOCIATIVE_MEMORIES, listed(grid.sharc.associative_memory), "sharc.associative_memory")
-    check(ASSOCIATIVE_MEMORIES, list(grid.sharc.associative_settings), "sharc.associative_settings")
     for name, values in grid.method_settings.items():
         settings_of(METHODS, name, values, "method_settings")
-    for name, values in grid.sharc.associative_settings.items():
-        settings_of(ASSOCIATIVE_MEMORIES, name, values, "sharc.associative_settings")
+    for key, names in (
+        ("sharc.associative_memory", listed(grid.sharc.associative_memory)),
+        ("sharc.associative_settings", list(grid.sharc.associative_settings)),
+    ):
+        for name in names:
+            memory_of(grid.sharc, name, key)
     missing = set(grid.scenarios) - set(grid.sharc.theta)
     if missing and "sharc" in grid.variants:
         raise UserError(f"config: sharc.theta has no value for scenario {sorted(missing)[0]}")
@@ -317,36 +349,6 @@ def _check_names(grid: Grid) -> None:
         raise UserError(f"config: backbone: two are called {repeated.pop()!r}: give each a name")
 
 
-def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> None:
-    """Everything that can be found wrong in data, weights and device before hours are spent.
-
-    progress: told a line now and then when there is much to read. Raises UserError.
-    """
-    try:
-        resolve_device(grid.device)
-    except UserError as error:
-        raise UserError(f"config: device: {error}") from None
-    if grid.mirror is not None and not Path(grid.mirror).is_dir():
-        raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
-    for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
-        _check_folder(key, Path(folder))
-    sources = {name: grid.source(name) for name in grid.datasets}
-    for name, dataset in grid.datasets.items():
-        source = sources[name]
-        try:
-            source.check(progress)
-            split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
-        except UserError as error:
-            raise UserError(f"config: datasets.{name}: {error}") from None
-    for backbone in grid.backbones:
-        try:
-            check_backbone(backbone)
-            if backbone.weights == "pretrain":
-                _check_pretraining(grid, backbone, sources, progress)
-        except UserError as error:
-            raise UserError(f"config: backbone: {error}") from None
-
-
 def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
     """The data that a backbone is pre-trained on. Raises UserError for bad settings."""
     block = dict(backbone.pretrain.dataset)
@@ -356,30 +358,6 @@ def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
     except ValidationError as error:
         raise UserError(explain(error, "pretrain.dataset", kind.Settings)) from None
     return kind(settings, Path(grid.data_dir), Path(grid.mirror) if grid.mirror else None)
-
-
-def _check_folder(key: str, folder: Path) -> None:
-    """A folder that is to be written to is one already, or can be made."""
-    for place in (folder, *folder.parents):
-        if place.is_dir():
-            return
-        if place.exists():
-            raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
-
-
-def _check_pretraining(
-    grid: Grid, backbone: BackboneConfig, sources: dict[str, Source], progress: Callable[[str], None] | None
-) -> None:
-    source = pretrain_source(grid, backbone)
-    source.check(progress)
-    for name, other in sources.items():
-        shared = source.content_ids() & other.content_ids()
-        if shared:
-            raise UserError(
-                f"pretrain.dataset shares {len(shared)} classes with data set {name} "
-                f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's "
-                "classes"
-            )
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -414,7 +392,10 @@ def cells(grid: Grid) -> list[Cell]:
             if "sharc" in grid.variants:
                 spent["count_associative_memory"] = budget.count_associative_memory
                 found += _sharc_cells(grid, spent)
-    unique = {(c.dataset, c.backbone, c.id): c for c in found}
+    unique: dict[tuple, Cell] = {}
+    for cell in found:
+        if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
+            raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
     return list(unique.values())
 
 
@@ -423,7 +404,7 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
     for scenario in grid.scenarios:
         for theta in listed(grid.sharc.theta[scenario]):
             by_theta.setdefault(theta, []).append(scenario)
-    kinds = listed(grid.sharc.associative_memory)
+    memories = [(name, *memory_of(grid.sharc, name)) for name in listed(grid.sharc.associative_memory)]
     return [
         Cell(
             **spent,
@@ -432,18 +413,14 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             theta=None if isinstance(theta, Mass) else theta,
             mass=theta.mass if isinstance(theta, Mass) else None,
             saliency=saliency,
-            associative_memory=kind,
-            associative_settings=settings_of(
-                ASSOCIATIVE_MEMORIES,
-                kind,
-                grid.sharc.associative_settings.get(kind, {}),
-                "sharc.associative_settings",
-            ),
+            associative_memory=name,
+            associative_kind=kind,
+            associative_settings=settings,
             read=grid.sharc.read,
             forget_every=grid.sharc.forget.every,
             forget_beta=None if grid.sharc.forget.every is None else grid.sharc.forget.beta,
         )
-        for (theta, scenarios), saliency, kind in product(
-            by_theta.items(), listed(grid.sharc.saliency), kinds
+        for (theta, scenarios), saliency, (name, kind, settings) in product(
+            by_theta.items(), listed(grid.sharc.saliency), memories
         )
     ]

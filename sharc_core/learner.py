@@ -6,8 +6,6 @@ The only place that knows all the parts; each of them knows none of the others' 
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -16,9 +14,8 @@ import torch
 
 from sharc_core import __version__
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.budget import Budget
+from sharc_core.capacity import budget_of
 from sharc_core.cell import Cell
-from sharc_core.encoding import kept_channels
 from sharc_core.errors import UserError
 from sharc_core.features import Features
 from sharc_core.heads import Batch, Head, make_head
@@ -143,36 +140,19 @@ def make_memory(
     features: Features, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
 ) -> EpisodicMemory:
     """The cell's episodic memory. Raises UserError when its budget does not hold a sample of each task."""
-    if cell.buffer is None:
-        return EpisodicMemory(features, cell.seeds, None, device=device)
     shape = tuple(features.train_maps.shape[1:])
-    needs_logits = METHODS.get(cell.method).needs_logits
-    budget = Budget(
-        cell.budget_unit,
-        cell.buffer,
-        stream.tasks,
-        shape,
-        logits=stream.classes if needs_logits else 0,
-        storage=cell.storage,
-        counted=cell.mass is not None,
-        dense=cell.read == "at_store",
-        split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
-        carry=cell.budget_split == "carry",
-    )
-    sharc, keep = None, shape[0]
+    budget = budget_of(cell, shape, stream.classes)
+    if budget is None:
+        return EpisodicMemory(features, cell.seeds, None, device=device)
+    sharc = None
     if cell.variant == "sharc":
-        kind = ASSOCIATIVE_MEMORIES.get(cell.associative_memory)
+        kind = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
         settings = kind.Settings.model_validate(cell.associative_settings)
-        planned = partial(kind.planned_bytes, settings, shape, stream.classes)
-        planned(0)  # raises for maps that such a memory cannot hold
-        if cell.count_associative_memory:
-            budget = replace(budget, am_bytes=planned)
-        memories = [
-            kind(settings, shape, stream.classes, seed=derived_seed(s, "associative"), device=device)
-            for s in cell.seeds
-        ]
         sharc = SharcSettings(
-            memories,
+            [
+                kind(settings, shape, stream.classes, seed=derived_seed(s, "associative"), device=device)
+                for s in cell.seeds
+            ],
             theta=cell.theta,
             mass=cell.mass,
             saliency=cell.saliency,
@@ -180,10 +160,7 @@ def make_memory(
             forget_every=cell.forget_every,
             forget_beta=cell.forget_beta or 0.0,
         )
-        keep = 1 if cell.theta is None else kept_channels(shape[0], cell.theta)
-    stored = 0
-    for task in range(stream.tasks):  # what cannot fit is said now, not after the last task's training
-        stored += budget.most(task, keep, stored)
+    needs_logits = METHODS.get(cell.method).needs_logits
     return EpisodicMemory(features, cell.seeds, budget, sharc, cell.storage, needs_logits, device)
 
 

@@ -52,6 +52,12 @@ class RecallJob(Settings):
     class_order_seed: int | None
     backbone: str
     associative_memory: str
+    associative_kind: str | None = None
     associative_settings: dict[str, Any]
     training: Training
     study: RecallStudy
+
+    @property
+    def memory_kind(self) -> str:
+        """The registered kind of the associative memory; its name in the grid may be the user's own."""
+        return self.associative_kind or self.associative_memory

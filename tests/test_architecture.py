@@ -16,10 +16,11 @@ RANKS = {
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
     "recall_settings": 4,
-    "memory": 5, "methods": 6, "config": 7, "learner": 8, "provenance": 8, "results": 8,
-    "pipeline": 9, "summary": 9, "pairs": 10, "figures": 10, "tables": 11, "findings": 11,
-    "report": 12, "studies": 12,
-    "__init__": 13, "__main__": 14,
+    "memory": 5, "methods": 6, "capacity": 7, "config": 8, "inputs": 9, "learner": 9, "provenance": 9,
+    "results": 9,
+    "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "tables": 12, "findings": 12,
+    "report": 13, "studies": 13,
+    "__init__": 14, "__main__": 15,
 }  # fmt: skip
 
 

@@ -6,9 +6,10 @@ import math
 import pytest
 import yaml
 
-from sharc_core.config import cells, check_inputs, load_config, load_grid
+from sharc_core.config import cells, load_config, load_grid
 from sharc_core.datasets import SOURCES
 from sharc_core.errors import UserError
+from sharc_core.inputs import check_inputs
 from sharc_core.methods import METHODS
 
 BASE = {
@@ -291,3 +292,72 @@ def test_published_settings_are_the_defaults():
     }
     grid = load_grid(BASE)
     assert grid.training.model_dump() == {"lr": 0.1, "batch_size": 10, "replay_batch_size": 10, "epochs": 1}
+
+
+# --- associative memories under names of one's own -------------------------------------------------
+
+
+def test_one_kind_with_several_settings():
+    """Each name is a cell of its own; the kind and its defaults come from the registry."""
+    values = changed("sharc.associative_memory", ["bayespcn", "bayespcn_map"])
+    values["sharc"]["associative_settings"] = {"bayespcn_map": {"kind": "bayespcn", "log_joint": "map"}}
+    found = {c.associative_memory: c for c in cells(load_grid(values)) if c.variant == "sharc"}
+    assert found["bayespcn"].associative_settings["log_joint"] == "predictive"
+    assert found["bayespcn_map"].associative_settings["log_joint"] == "map"
+    assert found["bayespcn_map"].memory_kind == found["bayespcn"].memory_kind == "bayespcn"
+    assert found["bayespcn_map"].id.endswith("-bayespcn_map")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mine", {}, "unknown associative memory 'mine'"),
+        ("mine", {"kind": "bayes"}, "unknown associative memory 'bayes'.*did you mean 'bayespcn'"),
+        (
+            "mine",
+            {"kind": "pcn", "hiden": 3},
+            r"sharc.associative_settings.mine.hiden.*did you mean 'hidden'",
+        ),
+        ("mean", {"kind": "pcn"}, "'mean' is a kind itself"),
+        ("a/b", {"kind": "pcn"}, "'a/b' must consist of letters"),
+    ],
+)
+def test_names_and_kinds_are_checked(name, settings, message):
+    values = changed("sharc.associative_memory", name)
+    values["sharc"]["associative_settings"] = {name: settings}
+    with pytest.raises(UserError, match=message):
+        load_grid(values)
+
+
+# --- what fits is known before anything is computed ------------------------------------------------
+
+
+def test_a_memory_too_small_for_the_maps_is_found_at_once():
+    values = changed("sharc.associative_memory", "hopfield")
+    values["sharc"]["associative_settings"] = {"hopfield": {"max_bytes": 1000}}
+    with pytest.raises(UserError, match=r"config: s_digits, .*hopfield: .*its weight matrix would take"):
+        check_inputs(load_grid(values))
+
+
+def test_a_budget_that_holds_nothing_is_found_at_once():
+    values = changed("budget", {"unit": "bytes", "count_associative_memory": True})
+    values["sharc"] = {"associative_memory": "bayespcn"}
+    with pytest.raises(
+        UserError, match=r"config: s_digits, .*bayespcn: a buffer of .* holds no sample of task"
+    ):
+        check_inputs(load_grid(values))
+
+
+def test_a_huge_buffer_takes_no_memory_to_check():
+    check_inputs(load_grid(changed("buffers", [10**11])))
+
+
+def test_forgetting_strength_alone_has_no_effect_and_is_refused():
+    with pytest.raises(UserError, match=r"sharc.forget: beta has no effect without every"):
+        load_grid(changed("sharc.forget", {"beta": 0.5}))
+    load_grid(changed("sharc.forget", {"beta": 0.5, "every": 2}))
+
+
+def test_mass_beside_a_scenario_is_an_unknown_key():
+    with pytest.raises(UserError, match="sharc.theta"):
+        load_grid(changed("sharc.theta", {"mass": 0.9, "task_il": 0.8}))

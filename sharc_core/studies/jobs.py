@@ -3,40 +3,35 @@
 from itertools import product
 from pathlib import Path
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.config import Grid, listed, settings_of
+from sharc_core.config import Grid, listed, memory_of
 from sharc_core.recall_settings import RecallJob
 
 
 def recall_settings(grid: Grid) -> dict[str, dict]:
-    """The complete settings of every associative memory that the grid names, in its order."""
-    return {
-        kind: settings_of(
-            ASSOCIATIVE_MEMORIES,
-            kind,
-            grid.sharc.associative_settings.get(kind, {}),
-            "sharc.associative_settings",
-        )
-        for kind in dict.fromkeys(listed(grid.sharc.associative_memory))
-    }
+    """Kind and complete settings (one dict) of every associative memory that the grid names, in its order."""
+    found = {}
+    for name in listed(grid.sharc.associative_memory):
+        kind, settings = memory_of(grid.sharc, name)
+        found[name] = {"kind": kind, **settings}
+    return found
 
 
 def recall_jobs(grid: Grid) -> list[RecallJob]:
     """One job per data set, backbone and associative memory, in the grid's order."""
-    kinds = recall_settings(grid).items()
     return [
         RecallJob(
             dataset=name,
             tasks=dataset.tasks,
             class_order_seed=dataset.class_order_seed,
             backbone=backbone.path_name,
-            associative_memory=kind,
-            associative_settings=settings,
+            associative_memory=called,
+            associative_kind=values["kind"],
+            associative_settings={key: value for key, value in values.items() if key != "kind"},
             training=grid.training,
             study=grid.recall,
         )
-        for (name, dataset), backbone, (kind, settings) in product(
-            grid.datasets.items(), grid.backbones, kinds
+        for (name, dataset), backbone, (called, values) in product(
+            grid.datasets.items(), grid.backbones, recall_settings(grid).items()
         )
     ]
 

@@ -185,7 +185,7 @@ class _Trial:
 
     def new_memory(self) -> AssociativeMemory:
         """An AM with nothing written. Raises UserError when it cannot hold such maps."""
-        kind = ASSOCIATIVE_MEMORIES.get(self.job.associative_memory)
+        kind = ASSOCIATIVE_MEMORIES.get(self.job.memory_kind)
         settings = kind.Settings.model_validate(self.job.associative_settings)
         shape = tuple(self.features.train_maps.shape[1:])
         kind.planned_bytes(settings, shape, self.stream.classes, 0)

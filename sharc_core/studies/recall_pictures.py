@@ -48,8 +48,9 @@ def digit_maps(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def recall_pictures(memories: dict[str, dict], count: int, side: int) -> list[Recalls]:
-    """Write `count` digits to each AM (name -> settings) and read them with half of the pixels: the upper
-    half, and pixels at random. An AM that refuses has its reason in place of images.
+    """Write `count` digits to each AM and read them with half of the pixels: the upper
+    half, and pixels at random. memories: name -> settings, and `kind` if the name is another.
+    An AM that refuses has its reason in place of images.
     """
     maps, labels = digit_maps(count, side)
     upper = (torch.arange(side * side) < side * (side // 2)).expand(len(maps), -1)
@@ -60,7 +61,8 @@ def recall_pictures(memories: dict[str, dict], count: int, side: int) -> list[Re
     shape = (len(maps), side, side)
     found = [Recalls(name, maps.float().view(shape), m.reshape(shape), {}, {}) for name, m in cues.items()]
     for name, values in memories.items():
-        kind = ASSOCIATIVE_MEMORIES.get(name)
+        values = dict(values)
+        kind = ASSOCIATIVE_MEMORIES.get(values.pop("kind", name))
         settings = kind.Settings.model_validate(values)
         try:
             kind.planned_bytes(settings, tuple(maps.shape[1:]), CLASSES, len(maps))

@@ -12,7 +12,7 @@ rule cell:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:
         cell=lambda w: cell_of(w).model_dump(mode="json"),
-        code=lambda w: code_hash(cell_of(w).method, cell_of(w).associative_memory, cell_of(w).saliency),
+        code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
     log:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.log",
     benchmark:

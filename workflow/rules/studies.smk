@@ -12,7 +12,7 @@ rule recall_memory:
         result("recall/{dataset}/{backbone}/{memory}.csv"),
     params:
         job=lambda w: recall_of(w).model_dump(mode="json"),
-        code=lambda w: recall_hash(w.memory),
+        code=lambda w: recall_hash(recall_of(w).memory_kind),
     log:
         f"{LOGS}/recall/{{dataset}}/{{backbone}}/{{memory}}.log",
     benchmark:
@@ -66,7 +66,7 @@ rule recall_pictures:
         memories=recall_settings(grid),
         pictures=grid.recall.pictures,
         side=grid.recall.side,
-        code=[stage_hash("studies.recall_figures"), *map(recall_hash, recall_settings(grid))],
+        code=[stage_hash("studies.recall_figures"), *[recall_hash(m["kind"]) for m in recall_settings(grid).values()]],
     log:
         f"{LOGS}/recall_pictures.log",
     benchmark:

@@ -1,0 +1,77 @@
+"""What a grid needs from outside, checked before any job runs: data, weights, device, folders, budgets."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.capacity import budget_of
+from sharc_core.config import Grid, cells, pretrain_source
+from sharc_core.datasets import Source
+from sharc_core.device import resolve_device
+from sharc_core.errors import UserError
+from sharc_core.streams import split_classes
+
+
+def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> None:
+    """Everything that can be found wrong in data, weights and device before hours are spent.
+
+    progress: told a line now and then when there is much to read. Raises UserError.
+    """
+    try:
+        resolve_device(grid.device)
+    except UserError as error:
+        raise UserError(f"config: device: {error}") from None
+    if grid.mirror is not None and not Path(grid.mirror).is_dir():
+        raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
+    for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
+        _check_folder(key, Path(folder))
+    sources = {name: grid.source(name) for name in grid.datasets}
+    for name, dataset in grid.datasets.items():
+        source = sources[name]
+        try:
+            source.check(progress)
+            split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
+        except UserError as error:
+            raise UserError(f"config: datasets.{name}: {error}") from None
+    shapes = {}
+    for backbone in grid.backbones:
+        try:
+            shapes[backbone.path_name] = check_backbone(backbone)
+            if backbone.weights == "pretrain":
+                _check_pretraining(grid, backbone, sources, progress)
+        except UserError as error:
+            raise UserError(f"config: backbone: {error}") from None
+    _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    """A folder that is to be written to is one already, or can be made."""
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists():
+            raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
+
+
+def _check_pretraining(
+    grid: Grid, backbone: BackboneConfig, sources: dict[str, Source], progress: Callable[[str], None] | None
+) -> None:
+    source = pretrain_source(grid, backbone)
+    source.check(progress)
+    for name, other in sources.items():
+        shared = source.content_ids() & other.content_ids()
+        if shared:
+            raise UserError(
+                f"pretrain.dataset shares {len(shared)} classes with data set {name} "
+                f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's "
+                "classes"
+            )
+
+
+def _check_budgets(grid: Grid, shapes: dict[str, tuple], classes: dict[str, int]) -> None:
+    """Every cell's memory against the maps it will hold."""
+    for cell in cells(grid):
+        try:
+            budget_of(cell, shapes[cell.backbone], classes[cell.dataset])
+        except UserError as error:
+            raise UserError(f"config: {cell.dataset}, {cell.backbone}, {cell.id}: {error}") from None
