@@ -200,14 +200,14 @@ class EpisodicMemory:
             sparse = stored.sparse[r]
             mask = sparse.mask
             recalled = memory.read(sparse.decode(), mask, stored.y[r]).cpu()
+            if self.sharc.read == "at_store":
+                whole = SparseMaps.encode(recalled, None, self.storage)
+                stored.sparse[r], stored.map_bytes[r] = whole, whole.nbytes
+                recalled = whole.decode()  # what is replayed from now on: the error is that of these maps
             dropped = ~mask[:, :, None, None].expand_as(recalled)
             true = self.features.train_maps[stored.index[r]].float()
             error = (recalled - true)[dropped].square()
             errors.append(error.mean().item() if len(error) else 0.0)
-            if self.sharc.read == "at_store":
-                whole = SparseMaps.encode(recalled, None, self.storage)
-                stored.sparse[r], stored.map_bytes[r] = whole, whole.nbytes
-                recalled = whole.decode()
             completed.append(pool(recalled))
         stored.x = torch.stack(completed).to(self.device)
         stored.recall_errors = errors

@@ -221,6 +221,7 @@ def test_adaptive_theta_runs_its_seeds_one_by_one(features):
 
 
 def test_all_the_mass_is_plain_replay(features):
+    """Holds because no channel's saliency is exactly zero here: one that is holds no mass and is dropped."""
     plain = run_cell(features, make_cell("er", budget_unit="slots"))
     sharc = run_cell(features, make_cell("er", "sharc", theta=None, mass=1.0, budget_unit="slots"))
     assert sharc["matrix"] == plain["matrix"]
@@ -264,6 +265,46 @@ def test_every_memory_runs_in_a_cell(weights, kind, method):
     stored = together["costs"]["samples_stored"][0]
     planned = memory.planned_bytes(settings, (32, 2, 2), 6, stored)
     assert together["costs"]["associative_bytes"] == [planned] * 3
+
+
+def test_a_memory_that_cannot_hold_the_maps_says_so_before_training(features, monkeypatch):
+    """Whether or not its bytes are charged, and though making it raises nothing."""
+
+    def refuse(settings, shape, classes, samples):
+        raise UserError(f"cannot hold maps of {shape}")
+
+    monkeypatch.setattr(ASSOCIATIVE_MEMORIES.get("modern_hopfield"), "planned_bytes", refuse)
+    for charge in (False, True):
+        cell = make_cell("er", "sharc", budget_unit="bytes", count_associative_memory=charge)
+        with pytest.raises(UserError, match=r"cannot hold maps of \(12, 2, 2\)"):
+            run_cell(features, cell, progress=lambda line: pytest.fail("trained first"))
+
+
+@pytest.mark.parametrize(
+    ("task", "cell"),
+    [
+        (2, make_cell("er", budget_split=[1.0, 0.01, 1.0])),
+        (3, make_cell("er", "sharc", budget_split=[1.0, 1.0, 0.01])),
+        (3, make_cell("er", "sharc", theta=None, mass=0.5, budget_split=[1.0, 1.0, 0.001])),
+        # the third share would hold a sample, but not one and its part of the class means
+        (
+            3,
+            make_cell(
+                "er",
+                "sharc",
+                budget_unit="bytes",
+                budget_split=[1.0, 1.0, 0.06],
+                buffer=30,
+                count_associative_memory=True,
+                associative_memory="mean",
+                associative_settings={},
+            ),
+        ),
+    ],
+)
+def test_a_budget_that_holds_no_sample_is_said_before_training(features, task, cell):
+    with pytest.raises(UserError, match=f"holds no sample of task {task} of 3.*raise the buffer"):
+        run_cell(features, cell, progress=lambda line: pytest.fail("trained first"))
 
 
 def test_maps_too_large_for_a_memory_are_said_before_training(features):

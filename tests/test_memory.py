@@ -15,7 +15,7 @@ from sharc_core.heads import make_head
 from sharc_core.learner import make_memory
 from sharc_core.memory import EpisodicMemory
 from sharc_core.saliency import SALIENCIES
-from sharc_core.seeds import MinibatchSampler
+from sharc_core.seeds import MinibatchSampler, derived_seed
 from sharc_core.streams import make_stream
 
 FEATURES = make_features(classes=6, train_per_class=25)
@@ -206,6 +206,74 @@ def test_reading_at_store_keeps_the_first_recall():
     assert outcome == {"per_task": False, "at_store": True}
 
 
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("kind", ["none", "mean"])
+def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, storage):
+    """By hand. Read once and kept, a completed map is quantised: its error is that of the kept one."""
+    changes = {"associative_memory": kind, "associative_settings": {}, "budget_unit": "slots"}
+    once, anew = (
+        fill(make_cell("er", "sharc", buffer=30, storage=storage, read=read, **changes))
+        for read in ("at_store", "per_task")
+    )
+    expected = {"at_store": [], "per_task": []}
+    for kept, sparse in zip(once.stored, anew.stored, strict=True):
+        assert torch.equal(kept.index, sparse.index)
+        for r, index in enumerate(kept.index):
+            # the same samples, head and saliency: what one reading dropped, the other did
+            mask = sparse.sparse[r].mask
+            dropped = ~mask[:, :, None, None].expand(-1, -1, 2, 2)
+            assert dropped.float().mean() == 0.5
+            true = FEATURES.train_maps[index].float()
+            recalled = anew.sharc.associative[r].read(sparse.sparse[r].decode(), mask, sparse.y[r])
+            for read, maps in (("at_store", kept.sparse[r].decode()), ("per_task", recalled)):
+                expected[read].append((maps - true)[dropped].square().mean())
+    for read, memory in (("at_store", once), ("per_task", anew)):
+        by_seed = torch.stack(expected[read]).view(3, 3).double().mean(0).tolist()  # tasks x seeds
+        assert memory.recall_mse() == pytest.approx(by_seed, rel=1e-6)
+    # The quantised zeros of "none" and the unquantised values of float32 are what they were.
+    exact = kind == "none" or storage == "float32"
+    assert (once.recall_mse() == pytest.approx(anew.recall_mse(), rel=1e-9)) == exact
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+@pytest.mark.parametrize("read", ["per_task", "at_store"])
+def test_associative_memories_are_written_the_whole_maps_of_what_is_stored(monkeypatch, read, storage):
+    """As the features have them: neither masked nor quantised, and no sample that is not stored."""
+    written = {}
+    kind = ASSOCIATIVE_MEMORIES.get("mean")
+    write = kind.write
+
+    def recording(self, maps, labels):
+        written.setdefault(self.seed, []).append((maps.clone(), labels.clone()))
+        write(self, maps, labels)
+
+    monkeypatch.setattr(kind, "write", recording)
+    changes = {"associative_memory": "mean", "associative_settings": {}, "read": read, "storage": storage}
+    memory = fill(make_cell("er", "sharc", **changes))
+    for r, associative in enumerate(memory.sharc.associative):
+        ours = written[associative.seed]
+        assert len(ours) == 3
+        for (maps, labels), stored in zip(ours, memory.stored, strict=True):
+            assert torch.equal(maps, FEATURES.train_maps[stored.index[r]])
+            assert torch.equal(labels, stored.y[r])
+        assert associative.written == memory.samples_stored
+
+
+def test_every_seed_has_an_associative_memory_of_its_own():
+    """Its seed is a function of the run's and of nothing else: not of the other runs, nor of their order."""
+
+    def seeds(runs):
+        stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+        memory = make_memory(FEATURES, stream, make_cell("er", "sharc", seeds=runs))
+        assert len(set(map(id, memory.sharc.associative))) == len(runs)
+        return [associative.seed for associative in memory.sharc.associative]
+
+    first, second, third = seeds([4, 0, 9])
+    assert len({first, second, third}) == 3
+    assert seeds([9, 4]) == [third, first]
+    assert [first, second, third] == [derived_seed(s, "associative") for s in (4, 0, 9)]
+
+
 def test_budget_too_small_for_the_state_says_so():
     budget = Budget("bytes", 3, 3, (12, 2, 2), am_bytes=lambda samples: 10_000)
     with pytest.raises(UserError, match="holds no sample of task 1.*raise the buffer"):
@@ -243,6 +311,27 @@ def test_int8_storage_buys_samples_and_replays_what_it_stored():
         whole = FEATURES.train_pooled[stored.index]
         assert not torch.equal(stored.x, whole)
         torch.testing.assert_close(stored.x, whole, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "sample"),
+    [
+        # maps of 12 channels x 4 positions; a label takes 2 bytes, a channel number 2, a logit 4
+        ("er", {}, 12 * (4 + 2) + 2),
+        ("derpp", {}, 12 * (4 + 2) + 2 + 6 * 4),
+        ("er", {"variant": "sharc", "theta": 0.5}, 6 * (4 + 2 + 2) + 2),
+        ("er", {"variant": "sharc", "theta": 0.5, "read": "at_store"}, 12 * (4 + 2) + 2),
+        ("er", {"variant": "sharc", "theta": 0.75, "storage": "float16"}, 3 * (8 + 2) + 2),
+        ("er", {"variant": "sharc", "theta": 0.75, "storage": "float32"}, 3 * (16 + 2) + 2),
+    ],
+)
+def test_bytes_of_a_sample_by_hand(method, changes, sample):
+    """An int8 channel has a float16 scale, 2 bytes, which is counted and paid for."""
+    memory = fill(make_cell(method, buffer=12, budget_unit="bytes", **({"storage": "int8"} | changes)))
+    full = 12 * 4 * 2 + 2 + (6 * 4 if method == "derpp" else 0)
+    each = 12 * full // 3 // sample
+    assert [stored.index.shape[1] for stored in memory.stored] == [each] * 3
+    assert memory.episodic_bytes() == [3 * each * sample] * 3
 
 
 def test_theta_zero_is_plain_replay_in_every_storage():
