@@ -126,7 +126,8 @@ def axes_of(cell: dict, scenario: str) -> dict:
     if axes["buffer"] is None:  # nothing is stored, so there is no way of storing it
         return axes | {"budget_split": None, "storage": None}
     if isinstance(axes["budget_split"], list):
-        axes["budget_split"] = "/".join(f"{share:g}" for share in axes["budget_split"])
+        # all digits: any two splits are two rows, as they are two cells
+        axes["budget_split"] = "/".join(repr(float(s)).removesuffix(".0") for s in axes["budget_split"])
     return axes
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import groupby, product
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.errors import UserError
 from sharc_core.results import COLUMNS, read_runs, runs_table, write_runs
+from sharc_core.summary import summarise
 
 CONTRACT = """
 dataset backbone scenario method variant buffer theta associative_memory saliency budget_unit seed acc bwt
@@ -55,6 +57,52 @@ def test_order_does_not_depend_on_the_order_of_the_cells():
     runs = runs_table(cells)
     assert list(dict.fromkeys(runs["dataset"])) == ["s_cifar10", "s_cifar100"]
     assert list(dict.fromkeys(runs["method"])) == ["joint", "sgd", "er"]
+
+
+SPLITS = ["equal", "carry", [1.0, 1.0, 2.0], [1.0, 1.0, 1.0 + 1e-9], [1.0, 1.0, 1.0]]
+
+
+def unequal_grid():
+    """Everything that a budget's split, a storage and a mass may be, in SHARC and plain."""
+    found = [make_document("sgd")]
+    for split, storage in product(SPLITS, ["float32", "float16", "int8"]):
+        budget = {"budget_split": split, "storage": storage}
+        found.append(make_document("er", **budget))
+        for theta, mass in ((0.5, None), (None, 0.5), (None, 0.9)):
+            found.append(make_document("er", "sharc", theta=theta, mass=mass, **budget))
+    return found
+
+
+def test_order_over_splits_storages_and_masses_is_that_of_the_content():
+    cells = unequal_grid()
+    runs = runs_table(cells)
+    for seed in range(5):
+        shuffled = cells[:]
+        random.Random(seed).shuffle(shuffled)
+        pd.testing.assert_frame_equal(runs, runs_table(shuffled))
+    with_memory = runs[runs["buffer"].notna()]
+    budgets = list(zip(*(with_memory[name] for name in ("scenario", "budget_split", "storage")), strict=True))
+    assert len(list(groupby(budgets))) == len(set(budgets)), "one budget's rows stand together"
+
+
+def test_splits_storages_and_masses_are_results_of_their_own(tmp_path):
+    """Also through the file: no two cells share an entry, however little their shares differ."""
+    cells = unequal_grid()
+    write_runs(runs_table(cells), tmp_path / "runs.csv")
+    entries = summarise(read_runs(tmp_path / "runs.csv"))
+    assert len(entries) == 2 * len(cells)
+    assert {len(entry.seeds) for entry in entries} == {3}
+    splits = {entry.budget_split for entry in entries if entry.buffer is not None}
+    assert splits == {"equal", "carry", "1/1/2", "1/1/1.000000001", "1/1/1"}
+    assert {e.storage for e in entries if e.buffer is not None} == {"float32", "float16", "int8"}
+    assert {(e.theta, e.mass) for e in entries if e.is_sharc} == {(0.5, None), (None, 0.5), (None, 0.9)}
+
+
+def test_a_split_that_differs_in_its_last_digit_is_not_the_same_run():
+    for one, other in (([1.0, 2.0], [1.0, 2.0 + 1e-6]), ([0.1, 0.2], [0.1, 0.1 + 0.1 + 2**-54])):
+        assert one != other
+        documents = [make_document("er", budget_split=split) for split in (one, other)]
+        assert runs_table(documents)["budget_split"].nunique() == 2
 
 
 def test_round_trip_keeps_bits_types_and_names_that_look_like_something_else(tmp_path):
