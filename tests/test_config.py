@@ -83,6 +83,12 @@ def changed(path: str, value) -> dict:
             "buffers: 4 is smaller than the 5 tasks of s_digits; give every task a slot: 5 or more",
         ),
         ("budget", {"unit": "floats", "count_associative_memory": True}, "needs unit bytes, not floats"),
+        (
+            "budget",
+            {"split": [1.0, 2.0]},
+            r"budget\.split has 2 shares but s_digits has 5 tasks: give one share per task, or equal",
+        ),
+        ("budget", [{}, {"split": [1.0] * 6}], r"budget\.split has 6 shares but s_digits has 5 tasks"),
         ("device", "gpu", "device: .*'gpu'"),
         (
             "seeds",
@@ -267,6 +273,25 @@ def test_lists_are_axes():
     assert len(plain) == 2 * 2
     assert len(sharc) == 2 * 2 * 3 * 2 * 2
     assert len({c.id for c in found}) == len(found)
+
+
+def test_splits_storages_and_masses_are_axes():
+    """Every combination is a cell with a file of its own: cells of one id would silently be one."""
+    splits = ["equal", "carry", [3.0, 1.0, 1.0, 1.0, 1.0], [3.0, 1.0, 1.0, 1.0, 1.0 + 1e-9]]
+    values = changed("sharc.theta", [{"mass": 0.5}, {"mass": 0.9}, 0.5])
+    values |= {"methods": ["er"], "buffers": [20], "storage": ["float16", "int8"]}
+    values["budget"] = [{"split": split} for split in splits]
+    found = cells(load_grid(values))
+    rules = [(None, None), (None, 0.5), (None, 0.9), (0.5, None)]  # theta and mass; plain has neither
+    expected = [
+        (split, storage, *rule) for split in splits for storage in ("float16", "int8") for rule in rules
+    ]
+    assert [(c.budget_split, c.storage, c.theta, c.mass) for c in found] == expected
+    assert len({c.id for c in found}) == len({c.config_hash for c in found}) == 4 * 2 * 4
+    # a cell's id is its file's name: stable, and the default's own is without split and storage
+    names = [c.id for c in found]
+    assert names[0] == "er-plain-m20-floats"
+    assert "er-sharc-m20-floats-carry-int8-mass0.9-gradient-modern_hopfield" in names
 
 
 def test_settings_are_complete_and_hashed():

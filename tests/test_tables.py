@@ -1,6 +1,7 @@
 """The paper's layout: numbers, bold, dashes, published values; the same in Markdown, CSV and LaTeX."""
 
 import math
+import random
 import re
 
 import pandas as pd
@@ -9,7 +10,7 @@ from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.errors import UserError
 from sharc_core.labels import bytes_text, mean_text, method_name, natural_key, number_text
-from sharc_core.pairs import equal_bytes, pair_tables
+from sharc_core.pairs import equal_bytes, pair_tables, paired
 from sharc_core.published import load_published, no_published, published_lookup
 from sharc_core.render import Item, Table, escape_latex, to_latex, to_markdown
 from sharc_core.results import runs_table
@@ -134,13 +135,15 @@ def test_single_seed_and_single_task_are_dashes():
     ("axis", "values", "labels"),
     [
         ("theta", [0.4, 0.8], ["ER+ (theta 0.4)", "ER+ (theta 0.8)"]),
+        ("mass", [0.5, 0.9], ["ER+ (mass 0.5)", "ER+ (mass 0.9)"]),
         ("associative_memory", ["mean", "none"], ["ER+ (mean)", "ER+ (none)"]),
         ("count_associative_memory", [False, True], ["ER+ (AM not charged)", "ER+ (AM charged)"]),
     ],
 )
 def test_labels_carry_the_settings_that_vary(axis, values, labels):
     cells = [document("er", [85.0, 86.0])]
-    cells += [document("er", [88.0, 89.0], "sharc", **{axis: value}) for value in values]
+    fixed = {"theta": None} if axis == "mass" else {}
+    cells += [document("er", [88.0, 89.0], "sharc", **fixed, **{axis: value}) for value in values]
     (table,) = main_tables(summarise(runs_table(cells)), no_published())
     assert [row[1].text for row in table.rows] == ["ER", *labels]
     (pairs,) = pair_tables(summarise(runs_table(cells)))
@@ -169,6 +172,73 @@ def test_a_block_per_backbone_and_budget_unit_with_the_baselines_in_each():
         "Task-IL, backbone b10, budget in floats",
     ]
     assert all([row[1].text for row in table.rows] == ["SGD", "ER"] for table in tables)
+
+
+def budgets_grid():
+    """Plain ER and ER+ (theta and two masses) for three splits and two storages; every ACC another."""
+    cells, acc = [document("sgd", [10.0])], 20.0
+    for split in ("equal", "carry", [2.0, 1.0]):
+        for storage in ("float16", "int8"):
+            budget = {"budget_split": split, "storage": storage}
+            cells.append(document("er", [acc], **budget))
+            for n, (theta, mass) in enumerate(((0.5, None), (None, 0.5), (None, 0.9)), 1):
+                cells.append(document("er", [acc + n * n], "sharc", theta=theta, mass=mass, **budget))
+            acc += 10
+    return cells
+
+
+def test_a_block_per_split_and_storage_with_a_row_per_mass(tmp_path):
+    """Every result is in exactly one block, under its own label, and is paired with its own budget's."""
+    cells = budgets_grid()
+    random.Random(0).shuffle(cells)
+    entries = summarise(runs_table(cells))
+    tables = main_tables(entries, no_published())
+    first = {  # ACC of plain ER in each block
+        "floats": 20,
+        "floats, carried over": 40,
+        "floats, carried over, int8": 50,
+        "floats, int8": 30,
+        "floats, split 2/1": 60,
+        "floats, split 2/1, int8": 70,
+    }
+    assert [table.title for table in tables] == [
+        f"Task-IL, backbone tiny, budget in {name}" for name in first
+    ]
+    for table, acc in zip(tables, first.values(), strict=True):
+        rows = {row[1].text: row[2].sort for row in table.rows}
+        assert len(rows) == len(table.rows) == 5
+        assert rows == {
+            "SGD": 10,
+            "ER": acc,
+            "ER+ (theta 0.5)": acc + 1,
+            "ER+ (mass 0.5)": acc + 4,
+            "ER+ (mass 0.9)": acc + 9,
+        }
+        assert "theta" not in table.caption and "mass" not in table.caption
+    pairs = pair_tables(entries)
+    assert [table.title.removeprefix("SHARC against plain. ") for table in pairs] == [t.title for t in tables]
+    for table in pairs:
+        assert [(row[2].text, row[3].sort) for row in table.rows] == [
+            ("ER+ (mass 0.5)", 4),
+            ("ER+ (mass 0.9)", 9),
+            ("ER+ (theta 0.5)", 1),
+        ]
+    found = paired(entries)  # of the grid as a whole, as the report takes them
+    assert len(found) == 6 * 3
+    assert all(pair.plain.budget == pair.sharc.budget for pair in found)
+    write_tables(runs_table(cells), no_published(), tmp_path)
+    frame = pd.read_csv(tmp_path / "task_il.csv")
+    assert not frame.duplicated(["budget_unit", "model"]).any()
+    assert sorted(set(frame["budget_unit"])) == sorted(first)
+    again = pd.read_csv(tmp_path / "task_il_pairs.csv")
+    assert again.groupby("budget")["difference"].apply(sorted).tolist() == [[1.0, 4.0, 9.0]] * 6
+
+
+def test_a_mass_that_does_not_vary_is_in_the_caption():
+    cells = [document("er", [85.0]), document("er", [88.0], "sharc", theta=None, mass=0.9)]
+    (table,) = main_tables(summarise(runs_table(cells)), no_published())
+    assert [row[1].text for row in table.rows] == ["ER", "ER+"]
+    assert "+ marks SHARC (mass 0.9, associative memory mean, " in table.caption
 
 
 def test_bold_is_per_buffer_and_data_set_and_never_a_baseline():
