@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sharc_core.errors import UserError
+
 CHANNEL_BYTES = 2  # int16 channel numbers
 LABEL_BYTES = 2  # int16 label
 LOGIT_BYTES = 4  # float32, for methods that replay logits
@@ -73,7 +75,10 @@ class SparseMaps:
     def encode(
         cls, maps: torch.Tensor, mask: torch.Tensor | None = None, storage: str = "float16"
     ) -> "SparseMaps":
-        """Maps (n, K, h, w); mask (n, K) of the channels to keep, None for all; storage: see DTYPES."""
+        """Maps (n, K, h, w); mask (n, K) of the channels to keep, None for all; storage: see DTYPES.
+
+        Raises UserError for kept values that the storage does not hold.
+        """
         channels = counts = None
         if mask is None or bool(mask.all()):
             values = maps.flatten(0, 1)
@@ -86,7 +91,12 @@ class SparseMaps:
             scales = (values.float().abs().amax((1, 2)) / INT8_MAX).half()
             divisor = torch.where(scales > 0, scales.float(), 1.0)[:, None, None]
             values = (values.float() / divisor).round().clamp(-INT8_MAX, INT8_MAX)
-        return cls(values.to(DTYPES[storage]), scales, channels, counts, len(maps), maps.shape[1])
+        values = values.to(DTYPES[storage])
+        if not bool(torch.isfinite(values if scales is None else scales).all()):
+            limit = torch.finfo(torch.float16).max * (INT8_MAX if storage == "int8" else 1)
+            beyond = "" if storage == "float32" else f" or beyond {limit:,.0f}: use storage float32"
+            raise UserError(f"storage {storage} cannot hold these maps: a value is not finite{beyond}")
+        return cls(values, scales, channels, counts, len(maps), maps.shape[1])
 
     def decode(self) -> torch.Tensor:
         """(n, K, h, w) float32 with zeros where nothing was kept."""

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharc_core.encoding import LABEL_BYTES, SparseMaps, kept_channels, mass_mask, sample_bytes, top_mask
+from sharc_core.errors import UserError
 from sharc_core.pooling import pool
 
 THETAS = st.one_of(st.sampled_from([0.0, 0.1, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95]), st.floats(0, 0.999))
@@ -114,3 +115,26 @@ def test_storages(storage, theta):
         assert not error.any()
     each = sample_bytes((20, 3, 2), kept_channels(20, theta), storage=storage)
     assert sparse.nbytes == 6 * (each - LABEL_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("storage", "most", "limit"), [("float16", 65_504, "65,504"), ("int8", 127 * 65_504, "8,319,008")]
+)
+def test_values_that_a_storage_does_not_hold_are_refused(storage, most, limit):
+    maps = torch.zeros(2, 5, 1, 1)
+    maps[0, 3] = -most
+    assert SparseMaps.encode(maps, None, storage).decode()[0, 3] == -most
+    maps[0, 3] = -1.01 * most
+    with pytest.raises(UserError, match=f"storage {storage} cannot hold .* beyond {limit}: use .* float32"):
+        SparseMaps.encode(maps, None, storage)
+    assert SparseMaps.encode(maps, None, "float32").decode()[0, 3] == maps[0, 3]
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[:, 3] = False
+    assert torch.isfinite(SparseMaps.encode(maps, mask, storage).decode()).all(), "dropped: not looked at"
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_values_that_are_not_finite_are_refused(storage):
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(UserError, match=f"storage {storage} cannot hold .* not finite"):
+            SparseMaps.encode(torch.full((1, 2, 1, 1), value), None, storage)
