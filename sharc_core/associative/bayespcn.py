@@ -49,26 +49,28 @@ class BayesPCN(AssociativeMemory):
     "map" takes the posterior mean for the weights. Reading clamps the observed entries; the others are
     maximised out exactly (they equal their prediction), so only observed columns enter.
 
-    State: float32 bottom weights, float64 everything else. The prior means are drawn from the seed again
-    when they are needed, and so cost no bytes. U stays positive definite because every update subtracts
-    T^T T from it in float64 with the Cholesky factor of S >= sigma^2 I (no inverse of U is ever taken).
+    State: float32 bottom weights, float64 everything else. The prior means, normal with a standard
+    deviation of 1 / sqrt(size of the layer below), the top's of 1 / sqrt(hidden) (as in the authors' code),
+    are drawn from the seed again when they are needed, and so cost no bytes. U stays positive definite
+    because every update subtracts T^T T from it in float64 with the Cholesky factor of S >= sigma^2 I (no
+    inverse of U is ever taken).
     """
 
     class Settings(BaseSettings):
         """The published values. layers counts the map: 2 is the map and one hidden layer.
 
-        tolerance: stop early once no batch's log joint moves by more; null runs all `steps`.
+        tolerance: a batch stops early once its log joint moves by no more; null runs all `steps`.
         """
 
         layers: int = Field(default=2, ge=2, le=8)
         hidden: int = Field(default=256, ge=1, le=8192)
         activation: Literal["relu", "gelu", "none"] = "relu"
-        sigma_prior: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-        sigma_obs: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+        sigma_prior: float = Field(default=1.0, ge=1e-4, le=1e4, allow_inf_nan=False)
+        sigma_obs: float = Field(default=0.01, ge=1e-4, le=1e4, allow_inf_nan=False)
         log_joint: Literal["predictive", "map"] = "predictive"
         steps: int = Field(default=500, ge=1)
-        lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
-        batch: int = Field(default=10, ge=1)
+        lr: float = Field(default=0.01, gt=0, le=100, allow_inf_nan=False)
+        batch: int = Field(default=10, ge=1, le=2**20)
         tolerance: float | None = Field(default=1e-3, ge=0, allow_inf_nan=False)
 
     def __init__(self, *args, **kwargs):
@@ -78,43 +80,47 @@ class BayesPCN(AssociativeMemory):
         eye = torch.eye(s.hidden, dtype=torch.float64, device=self.device)
         self.layers = [Layer(mean, prior * eye) for mean in means]
         self.top_variance = prior
-        self._gram: torch.Tensor | None = None  # R R^T of the bottom layer
-        self._batches = 0
 
     def _prior_means(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Prior means of the layers' weights and of the top, uniform in +-1/sqrt(d), from the seed."""
+        """Prior means of the layers' weights and of the top, from the seed."""
         source, hidden = generator(self.seed, "bayespcn"), self.settings.hidden
         sizes = [self.size] + [hidden] * (self.settings.layers - 2)
         means = []
         for level, size in enumerate(sizes):
-            draw = (torch.rand(hidden, size, generator=source) * 2 - 1) / math.sqrt(size)
+            draw = torch.randn(hidden, size, generator=source) / math.sqrt(size)
             means.append(draw.to(self.device, torch.float64 if level else torch.float32))
-        top = (torch.rand(hidden, generator=source, dtype=torch.float64) * 2 - 1) / math.sqrt(hidden)
+        top = torch.randn(hidden, generator=source, dtype=torch.float64) / math.sqrt(hidden)
         return means, top.to(self.device)
 
     # --- writing ---------------------------------------------------------------------------------
 
     def learn(self, maps, labels):
-        """Batch by batch: mode of the hidden layers, then the conjugate updates."""
-        for part in maps.float().flatten(1).split(self.settings.batch):
-            if self._gram is None or self._batches % REFRESH == 0:
-                self._gram = gram_of(self.layers[0].mean)
-            cross, x64 = cross_of(part, self.layers[0].mean)
-            grams = Grams((x64 @ x64.T)[None], cross[None], self._gram, self.size)
-            self.update(part, [layer[0] for layer in self.hidden_mode(grams)], grams)
+        """Batch by batch: mode of the hidden layers, then the conjugate updates.
 
-    def update(self, x: torch.Tensor, hidden: list[torch.Tensor], grams: Grams | None = None) -> None:
+        R R^T is kept up to date within a write alone: all that a later one starts from is in the state.
+        """
+        gram = None
+        for number, part in enumerate(maps.float().flatten(1).split(self.settings.batch)):
+            if number % REFRESH == 0:
+                gram = gram_of(self.layers[0].mean)
+            cross, x64 = cross_of(part, self.layers[0].mean)
+            grams = Grams((x64 @ x64.T)[None], cross[None], gram, self.size)
+            gram = self.update(part, [layer[0] for layer in self.hidden_mode(grams)], grams)
+
+    def update(
+        self, x: torch.Tensor, hidden: list[torch.Tensor], grams: Grams | None = None
+    ) -> torch.Tensor | None:
         """Conjugate update of every layer with maps x (n, d) and hidden layers, each (n, hidden) float64.
 
-        grams: of x, to keep R R^T up to date; without them it is formed anew at the next write.
+        grams: of x, before; then R R^T afterwards is returned.
         """
         variance = self.settings.sigma_obs**2
-        below = x
+        below, gram = x, None
         for level, (layer, above) in enumerate(zip(self.layers, hidden, strict=True)):
             z = phi(self.settings.activation, above)
             gain, covariance = gain_of(z, layer.covariance, variance)
-            if level == 0:
-                self._gram = None if grams is None else _updated_gram(grams, z, gain)
+            if level == 0 and grams is not None:
+                gram = _updated_gram(grams, z, gain)
             learn_rows(layer.mean, below, z, gain)
             layer.covariance = covariance
             below = above
@@ -122,7 +128,7 @@ class BayesPCN(AssociativeMemory):
         precision = count / variance + 1 / self.top_variance
         self.top_mean = (below.sum(0) / variance + self.top_mean / self.top_variance) / precision
         self.top_variance = 1 / precision
-        self._batches += 1
+        return gram
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -160,14 +166,16 @@ class BayesPCN(AssociativeMemory):
     def hidden_mode(self, grams: Grams, rows: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Hidden layers, each (G, n, hidden) float64, at the mode of the log joint, by Adam.
 
-        rows (G, n, 1): 1 where a batch has a row, 0 where it was filled up; None: there all are rows.
+        rows (G, n, 1): 1 where a batch has a row, 0 where it was filled up; None: there all are rows. Each
+        batch stops on its own, so what it ends at does not depend on the company.
         """
         s = self.settings
         shape = (*grams.xr.shape[:2], (s.layers - 1) * s.hidden)
         state = grams.xr.new_full(shape, s.hidden**-0.5)
         first, second = torch.zeros_like(state), torch.zeros_like(state)
         decay1, decay2, epsilon = ADAM
-        before = None
+        mode, active = torch.empty_like(state), torch.arange(len(state), device=state.device)
+        before = state.new_full((len(state),), math.inf)
         for step in range(1, s.steps + 1):
             value, gradient = self.log_joint(state, grams, rows, with_value=s.tolerance is not None)
             first.lerp_(gradient, 1 - decay1)
@@ -177,10 +185,18 @@ class BayesPCN(AssociativeMemory):
             scale = second.sqrt().add_(epsilon * correction)
             state.addcdiv_(first, scale, value=s.lr * correction / (1 - decay1**step))
             if s.tolerance is not None:
-                if before is not None and bool(((value - before).abs() <= s.tolerance).all()):
-                    break
+                moving = (value - before).abs() > s.tolerance
                 before = value
-        return list(state.split(s.hidden, dim=2))
+                if not bool(moving.all()):
+                    mode[active] = state  # final for those that no longer move, which go
+                    active, state, first, second, before = (
+                        each[moving] for each in (active, state, first, second, before)
+                    )
+                    grams, rows = grams.of(moving), None if rows is None else rows[moving]
+                    if not len(active):
+                        break
+        mode[active] = state
+        return list(mode.split(s.hidden, dim=2))
 
     def log_joint(
         self, state: torch.Tensor, grams: Grams, rows: torch.Tensor | None = None, with_value: bool = True
@@ -227,14 +243,13 @@ class BayesPCN(AssociativeMemory):
             layer.covariance.diagonal().add_(beta * prior)
         self.top_mean = self.top_mean * keep + top * (1 - keep)
         self.top_variance = self.top_variance * (1 - beta) + beta * prior
-        self._gram = None
 
     def state_dict(self):
         """Means and covariances of all layers, the top's mean and variance."""
         state = {}
         for level, layer in enumerate(self.layers):
             state |= {f"mean{level}": layer.mean, f"covariance{level}": layer.covariance}
-        top = torch.tensor(self.top_variance, dtype=torch.float64)
+        top = torch.tensor(self.top_variance, dtype=torch.float64, device=self.device)
         return state | {"top_mean": self.top_mean, "top_variance": top}
 
     def load_state_dict(self, state):
@@ -244,7 +259,7 @@ class BayesPCN(AssociativeMemory):
             Layer(state[f"mean{level}"], state[f"covariance{level}"]) for level in range(len(self.layers))
         ]
         self.top_mean, self.top_variance = state["top_mean"], float(state["top_variance"])
-        self._gram, self.written = None, max(1, self.written)
+        self.written = max(1, self.written)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):

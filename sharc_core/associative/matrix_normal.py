@@ -28,6 +28,11 @@ class Grams:
     rr: torch.Tensor
     columns: int
 
+    def of(self, chosen: torch.Tensor) -> "Grams":
+        """Those of some batches: chosen (G,) bool."""
+        rr = self.rr if self.rr.ndim == 2 else self.rr[chosen]
+        return Grams(self.xx[chosen], self.xr[chosen], rr, self.columns)
+
 
 def log_joint(
     z: torch.Tensor,
@@ -74,8 +79,8 @@ def _trace(matrices: torch.Tensor) -> torch.Tensor:
 def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Kalman-like gain U Z^T S^-1 (m, n) of observations at Z (n, m), and the posterior covariance.
 
-    The covariance is U - T^T T with T = L^-1 Z U, S = L L^T: symmetric by construction, and as S is at
-    least sigma^2 I its factor never fails. float64.
+    The covariance is U - T^T T with T = L^-1 Z U, S = L L^T, and made symmetric to the last bit (a product
+    T^T T need not be); as S is at least sigma^2 I its factor does not fail. float64.
     """
     spread = z @ covariance
     s = spread @ z.T
@@ -83,7 +88,8 @@ def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple
     factor = torch.linalg.cholesky(s)
     half = torch.linalg.solve_triangular(factor, spread, upper=False)
     gain = torch.linalg.solve_triangular(factor.T, half, upper=True).T
-    return gain, covariance - half.T @ half
+    covariance = covariance - half.T @ half
+    return gain, (covariance + covariance.T) / 2
 
 
 def gram_of(weights: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
