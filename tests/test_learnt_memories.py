@@ -37,12 +37,84 @@ def test_state_is_all_there_is(name):
     memory, other = make(name), make(name)
     memory.write(maps[:12], labels[:12])
     other.load_state_dict(memory.state_dict())
+    assert other.written == 12
     for _ in range(2):
         assert torch.equal(memory.read(masked, mask, labels), other.read(masked, mask, labels))
         for each in (memory, other):
             each.write(maps[12:], labels[12:])
     memory.write(maps, labels)
     assert not torch.equal(memory.read(masked, mask, labels), other.read(masked, mask, labels)), "a copy"
+
+
+def test_a_network_that_forgot_all_still_reads_when_loaded():
+    """Its weights are the prior's again: they do not tell whether it was written."""
+    maps, labels = sparse_maps()
+    masked, mask = cue(maps, 4)
+    memory, other = make("pcn"), make("pcn")
+    memory.write(maps, labels)
+    memory.forget(1)
+    other.load_state_dict(memory.state_dict())
+    assert torch.equal(memory.read(masked, mask, labels), other.read(masked, mask, labels))
+
+
+def test_the_network_starts_uniform_by_the_size_of_the_layer_below():
+    memory, other = make("pcn", layers=4, hidden=100), make("pcn", 1, layers=4, hidden=100)
+    for part, size in ((memory.weights, memory.size), (memory.uppers[0], 100), (memory.uppers[1], 100)):
+        assert 0.99 < part.abs().max() * size**0.5 <= 1
+        assert (part * size**0.5).std().item() == pytest.approx(3**-0.5, rel=0.05)
+    assert (memory.mean == 0.1).all() and memory.mean.shape == (100,)
+    for name in ("weights", "uppers"):
+        assert not torch.equal(getattr(memory, name), getattr(other, name))
+
+
+def test_masks_in_training_drop_up_to_95_percent():
+    memory = make("autoencoder", batch=500)
+    rows, kept = memory.draw(torch.Generator().manual_seed(0), 600)
+    assert len(rows) == len(rows.unique()) == 500 and kept.shape == (500, SHAPE[0])
+    dropped = 1 - kept.double().mean(1)
+    for quantile in (0.1, 0.5, 0.9):
+        assert dropped.quantile(quantile).item() == pytest.approx(0.95 * quantile, abs=0.05)
+    assert dropped.min() < 0.05 and 0.9 < dropped.max() <= 1
+    assert len(memory.draw(torch.Generator().manual_seed(0), 7)[0]) == 7
+
+
+def test_the_rate_falls_linearly_within_a_write(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self)
+    )
+    memory = make("autoencoder", steps=4, lr=0.1)
+    for _ in range(2):
+        memory.write(*sparse_maps())
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025] * 2)
+
+
+def test_the_scale_is_that_of_the_first_write():
+    maps, labels = sparse_maps()
+    memory = make("autoencoder", steps=1)
+    memory.write(maps, labels)
+    torch.testing.assert_close(memory.scale, maps.std(correction=0))
+    memory.forget(1.0)
+    memory.write(3 * maps, labels)
+    torch.testing.assert_close(memory.scale, maps.std(correction=0))
+
+
+def test_each_write_draws_its_own_masks(monkeypatch):
+    """Also one that follows a load."""
+    drawn = []
+    draw = type(make("autoencoder")).draw
+    monkeypatch.setattr(
+        type(make("autoencoder")), "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1]
+    )
+    maps, labels = sparse_maps()
+    memory, other = make("autoencoder", steps=1), make("autoencoder", steps=1)
+    memory.write(maps, labels)
+    other.load_state_dict(memory.state_dict())
+    for each in (memory, other):
+        each.write(maps, labels)
+    first, second, loaded = (kept for _, kept in drawn)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, loaded)
 
 
 @both
@@ -77,11 +149,11 @@ def test_forgetting_goes_back_towards_the_start(name):
     for key, value in memory.state_dict().items():
         torch.testing.assert_close(value, before[key])
     memory.forget(0.19)  # sqrt(1 - 0.19) = 0.9
-    for key, value in memory.state_dict().items():
+    for key, value in memory.tensors().items():
         if key != "scale":
             torch.testing.assert_close(value, 0.9 * before[key] + 0.1 * prior[key])
     memory.forget(1)
-    for key, value in memory.state_dict().items():
+    for key, value in memory.tensors().items():
         if key != "scale":
             assert torch.equal(value, prior[key])
 
@@ -111,8 +183,8 @@ def test_size_is_known_and_independent_of_the_number_of_maps(name, extra):
         assert planned == {memory.state_bytes}
         memory.write(maps, labels)
     hidden = memory.settings.hidden
-    share = planned.pop() / (4 * hidden * memory.size)
-    assert 1 <= share < 1.01, "as many parameters as a pcn of so many hidden units"
+    rest = {"pcn": hidden, "autoencoder": hidden // 2 + 1}[name]
+    assert planned.pop() == 4 * (hidden * memory.size + rest), "as many weights in both"
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,15 @@ MOST_DROPPED = 0.95  # share of the channels, in training
 class Autoencoder(AssociativeMemory):
     """Map with channels dropped -> encoder, ReLU -> decoder -> whole map, trained at each write.
 
-    Parameters as in a pcn of `hidden` units, hidden x d weights: encoder and decoder share that number, so
-    the bottleneck has hidden / 2 units (256: 2 x 128 x d weights, and a bias for each unit of it). Each
-    step of Adam draws new masks, the share dropped uniform in [0, 0.95]; the loss is the mean squared
-    error of the whole map. Maps are divided by the standard deviation of the first write's values.
+    As many weights as a pcn of one hidden layer of `hidden` units (an even number of them) has to the map,
+    hidden x d: the bottleneck has hidden // 2 units, with as many weights from the map as back to it. That
+    alone matches: besides, this has hidden // 2 biases and a scale, the pcn the hidden entries of mu. Each
+    step of Adam draws new masks, the share dropped uniform in [0, 0.95], and its rate falls linearly to 0
+    within a write; the loss is the mean squared error of the whole map. Maps are divided by the standard
+    deviation of the first write's values.
     """
+
+    parts = ("encoder", "decoder", "bias", "scale")
 
     class Settings(BaseSettings):
         """hidden: as many parameters as a pcn of so many units. batch: maps a step, all if fewer."""
@@ -33,7 +37,7 @@ class Autoencoder(AssociativeMemory):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.encoder, self.decoder, self.bias = self._initial()
-        self.scale = torch.zeros((), device=self.device)  # zero: nothing written yet
+        self.scale = torch.zeros((), device=self.device)
 
     def _initial(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encoder (d, units), decoder (units, d) and bias (units,) before any write, from the seed."""
@@ -46,20 +50,17 @@ class Autoencoder(AssociativeMemory):
     def learn(self, maps, labels):
         """Train on the maps, from the weights as they are; Adam's averages start anew."""
         values = maps.float().flatten(1)
-        if not self.scale:
+        if not self.written:
             deviation = values.std(correction=0)
             self.scale = torch.where(deviation > 0, deviation, 1.0)
         values = values / self.scale
-        source = generator(self.seed, "autoencoder", "masks")
+        source = generator(self.seed, "autoencoder", "masks", self.written)  # each write draws anew
         parameters = [part.clone().requires_grad_() for part in (self.encoder, self.decoder, self.bias)]
         encoder, decoder, bias = parameters
         optimiser = torch.optim.Adam(parameters, lr=self.settings.lr)
-        batch = min(self.settings.batch, len(values))
         for step in range(self.settings.steps):
             optimiser.param_groups[0]["lr"] = self.settings.lr * (1 - step / self.settings.steps)
-            rows = torch.randperm(len(values), generator=source)[:batch].to(self.device)
-            share = MOST_DROPPED * torch.rand(batch, 1, generator=source)
-            kept = (torch.rand(batch, self.shape[0], generator=source) >= share).to(self.device)
+            rows, kept = self.draw(source, len(values))
             target = values[rows]
             masked = target * kept.repeat_interleave(self.size // self.shape[0], dim=1)
             guess = torch.addmm(bias, masked, encoder).relu() @ decoder
@@ -68,27 +69,24 @@ class Autoencoder(AssociativeMemory):
             optimiser.step()
         self.encoder, self.decoder, self.bias = (part.detach() for part in parameters)
 
+    def draw(self, source: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step's maps, as indices (n,) below `count`, and which channels they keep, (n, K) bool."""
+        rows = torch.randperm(count, generator=source)[: self.settings.batch]
+        share = MOST_DROPPED * torch.rand(len(rows), 1, generator=source)
+        kept = torch.rand(len(rows), self.shape[0], generator=source) >= share
+        return rows.to(self.device), kept.to(self.device)
+
     def complete(self, maps, mask, labels):
         """What the decoder makes of the observed entries."""
         values = maps.flatten(1) / self.scale
         code = torch.addmm(self.bias, values, self.encoder).relu()
         return (code @ self.decoder * self.scale).view_as(maps)
 
-    def forget(self, beta):
+    def fade(self, beta):
         """Weights go a share of the way back to where they started, as in a pcn."""
         stay = math.sqrt(1 - beta)
         pairs = zip((self.encoder, self.decoder, self.bias), self._initial(), strict=True)
         self.encoder, self.decoder, self.bias = (stay * a + (1 - stay) * b for a, b in pairs)
-
-    def state_dict(self):
-        """Weights, bias and the scale of the maps."""
-        return {name: getattr(self, name) for name in ("encoder", "decoder", "bias", "scale")}
-
-    def load_state_dict(self, state):
-        """Take over all of it."""
-        for name in self.state_dict():
-            setattr(self, name, state[name].to(self.device).clone())
-        self.written = int(self.scale > 0)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):

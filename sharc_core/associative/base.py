@@ -12,8 +12,8 @@ ASSOCIATIVE_MEMORIES = Registry("associative memory", "sharc_core.associative")
 
 
 class AssociativeMemory:
-    """One replica's AM. Subclass, register under a name, implement `learn`, `complete`, `state_dict`,
-    `load_state_dict` and `planned_bytes`; `forget` where fading has a meaning.
+    """One replica's AM. Subclass, register under a name, name the tensors that are its state in `parts`,
+    implement `learn`, `complete` and `planned_bytes`; `fade` where forgetting has a meaning.
 
     Maps are (n, K, h, w) float; masks (n, K) bool, true where a channel was kept. A kind whose learning
     draws random numbers derives them from `seed`. Tensors live on `device`; what comes back does too.
@@ -21,6 +21,8 @@ class AssociativeMemory:
 
     name: str
     needs_writing = True  # False: reading is defined before anything was written
+    parts: tuple[str, ...] = ()  # attributes: all tensors that have to be kept to go on reading and writing
+    grows = False  # True: the parts are as long as what was written asks for, all of them alike
 
     class Settings(BaseSettings):
         """Settings of this kind, under `sharc.associative_settings.<name>`."""
@@ -39,47 +41,82 @@ class AssociativeMemory:
         self.classes = classes
         self.seed = seed
         self.device = torch.device(device)
-        self.written = 0
+        self.written = 0  # maps
 
     # --- what the episodic memory calls ----------------------------------------------------------
 
     def write(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
         """Learn unmasked maps (n, K, h, w) with their labels (n,), at the end of a task.
 
-        Raises UserError for maps of another shape or maps that are not finite.
+        Raises UserError for no maps, maps of another shape or maps that are not finite; and where learning
+        them ends in numbers that are not, which leaves the memory of no further use.
         """
-        self._check(maps, "written")
-        self.learn(maps.to(self.device), labels.to(self.device))
+        self._check(maps, labels, "written")
+        self._check_finite(maps, "written")
+        try:
+            self.learn(maps.to(self.device), labels.to(self.device))
+            sane = all(finite(tensor) for tensor in self.tensors().values())
+        except torch.linalg.LinAlgError:  # no factor of such numbers
+            sane = False
+        if not sane:
+            raise self._out_of_hand("what it learnt")
         self.written += len(maps)
 
     def read(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Masked maps -> completed maps, (n, K, h, w) float32. Kept channels come back unchanged.
 
-        Raises UserError for maps or masks of another shape, maps that are not finite, and before
-        anything was written.
+        What dropped channels hold is ignored, NaN included. Raises UserError for no maps, maps or masks of
+        another shape, kept entries that are not finite, before anything was written, and where what is
+        recalled is not finite.
         """
-        self._check(maps, "read")
+        self._check(maps, labels, "read")
         if mask.shape != maps.shape[:2]:
             raise UserError(
                 f"associative memory {self.name}: a mask of shape {tuple(mask.shape)} for maps of shape "
                 f"{tuple(maps.shape)}: give one truth value per map and channel"
             )
+        if mask.dtype != torch.bool:
+            raise UserError(f"associative memory {self.name}: a mask of {mask.dtype}: it must be torch.bool")
         maps, mask, labels = (t.to(self.device) for t in (maps, mask, labels))
+        seen = mask[:, :, None, None]
+        maps = torch.where(seen, maps.to(torch.float32), 0.0)  # a copy, never the caller's own
+        self._check_finite(maps, "read")
         if bool(mask.all()):
-            return maps.float()
+            return maps
         if self.needs_writing and not self.written:
             raise UserError(f"associative memory {self.name} was read before anything was written to it")
-        seen = mask[:, :, None, None]
-        maps = torch.where(seen, maps.float(), 0.0)
-        return torch.where(seen, maps, self.complete(maps, mask, labels))
+        try:
+            full = torch.where(seen, maps, self.complete(maps, mask, labels))
+        except torch.linalg.LinAlgError:
+            raise self._out_of_hand("what it recalls") from None
+        if not finite(full):
+            raise self._out_of_hand("what it recalls")
+        return full
 
     def forget(self, beta: float) -> None:
-        """Fade what was learnt by beta in [0, 1]. Kinds without such a notion keep everything."""
+        """Fade what was learnt by beta in [0, 1]. Raises UserError for any other beta."""
+        if not 0 <= beta <= 1:  # nor is NaN
+            raise UserError(f"associative memory {self.name}: cannot forget by {beta}: give 0 to 1")
+        self.fade(float(beta))
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of everything that has to be kept to go on reading and writing."""
-        return sum(tensor.nbytes for tensor in self.state_dict().values())
+        """Bytes of everything that has to be kept; the count of maps written is bookkeeping, not counted."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """A snapshot of all that has to be kept, and `written`; later writing does not change it."""
+        state = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        return state | {"written": torch.tensor(self.written)}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over another memory's state (same kind, settings and shape), as a copy.
+
+        Raises UserError for missing or unknown entries and those of another type or shape.
+        """
+        self._check_state(state)
+        self.load_tensors({name: state[name].to(self.device).clone() for name in self.tensors()})
+        self.written = int(state["written"])
 
     # --- what a kind implements ------------------------------------------------------------------
 
@@ -94,13 +131,17 @@ class AssociativeMemory:
         """
         raise NotImplementedError  # abstract
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that has to be kept, as tensors: what state_bytes counts and load_state_dict takes."""
-        raise NotImplementedError  # abstract
+    def fade(self, beta: float) -> None:
+        """Forget by a checked beta. Kinds without such a notion keep everything."""
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over another memory's state (same kind, settings and shape)."""
-        raise NotImplementedError  # abstract
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state as it is now, not copied: what state_bytes counts."""
+        return {name: getattr(self, name) for name in self.parts}
+
+    def load_tensors(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over checked tensors, named as in `tensors`, on the device and nobody else's."""
+        for name, tensor in state.items():
+            setattr(self, name, tensor)
 
     @classmethod
     def planned_bytes(
@@ -119,13 +160,52 @@ class AssociativeMemory:
         """Entries of a map, K h w."""
         return math.prod(self.shape)
 
-    def _check(self, maps: torch.Tensor, how: str) -> None:
+    def _check(self, maps: torch.Tensor, labels: torch.Tensor, how: str) -> None:
         if maps.ndim != 4 or tuple(maps.shape[1:]) != self.shape:
             raise UserError(
                 f"associative memory {self.name}: maps of shape {tuple(maps.shape)} cannot be {how}; it was "
                 f"made for (n, {', '.join(map(str, self.shape))})"
             )
-        if not bool(torch.isfinite(maps).all()):
+        if not len(maps):
+            raise UserError(f"associative memory {self.name}: there are no maps to be {how}")
+        if labels.shape != maps.shape[:1]:
+            raise UserError(
+                f"associative memory {self.name}: labels of shape {tuple(labels.shape)} for {len(maps)} maps:"
+                " give one per map"
+            )
+
+    def _check_finite(self, maps: torch.Tensor, how: str) -> None:
+        if not finite(maps):
             raise UserError(
                 f"associative memory {self.name}: a map to be {how} has entries that are not finite"
             )
+
+    def _check_state(self, state: dict[str, torch.Tensor]) -> None:
+        needed = self.tensors() | {"written": torch.tensor(0)}
+        wrong = {key: "is unknown" for key in state if key not in needed}
+        wrong |= {key: "is missing" for key in needed if key not in state}
+        if not wrong:
+            length = state[self.parts[0]].shape[:1] if self.grows else ()
+            for key, tensor in needed.items():
+                found, shape = state[key], tensor.shape
+                if self.grows and key in self.parts:
+                    shape = length + shape[1:]
+                if (found.shape, found.dtype) != (shape, tensor.dtype):
+                    wrong[key] = (
+                        f"is {found.dtype} of {tuple(found.shape)}, not {tensor.dtype} of {tuple(shape)}"
+                    )
+        for key, what in wrong.items():
+            raise UserError(f"associative memory {self.name} cannot take over a state: {key} {what}")
+
+    def _out_of_hand(self, what: str) -> UserError:
+        names = ", ".join(type(self.settings).model_fields)
+        change = f" or other settings (sharc.associative_settings.{self.name}: {names})" if names else ""
+        return UserError(
+            f"associative memory {self.name}: {what} is not finite or has a singular matrix: try smaller "
+            f"maps{change}"
+        )
+
+
+def finite(values: torch.Tensor) -> bool:
+    """Whether all are finite as float32; without temporaries of their size."""
+    return not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax()).float()).all())

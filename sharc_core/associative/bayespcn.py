@@ -233,7 +233,7 @@ class BayesPCN(AssociativeMemory):
 
     # --- forgetting and state --------------------------------------------------------------------
 
-    def forget(self, beta):
+    def fade(self, beta):
         """Towards the prior: R <- a R + (1 - a) R_0 with a = sqrt(1 - beta), U <- (1 - beta) U + beta U_0."""
         keep, prior = math.sqrt(1 - beta), self.settings.sigma_prior**2
         means, top = self._prior_means()
@@ -244,7 +244,7 @@ class BayesPCN(AssociativeMemory):
         self.top_mean = self.top_mean * keep + top * (1 - keep)
         self.top_variance = self.top_variance * (1 - beta) + beta * prior
 
-    def state_dict(self):
+    def tensors(self):
         """Means and covariances of all layers, the top's mean and variance."""
         state = {}
         for level, layer in enumerate(self.layers):
@@ -252,14 +252,12 @@ class BayesPCN(AssociativeMemory):
         top = torch.tensor(self.top_variance, dtype=torch.float64, device=self.device)
         return state | {"top_mean": self.top_mean, "top_variance": top}
 
-    def load_state_dict(self, state):
+    def load_tensors(self, state):
         """Take over all of it."""
-        state = {name: tensor.to(self.device).clone() for name, tensor in state.items()}
         self.layers = [
             Layer(state[f"mean{level}"], state[f"covariance{level}"]) for level in range(len(self.layers))
         ]
         self.top_mean, self.top_variance = state["top_mean"], float(state["top_variance"])
-        self.written = max(1, self.written)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.running import faded
 from sharc_core.errors import UserError
 from sharc_core.seeds import generator
 from sharc_core.settings import Settings as BaseSettings
@@ -18,11 +19,13 @@ class Hopfield(AssociativeMemory):
 
     Rules: "hebbian", W = sum s s' / N without its diagonal; "pseudo_inverse", the projection onto the
     span of the patterns (Personnaz et al. 1986), built by orthogonalising each new pattern, its diagonal
-    removed as well. Thresholds are those of the first write (a unit's median, or its mean: "sign of
-    centred values") and stay, for stored patterns cannot be re-cut. A completed unit gets the mean of
-    the written values on its side of the threshold. Dropped units start undecided (0), observed units
-    are clamped.
+    removed as well. Thresholds are those of the first write (a unit's median, half way between the two
+    middle values, or its mean: "sign of centred values") and stay, for stored patterns cannot be re-cut. A
+    completed unit gets the mean of the written values on its side of the threshold. Dropped units start
+    undecided (0), observed units are clamped.
     """
+
+    parts = ("weights", "threshold", "sums", "counts")
 
     class Settings(BaseSettings):
         """max_bytes: refuse maps whose weight matrix would be larger. updates: sweeps at most."""
@@ -50,8 +53,7 @@ class Hopfield(AssociativeMemory):
         """Cut at the thresholds, add to the weights by the rule."""
         values = maps.float().flatten(1)
         if not self.written:
-            cut = values.median(0).values if self.settings.threshold == "median" else values.mean(0)
-            self.threshold = cut
+            self.threshold = middle(values) if self.settings.threshold == "median" else values.mean(0)
         patterns = self.bipolar(values)
         for side, chosen in enumerate((patterns < 0, patterns > 0)):
             self.sums[side] += (values * chosen).sum(0)
@@ -61,7 +63,8 @@ class Hopfield(AssociativeMemory):
             return
         for pattern in patterns:
             # What the weights leave of the pattern, added so that W s = s afterwards: Gram-Schmidt while
-            # W is a projection, and still right once forgetting has faded it.
+            # W is a projection, and still right once forgetting has faded it: I - W, whatever it is, loses
+            # its part along s (a Schur complement), so it stays positive, and with it all that it maps to 0.
             rest = pattern - self.weights @ pattern
             energy = float(rest @ pattern)
             if energy > 1e-4 * self.size:  # else W holds it already
@@ -71,43 +74,33 @@ class Hopfield(AssociativeMemory):
         """Sweeps until nothing changes; each unit's value is the mean of its side."""
         seen = mask[:, :, None, None].expand(maps.shape).flatten(1)
         state = torch.where(seen, self.bipolar(maps.flatten(1)), 0.0)
-        weights = self.weights - torch.diag(self.weights.diagonal())
+        own = self.weights.diagonal()  # taken off the field: no second matrix without it
         order = torch.randperm(self.size, generator=generator(self.seed, "hopfield")).tolist()
         for _ in range(self.settings.updates):
             before = state
             if self.settings.update == "synchronous":
-                state = torch.where(seen, state, self._signs(state @ weights, state))
+                field = state @ self.weights - state * own
+                state = torch.where(seen, state, self._signs(field, state))
             else:
                 state = state.clone()
                 for unit in order:
-                    new = self._signs(state @ weights[unit], state[:, unit])
-                    state[:, unit] = torch.where(seen[:, unit], state[:, unit], new)
+                    now = state[:, unit]
+                    new = self._signs(state @ self.weights[unit] - now * own[unit], now)
+                    state[:, unit] = torch.where(seen[:, unit], now, new)
             if torch.equal(before, state):
                 break
-        means = self.sums / self.counts.clamp_min(1)
         empty = self.counts == 0
+        means = self.sums / torch.where(empty, 1.0, self.counts)
         means = torch.where(empty, means.flip(0), means)  # a side that nothing fell on
         return torch.where(state > 0, means[1], means[0]).view_as(maps)
 
     def _signs(self, field: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         return torch.where(field == 0, state, field.sign())
 
-    def forget(self, beta):
-        """W <- (1 - beta) W: older patterns pull less; their values too."""
+    def fade(self, beta):
+        """W <- (1 - beta) W: older patterns pull less; in the means of the sides later values weigh more."""
         self.weights *= 1 - beta
-        self.sums *= 1 - beta
-        self.counts *= 1 - beta
-
-    def state_dict(self):
-        """Weights, thresholds, and the values of each side."""
-        names = ("weights", "threshold", "sums", "counts")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state):
-        """Take over all of it."""
-        for name in self.state_dict():
-            setattr(self, name, state[name].to(self.device).clone())
-        self.written = max(1, int(self.counts.sum() / self.size))
+        self.sums, self.counts = faded(self.sums, self.counts, beta)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
@@ -121,3 +114,16 @@ class Hopfield(AssociativeMemory):
                 f"{settings.max_bytes:,}); use smaller maps or another associative memory"
             )
         return needed
+
+
+def middle(values: torch.Tensor) -> torch.Tensor:
+    """(n, N) values -> (N,) medians, half way between the two middle values where n is even.
+
+    A median that no value exceeds would put all maps on one side: half way to the next lower value then.
+    """
+    ordered = values.sort(0).values
+    last = len(values) - 1
+    median = ordered[last // 2] / 2 + ordered[(last + 1) // 2] / 2
+    top = ordered[-1]
+    lower = torch.where(ordered < top, ordered, -math.inf).amax(0)
+    return torch.where((median >= top) & (lower > -math.inf), top / 2 + lower / 2, median)

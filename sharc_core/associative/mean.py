@@ -5,12 +5,16 @@ import math
 import torch
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.running import faded
 from sharc_core.errors import UserError
 
 
 @ASSOCIATIVE_MEMORIES.register("mean")
 class ClassMean(AssociativeMemory):
     """Fills dropped channels with the running mean of the maps written for the sample's class."""
+
+    parts = ("labels", "sums", "weights")
+    grows = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -34,11 +38,9 @@ class ClassMean(AssociativeMemory):
         rows = self._rows(labels)
         return (self.sums / self.weights[:, None, None, None])[rows]
 
-    def forget(self, beta):
-        """What comes later weighs more: sums and counts shrink by 1 - beta, the means stay."""
-        fade = max(1 - beta, 1e-6)  # at beta = 1 the next map decides, but a class never becomes 0 / 0
-        self.sums *= fade
-        self.weights *= fade
+    def fade(self, beta):
+        """What comes later weighs more, the means stay; at beta = 1 the next map decides."""
+        self.sums, self.weights = faded(self.sums, self.weights, beta)
 
     def _rows(self, labels: torch.Tensor) -> torch.Tensor:
         same = labels[:, None] == self.labels
@@ -46,17 +48,6 @@ class ClassMean(AssociativeMemory):
             missing = int(labels[~same.any(1)][0])
             raise UserError(f"associative memory mean: class {missing} was never written to it")
         return same.int().argmax(1)
-
-    def state_dict(self):
-        """Labels, sums and counts of the classes seen."""
-        return {"labels": self.labels, "sums": self.sums, "weights": self.weights}
-
-    def load_state_dict(self, state):
-        """Take over labels, sums and counts."""
-        self.labels, self.sums, self.weights = (
-            state[name].to(self.device).clone() for name in ("labels", "sums", "weights")
-        )
-        self.written = len(self.labels)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):

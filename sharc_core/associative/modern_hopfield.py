@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, finite
+from sharc_core.errors import UserError
 from sharc_core.settings import Settings as BaseSettings
 
 STATE_BYTES = 2  # stored maps are float16, as in the feature cache
@@ -23,10 +24,13 @@ class ModernHopfield(AssociativeMemory):
     written map is kept in full, as float16: state_bytes says what that costs. It does not forget.
     """
 
+    parts = ("stored",)
+    grows = True
+
     class Settings(BaseSettings):
         """beta: inverse temperature, per unit of similarity; null is the limit, top-1 retrieval."""
 
-        beta: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+        beta: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
         similarity: Literal["euclidean", "dot"] = "euclidean"
         iterations: int = Field(default=1, ge=1)
         full_state: bool = True
@@ -36,8 +40,14 @@ class ModernHopfield(AssociativeMemory):
         self.stored = torch.empty(0, *self.shape, dtype=torch.float16, device=self.device)
 
     def learn(self, maps, labels):
-        """Append the maps."""
-        self.stored = torch.cat([self.stored, maps.half()])
+        """Append the maps. Raises UserError for values that float16 does not hold."""
+        halves = maps.half()
+        if not finite(halves):
+            limit = torch.finfo(torch.float16).max
+            raise UserError(
+                f"associative memory modern_hopfield keeps maps as float16: a value is beyond {limit:,.0f}"
+            )
+        self.stored = torch.cat([self.stored, halves])
 
     def complete(self, maps, mask, labels):
         """The associated map after `iterations` updates; observed entries stay clamped in between."""
@@ -50,7 +60,8 @@ class ModernHopfield(AssociativeMemory):
             if self.settings.beta is None:
                 guess = stored[similarity.argmax(1)]
             else:
-                attention = (self.settings.beta * similarity).softmax(1)
+                best = similarity.amax(1, keepdim=True)  # off first: a large beta must not overflow
+                attention = (self.settings.beta * (similarity - best)).softmax(1)
                 guess = (attention @ stored.flatten(1)).view_as(state)
             state = torch.where(observed, state, guess)
         return state
@@ -75,15 +86,6 @@ class ModernHopfield(AssociativeMemory):
     def _scores(self, cue: torch.Tensor, norms: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
         dot = cue.flatten(1) @ stored.flatten(1).T
         return dot if self.settings.similarity == "dot" else dot - norms / 2
-
-    def state_dict(self):
-        """All stored maps."""
-        return {"stored": self.stored}
-
-    def load_state_dict(self, state):
-        """Take over the stored maps."""
-        self.stored = state["stored"].to(self.device).clone()
-        self.written = len(self.stored)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):

@@ -18,13 +18,6 @@ class NoMemory(AssociativeMemory):
         """Zeros."""
         return torch.zeros_like(maps)
 
-    def state_dict(self):
-        """Nothing is kept."""
-        return {}
-
-    def load_state_dict(self, state):
-        """Nothing to take over."""
-
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
         """Nothing is kept."""

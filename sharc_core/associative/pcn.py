@@ -28,6 +28,8 @@ class PredictiveCoding(AssociativeMemory):
     the maps' scale matters against the prior's.
     """
 
+    parts = ("weights", "uppers", "mean")
+
     class Settings(BaseSettings):
         """layers: the map's included. A write has `rounds` of hidden_steps, then weight_steps."""
 
@@ -97,22 +99,12 @@ class PredictiveCoding(AssociativeMemory):
         if cues:
             yield torch.cat(cues), Products.together(parts)
 
-    def forget(self, beta):
+    def fade(self, beta):
         """W <- sqrt(1 - beta) W + (1 - sqrt(1 - beta)) W_prior; mu likewise."""
         stay = math.sqrt(1 - beta)
         now = self.weights, self.uppers, self.mean
         pairs = zip(now, self._prior(), strict=True)
         self.weights, self.uppers, self.mean = (stay * a + (1 - stay) * b for a, b in pairs)
-
-    def state_dict(self):
-        """Weights to the map, weights between hidden layers, mu."""
-        return {"weights": self.weights, "uppers": self.uppers, "mean": self.mean}
-
-    def load_state_dict(self, state):
-        """Take over weights and mu; weights as the seed gives them count as nothing written."""
-        for name in self.state_dict():
-            setattr(self, name, state[name].to(self.device).clone())
-        self.written = int(not torch.equal(self.weights, self._prior()[0]))
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
