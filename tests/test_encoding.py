@@ -110,7 +110,8 @@ def test_storages(storage, theta):
     error = (sparse.decode() - maps.float() * mask[:, :, None, None]).abs()
     if storage == "int8":
         step = maps.float().abs().amax((2, 3), keepdim=True) / 127
-        assert (error <= step * 0.52 + 1e-7).all()
+        # a float16 scale below 2^-14 is only known to 2^-25, and 127 of them make a value
+        assert (error <= step * 0.52 + 127 * 2**-25).all()
     else:
         assert not error.any()
     each = sample_bytes((20, 3, 2), kept_channels(20, theta), storage=storage)
