@@ -1,6 +1,6 @@
 """BayesPCN through Gram matrices against a direct implementation: write and read time, recall error.
 
-    python benchmarks/associative.py [--maps 40] [--classes 2] [--theta 0.4 0.8] [--threads 1]
+    python benchmarks/associative.py [--maps 100] [--classes 2] [--theta 0.4 0.8] [--threads 1]
 
 The paper's sizes: maps of 512 x 7 x 7 = 25,088 floats, 256 hidden units, batches of 10, 500 Adam steps.
 The direct form is the algorithm as published: torch's autograd and Adam over the hidden layer, every step
@@ -81,7 +81,7 @@ def make_maps(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--maps", type=int, default=40)
+    parser.add_argument("--maps", type=int, default=100)
     parser.add_argument("--classes", type=int, default=2)
     parser.add_argument("--theta", type=float, nargs="+", default=[0.4, 0.8])
     parser.add_argument("--steps", type=int, default=500)
