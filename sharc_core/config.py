@@ -22,7 +22,7 @@ from sharc_core.methods import METHODS
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry, nearest
 from sharc_core.saliency import SALIENCIES
-from sharc_core.settings import Settings
+from sharc_core.settings import Settings, no_repeats
 
 
 class Mass(Settings):
@@ -143,10 +143,7 @@ class Grid(Settings):
     @field_validator("methods", "variants", "buffers", "scenarios", "seeds")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
-        repeated = {v for v in value if value.count(v) > 1}
-        if repeated:
-            raise ValueError(f"{repeated.pop()!r} is listed twice")
-        return value
+        return no_repeats(value)
 
     @property
     def backbones(self) -> list[BackboneConfig]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from sharc_core.cell import Training
-from sharc_core.settings import Settings
+from sharc_core.settings import Settings, no_repeats
 
 
 class RecallStudy(Settings):
@@ -38,10 +38,7 @@ class RecallStudy(Settings):
     @field_validator("masked", "noise", "counts", "later_tasks", "seeds")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
-        repeated = {v for v in value if value.count(v) > 1}
-        if repeated:
-            raise ValueError(f"{repeated.pop()!r} is listed twice")
-        return value
+        return no_repeats(value)
 
 
 class RecallJob(Settings):
