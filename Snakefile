@@ -15,11 +15,12 @@ sys.path.insert(0, workflow.basedir)
 from sharc_core.errors import UserError
 
 try:
-    from sharc_core.config import cells, load_grid, read_config
+    from sharc_core.config import load_grid, read_config
     from sharc_core.inputs import check_inputs
     from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
+    from sharc_core.unroll import cells
 
     # A grid file stands for itself: with --configfile, the default's data sets must not leak in.
     if not workflow.overwrite_configfiles:

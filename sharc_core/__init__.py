@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cell": "cell",
     "Grid": "config",
-    "cells": "config",
+    "cells": "unroll",
     "check_inputs": "inputs",
     "load_config": "config",
     "load_grid": "config",

@@ -36,8 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from sharc_core.config import cells, load_config
+    from sharc_core.config import load_config
     from sharc_core.inputs import check_inputs
+    from sharc_core.unroll import cells
 
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
@@ -50,10 +51,11 @@ def _run(options: argparse.Namespace) -> int:
     import torch
     from tabulate import tabulate
 
-    from sharc_core.config import cells, load_config
+    from sharc_core.config import load_config
     from sharc_core.inputs import check_inputs
     from sharc_core.learner import run_cell
     from sharc_core.pipeline import ensure_features
+    from sharc_core.unroll import cells
 
     _check_options(options)
     grid = one_run(load_config(options.config), options)

@@ -1,12 +1,10 @@
 """The grid as typed models: defaults, ranges, cross-checks and their messages, all in one place.
 
-A config file (config.yaml, config/*.yaml) becomes a Grid; `cells` unrolls a Grid into Cells, the unit
-of work: one training configuration with all its seeds. Errors are one line that names the key, the
-value and what is allowed.
+A config file (config.yaml, config/*.yaml) becomes a Grid. Errors are one line that names the key, the
+value and what is allowed. What a grid's cells are: sharc_core.unroll.
 """
 
 import re
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,12 +13,13 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig
-from sharc_core.cell import Cell, HeadConfig, Scenario, Training, Variant
+from sharc_core.cell import HeadConfig, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.errors import UserError
+from sharc_core.explain import explain
 from sharc_core.methods import METHODS
 from sharc_core.recall_settings import RecallStudy
-from sharc_core.registry import Registry, nearest
+from sharc_core.registry import Registry
 from sharc_core.saliency import SALIENCIES
 from sharc_core.settings import Settings, no_repeats
 
@@ -160,7 +159,7 @@ def load_grid(values: dict[str, Any]) -> Grid:
     try:
         grid = Grid.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"config: {explain(error)}") from None
+        raise UserError(f"config: {explain(error, Grid)}") from None
     _check_axes(grid)
     _check_names(grid)
     return grid
@@ -185,62 +184,6 @@ def read_config(path: Path | str) -> dict[str, Any]:
     return values
 
 
-def explain(
-    error: ValidationError, prefix: str = "", model: type[BaseModel] = Grid, also: list[str] | None = None
-) -> str:
-    """A pydantic error as one line: key, value, what is allowed.
-
-    Of several complaints the deepest is told: where a value may be a block or a list of blocks, that is
-    the one from the branch that was meant. also: keys that are valid beside the model's own.
-    """
-    first = max(error.errors(), key=lambda item: len(item["loc"]))
-    where = [str(part) for part in first["loc"] if not _is_union_tag(part)]
-    key = ".".join([prefix, *where] if prefix else where)
-    value = first["input"]
-    if first["type"] == "extra_forbidden":
-        valid = sorted([*_keys_beside(model, first["loc"]), *(also or [])])
-        return f"unknown key {key!r}{nearest(where[-1], valid)}; valid: {', '.join(valid)}"
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(value, dict) else f" (got {value!r})"
-    hint = nearest(value, _expected(first)) if first["type"] == "literal_error" else ""
-    return f"{key}: {message[:1].lower()}{message[1:]}{shown}{hint}"
-
-
-def _is_union_tag(part: str | int) -> bool:
-    """Whether a part of pydantic's location names the branch of a union and not a key of the file."""
-    if not isinstance(part, str):
-        return False
-    return "[" in part or part in {
-        "float",
-        "int",
-        "str",
-        "constrained-float",
-        "BackboneConfig",
-        "BudgetConfig",
-        "Mass",
-        "constrained-str",
-    }
-
-
-def _expected(item: dict) -> list[str]:
-    return [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
-
-
-def _keys_beside(model: type[BaseModel], path: tuple) -> list[str]:
-    """Valid keys of the block that an unknown key stands in, found by walking the model's types."""
-    for part in path[:-1]:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        if field is None:
-            continue  # an index of a list or a tag of a union: the model stays
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if models:
-            model = models[0]
-    return sorted(model.model_fields)
-
-
 def settings_of(
     registry: Registry, name: str, values: dict[str, Any], key: str, called: str | None = None
 ) -> dict[str, Any]:
@@ -252,7 +195,7 @@ def settings_of(
     try:
         return kind.model_validate(values).model_dump()
     except ValidationError as error:
-        raise UserError(f"config: {explain(error, f'{key}.{called or name}', kind)}") from None
+        raise UserError(f"config: {explain(error, kind, f'{key}.{called or name}')}") from None
 
 
 def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") -> tuple[str, dict[str, Any]]:
@@ -326,7 +269,7 @@ def _check_names(grid: Grid) -> None:
         except ValidationError as error:
             kind = SOURCES.get(dataset.source).Settings
             also = list(DatasetConfig.model_fields)
-            raise UserError(f"config: {explain(error, f'datasets.{name}', kind, also)}") from None
+            raise UserError(f"config: {explain(error, kind, f'datasets.{name}', also)}") from None
         for budget in listed(grid.budget):
             if isinstance(budget.split, list) and len(budget.split) != dataset.tasks:
                 raise UserError(
@@ -353,71 +296,5 @@ def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
     try:
         settings = kind.Settings.model_validate(block)
     except ValidationError as error:
-        raise UserError(explain(error, "pretrain.dataset", kind.Settings)) from None
+        raise UserError(explain(error, kind.Settings, "pretrain.dataset")) from None
     return kind(settings, Path(grid.data_dir), Path(grid.mirror) if grid.mirror else None)
-
-
-def cells(grid: Grid) -> list[Cell]:
-    """Every training configuration of the grid, in a fixed order, none twice.
-
-    Baselines without memory get no buffer; a plain method's training does not depend on the scenario,
-    so one cell reports both; SHARC cells split by scenario where theta does.
-    """
-    found: list[Cell] = []
-    for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
-        common = {
-            "dataset": name,
-            "tasks": dataset.tasks,
-            "class_order_seed": dataset.class_order_seed,
-            "backbone": backbone.path_name,
-            "method": method,
-            "seeds": grid.seeds,
-            "training": grid.training,
-            "head": grid.head,
-            "method_settings": settings_of(
-                METHODS, method, grid.method_settings.get(method, {}), "method_settings"
-            ),
-        }
-        if not METHODS.get(method).uses_memory:
-            found.append(Cell(**common, variant="plain", scenarios=grid.scenarios))
-            continue
-        for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
-            spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
-            spent |= {"budget_split": budget.split, "storage": storage}
-            if "plain" in grid.variants:
-                found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
-            if "sharc" in grid.variants:
-                spent["count_associative_memory"] = budget.count_associative_memory
-                found += _sharc_cells(grid, spent)
-    unique: dict[tuple, Cell] = {}
-    for cell in found:
-        if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
-            raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
-    return list(unique.values())
-
-
-def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
-    by_theta: dict[float | Mass, list[Scenario]] = {}
-    for scenario in grid.scenarios:
-        for theta in listed(grid.sharc.theta[scenario]):
-            by_theta.setdefault(theta, []).append(scenario)
-    memories = [(name, *memory_of(grid.sharc, name)) for name in listed(grid.sharc.associative_memory)]
-    return [
-        Cell(
-            **spent,
-            variant="sharc",
-            scenarios=scenarios,
-            theta=None if isinstance(theta, Mass) else theta,
-            mass=theta.mass if isinstance(theta, Mass) else None,
-            saliency=saliency,
-            associative_memory=name,
-            associative_kind=kind,
-            associative_settings=settings,
-            read=grid.sharc.read,
-            forget_every=grid.sharc.forget.every,
-            forget_beta=None if grid.sharc.forget.every is None else grid.sharc.forget.beta,
-        )
-        for (theta, scenarios), saliency, (name, kind, settings) in product(
-            by_theta.items(), listed(grid.sharc.saliency), memories
-        )
-    ]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone
 from sharc_core.capacity import budget_of
-from sharc_core.config import Grid, cells, pretrain_source
+from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.streams import split_classes
+from sharc_core.unroll import cells
 
 
 def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> None:

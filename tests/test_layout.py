@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from test_config import BASE
 
 from sharc_core import pipeline
-from sharc_core.config import cells, load_grid
+from sharc_core.config import load_grid
 from sharc_core.datasets.archives import Container
 from sharc_core.pipeline import Layout
+from sharc_core.unroll import cells
 
 
 def features(path: str | None = None, **changes) -> Path:

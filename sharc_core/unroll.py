@@ -1,0 +1,74 @@
+"""A grid unrolled into cells, the unit of work: one training configuration with all its seeds."""
+
+from itertools import product
+from typing import Any
+
+from sharc_core.cell import Cell, Scenario
+from sharc_core.config import Grid, Mass, listed, memory_of, settings_of
+from sharc_core.methods import METHODS
+
+
+def cells(grid: Grid) -> list[Cell]:
+    """Every training configuration of the grid, in a fixed order, none twice.
+
+    Baselines without memory get no buffer; a plain method's training does not depend on the scenario,
+    so one cell reports both; SHARC cells split by scenario where theta does.
+    """
+    found: list[Cell] = []
+    for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
+        common = {
+            "dataset": name,
+            "tasks": dataset.tasks,
+            "class_order_seed": dataset.class_order_seed,
+            "backbone": backbone.path_name,
+            "method": method,
+            "seeds": grid.seeds,
+            "training": grid.training,
+            "head": grid.head,
+            "method_settings": settings_of(
+                METHODS, method, grid.method_settings.get(method, {}), "method_settings"
+            ),
+        }
+        if not METHODS.get(method).uses_memory:
+            found.append(Cell(**common, variant="plain", scenarios=grid.scenarios))
+            continue
+        for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
+            spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
+            spent |= {"budget_split": budget.split, "storage": storage}
+            if "plain" in grid.variants:
+                found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
+            if "sharc" in grid.variants:
+                spent["count_associative_memory"] = budget.count_associative_memory
+                found += _sharc_cells(grid, spent)
+    unique: dict[tuple, Cell] = {}
+    for cell in found:
+        if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
+            raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
+    return list(unique.values())
+
+
+def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
+    by_theta: dict[float | Mass, list[Scenario]] = {}
+    for scenario in grid.scenarios:
+        for theta in listed(grid.sharc.theta[scenario]):
+            by_theta.setdefault(theta, []).append(scenario)
+    memories = [(name, *memory_of(grid.sharc, name)) for name in listed(grid.sharc.associative_memory)]
+    return [
+        Cell(
+            **spent,
+            variant="sharc",
+            scenarios=scenarios,
+            theta=None if isinstance(theta, Mass) else theta,
+            mass=theta.mass if isinstance(theta, Mass) else None,
+            saliency=saliency,
+            associative_memory=name,
+            associative_kind=kind,
+            associative_settings=settings,
+            read=grid.sharc.read,
+            forget_every=grid.sharc.forget.every,
+            forget_beta=None if grid.sharc.forget.every is None else grid.sharc.forget.beta,
+        )
+        for (theta, scenarios), saliency, (name, kind, settings) in product(
+            by_theta.items(), listed(grid.sharc.saliency), memories
+        )
+    ]
