@@ -1,24 +1,15 @@
 """A real `snakemake` on the smoke grid, in a copy of the project in a temporary folder."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from snake import snakemake
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.pipeline
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = {**os.environ, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=500)
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -28,19 +19,6 @@ def results(folder: Path) -> dict[str, bytes]:
         if path.is_file() and "logs" not in path.parts:
             found[str(path.relative_to(folder))] = path.read_bytes()
     return found
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """The project's files, and the smoke grid run in them."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("sharc_core", "workflow", "config", "envs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    done = snakemake(folder, "--configfile", "config/smoke.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 def test_outputs(project):
