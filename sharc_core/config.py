@@ -5,6 +5,7 @@ value and what is allowed. What a grid's cells are: sharc_core.unroll.
 """
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,20 +178,16 @@ def study_grid(grid: Grid, name: str) -> Grid:
     if name in TAKEN or name.startswith("recall_"):
         raise UserError(f"{where}: {name!r} is a name of the grid's own: choose another")
     try:
-        part = load_grid(overridden(grid.model_dump(), name, study))
+        part = load_grid(overridden(grid.model_dump(), study))
     except UserError as error:
-        raise UserError(
-            f"{where}: {str(error).removeprefix(where + ': ').removeprefix('config: ')}"
-        ) from None
+        raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
     if study.figure in OF_SHARC:
         replaying = any(METHODS.get(method).uses_memory for method in part.methods)
         if "sharc" not in part.variants or not replaying:
             raise UserError(f"{where}: figure {study.figure} needs variant sharc and a method with a memory")
         thetas = [listed(part.sharc.theta[scenario]) for scenario in part.scenarios]
-        if study.figure == "theta" and any(isinstance(value, Mass) for values in thetas for value in values):
-            raise UserError(
-                f"{where}: figure theta draws shares of channels, not mass: give numbers as theta"
-            )
+        if study.figure == "theta" and any(isinstance(value, Mass) for value in chain(*thetas)):
+            raise UserError(f"{where}: figure theta draws shares of channels: give numbers, not mass")
     return part
 
 

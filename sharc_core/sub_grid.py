@@ -25,30 +25,28 @@ class Study(BaseModel):
     title: str | None = Field(default=None, min_length=1)
 
 
-def overridden(grid: dict[str, Any], name: str, study: Study) -> dict[str, Any]:
+def overridden(grid: dict[str, Any], study: Study) -> dict[str, Any]:
     """The grid's keys and values with those of a study in their place; `sharc` is merged key by key.
 
     Raises UserError for a key that a study cannot have and for a data set that the grid does not have.
     """
-    changes, where = dict(study.model_extra), f"config: studies.{name}"
+    changes = dict(study.model_extra)
     valid = sorted(set(grid) - FIXED)
     for key in changes:
         if key not in valid:
             known = [*Study.model_fields, *valid]
-            raise UserError(
-                f"{where}: unknown key {key!r}{nearest(key, known)}; valid: {', '.join(sorted(known))}"
-            )
+            raise UserError(f"unknown key {key!r}{nearest(key, known)}; valid: {', '.join(sorted(known))}")
     if "datasets" in changes:
         names = changes["datasets"] if isinstance(changes["datasets"], list) else [changes["datasets"]]
         for dataset in names:
             if dataset not in grid["datasets"]:
                 raise UserError(
-                    f"{where}.datasets: the grid has no data set {dataset!r}"
+                    f"datasets: the grid has no data set {dataset!r}"
                     f"{nearest(dataset, grid['datasets'])}; it has: {', '.join(grid['datasets'])}"
                 )
         changes["datasets"] = {dataset: grid["datasets"][dataset] for dataset in names}
     if "sharc" in changes:
         if not isinstance(changes["sharc"], dict):
-            raise UserError(f"{where}.sharc: must hold keys and values (got {changes['sharc']!r})")
+            raise UserError(f"sharc: must hold keys and values (got {changes['sharc']!r})")
         changes["sharc"] = grid["sharc"] | changes["sharc"]
     return grid | changes | {"studies": {}}
