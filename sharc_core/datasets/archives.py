@@ -150,14 +150,7 @@ class Container:
 
     def fingerprint(self) -> str:
         """Hash of names, sizes and times: changes when the files do, costs no reading."""
-        files = (
-            sorted(p for p in self.path.rglob("*") if p.is_file()) if self.kind == "folder" else [self.path]
-        )
-        found = []
-        for file in files:
-            status = file.stat()
-            found.append([str(file.relative_to(self.path)), status.st_size, status.st_mtime_ns])
-        return digest([str(self.path.resolve()), found], 16)
+        return fingerprint(self.path)
 
     def _limit(self, name: str, size: int) -> None:
         if size > MEMBER_LIMIT:
@@ -183,6 +176,16 @@ class Container:
 
     def _readable(self) -> "_Readable":
         return _Readable(self.path)
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of the names, sizes and times of a file, or of all files of a folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        status = file.stat()
+        found.append([str(file.relative_to(path)), status.st_size, status.st_mtime_ns])
+    return digest([str(path.resolve()), found], 16)
 
 
 class _Readable:
