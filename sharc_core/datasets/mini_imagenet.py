@@ -105,7 +105,7 @@ class MiniImageNet(Source):
             keys = index.get(wnid, [])
             if len(keys) != train + test:
                 raise UserError(
-                    f"{form.path}: class {wnid} has {len(keys):,} images, expected are {train:,} to train and "
+                    f"{form.path}: class {wnid} has {len(keys):,} images, expected {train:,} to train and "
                     f"{test:,} to test: complete the class, or set train_per_class and test_per_class"
                 )
             if len(set(keys)) < len(keys):

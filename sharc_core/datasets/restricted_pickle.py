@@ -41,8 +41,9 @@ class _Reader(Unpickler):
         """Our form of a name, if it is one that arrays need."""
         package = module.replace("numpy._core", "numpy.core")  # as numpy 2 calls it
         if (package, name) not in FORMS:
+            asked = "".join(filter(str.isprintable, f"{module}.{name}"))[:100]
             raise UserError(
-                f"is refused: it asks for {module}.{name}, and only arrays, dictionaries, lists, text and "
+                f"is refused: it asks for {asked}, and only arrays, dictionaries, lists, text and "
                 "numbers are read: get it from its publisher"
             )
         return FORMS[package, name]
@@ -102,6 +103,10 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _empty() -> bytes:
+    return b""
+
+
 FORMS = {
     ("numpy", "ndarray"): None,  # named as an argument only
     ("numpy", "dtype"): _Kind,
@@ -109,4 +114,5 @@ FORMS = {
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
     ("_codecs", "encode"): _encode,  # how Python 3 writes bytes for Python 2
+    ("__builtin__", "bytes"): _empty,  # and no bytes
 }
