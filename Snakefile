@@ -8,6 +8,7 @@
 # has the hash of the code behind it as a parameter: edited code re-runs what comes from it, comments nothing.
 
 import os
+import re
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -30,7 +31,9 @@ try:
 
     grid = load_grid(config)
     if workflow.is_main_process:
-        check_inputs(grid, progress=lambda line: print(line, file=sys.stderr))
+        # a dry run shows the plan even where the data are yet to come; Snakemake says only later that it is one
+        dry = any(re.fullmatch("--dry-?run|-n|-np", argument) for argument in sys.argv)
+        check_inputs(grid, progress=lambda line: print(line, file=sys.stderr), planning=dry)
     layout = Layout(grid)
     MEMBERSHIPS = [(str(layout.cell(cell)), cell, members) for cell, members in memberships(grid)]
     CELLS = {path: cell for path, cell, _ in MEMBERSHIPS}
