@@ -8,15 +8,16 @@ from sharc_core.capacity import budget_of
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source
 from sharc_core.device import resolve_device
-from sharc_core.errors import UserError
+from sharc_core.errors import Missing, UserError
 from sharc_core.streams import split_classes
 from sharc_core.unroll import cells
 
 
-def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> None:
+def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None, planning: bool = False) -> None:
     """Everything that can be found wrong in data, weights and device before hours are spent.
 
-    progress: told a line now and then when there is much to read. Raises UserError.
+    progress: told a line now and then when there is much to read. planning: data that the user has yet to
+    bring is told and no error. Raises UserError.
     """
     try:
         resolve_device(grid.device)
@@ -30,7 +31,7 @@ def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> N
     for name, dataset in grid.datasets.items():
         source = sources[name]
         try:
-            source.check(progress)
+            _check_source(source, progress, planning)
             split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
         except UserError as error:
             raise UserError(f"config: datasets.{name}: {error}") from None
@@ -39,10 +40,20 @@ def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None) -> N
         try:
             shapes[backbone.path_name] = check_backbone(backbone)
             if backbone.weights == "pretrain":
-                _check_pretraining(grid, backbone, sources, progress)
+                _check_pretraining(grid, backbone, sources, progress, planning)
         except UserError as error:
             raise UserError(f"config: backbone: {error}") from None
     _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
+
+
+def _check_source(source: Source, progress: Callable[[str], None] | None, planning: bool) -> None:
+    try:
+        source.check(progress)
+    except Missing as missing:
+        if not planning:
+            raise
+        if progress:
+            progress(f"warning: {missing}")
 
 
 def _check_folder(key: str, folder: Path) -> None:
@@ -55,10 +66,14 @@ def _check_folder(key: str, folder: Path) -> None:
 
 
 def _check_pretraining(
-    grid: Grid, backbone: BackboneConfig, sources: dict[str, Source], progress: Callable[[str], None] | None
+    grid: Grid,
+    backbone: BackboneConfig,
+    sources: dict[str, Source],
+    progress: Callable[[str], None] | None,
+    planning: bool,
 ) -> None:
     source = pretrain_source(grid, backbone)
-    source.check(progress)
+    _check_source(source, progress, planning)
     for name, other in sources.items():
         shared = source.content_ids() & other.content_ids()
         if shared:

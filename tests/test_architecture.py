@@ -17,7 +17,7 @@ RANKS = {
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
     "recall_settings": 4,
-    "explain": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
+    "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
     "inputs": 10, "learner": 9, "provenance": 9,
     "results": 9,
     "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "tables": 12, "findings": 12,
@@ -66,9 +66,14 @@ def test_methods_stay_equation_sized(name, lines):
 
 
 def test_no_pickle():
-    """Nothing that was downloaded is ever unpickled."""
+    """Nothing that was downloaded is ever unpickled, but by the reader that looks up no function."""
     for path in modules():
         text = path.read_text()
         assert "import pickle" not in text, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module == "pickle":
+                names = {alias.name for alias in node.names}
+                own = {"_Unpickler"} if path.name == "restricted_pickle.py" else set()
+                assert names <= {"UnpicklingError"} | own, path
         assert "torch.load(" not in text or "weights_only=True" in text, path
         assert "allow_pickle=True" not in text, path

@@ -11,7 +11,7 @@ rule cell:
     output:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:
-        cell=lambda w: cell_of(w).model_dump(mode="json"),
+        cell=lambda w: cell_of(w).job,
         code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
     log:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.log",
@@ -30,6 +30,8 @@ rule runs:
     output:
         result("runs.csv"),
     params:
+        # who reports which scenario of which cell: a matter of this table, not of the cells
+        members=list(MEMBERS.values()),
         code=stage_hash("results"),
     log:
         f"{LOGS}/runs.log",
@@ -48,6 +50,7 @@ rule tables:
     output:
         TABLES,
     params:
+        studies=list(STUDIES),
         code=stage_hash("tables", "published", "results"),
     log:
         f"{LOGS}/tables.log",
@@ -66,6 +69,7 @@ rule figures:
     output:
         FIGURES,
     params:
+        studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
         code=stage_hash("figures", "results"),
     log:
         f"{LOGS}/figures.log",
