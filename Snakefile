@@ -48,6 +48,7 @@ PUBLISHED = f"{workflow.basedir}/workflow/paper/paper_results.csv"
 LOGS = result("logs")
 TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kind=["md", "csv", "tex"])
 TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)
+TABLES += [result("tables/scorecard.md"), result("tables/scorecard.csv")]
 FIGURES = expand(
     result("figures/{figure}_{scenario}.{kind}"),
     figure=["learning_curves", "bytes"],
