@@ -150,14 +150,11 @@ def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[s
         alternative = f"Scatter plot: {words}. The numbers are in the table."
         return "Accuracy against bytes", alternative, caption
     words = f"accuracy on the tasks seen so far, task by task, for {where}; {span}"
-    return (
-        "Learning curves",
-        f"Line plots: {words}. The final values are in the table.",
-        (
-            "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
-            "standard deviation over seeds. JOINT is trained once, on all tasks, and is a point."
-        ),
+    caption = (
+        "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
+        "standard deviation over seeds. JOINT is trained once, on all tasks, and is a point."
     )
+    return "Learning curves", f"Line plots: {words}. The final values are in the table.", caption
 
 
 def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:

@@ -197,9 +197,10 @@ def _overall_table(ours: Sequence[Setup]) -> Table:
         "Over n seeds Wilcoxon's p cannot fall below 2^(1-n), 0.0625 for five, so no single pair of five "
         "seeds is significant by it; here it is asked of all pairs of a scenario. A unit is a method on a "
         "data set, its mean difference over the buffers; methods with identical results (MER with the "
-        "published settings is ER) count once. Two-sided signed-rank test, which needs 6 units to reach 0.05; "
-        "units of one data set share its images and seeds, so its p is rather too small. The interval is of the "
-        "units' mean, seed by seed: how far chance in training moves it for these data sets and methods. "
+        "published settings is ER) count once. Two-sided signed-rank test, which needs 6 units to reach "
+        "0.05; units of one data set share its images and seeds, so its p is rather too small. The interval "
+        "is of the units' mean, seed by seed: how far chance in training moves it for these data sets and "
+        "methods. "
         f"{own_setting(ours)}"
     )
     title, words = "Does SHARC help on the whole?", 2 if several else 1
