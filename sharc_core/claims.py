@@ -79,17 +79,17 @@ def _gain(plain: Entry, sharc: Entry) -> tuple[float, float, float]:
 
 def claims_table(checked: Sequence[Checked]) -> Table:
     """The paper's gains beside ours."""
-    header = ["Claim", "Buffer", "ACC", "relative gain", "ACC", "relative gain", "95 % interval", "points"]
+    header = ["Buffer", "Claim", "ACC", "relative gain", "ACC", "relative gain", "95 % interval", "points"]
     several = any(case.label for case in checked)
-    header[2:2] = ["Setup"] if several else []
+    header[1:1] = ["Setup"] if several else []
     rows = []
     for case in checked:
         ours = _ours(case) if case.sharc else [Item("not in this grid"), *[Item(DASH)] * 3]
         rows.append(
             [
-                Item(case.claim.text),
                 Item(str(case.buffer), case.buffer),
                 *([Item(case.label)] if several else []),
+                Item(case.claim.text),
                 _from_to(case.paper.plain, case.paper.sharc) if case.paper else Item(DASH),
                 _percent(case.published_gain),
                 *ours,

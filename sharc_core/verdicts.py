@@ -86,7 +86,7 @@ def _whole(found: Overall) -> str:
     )
     if seeds.low == seeds.low:
         text += f", 95 % interval over the seeds {interval_text(seeds.low, seeds.high)}"
-    return f"{text}; Wilcoxon over {len(found.units)} methods and data sets: p = {p_text(units.p_wilcoxon)}."
+    return f"{text}; Wilcoxon over {units.n} methods and data sets: p {p_text(units.p_wilcoxon)}."
 
 
 def _below_sgd(ours: Sequence[Setup], lookup: dict) -> list[Finding]:
