@@ -18,14 +18,14 @@ def copy_project(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def start_snakemake(folder: Path, *arguments: str) -> subprocess.Popen:
+def start_snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.Popen:
     """`snakemake` in the folder with two cores, in a process group of its own; its output in one pipe."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = {**os.environ, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
+    home = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
     return subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env={**os.environ, **home, **(environment or {})},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -33,9 +33,9 @@ def start_snakemake(folder: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
     """The same, waited for; `stdout` has all that was said."""
-    process = start_snakemake(folder, *arguments)
+    process = start_snakemake(folder, *arguments, environment=environment)
     try:
         said, _ = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:

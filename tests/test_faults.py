@@ -72,7 +72,7 @@ def jobs(process: subprocess.Popen, script: str) -> list[psutil.Process]:
 
 
 def half_written(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob(".*.part")]
+    return list(folder.rglob(".*.part"))
 
 
 def finish(folder: Path, undisturbed: dict) -> str:
