@@ -7,11 +7,14 @@ plain names.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import ARCHITECTURES
+from sharc_core.backbones.preprocess import resolve
+from sharc_core.backbones.weights import weights_entry
 from sharc_core.cell import Cell
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import SOURCES, Source, open_prepared
@@ -69,7 +72,7 @@ class Layout:
     def features(self, dataset: str, backbone: str, view: int = 0) -> Path:
         """Feature cache of a data set through a backbone."""
         config = self.backbones[backbone]
-        key = digest([self._identity(config), *_made_by(*features_code(config))])
+        key = digest([self._identity(config), config.precision, *_made_by(*features_code(config))])
         return self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}" / f"view{view}"
 
     def cell(self, cell: Cell) -> Path:
@@ -77,14 +80,14 @@ class Layout:
         return self.results / "matrices" / cell.dataset / cell.backbone / f"{cell.id}.json"
 
     def _identity(self, config: BackboneConfig) -> list:
-        """What a backbone's maps are a function of: its settings, and what its weights come from."""
-        settings = config.model_dump(exclude={"name", "views", "weights", "pretrain"})
+        """What a backbone is a function of: architecture, input, and what its weights come from."""
+        settings = [config.arch, asdict(resolve(config))]
         if config.weights == "pretrain":
             data = self._data_digest(self.pretraining_source(config.path_name))
             return [settings, config.pretrain.model_dump(), data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
-        return [settings, config.weights]
+        return [settings, weights_entry(config.arch, config.weights).name]
 
     def _data_digest(self, source: Source) -> str:
         """Of all that a source's prepared images come from; settings and files, code and libraries."""
