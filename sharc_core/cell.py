@@ -35,6 +35,7 @@ class Cell(Settings):
 
     scenarios: which scenarios' results this cell reports. Training does not depend on them; theta may.
     method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
+    views: of the backbone, see sharc_core.views.
     """
 
     dataset: str
@@ -62,6 +63,7 @@ class Cell(Settings):
     read: str | None = None
     forget_every: int | None = None
     forget_beta: float | None = None
+    views: int = 1
 
     @property
     def id(self) -> str:

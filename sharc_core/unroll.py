@@ -21,6 +21,7 @@ def cells(grid: Grid) -> list[Cell]:
             "tasks": dataset.tasks,
             "class_order_seed": dataset.class_order_seed,
             "backbone": backbone.path_name,
+            "views": backbone.views,
             "method": method,
             "seeds": grid.seeds,
             "training": grid.training,

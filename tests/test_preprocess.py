@@ -1,4 +1,4 @@
-"""Preprocessing: that of torchvision's weights unless the config says otherwise, equal to their transforms."""
+"""Preprocessing: as torchvision's weights say unless the config says otherwise, equal to their transforms."""
 
 import pytest
 import torch

@@ -144,6 +144,10 @@ class ImageFolder(Source):
         """Settings, and a fingerprint (sizes and times) of the files."""
         return super().identity() | {"fingerprint": self.fingerprint}
 
+    def counts(self) -> dict[str, int]:
+        """As many as files are taken."""
+        return {split: sum(map(len, classes.values())) for split, classes in self.index().items()}
+
     def check(self, progress=None) -> None:
         """Layout and every single image, decoded; remembered under data_dir until the files change."""
         left_out = self.left_out()
@@ -229,7 +233,7 @@ class ImageFolder(Source):
             for split, classes in index.items()
             for row, (label, name) in enumerate((labels[c], n) for c, files in classes.items() for n in files)
         }
-        counts = {split: sum(map(len, classes.values())) for split, classes in index.items()}
+        counts = self.counts()
         total = len(place)
         step = max(1, total // 10)
         with writing(self, out, counts, (side, side)) as writer:
