@@ -48,10 +48,10 @@ def ways(device: str) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     }
 
 
-def seconds(step: Callable[[], object], device: str) -> float:
+def seconds(step: Callable[[torch.Tensor], object], x: torch.Tensor, device: str) -> float:
     """Time of one call."""
     began = time.perf_counter()
-    step()
+    step(x)
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
@@ -67,10 +67,9 @@ def main(device: str = "cpu") -> None:
     best = dict.fromkeys(["preprocessing", *networks], float("inf"))
     with torch.inference_mode():
         for number in range(ROUNDS + 1):  # the first one warms up
-            found = {"preprocessing": seconds(lambda: to_input(images), device)}
+            found = {"preprocessing": seconds(to_input, images, device)}
             x = to_input(images)
-            for name, network in networks.items():
-                found[name] = seconds(lambda network=network: network(x), device)
+            found |= {name: seconds(network, x, device) for name, network in networks.items()}
             if number:
                 best = {name: min(best[name], found[name]) for name in best}
     first = best["as torchvision has it"]
