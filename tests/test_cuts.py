@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.models import ViT_B_32_Weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from sharc_core.backbones import BackboneConfig, check_backbone, load_backbone
@@ -193,6 +194,16 @@ def test_position_embeddings_are_interpolated_for_another_image_size(vit_weights
     larger.load_state_dict(interpolate_embeddings(96, 32, model.state_dict()))
     images = torch.randn(2, 3, 96, 96)
     torch.testing.assert_close(backbone(images), cut_at_maps(larger, "vit_b_32")(images))
+
+
+def test_torchvisions_own_weights_go_the_same_way(vit_weights, monkeypatch):
+    """Without network: old names and another image size, as the download would bring them."""
+    _, path = vit_weights
+    monkeypatch.setattr(ViT_B_32_Weights, "get_state_dict", lambda self, **options: load_file(path))
+    downloaded = load_backbone(config("vit_b_32", "default", 96), None, "cpu")
+    local = load_backbone(config("vit_b_32", path, 96), path, "cpu")
+    images = torch.randn(1, 3, 96, 96)
+    assert torch.equal(downloaded(images), local(images))
 
 
 def test_position_embeddings_of_no_square_grid_are_refused(vit_weights, tmp_path):
