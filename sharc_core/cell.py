@@ -36,6 +36,7 @@ class Cell(Settings):
     scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
     no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
     method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
+    views: of the backbone, see sharc_core.views.
     """
 
     dataset: str
@@ -63,6 +64,7 @@ class Cell(Settings):
     read: str | None = None
     forget_every: int | None = None
     forget_beta: float | None = None
+    views: int = 1
 
     @property
     def id(self) -> str:

@@ -1,12 +1,13 @@
 """The feature cache: maps and pooled vectors, written once per (data set, backbone, view), read in place."""
 
 import hashlib
+import math
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,19 @@ REMEDY = "delete the folder and run again"
 
 
 @dataclass(frozen=True)
+class View:
+    """One view's training features. maps (N, K, h, w) float16; pooled (N, K) float32, exactly pool(maps)."""
+
+    maps: torch.Tensor
+    pooled: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Features:
     """One data set through one backbone. Tensors share memory with read-only files: do not write to them.
 
-    maps (N, K, h, w) float16; pooled (N, K) float32, exactly pool(maps); labels (N,) int64.
+    maps (N, K, h, w) float16; pooled (N, K) float32, exactly pool(maps); labels (N,) int64. The training
+    features are the first view's; further_views: those of the others, by the view's number.
     """
 
     train_maps: torch.Tensor
@@ -41,6 +51,7 @@ class Features:
     test_labels: torch.Tensor
     classes: list[str]
     manifest: dict
+    further_views: dict[int, View] = field(default_factory=dict)
 
 
 class _ArrayWriter:
@@ -78,21 +89,21 @@ def extract_features(
     device: torch.device | str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the backbone over both splits and write the feature folder `out`, whole or not at all.
+    """Run the backbone over the images of a view and write the feature folder `out`, whole or not at all.
 
     view 0 shows the images as they are; view v > 0 shows the training images cropped at a random place
-    after padding and flipped half of the time, seeded by v (the test images are never changed). Memory
-    does not grow with the data set. Raises UserError when the disk is too small, or when a map is not
-    finite or beyond float16.
+    after padding and flipped half of the time, seeded by v. The test images are never changed: views 0
+    and 1 have them, further ones do not. Memory does not grow with the data set. Raises UserError when
+    the disk is too small, or when a map is not finite or beyond float16.
     """
-    counts = {split: len(getattr(prepared, f"{split}_labels")) for split in SPLITS}
+    counts = {split: len(getattr(prepared, f"{split}_labels")) for split in splits_of(view)}
     shape = (backbone.channels, *backbone.map_size)
-    _check_space(Path(out), counts, shape)
+    check_space(Path(out), cache_bytes(sum(counts.values()), shape), f"features {out}")
     backbone = backbone.to(device)
     tally = _Tally(sum(counts.values()), progress)
     files: dict[str, dict] = {}
     with atomic_folder(out) as folder, torch.inference_mode(), same_bits():
-        for split in SPLITS:
+        for split in counts:
             writers = {
                 f"{split}_maps.npy": _ArrayWriter(
                     folder / f"{split}_maps.npy", (counts[split], *shape), np.float16
@@ -154,17 +165,31 @@ def _half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:
     return half
 
 
-def _check_space(out: Path, counts: dict[str, int], shape: tuple[int, ...]) -> None:
-    """Refuse to start when the disk cannot hold the result."""
-    values = int(np.prod(shape))
-    needed = sum(counts.values()) * (2 * values + 4 * shape[0] + 8) + 1_000_000
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+def splits_of(view: int) -> tuple[str, ...]:
+    """What a view's folder holds: the test images, alike in all views, are stored once."""
+    return SPLITS if view <= 1 else SPLITS[:1]
+
+
+def cache_bytes(images: int, shape: tuple[int, ...]) -> int:
+    """What the features of so many images take on disk, for maps of shape (K, h, w)."""
+    return images * (2 * math.prod(shape) + 4 * shape[0] + 8) + 1_000_000
+
+
+def free_bytes(place: Path) -> int:
+    """Free on the disk that `place` lies on or would lie on."""
+    return shutil.disk_usage(_existing(place)).free
+
+
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+
+
+def check_space(place: Path, needed: int, what: str) -> None:
+    """Refuse to start when the disk of `place` has fewer than `needed` bytes free. Raises UserError."""
+    free = free_bytes(place)
     if needed > free:
         raise UserError(
-            f"features {out} need {needed:,} bytes, but {place} has {free:,} bytes free: "
+            f"{what} need {needed:,} bytes, but {_existing(place)} has {free:,} bytes free: "
             "free some space or set data_dir to another disk"
         )
 
@@ -197,13 +222,36 @@ def open_features(folder: Path | str, verify: bool = False) -> Features:
 
     Raises UserError naming the file that is missing, cut short or altered.
     """
-    folder = Path(folder)
+    manifest, arrays = _open_folder(Path(folder), SPLITS, verify)
+    return Features(**arrays, classes=list(manifest["classes"]), manifest=manifest)
+
+
+def open_views(folders: list[Path]) -> Features:
+    """The first view's features, with the training features of the views in the other folders.
+
+    Raises UserError as open_features does, and when a folder is not of the same data and backbone.
+    """
+    first = open_features(folders[0])
+    further = {}
+    for folder in folders[1:]:
+        manifest, arrays = _open_folder(Path(folder), SPLITS[:1], verify=False)
+        same = ("dataset", "backbone", "shape", "classes")
+        if any(manifest[key] != first.manifest[key] for key in same) or not torch.equal(
+            arrays["train_labels"], first.train_labels
+        ):
+            raise UserError(f"features {folder} are not a view of those in {folders[0]}: {REMEDY}")
+        further[manifest["view"]] = View(arrays["train_maps"], arrays["train_pooled"])
+    return replace(first, further_views=further)
+
+
+def _open_folder(folder: Path, splits: tuple[str, ...], verify: bool) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Manifest, and the arrays of the splits by name."""
     if not (folder / "manifest.json").exists():
         raise UserError(f"features {folder} are missing or incomplete (no manifest.json): {REMEDY}")
     manifest = read_json(folder / "manifest.json")
     arrays = {}
     try:
-        for split in SPLITS:
+        for split in splits:
             count, shape = manifest["counts"][split], manifest["shape"]
             for kind, inner, dtype in (
                 ("maps", shape, np.float16),
@@ -213,10 +261,11 @@ def open_features(folder: Path | str, verify: bool = False) -> Features:
                 name = f"{split}_{kind}"
                 entry = manifest["files"][f"{name}.npy"]
                 arrays[name] = _open_array(folder / f"{name}.npy", (count, *inner), dtype, entry, verify)
-        classes = list(manifest["classes"])
+        for key in ("classes", "view", "dataset", "backbone"):
+            manifest[key]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'manifest.json'} is damaged ({error} is missing): {REMEDY}") from None
-    return Features(**arrays, classes=classes, manifest=manifest)
+    return manifest, arrays
 
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type, entry: dict, verify: bool) -> torch.Tensor:

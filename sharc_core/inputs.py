@@ -1,6 +1,7 @@
 """What a grid needs from outside, checked before any job runs: data, weights, device, folders, budgets."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone
@@ -9,8 +10,11 @@ from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source
 from sharc_core.device import resolve_device
 from sharc_core.errors import Missing, UserError
+from sharc_core.features import cache_bytes, check_space, free_bytes, splits_of
+from sharc_core.pipeline import Layout
 from sharc_core.streams import split_classes
 from sharc_core.unroll import cells
+from sharc_core.views import needed_views
 
 
 def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None, planning: bool = False) -> None:
@@ -43,6 +47,7 @@ def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None, plan
                 _check_pretraining(grid, backbone, sources, progress, planning)
         except UserError as error:
             raise UserError(f"config: backbone: {error}") from None
+    _check_disk(grid, shapes, {name: source.counts() for name, source in sources.items()})
     _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
 
 
@@ -82,6 +87,28 @@ def _check_pretraining(
                 f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's "
                 "classes"
             )
+
+
+def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str, int] | None]) -> None:
+    """Room for all features that are not there yet, of the data sets whose numbers of images are known."""
+    sizes = {}
+    seeds = sorted({seed for cell in cells(grid) for seed in cell.seeds})  # a study may have its own
+    for backbone, (dataset, count) in product(grid.backbones, counts.items()):
+        if count is not None:
+            for view in needed_views(seeds, backbone.views):
+                images = sum(count[split] for split in splits_of(view))
+                name = backbone.path_name
+                sizes[dataset, name, view] = cache_bytes(images, shapes[name])
+    place = Path(grid.data_dir)
+    if sum(sizes.values()) > free_bytes(place):  # only then is it worth finding out which are there
+        layout = Layout(grid)
+        missing = [
+            size for key, size in sizes.items() if not (layout.features(*key) / "manifest.json").exists()
+        ]
+        try:
+            check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
+        except UserError as error:
+            raise UserError(f"config: data_dir: {error}") from None
 
 
 def _check_budgets(grid: Grid, shapes: dict[str, tuple], classes: dict[str, int]) -> None:

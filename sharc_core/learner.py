@@ -23,6 +23,7 @@ from sharc_core.memory import EpisodicMemory, SharcSettings
 from sharc_core.methods import METHODS, Method
 from sharc_core.seeds import derived_seed, generator
 from sharc_core.streams import Stream, make_stream
+from sharc_core.views import ReplicaViews
 
 GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
 EVALUATE = 4096  # test samples per product
@@ -36,8 +37,9 @@ def run_cell(
 ) -> dict[str, Any]:
     """Train and evaluate a cell; returns the result document (see docs/results.md for its fields).
 
-    features: the data set's cached features. progress: called with a line after every task.
-    Raises UserError when the budget holds nothing or the training diverges.
+    features: the data set's cached features, with all views that the seeds train on. progress: called
+    with a line after every task. Raises UserError when the budget holds nothing, a view is missing or the
+    training diverges.
     """
     threads = torch.get_num_threads()
     try:
@@ -143,7 +145,7 @@ def make_memory(
     shape = tuple(features.train_maps.shape[1:])
     budget = budget_of(cell, shape, stream.classes)
     if budget is None:
-        return EpisodicMemory(features, cell.seeds, None, device=device)
+        return EpisodicMemory(features, cell.seeds, None, device=device, views=cell.views)
     sharc = None
     if cell.variant == "sharc":
         kind = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
@@ -161,7 +163,7 @@ def make_memory(
             forget_beta=cell.forget_beta or 0.0,
         )
     needs_logits = METHODS.get(cell.method).needs_logits
-    return EpisodicMemory(features, cell.seeds, budget, sharc, cell.storage, needs_logits, device)
+    return EpisodicMemory(features, cell.seeds, budget, sharc, cell.storage, needs_logits, device, cell.views)
 
 
 def _train(
@@ -175,6 +177,7 @@ def _train(
 ) -> list[dict[str, torch.Tensor]]:
     """One row of each accuracy matrix per task; NaN rows before JOINT's only evaluation."""
     lessons = stream.joint() if method.joint else stream
+    views = ReplicaViews(features, cell.seeds, cell.views)
     rows = []
     for task in range(lessons.tasks):
         if method.uses_memory:
@@ -182,7 +185,7 @@ def _train(
         method.begin_task(memory)
         for epoch in range(cell.training.epochs):
             order = lessons.order(task, epoch, cell.seeds)
-            _observe_all(features, order, cell.training.batch_size, method, memory, device)
+            _observe_all(views, order, cell.training.batch_size, method, memory, device)
         if not bool(torch.isfinite(method.evaluated_head.vector).all()):
             raise UserError(
                 f"{cell.dataset}/{cell.id}: the training diverged in task {task + 1} (the head is no longer "
@@ -199,7 +202,7 @@ def _train(
 
 
 def _observe_all(
-    features: Features,
+    views: ReplicaViews,
     order: torch.Tensor,
     batch_size: int,
     method: Method,
@@ -208,8 +211,8 @@ def _observe_all(
 ) -> None:
     """Feed one pass over a task, order (R, N_t), to the method in minibatches."""
     for chunk in order.split(GATHER * batch_size, dim=1):
-        x = features.train_pooled[chunk].to(device)
-        y = features.train_labels[chunk].to(device)
+        x = views.pooled(chunk).to(device)
+        y = views.features.train_labels[chunk].to(device)
         batches = zip(x.split(batch_size, 1), y.split(batch_size, 1), strict=True)
         for x_batch, y_batch in batches:
             method.observe(Batch(x_batch, y_batch), memory)

@@ -6,7 +6,6 @@ AM learns the whole maps of the samples that are stored, not of the whole task.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -18,14 +17,7 @@ from sharc_core.heads import Batch, Head
 from sharc_core.pooling import pool
 from sharc_core.saliency import SALIENCIES
 from sharc_core.seeds import MinibatchSampler, generator
-
-
-class TrainingFeatures(Protocol):
-    """What the memory needs of the feature cache: maps (N, K, h, w), pooled (N, K), labels (N,)."""
-
-    train_maps: torch.Tensor
-    train_pooled: torch.Tensor
-    train_labels: torch.Tensor
+from sharc_core.views import ReplicaViews, TrainingFeatures
 
 
 @dataclass
@@ -78,12 +70,14 @@ class EpisodicMemory:
         storage: str = "float16",
         keep_logits: bool = False,
         device: torch.device | str = "cpu",
+        views: int = 1,
     ):
         """budget: what may be kept; None: nothing is ever stored. sharc: None for plain replay.
 
-        storage: type of the stored values, see encoding.DTYPES.
+        storage: type of the stored values, see encoding.DTYPES. views: see sharc_core.views.
         """
         self.features = features
+        self.views = ReplicaViews(features, seeds, views)
         self.seeds = seeds
         self.budget = budget
         self.sharc = sharc
@@ -119,7 +113,7 @@ class EpisodicMemory:
         count, self._left = fits[0]
         index = order[:, -count:]
         y = self.features.train_labels[index]
-        x = self.features.train_pooled[index]
+        x = self.views.pooled(index)
         logits = head.logits(x.to(self.device)) if self.keep_logits else None
         if self.sharc is None and self.storage == "float16":
             size = self.features.train_maps[0].nbytes * count
@@ -142,7 +136,7 @@ class EpisodicMemory:
             count, _ = self.budget.fitting(len(self.stored), most, self.samples_stored, self._left)
             order = order[:, -count:]
         height, width = self.features.train_maps.shape[-2:]
-        x = self.features.train_pooled[order].to(self.device)
+        x = self.views.pooled(order).to(self.device)
         y = self.features.train_labels[order].to(self.device)
         saliency = SALIENCIES.get(self.sharc.saliency)(head, x, y, height * width, self._noise).cpu()
         if self.sharc.mass is not None:
@@ -155,7 +149,7 @@ class EpisodicMemory:
         """Encode what is kept, write the whole maps to the AMs, and complete them if it is time."""
         sparse = []
         for r in range(len(self.seeds)):
-            maps = self.features.train_maps[index[r]]
+            maps = self.views.maps(r, index[r])
             sparse.append(SparseMaps.encode(maps, None if masks is None else masks[r], self.storage))
             if self.sharc is not None:
                 memory = self.sharc.associative[r]
@@ -205,7 +199,7 @@ class EpisodicMemory:
                 stored.sparse[r], stored.map_bytes[r] = whole, whole.nbytes
                 recalled = whole.decode()  # what is replayed from now on: the error is that of these maps
             dropped = ~mask[:, :, None, None].expand_as(recalled)
-            true = self.features.train_maps[stored.index[r]].float()
+            true = self.views.maps(r, stored.index[r]).float()
             error = (recalled - true)[dropped].square()
             errors.append(error.mean().item() if len(error) else 0.0)
             completed.append(pool(recalled))

@@ -7,20 +7,24 @@ plain names.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import ARCHITECTURES
+from sharc_core.backbones.preprocess import resolve
+from sharc_core.backbones.weights import weights_entry
 from sharc_core.cell import Cell
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import SOURCES, Source, open_prepared
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
-from sharc_core.features import Features, extract_features, open_features
+from sharc_core.features import Features, extract_features, open_views
 from sharc_core.files import digest, sha256_file
 from sharc_core.pretrain import pretrain
 from sharc_core.provenance import library_versions, stage_hash
+from sharc_core.views import needed_views, view_numbers
 
 Progress = Callable[[str], None] | None
 
@@ -66,10 +70,15 @@ class Layout:
         is_ours = self.backbones[backbone].weights == "pretrain"
         return weights.with_suffix(".json") if is_ours else None
 
-    def features(self, dataset: str, backbone: str, view: int = 0) -> Path:
-        """Feature cache of a data set through a backbone."""
+    def views(self, backbone: str) -> list[int]:
+        """Numbers of the backbone's views."""
+        return view_numbers(self.backbones[backbone].views)
+
+    def features(self, dataset: str, backbone: str, view: int | None = None) -> Path:
+        """Feature cache of a data set through a backbone; of its first view by default."""
         config = self.backbones[backbone]
-        key = digest([self._identity(config), *_made_by(*features_code(config))])
+        view = self.views(backbone)[0] if view is None else view
+        key = digest([self._identity(config), config.precision, *_made_by(*features_code(config))])
         return self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}" / f"view{view}"
 
     def cell(self, cell: Cell) -> Path:
@@ -77,14 +86,14 @@ class Layout:
         return self.results / "matrices" / cell.dataset / cell.backbone / f"{cell.id}.json"
 
     def _identity(self, config: BackboneConfig) -> list:
-        """What a backbone's maps are a function of: its settings, and what its weights come from."""
-        settings = config.model_dump(exclude={"name", "views", "weights", "pretrain"})
+        """What a backbone is a function of: architecture, input, and what its weights come from."""
+        settings = [config.arch, asdict(resolve(config))]
         if config.weights == "pretrain":
             data = self._data_digest(self.pretraining_source(config.path_name))
             return [settings, config.pretrain.model_dump(), data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
-        return [settings, config.weights]
+        return [settings, weights_entry(config.arch, config.weights).name]
 
     def _data_digest(self, source: Source) -> str:
         """Of all that a source's prepared images come from; settings and files, code and libraries."""
@@ -136,8 +145,8 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
     )
 
 
-def build_features(grid: Grid, dataset: str, backbone: str, view: int = 0, progress: Progress = None) -> None:
-    """Run the backbone once over a prepared data set."""
+def build_features(grid: Grid, dataset: str, backbone: str, view: int, progress: Progress = None) -> None:
+    """Run the backbone once over a view of a prepared data set."""
     layout = Layout(grid)
     device = resolve_device(grid.device)
     mirror = Path(grid.mirror) if grid.mirror else None
@@ -157,22 +166,30 @@ def ensure_features(
 ) -> Features:
     """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
 
-    backbone: its name; the grid's first by default. Raises UserError for a data set or backbone that
-    the grid does not have.
+    All views that the grid's seeds train on. backbone: its name; the grid's first by default. Raises
+    UserError for a data set or backbone that the grid does not have.
     """
     layout = Layout(grid)
     backbone = backbone or next(iter(layout.backbones))
     for name, known in ((dataset, grid.datasets), (backbone, layout.backbones)):
         if name not in known:
             raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
-    folder = layout.features(dataset, backbone)
-    if not (folder / "manifest.json").exists():
-        if not (layout.prepared(dataset) / "manifest.json").exists():
-            prepare_data(layout.source(dataset), layout.prepared(dataset), progress)
-        if layout.card(backbone) is not None and not layout.card(backbone).exists():
-            data = layout.pretraining_data(backbone)
-            if not (data / "manifest.json").exists():
-                prepare_data(layout.pretraining_source(backbone), data, progress)
-            pretrain_backbone(grid, backbone, progress)
-        build_features(grid, dataset, backbone, progress=progress)
-    return open_features(folder)
+    views = needed_views(grid.seeds, layout.backbones[backbone].views)
+    folders = {view: layout.features(dataset, backbone, view) for view in views}
+    missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
+    if missing:
+        _ensure_inputs(layout, dataset, backbone, progress)
+    for view in missing:
+        build_features(grid, dataset, backbone, view, progress)
+    return open_views(list(folders.values()))
+
+
+def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progress) -> None:
+    """What features are extracted from: prepared data and, where it is pre-trained here, the backbone."""
+    if not (layout.prepared(dataset) / "manifest.json").exists():
+        prepare_data(layout.source(dataset), layout.prepared(dataset), progress)
+    if layout.card(backbone) is not None and not layout.card(backbone).exists():
+        data = layout.pretraining_data(backbone)
+        if not (data / "manifest.json").exists():
+            prepare_data(layout.pretraining_source(backbone), data, progress)
+        pretrain_backbone(layout.grid, backbone, progress)

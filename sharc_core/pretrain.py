@@ -4,6 +4,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import sharc_core
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import BackboneConfig, PretrainConfig
-from sharc_core.backbones.model import Preprocess, normalisation
+from sharc_core.backbones.preprocess import Preprocess, resolve
 from sharc_core.datasets import PreparedData
 from sharc_core.device import same_bits
 from sharc_core.errors import UserError
@@ -49,8 +50,10 @@ def pretrain(
     classes = len(prepared.manifest["classes"])
     with torch.random.fork_rng(devices=[]), same_bits():
         torch.manual_seed(derived_seed(settings.seed, "weights"))
-        model = build_classifier(config.arch, classes).to(device, memory_format=torch.channels_last)
-        to_input = Preprocess(config.image_size, *normalisation(config)).to(device)
+        form = resolve(config)
+        model = build_classifier(config.arch, classes, side=form.image_size)
+        model = model.to(device, memory_format=torch.channels_last)
+        to_input = Preprocess(form).to(device)
         losses = _train(model, prepared, settings, to_input, progress)
         accuracy = _accuracy(model, prepared, settings.batch_size, to_input)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -59,9 +62,7 @@ def pretrain(
     counts = prepared.manifest["counts"]
     document = {
         "arch": config.arch,
-        "image_size": config.image_size,
-        "mean": to_input.mean,
-        "std": to_input.std,
+        **asdict(form),
         "settings": settings.model_dump(),
         "data": {
             "sha256": digest(prepared.manifest, 64),

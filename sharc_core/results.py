@@ -34,6 +34,7 @@ AXES = {
     "count_associative_memory": "bool",
 }
 COLUMNS = AXES | {
+    "views": "int64",
     "seed": "int64",
     "acc": "float64",
     "bwt": "float64",
@@ -165,7 +166,7 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
             "forgetting": metrics.forgetting(matrix),
         }
         for r, seed in enumerate(seeds):
-            row = axes_of(cell, scenario) | {"seed": seed}
+            row = axes_of(cell, scenario) | {"views": int(cell["views"]), "seed": seed}
             row |= {name: float(value[r]) for name, value in values.items()}
             row |= _costs(costs, r)
             row["config_hash"] = document["config_hash"]

@@ -63,6 +63,7 @@ def _unrolled(grid: Grid) -> list[Cell]:
             "tasks": dataset.tasks,
             "class_order_seed": dataset.class_order_seed,
             "backbone": backbone.path_name,
+            "views": backbone.views,
             "method": method,
             "seeds": grid.seeds,
             "training": grid.training,

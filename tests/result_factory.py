@@ -44,6 +44,7 @@ def make_document(
         "saliency": "gradient" if sharc else None,
         "read": "per_task" if sharc else None,
         "seeds": list(seeds),
+        "views": 1,
     } | settings
     if matrices is None:
         matrices = _matrices(cell, tasks)

@@ -6,13 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file, save_file
 
 from sharc_core.backbones import Backbone, BackboneConfig, check_backbone, load_backbone
 from sharc_core.backbones.architectures import (
-    ARCHITECTURES,
     build_classifier,
     cut_at_maps,
     fuse_batch_norms,
@@ -62,43 +60,7 @@ def rewritten(weights, tmp_path, change):
     return path
 
 
-# Architectures
-
-
-def one_of_each_family() -> list[str]:
-    """The first architecture of every family (resnet, regnet, ...): the rest differ in size."""
-    families = {}
-    for name in ARCHITECTURES.names():
-        families.setdefault(re.match("[a-z]+(_small)?", name)[0], name)
-    return sorted({*families.values(), "resnet18", "resnet50", "vgg16", "mobilenet_v3_small"})
-
-
-@pytest.mark.parametrize("arch", one_of_each_family())
-def test_every_architecture_has_maps_or_says_why_not(arch):
-    side = 32 if arch == "resnet_small" else 224
-    if arch.startswith("vit"):
-        with pytest.raises(UserError, match=rf"{arch} has no global average pool"):
-            check_backbone(config(arch, image_size=side))
-        return
-    channels, height, width = check_backbone(config(arch, image_size=side))
-    assert channels >= 128
-    assert 4 <= height == width <= 13
-
-
-@pytest.mark.parametrize(
-    "arch", ["resnet_small", "resnet18", "vgg11_bn", "mobilenet_v3_small", "densenet121"]
-)
-def test_pooled_maps_through_the_classifier_are_the_logits(arch):
-    """The cut is where it should be: pool and classify its maps, and the whole network's logits come out."""
-    model = shaken(arch)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        maps = fuse_batch_norms(cut_at_maps(model, arch))(images)
-        head = model.fc if hasattr(model, "fc") else model.classifier
-        if arch == "densenet121":
-            maps = F.relu(maps) if (maps < 0).any() else maps
-        pooled = model.avgpool(maps).flatten(1) if arch.startswith("vgg") else pool(maps)
-        torch.testing.assert_close(head(pooled), model(images), rtol=1e-3, atol=1e-4)
+# Architectures (where they are cut: test_cuts.py)
 
 
 def test_fusing_leaves_no_batch_norm_in_a_resnet():
@@ -148,7 +110,7 @@ def test_local_weights_fit_and_compute_like_torchvision(weights):
     assert check_backbone(settings) == (512, 2, 2)
     backbone = load_backbone(settings, weights, "cpu")
     assert isinstance(backbone, Backbone)
-    assert (backbone.channels, backbone.map_size, backbone.image_size) == (512, (2, 2), 64)
+    assert (backbone.channels, backbone.map_size, backbone.form.image_size) == (512, (2, 2), 64)
     assert backbone.sha256 == sha256_file(weights)
     assert not backbone.training and not any(p.requires_grad for p in backbone.parameters())
     assert not backbone.train().body.training
@@ -245,7 +207,8 @@ def test_torchvision_names_are_checked():
     check_backbone(config("resnet50", "imagenet1k_v2", 224))
     check_backbone(config("resnet50", "IMAGENET1K_V2", 224))
     with pytest.raises(
-        UserError, match=r"unknown weights 'imagenet1k_v2' for .*resnet18.*valid: pretrain, imagenet1k_v1"
+        UserError,
+        match=r"unknown weights 'imagenet1k_v2' for .*resnet18.*valid: pretrain, imagenet1k_v1, default or",
     ):
         check_backbone(config("resnet18", "imagenet1k_v2", 224))
     with pytest.raises(UserError, match="resnet_small has no torchvision weights"):
@@ -265,12 +228,12 @@ def test_torchvision_weights_bring_their_normalisation(weights, monkeypatch):
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", get_state_dict)
     backbone = load_backbone(config("resnet18", "imagenet1k_v1", 64), None, "cpu")
     assert asked["check_hash"] and asked["weights_only"]
-    assert backbone.mean == [0.485, 0.456, 0.406]
+    assert backbone.form.mean == [0.485, 0.456, 0.406]
     assert len(backbone.sha256) == 64
     again = load_backbone(config("resnet18", "imagenet1k_v1", 64), None, "cpu")
     assert backbone.sha256 == again.sha256
     own = load_backbone(config("resnet18", "imagenet1k_v1", 64, mean=[0.5] * 3, std=[0.25] * 3), None, "cpu")
-    assert (own.mean, own.std) == ([0.5] * 3, [0.25] * 3)
+    assert (own.form.mean, own.form.std) == ([0.5] * 3, [0.25] * 3)
 
 
 def test_failed_download_says_where_to_put_the_file(monkeypatch):
@@ -305,7 +268,11 @@ def test_names_are_fit_for_paths(weights, name, expected):
     [
         {"image_size": 0},
         {"image_size": "32"},
-        {"views": 2},
+        {"views": 0},
+        {"views": 101},
+        {"interpolation": "lanczos"},
+        {"precision": "float16"},
+        {"resize_size": 0},
         {"mean": [0.5, 0.5]},
         {"std": [0.5, 0.0, 0.5]},
         {"name": "a/b"},
@@ -324,22 +291,7 @@ def test_default_pretraining_is_a_complete_block():
     assert {"source", "classes", "first_class"} <= set(PretrainConfig().dataset)
 
 
-# Preprocessing and augmentation
-
-
-@pytest.mark.parametrize("size", [(32, 32), (8, 8), (20, 45)])
-def test_preprocess(weights, size):
-    backbone = load_backbone(
-        config("resnet18", weights, 32, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]), weights, "cpu"
-    )
-    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
-    got = backbone.preprocess(images)
-    planes = images.permute(0, 3, 1, 2) / 255
-    if size != (32, 32):
-        planes = F.interpolate(planes, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
-    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
-    torch.testing.assert_close(got, (planes - mean) / std, rtol=1e-5, atol=1e-5)
-    assert got.is_contiguous(memory_format=torch.channels_last)
+# Augmentation (preprocessing: test_preprocess.py)
 
 
 @pytest.mark.parametrize("edge", [True, False])

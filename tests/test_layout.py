@@ -33,10 +33,39 @@ def test_pretraining_settings_decide_where_pretrained_features_lie():
     )
 
 
-@pytest.mark.parametrize("key", ["name", "views"])
-def test_what_changes_no_map_changes_no_hash(key):
-    other = features(**{"name": "another"} if key == "name" else {"views": 1})
+@pytest.mark.parametrize("change", [{"name": "another"}, {"views": 3}, {"resize_size": 32}])
+def test_what_changes_no_map_changes_no_hash(change):
+    other = features(**change)
     assert other.parent.name.rsplit("-", 1)[1] == features().parent.name.rsplit("-", 1)[1]
+
+
+@pytest.mark.parametrize("change", [{"resize_size": 40}, {"interpolation": "bicubic"}, {"mean": [0.5] * 3}])
+def test_what_a_network_is_shown_decides_where_weights_and_features_lie(change):
+    values = copy.deepcopy(BASE)
+    values["backbone"] |= change
+    assert moved(paths(BASE), paths(values)) == {
+        "weights resnet_small-pretrain",
+        "features s_digits resnet_small-pretrain",
+    }
+
+
+def test_precision_is_that_of_the_features_only():
+    values = copy.deepcopy(BASE)
+    values["backbone"]["precision"] = "bfloat16"
+    assert moved(paths(BASE), paths(values)) == {"features s_digits resnet_small-pretrain"}
+
+
+def test_what_torchvisions_weights_say_may_be_said_as_well():
+    """The same input, spelled out or not; `default` is the weights it stands for."""
+    block = {"arch": "resnet50", "weights": "imagenet1k_v2", "name": "net"}
+    said = [block, block | {"image_size": 224, "resize_size": 232}, block | {"weights": "default"}]
+    folders = {
+        Layout(load_grid(BASE | {"backbone": one})).features("s_digits", "net")
+        for one in [*said, block | {"weights": "IMAGENET1K_V2"}]
+    }
+    assert len(folders) == 1
+    other = Layout(load_grid(BASE | {"backbone": block | {"image_size": 224}}))
+    assert other.features("s_digits", "net") not in folders
 
 
 def test_local_weights_count_by_content(tmp_path):

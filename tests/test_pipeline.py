@@ -234,6 +234,18 @@ def test_torchvision_weights_are_no_input_file(project):
     assert [name for name in outputs if "resnet18-imagenet1k_v1" in name and "/features/" in name]
 
 
+def test_each_view_is_a_job_and_an_input_of_the_cells(project):
+    """Seeds 0 and 1 need two of the three views; the pre-trained weights are those of one view."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    outputs, text = dry(project, backbone=values["backbone"] | {"views": 3}, results_dir="results/views")
+    features = sorted(Path(name).parent.name for name in outputs if "/features/" in name)
+    assert features == ["view1", "view2"]
+    assert not [name for name in outputs if name.startswith("data/backbones")]
+    inputs = [line.strip() for line in text.splitlines() if line.strip().startswith("input: ")]
+    cells = [line for line in inputs if line.count("manifest.json") == 2 and "/view1/" in line]
+    assert len(cells) == 4 and all("/view2/" in line for line in cells)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,10 +1,15 @@
 """Architectures by name, and cutting any of them where its feature maps are.
 
-An architecture is a function `build(classes) -> nn.Module`: an image classifier with random weights.
-What the benchmark calls its feature maps is what the classifier's last global average pool takes; the
-cut finds that place in the traced graph, so an architecture needs no code of its own for it.
+An architecture is a function `build(classes, side) -> nn.Module`: an image classifier with random
+weights for images of `side` pixels. What the benchmark calls its feature maps is what the classifier's
+last global average pool takes, or a vision transformer's patch tokens; the cut finds that place in the
+traced graph, so an architecture needs no code of its own for it.
+
+The tracing is torch.fx's own. torchvision's create_feature_extractor traces likewise but wants the
+place's name, which every family spells differently, and has no place for turning tokens into a map.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,20 +23,27 @@ from sharc_core.registry import Registry
 
 ARCHITECTURES = Registry("architecture", "sharc_core.backbones")
 
-MAPS_NEEDED = "has no global average pool, so there are no feature maps to take: use a convolutional network"
+MAPS_NEEDED = (
+    "has neither an average pool nor a class token, so there are no feature maps to take: "
+    "use another architecture"
+)
+CLASS_TOKEN = (slice(None), 0)  # tokens[:, 0], what a vision transformer's classifier takes
 
 
-def build_classifier(arch: str, classes: int = 1000, device: str = "cpu") -> nn.Module:
-    """A randomly initialised classifier in evaluation mode.
+def build_classifier(arch: str, classes: int = 1000, device: str = "cpu", side: int = 224) -> nn.Module:
+    """A randomly initialised classifier for images of `side` pixels, in evaluation mode.
 
     device "meta" costs neither memory nor initialisation: only names and shapes exist. Raises
-    UserError for an unknown architecture.
+    UserError for an unknown architecture, or one that cannot be built for such images.
     """
-    build: Callable[[int], nn.Module] = ARCHITECTURES.get(arch)
-    if device == "meta":
-        with _EmptyOnMeta():
-            return build(classes).to("meta").eval()
-    return build(classes).to(device).eval()
+    build: Callable[[int, int], nn.Module] = ARCHITECTURES.get(arch)
+    try:
+        if device == "meta":
+            with _EmptyOnMeta():
+                return build(classes, side).to("meta").eval()
+        return build(classes, side).to(device).eval()
+    except AssertionError as error:  # a vision transformer's patches do not divide the image
+        raise UserError(f"architecture {arch} does not take images of {side} px: {error}") from None
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -48,32 +60,57 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:
-    """The classifier up to its last global average pool: images (B, 3, S, S) -> maps (B, K, h, w).
+    """The classifier up to its feature maps: images (B, 3, S, S) -> maps (B, K, h, w).
 
-    Parameters are shared with the classifier and keep their names. Raises UserError when there is no
-    such pool (a ViT) or when the forward pass cannot be traced.
+    Parameters are shared with the classifier and keep their names. Raises UserError when there is
+    nothing to cut at or when the forward pass cannot be traced.
     """
     try:
         graph = fx.symbolic_trace(classifier).graph
     except Exception as error:
-        raise UserError(
-            f"architecture {arch} cannot be cut ({error}): use a convolutional network"
-        ) from error
-    pools = [node for node in graph.nodes if _is_global_pool(node, classifier)]
-    if not pools:
-        raise UserError(f"architecture {arch} {MAPS_NEEDED}")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"architecture {arch} cannot be cut ({reason}): use another architecture") from error
     output = next(node for node in graph.nodes if node.op == "output")
-    output.args = (pools[-1].args[0],)
+    output.args = (_maps_node(graph, classifier, arch),)
     graph.eliminate_dead_code()
     return fx.GraphModule(classifier, graph)
 
 
-def _is_global_pool(node: fx.Node, root: nn.Module) -> bool:
+def _maps_node(graph: fx.Graph, classifier: nn.Module, arch: str) -> fx.Node:
+    """The node whose value is the feature maps (for tokens it is added to the graph)."""
+    nodes = list(graph.nodes)
+    pools = [node for node in nodes if _is_pool(node, classifier)]
+    if pools:
+        after = nodes[nodes.index(pools[-1]) :]
+        if any(_has_parameters(node, classifier) for node in after):
+            return pools[-1].args[0]
+        # SqueezeNet pools class scores: its classifier is the convolution before the pool
+        scoring = [node for node in nodes if _has_parameters(node, classifier)][-1]
+        return scoring.args[0]
+    class_tokens = [n for n in nodes if n.op == "call_function" and n.args[1:] == (CLASS_TOKEN,)]
+    if not class_tokens:
+        raise UserError(f"architecture {arch} {MAPS_NEEDED}")
+    with graph.inserting_before(class_tokens[-1]):
+        return graph.call_function(tokens_to_maps, (class_tokens[-1].args[0],))
+
+
+def tokens_to_maps(tokens: torch.Tensor) -> torch.Tensor:
+    """A class token and g x g patch tokens, row by row, (B, 1 + g g, K) -> the patches' maps (B, K, g, g)."""
+    patches = tokens[:, 1:].transpose(1, 2)
+    side = math.isqrt(patches.shape[2])
+    return patches.unflatten(2, (side, side))
+
+
+def _is_pool(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         return isinstance(root.get_submodule(node.target), nn.AdaptiveAvgPool2d)
     if node.op == "call_function":
         return node.target is F.adaptive_avg_pool2d
     return node.op == "call_method" and node.target == "mean" and list(node.args[1:]) in ([[2, 3]], [(2, 3)])
+
+
+def _has_parameters(node: fx.Node, root: nn.Module) -> bool:
+    return node.op == "call_module" and any(True for _ in root.get_submodule(node.target).parameters())
 
 
 def fuse_batch_norms(body: fx.GraphModule) -> fx.GraphModule:

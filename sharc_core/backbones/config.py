@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sharc_core.settings import Settings
 
 SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
+VIEW_LIMIT = 100  # each is a copy of the training features
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -43,26 +44,34 @@ class BackboneConfig(Settings):
     """One backbone.
 
     weights: `pretrain` (trained here), a path ending in .safetensors, or the name of one of the
-    architecture's torchvision weights, such as imagenet1k_v1.
-    mean, std: per RGB channel, of images in [0, 1]; default: what torchvision's weights say, else
-    ImageNet's.
+    architecture's torchvision weights, such as imagenet1k_v1 or default.
+    resize_size, image_size: the images' shorter side is resized to the first, and the square of the
+    second is cut from the centre. Without either, and for interpolation, mean and std (per RGB
+    channel, of images in [0, 1]), what torchvision's weights say holds; see preprocess.resolve.
+    views: above 1, seed s trains on the (s mod views)-th augmented copy of the training images.
+    precision: what the network computes in; the maps are stored as float16 either way.
     """
 
     arch: str
     weights: str
-    image_size: int = Field(ge=1, le=SIDE_LIMIT)
-    views: int = Field(default=1, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=SIDE_LIMIT)
+    resize_size: int | None = Field(default=None, ge=1, le=2 * SIDE_LIMIT)
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    views: int = Field(default=1, ge=1, le=VIEW_LIMIT)
     mean: Channels | None = None
     std: Channels | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     pretrain: PretrainConfig = PretrainConfig()
 
-    @field_validator("views")
-    @classmethod
-    def _one_view(cls, views: int) -> int:
-        if views > 1:
-            raise ValueError("only 1 view is supported (augmented views are not built yet)")
-        return views
+    @model_validator(mode="after")
+    def _size_is_known(self) -> "BackboneConfig":
+        if self.image_size is None and not self.is_torchvision:
+            raise ValueError(
+                f"image_size is missing: weights {self.weights!r} do not say how many pixels per side their "
+                "images have, so give it"
+            )
+        return self
 
     @field_validator("std")
     @classmethod
@@ -70,6 +79,11 @@ class BackboneConfig(Settings):
         if std is not None and min(std) <= 0:
             raise ValueError("standard deviations must be above 0")
         return std
+
+    @property
+    def is_torchvision(self) -> bool:
+        """Whether `weights` names some of torchvision's."""
+        return self.weights != "pretrain" and not self.is_local_file
 
     @property
     def is_local_file(self) -> bool:

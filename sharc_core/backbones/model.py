@@ -1,60 +1,38 @@
 """The frozen backbone: preprocessing, maps, and everything that identifies it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
+from sharc_core.backbones.architectures import (
+    ARCHITECTURES,
+    build_classifier,
+    cut_at_maps,
+    fuse_batch_norms,
+)
 from sharc_core.backbones.config import BackboneConfig
+from sharc_core.backbones.preprocess import InputFormat, Preprocess, resolve
 from sharc_core.backbones.weights import (
     check_fit,
     download,
     local_shapes,
     read_local,
     sha256_tensors,
+    todays_name,
     weights_entry,
+    with_positions_for,
 )
 from sharc_core.errors import UserError
 from sharc_core.files import sha256_file
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Preprocess(nn.Module):
-    """uint8 (B, H, W, 3) -> (image / 255 - mean) / std as float32 (B, 3, S, S), channels last.
-
-    Resized to S x S by antialiased bilinear interpolation where H or W differs. mean, std: per channel.
-    """
-
-    def __init__(self, side: int, mean: list[float], std: list[float]):
-        super().__init__()
-        self.side, self.mean, self.std = side, mean, std
-        # One value per (pixel, channel): multiplying rows of memory is several times faster than
-        # broadcasting three numbers over the innermost axis.
-        deviation = torch.tensor(std).repeat(side * side)
-        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
-        self.register_buffer("offset", torch.tensor(mean).repeat(side * side) / deviation, persistent=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class; images may lie on another device."""
-        floats = images.to(self.scale.device).float()
-        size = (self.side, self.side)
-        if floats.shape[1:3] != size:
-            planes = floats.permute(0, 3, 1, 2).contiguous()
-            planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
-            floats = planes.permute(0, 2, 3, 1)
-        flat = floats.reshape(len(images), -1) * self.scale - self.offset
-        return flat.view(-1, *size, 3).permute(0, 3, 1, 2)
 
 
 class Backbone(nn.Module):
     """A frozen network in evaluation mode.
 
     name, arch, weights: what it is called and made from. channels (K), map_size (h, w): of its maps.
-    sha256: of the weights file (of the tensors for torchvision's weights). mean, std: per RGB channel.
+    sha256: of the weights file (of the tensors for torchvision's weights). form: of its input.
     """
 
     def __init__(
@@ -63,18 +41,18 @@ class Backbone(nn.Module):
         config: BackboneConfig,
         shape: tuple[int, int, int],
         sha256: str,
-        normalisation: tuple[list[float], list[float]],
+        form: InputFormat,
     ):
         super().__init__()
         self.name = config.path_name
         self.arch = config.arch
         self.weights = config.weights
-        self.image_size = config.image_size
+        self.precision = config.precision
         self.channels, *size = shape
         self.map_size = tuple(size)
         self.sha256 = sha256
-        self.mean, self.std = normalisation
-        self._preprocess = Preprocess(self.image_size, self.mean, self.std)
+        self.form = form
+        self._preprocess = Preprocess(form)
         # channels_last is what the convolutions want, on the CPU and on the GPU
         self.body = fuse_batch_norms(body.eval()).to(memory_format=torch.channels_last)
         self.requires_grad_(False).eval()
@@ -84,12 +62,14 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, H, W, 3) -> normalised float32 (B, 3, S, S), resized where H or W is not S."""
+        """uint8 (B, H, W, 3) -> normalised float32 (B, 3, S, S), resized and cropped to its input's form."""
         return self._preprocess(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (B, 3, S, S) -> maps (B, K, h, w)."""
-        return self.body(images)
+        """Normalised images (B, 3, S, S) -> float32 maps (B, K, h, w), computed in `precision`."""
+        is_half = self.precision == "bfloat16"
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=is_half):
+            return self.body(images).float()
 
     def describe(self) -> dict:
         """What identifies the backbone, as JSON."""
@@ -98,24 +78,14 @@ class Backbone(nn.Module):
             "arch": self.arch,
             "weights": self.weights,
             "sha256": self.sha256,
-            "image_size": self.image_size,
-            "mean": list(self.mean),
-            "std": list(self.std),
+            **asdict(self.form),
+            "precision": self.precision,
         }
 
 
-def normalisation(config: BackboneConfig) -> tuple[list[float], list[float]]:
-    """(mean, std) per RGB channel: the config's, else those of torchvision's weights, else ImageNet's."""
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if config.weights != "pretrain" and not config.is_local_file:
-        transforms = weights_entry(config.arch, config.weights).transforms()
-        mean, std = transforms.mean, transforms.std
-    return list(config.mean or mean), list(config.std or std)
-
-
-def maps_shape(body: nn.Module, config: BackboneConfig) -> tuple[int, int, int]:
-    """(K, h, w) of a body on the meta device. Raises UserError when the images are too small for it."""
-    side = config.image_size
+def maps_shape(config: BackboneConfig, side: int) -> tuple[int, int, int]:
+    """(K, h, w) of the maps of `side` px images. Raises UserError when those are too small."""
+    body = _body(config.arch, side, "meta")
     try:
         maps = body(torch.empty(1, 3, side, side, device="meta"))
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -128,6 +98,11 @@ def maps_shape(body: nn.Module, config: BackboneConfig) -> tuple[int, int, int]:
     return tuple(maps.shape[1:])
 
 
+def _body(arch: str, side: int, device: str = "cpu") -> fx.GraphModule:
+    """An architecture's network for `side` px images up to its maps, with random weights."""
+    return cut_at_maps(build_classifier(arch, device=device, side=side), arch)
+
+
 def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
     """Everything that can be wrong with a backbone, found without reading weights or computing.
 
@@ -135,12 +110,12 @@ def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
     nearest one), one without maps, images too small, unknown torchvision weights, a weights file
     that is missing, damaged or does not fit.
     """
-    body = cut_at_maps(build_classifier(config.arch, device="meta"), config.arch)
-    shape = maps_shape(body, config)
+    ARCHITECTURES.get(config.arch)  # before its weights
+    side = resolve(config).image_size
+    shape = maps_shape(config, side)
     if config.is_local_file:
+        body = _body(config.arch, side, "meta")
         check_fit(local_shapes(Path(config.weights)), body, config.arch, f"weights file {config.weights}")
-    elif config.weights != "pretrain":
-        weights_entry(config.arch, config.weights)
     return shape
 
 
@@ -153,8 +128,9 @@ def load_backbone(
     are downloaded into torch's cache when they are not there. Raises UserError for weights that do not
     fit or cannot be had.
     """
-    shape = maps_shape(cut_at_maps(build_classifier(config.arch, device="meta"), config.arch), config)
-    body = cut_at_maps(build_classifier(config.arch), config.arch)
+    form = resolve(config)
+    shape = maps_shape(config, form.image_size)
+    body = _body(config.arch, form.image_size)
     if weights_path is None and config.is_local_file:
         weights_path = Path(config.weights)
     if weights_path is not None:
@@ -163,12 +139,20 @@ def load_backbone(
     elif config.weights == "pretrain":
         raise UserError(f"backbone {config.path_name} is pre-trained here, but no weights file was given")
     else:
-        entry = weights_entry(config.arch, config.weights)
-        tensors = download(entry, mirror)
-        found = {name: (tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
-        check_fit(found, body, config.arch, f"torchvision weights {entry}")
-        needed = body.state_dict()
-        tensors = {name: t for name, t in tensors.items() if name in needed}
+        tensors = _torchvision_tensors(config, body, mirror)
         sha256 = sha256_tensors(tensors)
     body.load_state_dict(body.state_dict() | tensors)
-    return Backbone(body, config, shape, sha256, normalisation(config)).to(device)
+    return Backbone(body, config, shape, sha256, form).to(device)
+
+
+def _torchvision_tensors(
+    config: BackboneConfig, body: fx.GraphModule, mirror: Path | None
+) -> dict[str, torch.Tensor]:
+    """The body's tensors from torchvision's weights. Raises UserError."""
+    entry = weights_entry(config.arch, config.weights)
+    tensors = {todays_name(name): tensor for name, tensor in download(entry, mirror).items()}
+    found = {name: (tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
+    check_fit(found, body, config.arch, f"torchvision weights {entry}")
+    needed = body.state_dict()
+    tensors = {name: tensor for name, tensor in tensors.items() if name in needed}
+    return with_positions_for(body, tensors)

@@ -57,6 +57,6 @@ class ResNetSmall(nn.Module):
 
 
 @ARCHITECTURES.register("resnet_small")
-def build(classes: int) -> nn.Module:
-    """The architecture with random weights."""
+def build(classes: int, side: int) -> nn.Module:
+    """The architecture with random weights; the same for every `side`."""
     return ResNetSmall(classes)

@@ -1,6 +1,8 @@
 """Weights: local .safetensors checked against an architecture, or torchvision's own downloads."""
 
 import hashlib
+import math
+import re
 from pathlib import Path
 from pickle import UnpicklingError  # what weights_only=True raises
 
@@ -16,7 +18,15 @@ Shapes = dict[str, tuple[tuple[int, ...], bool]]  # name -> (shape, is floating 
 
 
 # What the classifiers behind the maps are called in torchvision's architectures and here.
-HEADS = {"fc", "classifier", "head", "aux1", "aux2", "AuxLogits"}
+HEADS = {"fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits"}
+POSITIONS = "encoder.pos_embedding"  # of a vision transformer: (1, 1 + patches, K)
+# Names in published checkpoints that torchvision's networks have since changed: DenseNet's layers
+# ("norm.1" is now "norm1") and the two linear layers of a vision transformer's blocks.
+RENAMED = [
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
+    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
+]
 
 
 def check_fit(found: Shapes, body: nn.Module, arch: str, where: str) -> None:
@@ -33,7 +43,7 @@ def check_fit(found: Shapes, body: nn.Module, arch: str, where: str) -> None:
                 continue  # a training counter; old files lack it and evaluation does not read it
             raise UserError(f"{where} does not fit architecture {arch}: tensor {name} is missing")
         other_shape, other_is_float = found[name]
-        if other_shape != shape:
+        if other_shape != shape and not (name == POSITIONS and _can_be_resized(other_shape, shape)):
             raise UserError(
                 f"{where} does not fit architecture {arch}: tensor {name} has shape {list(other_shape)}, "
                 f"needed is {list(shape)}"
@@ -47,11 +57,36 @@ def check_fit(found: Shapes, body: nn.Module, arch: str, where: str) -> None:
             raise UserError(f"{where} does not fit architecture {arch}: unexpected tensor {name}")
 
 
+def todays_name(name: str) -> str:
+    """A tensor's name in today's torchvision."""
+    for old, new in RENAMED:
+        name = old.sub(new, name)
+    return name
+
+
+def _can_be_resized(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
+    """Whether position embeddings are those of a square grid of patches, of the needed width."""
+    if len(found) != 3 or (found[0], found[2]) != (needed[0], needed[2]) or found[1] < 2:
+        return False
+    return math.isqrt(found[1] - 1) ** 2 == found[1] - 1
+
+
+def with_positions_for(body: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that fit, a vision transformer's position embeddings interpolated to the body's patches."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    needed = body.state_dict().get(POSITIONS)
+    if needed is None or tensors[POSITIONS].shape == needed.shape:
+        return tensors
+    patches = math.isqrt(needed.shape[1] - 1)
+    return tensors | interpolate_embeddings(patches, 1, {POSITIONS: tensors[POSITIONS].float()})
+
+
 def local_shapes(path: Path) -> Shapes:
-    """Names, shapes and kinds from the header of a safetensors file, its tensors unread. Raises UserError."""
+    """Today's names, shapes and kinds from the header of a safetensors file. Raises UserError."""
     try:
         with safe_open(path, framework="pt") as stream:
-            parts = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118
+            parts = {todays_name(name): stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118
             return {
                 name: (tuple(part.get_shape()), part.get_dtype()[:1] in "FB" and part.get_dtype() != "BOOL")
                 for name, part in parts.items()
@@ -68,19 +103,19 @@ def read_local(path: Path, body: nn.Module, arch: str) -> dict[str, torch.Tensor
     needed = body.state_dict()
     try:
         with safe_open(path, framework="pt") as stream:
-            names = [name for name in stream.keys() if name in needed]  # noqa: SIM118
-            tensors = {name: stream.get_tensor(name) for name in names}
+            names = [name for name in stream.keys() if todays_name(name) in needed]  # noqa: SIM118
+            tensors = {todays_name(name): stream.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise UserError(f"weights file {path} cannot be read as safetensors: {error}") from None
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"weights file {path} is damaged: tensor {name} holds NaN or infinity")
-    return tensors
+    return with_positions_for(body, tensors)
 
 
 def weights_entry(arch: str, name: str):
-    """The entry called `name` (any case) of the architecture's torchvision weights enum.
+    """The entry called `name` (any case; also `default`) of the architecture's torchvision weights enum.
 
     Raises UserError listing the valid names.
     """
@@ -91,7 +126,7 @@ def weights_entry(arch: str, name: str):
             f"weights {name!r}: architecture {arch} has no torchvision weights; "
             "valid: pretrain or a path ending in .safetensors"
         )
-    entries = {entry.name.lower(): entry for entry in get_model_weights(arch)}
+    entries = {key.lower(): entry for key, entry in get_model_weights(arch).__members__.items()}
     if name.lower() not in entries:
         valid = ["pretrain", *entries]
         raise UserError(

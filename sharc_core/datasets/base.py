@@ -51,6 +51,10 @@ class Source:
         """What the prepared content is a function of; JSON-able."""
         return {"source": self.name, "settings": self.settings.model_dump(mode="json")}
 
+    def counts(self) -> dict[str, int] | None:
+        """Images per split, where that is known without preparing them; asked for after check()."""
+        return None
+
     def content_ids(self) -> set[str]:
         """Identifiers of the classes' content, comparable between sources; empty when unknown."""
         return set()

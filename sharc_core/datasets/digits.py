@@ -35,6 +35,10 @@ class Digits(Source):
         """Every class must have train and test images."""
         self._split(load_digits(return_X_y=True)[1])
 
+    def counts(self) -> dict[str, int]:
+        """As the split falls."""
+        return {name: len(rows) for name, rows in self._split(load_digits(return_X_y=True)[1]).items()}
+
     def _split(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Sorted rows by split. Raises UserError when a class has none in one of them."""
         classes = len(self.class_names())

@@ -66,6 +66,11 @@ class Glyphs(Source):
         plain = {ord(str(digit_of(point))) for point in points if digit_of(point) is not None}
         return {f"glyph:U+{point:04X}" for point in plain.union(points)}
 
+    def counts(self) -> dict[str, int]:
+        """As many as were asked for."""
+        s = self.settings
+        return {"train": s.classes * s.train_per_class, "test": s.classes * s.test_per_class}
+
     def check(self, progress=None) -> None:
         """The pool must be large enough."""
         self.points()
@@ -73,7 +78,6 @@ class Glyphs(Source):
     def prepare(self, out, progress=None, workers: int | None = None) -> None:
         """Render everything, class by class, on `workers` processes (default: all cores)."""
         s = self.settings
-        counts = {"train": s.classes * s.train_per_class, "test": s.classes * s.test_per_class}
         per_class = {"train": s.train_per_class, "test": s.test_per_class}
         tasks = [
             (split, label, point, per_class[split], s.seed, s.size)
@@ -81,7 +85,7 @@ class Glyphs(Source):
             for label, point in enumerate(self.points())
         ]
         step = max(1, len(tasks) // 5)
-        with writing(self, out, counts, (s.size, s.size)) as writer:
+        with writing(self, out, self.counts(), (s.size, s.size)) as writer:
             rendered = _in_order(tasks, workers or os.cpu_count() or 1)
             for number, ((split, label, *_), images) in enumerate(zip(tasks, rendered, strict=True), 1):
                 writer.add(split, images, label)

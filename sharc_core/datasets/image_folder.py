@@ -126,6 +126,10 @@ class ImageFolder(Source):
         """Settings, and a fingerprint (sizes and times) of the files."""
         return super().identity() | {"fingerprint": self.fingerprint}
 
+    def counts(self) -> dict[str, int]:
+        """As many as files are taken."""
+        return {split: sum(map(len, classes.values())) for split, classes in self.index().items()}
+
     def check(self, progress=None) -> None:
         """Layout and every single image, decoded; remembered under data_dir until the files change."""
         left_out = self.left_out()

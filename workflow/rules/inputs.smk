@@ -77,13 +77,21 @@ for backbone in layout.backbones:
                 "../scripts/pretrain.py"
 
 
-def features_of(dataset, backbone):
-    return f"{layout.features(dataset, backbone)}/manifest.json"
+def features_of(dataset, backbone, seeds):
+    """Manifests of all views that the seeds train on, the first view first."""
+    views = needed_views(seeds, layout.backbones[backbone].views)
+    return [f"{layout.features(dataset, backbone, view)}/manifest.json" for view in views]
 
 
-PAIRS = [(dataset, backbone) for backbone in layout.backbones for dataset in grid.datasets]
+SEEDS = sorted({seed for cell in CELLS.values() for seed in cell.seeds})  # a study may have its own
+VIEWS = [
+    (dataset, backbone, view)
+    for backbone in layout.backbones
+    for dataset in grid.datasets
+    for view in needed_views(SEEDS, layout.backbones[backbone].views)
+]
 
-for number, (dataset, backbone) in enumerate(PAIRS, 1):
+for number, (dataset, backbone, view) in enumerate(VIEWS, 1):
 
     rule:
         name:
@@ -94,15 +102,16 @@ for number, (dataset, backbone) in enumerate(PAIRS, 1):
             # none where torchvision holds the weights
             [str(path) for path in [layout.weights(backbone)] if path is not None],
         output:
-            features_of(dataset, backbone),
+            f"{layout.features(dataset, backbone, view)}/manifest.json",
         params:
             dataset=dataset,
             backbone=backbone,
+            view=view,
             code=stage_hash(*features_code(layout.backbones[backbone])),
         log:
-            f"{LOGS}/features/{dataset}/{backbone}.log",
+            f"{LOGS}/features/{dataset}/{backbone}/view{view}.log",
         benchmark:
-            f"{LOGS}/features/{dataset}/{backbone}.tsv"
+            f"{LOGS}/features/{dataset}/{backbone}/view{view}.tsv"
         threads: workflow.cores or 1
         conda:
             "../../envs/sharc.yaml"

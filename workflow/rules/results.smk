@@ -18,7 +18,7 @@ def cell_of(wildcards):
 
 rule cell:
     input:
-        features=lambda w: features_of(w.dataset, w.backbone),
+        features=lambda w: features_of(w.dataset, w.backbone, cell_of(w).seeds),
     output:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:

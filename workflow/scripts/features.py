@@ -1,4 +1,4 @@
-"""Run a backbone once over a data set and keep the maps and pooled vectors."""
+"""Run a backbone once over a view of a data set and keep the maps and pooled vectors."""
 
 from common import job
 
@@ -9,6 +9,5 @@ with job(snakemake, f"features {snakemake.params.dataset}") as say:
     from sharc_core.pipeline import build_features
 
     torch.set_num_threads(snakemake.threads)
-    build_features(
-        load_grid(snakemake.config), snakemake.params.dataset, snakemake.params.backbone, progress=say
-    )
+    wanted = snakemake.params
+    build_features(load_grid(snakemake.config), wanted.dataset, wanted.backbone, wanted.view, progress=say)

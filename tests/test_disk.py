@@ -1,0 +1,98 @@
+"""Room for the feature cache, asked for before anything runs."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from test_config import BASE
+
+import sharc_core.features as features_module
+from sharc_core.config import load_grid
+from sharc_core.datasets import Source, open_prepared
+from sharc_core.errors import UserError
+from sharc_core.inputs import check_inputs
+from sharc_core.pipeline import Layout, prepare_data
+
+SMALL = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}  # maps of 128 x 4 x 4
+PER_IMAGE = 2 * 128 * 16 + 4 * 128 + 8
+TRAIN, TEST = 1347, 450  # of the digits
+
+
+def grid(tmp_path, **changes):
+    values = copy.deepcopy(BASE) | {"data_dir": str(tmp_path / "data"), "seeds": [0, 1, 2, 3, 4]}
+    return load_grid(values | changes)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """How many bytes are free, as a box to write into."""
+    box = SimpleNamespace(free=10**15)
+    monkeypatch.setattr(features_module.shutil, "disk_usage", lambda path: box)
+    return box
+
+
+def needed(grid, free) -> int:
+    """The least number of free bytes that passes, by the message and by trying."""
+    free.free = 0
+    with pytest.raises(UserError, match=r"^config: data_dir: the features still to be extracted") as caught:
+        check_inputs(grid)
+    said = int(str(caught.value).split(" need ")[1].split(" bytes")[0].replace(",", ""))
+    free.free = said - 1
+    with pytest.raises(UserError, match=rf"has {said - 1:,} bytes free: free some space or set data_dir"):
+        check_inputs(grid)
+    free.free = said
+    check_inputs(grid)
+    return said
+
+
+def test_every_data_set_backbone_and_view_counts(tmp_path, free):
+    one = needed(grid(tmp_path), free)
+    images = TRAIN + TEST
+    assert images * PER_IMAGE <= one <= images * PER_IMAGE + 2_000_000
+    three = needed(grid(tmp_path, backbone=SMALL | {"views": 3}), free)
+    assert three - one == pytest.approx(2 * TRAIN * PER_IMAGE, abs=3_000_000), "test images count once"
+    two = needed(grid(tmp_path, backbone=[SMALL, SMALL | {"name": "b", "image_size": 64}]), free)
+    assert two - one == pytest.approx(images * (2 * 128 * 64 + 520), abs=2_000_000)
+
+
+def test_features_that_are_there_need_no_room(tmp_path, free):
+    wanted = grid(tmp_path, backbone=SMALL | {"views": 2})
+    both = needed(wanted, free)
+    layout = Layout(wanted)
+    for view, rest in ((1, TRAIN * PER_IMAGE), (2, 0)):
+        folder = layout.features("s_digits", next(iter(layout.backbones)), view)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        if rest:
+            assert rest <= needed(wanted, free) < both - TEST * PER_IMAGE
+    free.free = 0
+    check_inputs(wanted)
+
+
+def test_a_source_that_cannot_tell_is_left_out(tmp_path, free, monkeypatch):
+    monkeypatch.setattr("sharc_core.datasets.digits.Digits.counts", Source.counts)
+    free.free = 0
+    check_inputs(grid(tmp_path))
+
+
+def sources(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        for name in "ab":
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
+    return {
+        "digits": {"source": "digits", "tasks": 5},
+        "glyphs": {"source": "glyphs", "classes": 4, "tasks": 2, "train_per_class": 3, "test_per_class": 2},
+        "image_folder": {"source": "image_folder", "path": str(tmp_path / "images"), "tasks": 1},
+    }
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs", "image_folder"])
+def test_counts_are_those_of_the_prepared_images(tmp_path, name):
+    source = grid(tmp_path, datasets={name: sources(tmp_path)[name]}).source(name)
+    prepare_data(source, tmp_path / "prepared")
+    counts = open_prepared(tmp_path / "prepared").manifest["counts"]
+    assert source.counts() == {split: counts[split] for split in ("train", "test")}

@@ -1,0 +1,93 @@
+"""Preprocessing: as torchvision's weights say unless the config says otherwise, equal to their transforms."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.models import ResNet18_Weights, ResNet50_Weights, ViT_B_16_Weights
+
+from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.backbones.preprocess import IMAGENET_MEAN, IMAGENET_STD, InputFormat, Preprocess, resolve
+from sharc_core.config import load_grid
+from sharc_core.errors import UserError
+
+torch.set_num_threads(1)
+
+
+def config(arch="resnet18", weights="imagenet1k_v1", **others) -> BackboneConfig:
+    return BackboneConfig(arch=arch, weights=weights, **others)
+
+
+TORCHVISIONS = [
+    ("resnet18", "imagenet1k_v1", ResNet18_Weights.IMAGENET1K_V1),
+    ("resnet50", "IMAGENET1K_V2", ResNet50_Weights.IMAGENET1K_V2),
+    ("resnet50", "default", ResNet50_Weights.IMAGENET1K_V2),
+    ("vit_b_16", "imagenet1k_v1", ViT_B_16_Weights.IMAGENET1K_V1),
+    ("vit_b_16", "imagenet1k_swag_e2e_v1", ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1),
+    ("vit_b_16", "imagenet1k_swag_linear_v1", ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1),
+]
+
+
+@pytest.mark.parametrize(("arch", "name", "entry"), TORCHVISIONS)
+@pytest.mark.parametrize("size", [(32, 32), (300, 300), (40, 61), (501, 333)])
+def test_it_is_what_the_weights_transforms_do(arch, name, entry, size):
+    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    wanted = entry.transforms()(images.permute(0, 3, 1, 2))
+    got = Preprocess(resolve(config(arch, name)))(images)
+    assert got.shape == wanted.shape
+    # torchvision rounds to whole grey levels after resizing; ours does not
+    tolerance = 0.51 / 255 / min(entry.transforms().std)
+    assert (got - wanted).abs().max() <= tolerance
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_shapes_follow_the_weights_image_size():
+    assert check_backbone(config("vit_b_16", "imagenet1k_swag_e2e_v1")) == (768, 24, 24)
+    assert check_backbone(config("vit_b_16", "imagenet1k_v1")) == (768, 14, 14)
+    assert check_backbone(config("resnet18")) == (512, 7, 7)
+
+
+def test_the_config_overrides_the_weights():
+    form = resolve(config(image_size=64))
+    assert (form.image_size, form.resize_size) == (64, 64), "an image size of one's own is not cropped to"
+    form = resolve(config(image_size=64, resize_size=72, interpolation="nearest", mean=[0.1] * 3))
+    assert (form.image_size, form.resize_size, form.interpolation) == (64, 72, "nearest")
+    assert form.mean == [0.1] * 3 and form.std == list(IMAGENET_STD)
+    assert resolve(config(resize_size=240)) == InputFormat(
+        224, 240, "bilinear", list(IMAGENET_MEAN), list(IMAGENET_STD)
+    )
+    assert resolve(config("vit_b_16", "imagenet1k_swag_e2e_v1", image_size=384)) == resolve(
+        config("vit_b_16", "imagenet1k_swag_e2e_v1")
+    )
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("size", [(32, 32), (8, 8), (20, 45), (64, 33)])
+def test_sizes_and_modes_one_by_one(mode, size):
+    form = InputFormat(24, 32, mode, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    got = Preprocess(form)(images)
+    planes, short = images.permute(0, 3, 1, 2).float(), min(size)
+    if short != 32:
+        to = tuple(int(32 * edge / short) for edge in size)
+        options = {} if mode == "nearest" else {"antialias": True, "align_corners": False}
+        planes = F.interpolate(planes, size=to, mode=mode, **options).clamp(0, 255)
+    top, left = (round((edge - 24) / 2) for edge in planes.shape[2:])
+    planes = planes[:, :, top : top + 24, left : left + 24] / 255
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    torch.testing.assert_close(got, (planes - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(UserError, match=r"resize_size 200 is smaller than the 224 px that are cut out"):
+        check_backbone(config(resize_size=200))
+
+
+@pytest.mark.parametrize("weights", ["pretrain", "some/where.safetensors"])
+def test_without_torchvisions_weights_the_size_must_be_given(weights):
+    block = {"arch": "resnet18", "weights": weights}
+    for backbone in (block, [block]):
+        with pytest.raises(
+            UserError, match=r"^config: backbone.*: image_size is missing: weights "
+        ) as caught:
+            load_grid({"datasets": {"d": {"source": "digits", "tasks": 5}}, "backbone": backbone})
+        assert "\n" not in str(caught.value)
