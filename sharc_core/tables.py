@@ -78,6 +78,20 @@ def write_tables(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str
     return written
 
 
+def write_study_tables(
+    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, studies: Sequence[str]
+) -> list[Path]:
+    """Write study_{name}.csv, a study's numbers as `tidy` has them, both scenarios; returns the paths."""
+    written = []
+    for name in studies:
+        entries = summarise(runs, name)
+        scenarios = sorted({entry.scenario for entry in entries}, key=scenario_key)
+        parts = [tidy([e for e in entries if e.scenario == scenario], published) for scenario in scenarios]
+        written.append(Path(folder) / f"study_{name}.csv")
+        write_text(written[-1], _csv(pd.concat(parts, ignore_index=True)))
+    return written
+
+
 def main_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table]:
     """The paper's layout for one scenario: a table per backbone and budget unit.
 

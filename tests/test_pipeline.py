@@ -153,6 +153,26 @@ def test_a_new_method_reruns_nothing_old(project):
         (project / "sharc_core/methods/mine.py").unlink()
 
 
+def test_studies_share_the_grids_cells(project):
+    """Only what the grid lacks is trained, be it wanted in the other scenario; tables and figures follow."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values["studies"] = {
+        "again": {"figure": "learning_curves"},
+        "sweep": {"figure": "theta", "scenarios": ["task_il"], "sharc": {"theta": [0.4, 0.6]}},
+    }
+    (project / "config/studies.yaml").write_text(yaml.safe_dump(values))
+    outputs = planned_outputs(project, Path("config/studies.yaml"))
+    cells = [Path(name).stem for name in outputs if "/matrices/" in name]
+    assert cells == ["er-sharc-m20-floats-theta0.6-gradient-modern_hopfield"]
+    text = ", ".join(outputs)
+    for name in ("runs.csv", "figures/again_class_il.svg", "figures/sweep_task_il.json", "study_sweep.csv"):
+        assert name in text
+    assert "sweep_class_il" not in text
+    values["studies"]["sweep"]["sharc"] = {"theta": [0.4]}
+    (project / "config/studies.yaml").write_text(yaml.safe_dump(values))
+    assert planned(project, Path("config/studies.yaml")) == []
+
+
 def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
     path = project / "sharc_core/methods/sgd.py"
     original = path.read_text()

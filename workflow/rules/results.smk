@@ -22,7 +22,7 @@ rule cell:
     output:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:
-        cell=lambda w: cell_of(w).model_dump(mode="json"),
+        cell=lambda w: cell_of(w).job,
         code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
     log:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.log",
@@ -41,6 +41,8 @@ rule runs:
     output:
         result("runs.csv"),
     params:
+        # who reports which scenario of which cell: a matter of this table, not of the cells
+        members=list(MEMBERS.values()),
         code=stage_hash("results"),
     log:
         f"{LOGS}/runs.log",
@@ -59,6 +61,7 @@ rule tables:
     output:
         [reported(path, "Tables") for path in TABLES],
     params:
+        studies=list(STUDIES),
         code=stage_hash("tables", "scorecard", "published", "results"),
     log:
         f"{LOGS}/tables.log",
@@ -78,6 +81,7 @@ rule figures:
         # a PNG beside an SVG is the same figure
         [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
     params:
+        studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
         code=stage_hash("figures", "results"),
     log:
         f"{LOGS}/figures.log",
