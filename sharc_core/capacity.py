@@ -25,7 +25,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         shape,
         logits=classes if METHODS.get(cell.method).needs_logits else 0,
         storage=cell.storage,
-        counted=cell.mass is not None,
+        counted=cell.has_ragged_channels,
         dense=cell.read == "at_store",
         split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
         carry=cell.budget_split == "carry",

@@ -48,7 +48,9 @@ AXIS_NAMES = {
     "mass": "mass",
     "associative_memory": "associative memory",
     "saliency": "saliency",
+    "importance": "importance",
     "read": "read",
+    "protocol": "protocol",
 }
 
 
