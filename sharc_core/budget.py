@@ -20,9 +20,9 @@ class Budget:
     """What a cell may keep.
 
     unit: "slots", "floats", "nonzero" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits:
-    how many are stored beside a sample (0 or C). storage: type of the stored values. counted: samples differ in
-    how many channels they keep. dense: a sample is kept completed (`read: at_store`), so in bytes it
-    costs a whole map however few channels were salient. split: shares of the tasks, any positive
+    how many are stored beside a sample (0 or C). storage: type of the stored values. counted: samples
+    differ in how many channels they keep. dense: a sample is kept completed (`read: at_store`), so in
+    bytes it costs a whole map however few channels were salient. split: shares of the tasks, any positive
     numbers, one per task; None for equal ones. carry: what a task leaves goes to the next.
     am_bytes: the associative memory's state in bytes for a number of samples, when that is charged too.
     """
