@@ -20,6 +20,7 @@ from sharc_core.labels import (
     scenario_name,
 )
 from sharc_core.pairs import pair_tables, tidy_pairs
+from sharc_core.protocol import PAPER
 from sharc_core.published import SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table, to_latex, to_markdown
 from sharc_core.summary import (
@@ -182,7 +183,7 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             if name in ("theta", "mass", "count_associative_memory")
             else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
             for name in SETTINGS
-            if name not in varying and getattr(sharc, name) not in (None, False)
+            if name not in varying and getattr(sharc, name) not in (None, False, PAPER)
         )
         parts.append(f"+ marks SHARC ({fixed})" if fixed else "+ marks SHARC")
     if any(entry.buffer is not None for entry in entries):

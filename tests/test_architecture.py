@@ -21,6 +21,7 @@ RANKS = {
     "inputs": 10, "learner": 9, "provenance": 9,
     "results": 9,
     "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "tables": 12, "findings": 12,
+    "protocol_effects": 12,
     "report": 13, "studies": 13,
     "__init__": 14, "__main__": 15,
 }  # fmt: skip
