@@ -106,9 +106,11 @@ def _moved(base: Pair, other: Pair) -> PairedTest | None:
 
 
 def _gains(pair: Pair) -> dict[int, float]:
-    """ACC with SHARC less ACC without, by seed."""
+    """ACC with SHARC less ACC without, by seed; rounded, so that equal gains differ by exactly nothing."""
     plain = pair.plain.acc_by_seed
-    return {seed: acc - plain[seed] for seed, acc in pair.sharc.acc_by_seed.items() if seed in plain}
+    return {
+        seed: round(acc - plain[seed], 9) for seed, acc in pair.sharc.acc_by_seed.items() if seed in plain
+    }
 
 
 def _published_gain(pair: Pair, lookup: dict) -> float:
