@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,6 +373,29 @@ def test_a_memory_of_several_seeds_says_that_they_must_run_apart():
     stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, 3)
     with pytest.raises(UserError, match="run them one by one"):
         memory.store(stream.order(0, 0, [0, 1, 2]), head)
+
+
+def test_the_docs_name_every_rule_with_what_it_sets():
+    text = (Path(__file__).parents[1] / "docs/config.md").read_text().split("## `protocol`")[1].split("##")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    expected = [
+        f"| `{rule}` | {', '.join(f'`{key}: {shown}`' for key, shown in flat(options))} |"
+        for rule, options in RULES.items()
+    ]
+    assert [row.rsplit("|", 2)[0] + "|" for row in rows] == expected
+
+
+def flat(options: dict, above: str = "") -> list[tuple[str, str]]:
+    """Nested keys with dots, values as YAML has them."""
+    found = []
+    for key, value in options.items():
+        nested = isinstance(value, dict)
+        found += flat(value, f"{above}{key}.") if nested else [(above + key, yaml_text(value))]
+    return found
+
+
+def yaml_text(value) -> str:
+    return {False: "false", True: "true"}[value] if isinstance(value, bool) else str(value)
 
 
 def test_the_papers_importance_is_the_default():
