@@ -6,7 +6,7 @@ from functools import partial
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.budget import Budget
 from sharc_core.cell import Cell
-from sharc_core.encoding import kept_channels
+from sharc_core.encoding import fewest_channels, kept_channels
 from sharc_core.methods import METHODS
 
 
@@ -38,6 +38,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         planned(0)  # raises for maps that such a memory cannot hold
         if cell.count_associative_memory:
             budget = replace(budget, am_bytes=planned)
-        keep = 1 if cell.theta is None else kept_channels(shape[0], cell.theta)
+        keep_by = fewest_channels if cell.importance == "positive" else kept_channels
+        keep = 1 if cell.theta is None else keep_by(shape[0], cell.theta)
     budget.check(keep)
     return budget

@@ -44,12 +44,13 @@ def percentile_mask(saliency: torch.Tensor, theta: float) -> torch.Tensor:
     The quantile is NumPy's, between the ranks next to theta (K - 1). A channel at or above it is one at or
     above the value of the upper rank, so nothing is interpolated and rounding drops no tie.
     """
-    positive = saliency.clamp_min(0)
-    return positive >= positive.sort(dim=-1).values[..., [_upper_rank(saliency.shape[-1], theta)]]
+    positive, fewest = saliency.clamp_min(0), fewest_channels(saliency.shape[-1], theta)
+    return positive >= positive.sort(dim=-1).values[..., [-fewest]]
 
 
-def _upper_rank(channels: int, theta: float) -> int:
-    return math.ceil(theta * (channels - 1) - 1e-9)
+def fewest_channels(channels: int, theta: float) -> int:
+    """Number of channels that stay by percentile_mask where none of them are equal."""
+    return channels - math.ceil(theta * (channels - 1) - 1e-9)
 
 
 def kept_mask(

@@ -62,6 +62,12 @@ class Comparison:
         """The SHARC entry under `paper`."""
         return self.effects[0].pair.sharc
 
+    @property
+    def missing(self) -> int:
+        """1 or -1 where the published gain lies above or below the interval under `paper`, else 0."""
+        gain = self.effects[0].pair.test
+        return int(self.published > gain.high) - int(self.published < gain.low)
+
     def under(self, protocol: str) -> Effect | None:
         """The effect under one protocol; None where it was not run, or does not concern the method."""
         return next((effect for effect in self.effects if effect.protocol == protocol), None)
@@ -172,7 +178,8 @@ def _change(test: PairedTest) -> list[Item]:
 def protocol_findings(entries: Sequence[Entry], published: pd.DataFrame) -> list[str]:
     """Sentences: what each rule alone does over all comparisons, then each comparison by itself.
 
-    A rule is said to move the gain only where the interval of the movement leaves zero out.
+    A rule is said to move the gain only where the interval of the movement leaves zero out, and to lead to
+    the published gain or away from it only where that lies outside our interval under `paper`.
     """
     found = comparisons(entries, published)
     return [*filter(None, (_rule(rule, found) for rule in RULES)), *map(_comparison, found)]
@@ -188,16 +195,11 @@ def _rule(rule: str, found: Sequence[Comparison]) -> str | None:
     down = sum(effect.direction < 0 for effect, _ in ran)
     text = f"The code's rule {rule!r} alone raises SHARC's gain in {up} of {len(ran)} comparisons"
     text += f" and lowers it in {down}"
-    known = [(effect, c) for effect, c in ran if not math.isnan(c.published)]
-    if known:
-        towards = sum(_is_towards(effect, c) for effect, c in known)
-        text += f"; towards the published gain in {towards} of {len(known)}"
+    apart = [(effect, c) for effect, c in ran if c.missing]
+    if apart:
+        towards = sum(effect.direction == c.missing for effect, c in apart)
+        text += f"; where the published gain is outside our interval, towards it in {towards} of {len(apart)}"
     return f"{text}."
-
-
-def _is_towards(effect: Effect, comparison: Comparison) -> bool:
-    missing = comparison.published - comparison.effects[0].pair.test.difference
-    return effect.direction * missing > 0
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -207,15 +209,20 @@ def _comparison(comparison: Comparison) -> str:
     code = comparison.under(CODE)
     gains = [_gain(effect, comparison.published) for effect in (comparison.effects[0], code) if effect]
     text = f"{where}: SHARC's gain is {' and '.join(gains)}"
-    known = not math.isnan(comparison.published)
-    text += f"; published: {number_text(comparison.published, signed=True)}." if known else "."
+    if not math.isnan(comparison.published):
+        text += f"; published: {number_text(comparison.published, signed=True)}"
+    text += "."
     alone = [effect for effect in comparison.effects[1:] if len(rules_of(effect.protocol)) == 1]
     moving = [effect for effect in alone if effect.direction]
     groups = [("Moves it", moving)]
-    if known:
+    if comparison.missing:
+        apart = number_text(comparison.published - comparison.effects[0].pair.test.difference, signed=True)
         groups = [
-            ("Towards the published gain", [e for e in moving if _is_towards(e, comparison)]),
-            ("Away from it", [e for e in moving if not _is_towards(e, comparison)]),
+            (
+                f"Of the {apart} to the published gain",
+                [e for e in moving if e.direction == comparison.missing],
+            ),
+            ("Away from it", [e for e in moving if e.direction != comparison.missing]),
         ]
     text += "".join(f" {words}: {', '.join(map(_movement, some))}." for words, some in groups if some)
     still = [effect for effect in alone if not effect.direction]

@@ -175,7 +175,8 @@ def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
 
 
 def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool) -> str:
-    sharc = next((entry for entry in entries if entry.is_sharc), None)
+    rows = [entry for entry in entries if entry.is_sharc]
+    sharc = next(iter(rows), None)
     parts = [f"Percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
     if sharc:
         fixed = ", ".join(
@@ -184,6 +185,8 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
             for name in SETTINGS
             if name not in varying and getattr(sharc, name) not in (None, False, PAPER)
+            # what differs only between protocols is in no label, and must not be called fixed either
+            if len({getattr(entry, name) for entry in rows}) == 1
         )
         parts.append(f"+ marks SHARC ({fixed})" if fixed else "+ marks SHARC")
     if any(entry.buffer is not None for entry in entries):

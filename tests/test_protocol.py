@@ -126,6 +126,14 @@ def test_the_memory_keeps_the_positive_channels(unit, theta):
         assert memory.episodic_bytes()[0] <= budget_of(cell, (12, 2, 2), 6).allowance(0)
 
 
+def test_a_share_is_refused_only_where_not_even_the_fewest_channels_fit():
+    """Of 12 channels, theta = 0.05 always drops one by percentile, and none by rank."""
+    cell = make_cell("er", "sharc", theta=0.05, budget_split=[1.0, 1.0, 0.9], buffer=3)
+    assert budget_of(cell.model_copy(update={"importance": "positive"}), (12, 2, 2), 6).allowance(2) == 11
+    with pytest.raises(UserError, match="holds no sample of task 3"):
+        budget_of(cell, (12, 2, 2), 6)
+
+
 # --- budget --------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from sharc_core.protocol_effects import comparisons, protocol_findings, protocol
 from sharc_core.published import COLUMNS, no_published
 from sharc_core.results import runs_table
 from sharc_core.summary import blocks, model_label, summarise, varying_settings
+from sharc_core.tables import main_tables
 
 NOISE = (0.0, 1.0, -1.0)  # of the plain runs; what a pair has in common must not widen an interval
 
@@ -90,9 +91,9 @@ def test_findings_claim_what_the_intervals_hold():
     found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert found[:2] == [
         "The code's rule 'importance' alone raises SHARC's gain in 0 of 1 comparisons and lowers it in 1; "
-        "towards the published gain in 0 of 1.",
+        "where the published gain is outside our interval, towards it in 0 of 1.",
         "The code's rule 'budget' alone raises SHARC's gain in 1 of 1 comparisons and lowers it in 0; "
-        "towards the published gain in 1 of 1.",
+        "where the published gain is outside our interval, towards it in 1 of 1.",
     ]
     assert not any("'replay'" in text for text in found), "was not run"
     (text,) = [text for text in found if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats: ")]
@@ -100,7 +101,7 @@ def test_findings_claim_what_the_intervals_hold():
         "gain is +5.00 [+2.52, +7.48] (the published one outside) under paper and +2.00 [+1.75, +2.25]"
         in text
     )
-    assert "Towards the published gain: budget +5.00 [+4.75, +5.25]." in text
+    assert "Of the +3.00 to the published gain: budget +5.00 [+4.75, +5.25]." in text
     assert "Away from it: importance -3.00 [-3.00, -3.00]." in text
     assert "Changes nothing: forget." in text
     assert "Not told from no effect: read." in text
@@ -109,9 +110,15 @@ def test_findings_claim_what_the_intervals_hold():
 def test_the_direction_is_counted_from_the_published_gain():
     """The same runs, a published gain below ours: now the importance leads there."""
     found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
-    assert "towards the published gain in 1 of 1" in found[0]
-    assert "towards the published gain in 0 of 1" in found[1]
-    assert "(the published one inside)" in protocol_findings(entries_of(*KNOWN), paper_of(50.0, 54.0))[-1]
+    assert "towards it in 1 of 1" in found[0] and "towards it in 0 of 1" in found[1]
+    assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
+
+
+def test_nothing_leads_to_a_published_gain_that_ours_agrees_with():
+    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 54.0))
+    assert "(the published one inside) under paper" in found[-1] and "published: +4.00." in found[-1]
+    assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
+    assert not any("towards" in text for text in found)
 
 
 def test_without_published_values_nothing_is_said_of_them():
@@ -191,6 +198,10 @@ def test_rows_of_different_protocols_never_merge():
     assert len({entry.row for entry in floats}) == len(floats) == 5
     labels = {model_label(entry, varying_settings(nonzero)) for entry in nonzero}
     assert labels == {"ER (paper+budget)", "ER+ (paper+budget)", "ER (code)", "ER+ (code)"}
+    (table,) = main_tables(floats, no_published())
+    assert "SHARC (theta 0.8, associative memory mean, saliency gradient)" in table.caption, (
+        "read is not fixed"
+    )
     both = entries_of(KNOWN[0], KNOWN[5])
     for block in blocks(both):  # paper in floats, code in nonzero: a table each, no name needed
         assert {model_label(entry, varying_settings(block)) for entry in block} == {"ER", "ER+"}
