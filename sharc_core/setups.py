@@ -180,10 +180,10 @@ class BelowSgd(NamedTuple):
     methods: Count
 
 
-def below_sgd(rows: dict[tuple, float], sgd: dict[tuple[str, str], float]) -> BelowSgd:
-    """Task-IL rows below SGD. rows: place -> ACC. sgd: (scenario, data set) -> ACC."""
+def below_sgd(rows: Sequence[tuple[tuple, float]], sgd: dict[tuple[str, str], float]) -> BelowSgd:
+    """Task-IL rows below SGD. rows: (place, ACC). sgd: (scenario, data set) -> ACC."""
     margins: dict[str, list[float]] = {}
-    for (scenario, dataset, _, method), acc in rows.items():
+    for (scenario, dataset, _, method), acc in rows:
         if scenario == "task_il" and (scenario, dataset) in sgd:
             margins.setdefault(method, []).append(acc - sgd[scenario, dataset])
     every = [margin for values in margins.values() for margin in values]
@@ -195,13 +195,13 @@ def below_here(setup: Setup, variant: str) -> BelowSgd:
     """below_sgd of a setup's plain or SHARC rows."""
     chosen = [e for e in setup.entries if e.variant == variant and e.buffer is not None]
     sgd = {(e.scenario, e.dataset): e.acc for e in setup.entries if e.method == "sgd"}
-    return below_sgd({place(e): e.acc for e in chosen}, sgd)
+    return below_sgd([(place(e), e.acc) for e in chosen], sgd)
 
 
 def below_paper(lookup: dict, variant: str, among: set[tuple] | None = None) -> BelowSgd:
     """below_sgd of the paper's plain or SHARC rows. lookup: published_lookup. among: places; None: all."""
-    rows = {k[:4]: v["acc_mean"] for k, v in lookup.items() if k[2] is not None and k[4] == variant}
-    kept = {key: acc for key, acc in rows.items() if among is None or key in among}
+    rows = [(k[:4], v["acc_mean"]) for k, v in lookup.items() if k[2] is not None and k[4] == variant]
+    kept = [row for row in rows if among is None or row[0] in among]
     return below_sgd(kept, {k[:2]: v["acc_mean"] for k, v in lookup.items() if k[3] == "sgd"})
 
 
