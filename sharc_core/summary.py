@@ -109,11 +109,14 @@ class Entry:
         return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
 
 
-def summarise(runs: pd.DataFrame, study: str = MAIN) -> list[Entry]:
-    """Entries of the grid itself or of one of its studies, in the order of the runs (results.runs_table)."""
+def summarise(runs: pd.DataFrame, study: str | None = MAIN) -> list[Entry]:
+    """Entries of the grid itself or of one of its studies, in the order of the runs (results.runs_table).
+
+    study: None for all that was run, whichever study asked for it.
+    """
     groups: dict[tuple, list[dict]] = {}
     for record in runs.to_dict("records"):
-        if study not in record["studies"].split():
+        if study is not None and study not in record["studies"].split():
             continue
         axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
         groups.setdefault(tuple(axes.items()), []).append(record)
