@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
     run.add_argument("--theta", type=float, help="share of the channels dropped (default: the grid's first)")
     run.add_argument("--associative-memory", help="kind of associative memory (default: the grid's first)")
+    run.add_argument("--protocol", help="paper, code or paper+<rule> (default: the grid's first)")
     check = commands.add_parser("check", help="check a grid file, its data, weights and device")
     check.add_argument("--config", default="config.yaml")
     options = parser.parse_args(arguments)
@@ -93,6 +94,7 @@ def _check_options(choice: argparse.Namespace) -> None:
             )
         if choice.buffer is not None:
             raise UserError(f"--buffer {choice.buffer}: {choice.method} has no memory: leave --buffer out")
+    _check_protocol(choice)
     if choice.variant == "plain":
         for name in ("theta", "associative_memory"):
             if getattr(choice, name) is not None:
@@ -103,9 +105,23 @@ def _check_options(choice: argparse.Namespace) -> None:
                 )
 
 
+def _check_protocol(choice: argparse.Namespace) -> None:
+    from sharc_core.methods import METHODS
+    from sharc_core.protocol import PAPER, concerning, rules_of
+
+    if choice.protocol is None or not rules_of(choice.protocol) or choice.method not in METHODS.names():
+        return
+    uses_memory = METHODS.get(choice.method).uses_memory
+    if not uses_memory or concerning(choice.protocol, choice.method, choice.variant) == PAPER:
+        raise UserError(
+            f"--protocol {choice.protocol}: it changes nothing in {choice.method} {choice.variant}: "
+            "leave --protocol out"
+        )
+
+
 def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
     """The grid narrowed to one cell. choice has dataset, method, variant, scenario, seed (a list) and
-    optional buffer, backbone, theta, associative_memory. Raises UserError for what is not valid.
+    optional buffer, backbone, theta, associative_memory, protocol. Raises UserError for what is not valid.
     """
     from sharc_core.config import Scenario, listed, load_grid
     from sharc_core.registry import nearest
@@ -139,6 +155,7 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
         "buffers": [grid.buffers[0] if choice.buffer is None else choice.buffer],
         "scenarios": [choice.scenario],
         "seeds": choice.seed,
+        "protocol": grid.protocol[0] if choice.protocol is None else choice.protocol,
         "budget": listed(grid.budget)[0].model_dump(),
         "storage": listed(grid.storage)[0],
         "studies": {},

@@ -1,9 +1,11 @@
 """Budgets: how many of a task's samples fit, whatever a sample costs.
 
-A buffer of m slots is shared among T tasks. In `floats` (the paper) it buys m K h w values; in `bytes`,
-what m full float16 samples of the same method would take, every byte of them.
+A buffer of m slots is shared among T tasks. In `floats` (the paper) it buys m K h w values; in `nonzero`
+(the published code) as many that are not zero, what a ReLU left at zero being free; in `bytes`, what m
+full float16 samples of the same method would take, every byte of them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,10 +19,10 @@ from sharc_core.errors import UserError
 class Budget:
     """What a cell may keep.
 
-    unit: "slots", "floats" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits: how many
-    are stored beside a sample (0 or C). storage: type of the stored values. counted: samples differ in
-    how many channels they keep. dense: a sample is kept completed (`read: at_store`), so in bytes it
-    costs a whole map however few channels were salient. split: shares of the tasks, any positive
+    unit: "slots", "floats", "nonzero" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits:
+    how many are stored beside a sample (0 or C). storage: type of the stored values. counted: samples
+    differ in how many channels they keep. dense: a sample is kept completed (`read: at_store`), so in
+    bytes it costs a whole map however few channels were salient. split: shares of the tasks, any positive
     numbers, one per task; None for equal ones. carry: what a task leaves goes to the next.
     am_bytes: the associative memory's state in bytes for a number of samples, when that is charged too.
     """
@@ -39,10 +41,11 @@ class Budget:
 
     @property
     def total(self) -> int:
-        """The whole allowance in its unit: samples, channels (floats / (h w)) or bytes."""
+        """The whole allowance in its unit: samples, channels (floats / (h w)), non-zero values or bytes."""
         per_slot = {
             "slots": 1,
             "floats": self.shape[0],
+            "nonzero": math.prod(self.shape),
             "bytes": sample_bytes(self.shape, self.shape[0], self.logits),
         }
         return self.buffer * per_slot[self.unit]
@@ -62,11 +65,15 @@ class Budget:
         before, through = sum(shares[:task]), sum(shares[: task + 1])
         return round(whole * through / sum(shares)) - round(whole * before / sum(shares))
 
+    def available(self, task: int, left: int = 0) -> int:
+        """A task's allowance with what earlier tasks left over, if that is carried."""
+        return self.allowance(task) + (left if self.carry else 0)
+
     def costs(self, kept: torch.Tensor) -> torch.Tensor:
-        """Cost of samples that keep `kept` (n,) channels, in the budget's unit, (n,) int64."""
+        """Cost of samples that keep `kept` (n,) channels (`nonzero`: values), in the budget's unit, int64."""
         if self.unit == "slots":
             return torch.ones_like(kept)
-        if self.unit == "floats":
+        if self.unit in ("floats", "nonzero"):
             return kept
         kept = torch.full_like(kept, self.shape[0]) if self.dense else kept
         known = {k: self._bytes(k) for k in kept.unique().tolist()}
@@ -78,10 +85,11 @@ class Budget:
     def fitting(self, task: int, kept: torch.Tensor, stored: int, left: int = 0) -> tuple[int, int]:
         """How many samples of a task fit, and what they leave of its allowance.
 
-        kept: (n,) kept channels of the candidates, the most wanted first. stored: samples of earlier
-        tasks. left: what earlier tasks left over (used when `carry`). Raises UserError for none.
+        kept: (n,) kept channels of the candidates (`nonzero`: values that are not zero in them), the most
+        wanted first. stored: samples of earlier tasks. left: what earlier tasks left over (used when
+        `carry`). Raises UserError for none.
         """
-        allowance = self.allowance(task) + (left if self.carry else 0)
+        allowance = self.available(task, left)
         spent = self.costs(kept).cumsum(0)
         if self.am_bytes is not None:
             # each task pays for its own patterns, and its part of what the state costs when empty
@@ -94,14 +102,16 @@ class Budget:
         return count, allowance - int(spent[count - 1])
 
     def check(self, keep: int) -> None:
-        """Raises UserError when a task's share does not hold one sample of `keep` channels."""
+        """Raises UserError when a task's share does not hold one sample of `keep` channels, zeros or not."""
+        keep *= math.prod(self.shape[1:]) if self.unit == "nonzero" else 1
         left = 0
         for task in range(self.tasks):
             one = self.fitting(task, torch.tensor([keep]), stored=0, left=left)
             left = one[1] if self.carry else 0
 
     def _nothing_fits(self, task: int, allowance: int, one: int) -> str:
-        unit = {"slots": "slots", "floats": "channels of values", "bytes": "bytes"}[self.unit]
+        units = {"slots": "slots", "floats": "channels of values", "nonzero": "non-zero values"}
+        unit = units.get(self.unit, self.unit)
         remedy = "raise the buffer"
         if self.am_bytes is not None:
             remedy += " or set budget.count_associative_memory to false"

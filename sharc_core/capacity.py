@@ -6,7 +6,7 @@ from functools import partial
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.budget import Budget
 from sharc_core.cell import Cell
-from sharc_core.encoding import kept_channels
+from sharc_core.encoding import fewest_channels, kept_channels
 from sharc_core.methods import METHODS
 
 
@@ -25,7 +25,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         shape,
         logits=classes if METHODS.get(cell.method).needs_logits else 0,
         storage=cell.storage,
-        counted=cell.mass is not None,
+        counted=cell.has_ragged_channels,
         dense=cell.read == "at_store",
         split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
         carry=cell.budget_split == "carry",
@@ -38,6 +38,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         planned(0)  # raises for maps that such a memory cannot hold
         if cell.count_associative_memory:
             budget = replace(budget, am_bytes=planned)
-        keep = 1 if cell.theta is None else kept_channels(shape[0], cell.theta)
+        keep_by = fewest_channels if cell.importance == "positive" else kept_channels
+        keep = 1 if cell.theta is None else keep_by(shape[0], cell.theta)
     budget.check(keep)
     return budget

@@ -12,6 +12,7 @@ from sharc_core.settings import Settings
 
 Scenario = Literal["task_il", "class_il"]
 Variant = Literal["plain", "sharc"]
+Importance = Literal["absolute", "positive"]
 
 
 class Training(Settings):
@@ -37,6 +38,7 @@ class Cell(Settings):
     no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
     method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
     views: of the backbone, see sharc_core.views.
+    protocol: a name for some of the other fields' values, see sharc_core.protocol.
     """
 
     dataset: str
@@ -58,6 +60,7 @@ class Cell(Settings):
     theta: float | None = None
     mass: float | None = None
     saliency: str | None = None
+    importance: Importance | None = None
     associative_memory: str | None = None
     associative_kind: str | None = None
     associative_settings: dict[str, Any] = {}
@@ -65,6 +68,7 @@ class Cell(Settings):
     forget_every: int | None = None
     forget_beta: float | None = None
     views: int = 1
+    protocol: str = "paper"
 
     @property
     def id(self) -> str:
@@ -83,7 +87,19 @@ class Cell(Settings):
             theta = repr(self.theta).removesuffix(".0")  # all digits: any two thetas are two files
             name += f"-theta{theta}" if self.mass is None else f"-mass{self.mass!r}"
             name += f"-{self.saliency}-{self.associative_memory}"
-        return name
+        if self.importance == "positive" and not {"importance", "code"} & set(self.protocol.split("+")):
+            name += "-positive"
+        return name if self.protocol == "paper" else f"{name}-{self.protocol}"
+
+    @property
+    def has_ragged_channels(self) -> bool:
+        """Whether samples differ in how many channels they keep."""
+        return self.mass is not None or self.importance == "positive"
+
+    @property
+    def has_ragged_tasks(self) -> bool:
+        """Whether seeds differ in how many samples fit: they cannot advance together."""
+        return self.has_ragged_channels or self.budget_unit == "nonzero"
 
     @property
     def memory_kind(self) -> str | None:

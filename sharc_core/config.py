@@ -14,11 +14,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig
-from sharc_core.cell import HeadConfig, Scenario, Training, Variant
+from sharc_core.cell import HeadConfig, Importance, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.errors import UserError
 from sharc_core.explain import explain
 from sharc_core.methods import METHODS
+from sharc_core.protocol import name_of, rules_of
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry
 from sharc_core.saliency import SALIENCIES
@@ -64,11 +65,13 @@ class Sharc(Settings):
     """Saliency-guided storage and associative recall. Lists are axes of the grid.
 
     theta: share of the channels dropped, or {mass: share of the saliency kept}, per scenario.
+    importance: what a channel is chosen by, see sharc_core.encoding.
     associative_settings: per kind of memory.
     """
 
     theta: dict[Scenario, Theta | list[Theta]] = {"task_il": 0.8, "class_il": 0.4}
     saliency: str | list[str] = "gradient"
+    importance: Importance = "absolute"
     associative_memory: str | list[str] = "modern_hopfield"
     associative_settings: dict[str, dict[str, Any]] = {}
     read: Literal["per_task", "at_store"] = "per_task"
@@ -87,7 +90,7 @@ class Sharc(Settings):
 class BudgetConfig(Settings):
     """What a buffer of m means. See sharc_core.budget."""
 
-    unit: Literal["slots", "floats", "bytes"] = "floats"
+    unit: Literal["slots", "floats", "nonzero", "bytes"] = "floats"
     count_associative_memory: bool = False
     split: Literal["equal", "carry"] | Annotated[list[Share], Field(min_length=1)] = "equal"
 
@@ -126,6 +129,7 @@ class Grid(Settings):
     buffers: list[Annotated[int, Field(ge=1)]] = Field(default=[200, 500], min_length=1)
     scenarios: list[Scenario] = Field(default=["task_il", "class_il"], min_length=1)
     seeds: list[Seed] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    protocol: list[str] = Field(default=["paper"], min_length=1)
     training: Training = Training()
     head: HeadConfig = HeadConfig()
     sharc: Sharc = Sharc()
@@ -139,12 +143,20 @@ class Grid(Settings):
     mirror: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    @field_validator("methods", "variants", "buffers", "scenarios", "seeds", mode="before")
+    @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return listed(value)
 
-    @field_validator("methods", "variants", "buffers", "scenarios", "seeds")
+    @field_validator("protocol")
+    @classmethod
+    def _one_name_each(cls, value: list[str]) -> list[str]:
+        try:
+            return [name_of(rules_of(protocol)) for protocol in value]
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol")
     @classmethod
     def _no_repeats(cls, value: list) -> list:
         return no_repeats(value)

@@ -4,6 +4,9 @@ SHARC eq. 4: channel k stays when |alpha_k| exceeds the theta-quantile of its ma
 as a comparison with a number, so that exactly the same share stays whatever the ties: K - floor(theta K)
 channels (an interpolated quantile, such as NumPy's, can differ by one). The adaptive rule keeps the
 fewest channels that hold a given share of the absolute saliency instead.
+
+The published code chooses by another importance, the positive part of alpha, and keeps what is not below
+the percentile: as about half the channels then have importance 0, all stay until theta is about a half.
 """
 
 import math
@@ -33,6 +36,33 @@ def top_mask(saliency: torch.Tensor, theta: float) -> torch.Tensor:
     Ties go to the lower channel number, so the count is always exact.
     """
     return _first(_ranked(saliency), kept_channels(saliency.shape[-1], theta))
+
+
+def percentile_mask(saliency: torch.Tensor, theta: float) -> torch.Tensor:
+    """(n, K) saliency -> (n, K) bool, true where its positive part is not below the row's theta-quantile.
+
+    The quantile is NumPy's, between the ranks next to theta (K - 1). A channel at or above it is one at or
+    above the value of the upper rank, so nothing is interpolated and rounding drops no tie.
+    """
+    positive, fewest = saliency.clamp_min(0), fewest_channels(saliency.shape[-1], theta)
+    return positive >= positive.sort(dim=-1).values[..., [-fewest]]
+
+
+def fewest_channels(channels: int, theta: float) -> int:
+    """Number of channels that stay by percentile_mask where none of them are equal."""
+    return channels - math.ceil(theta * (channels - 1) - 1e-9)
+
+
+def kept_mask(
+    saliency: torch.Tensor, theta: float | None, mass: float | None, importance: str = "absolute"
+) -> torch.Tensor:
+    """(n, K) saliency -> (n, K) bool, the channels to keep by theta, or by mass where theta is None.
+
+    importance: "absolute", or "positive": negative saliency counts as none, and ties with the quantile stay.
+    """
+    if theta is None:
+        return mass_mask(saliency.clamp_min(0) if importance == "positive" else saliency, mass)
+    return percentile_mask(saliency, theta) if importance == "positive" else top_mask(saliency, theta)
 
 
 def mass_mask(saliency: torch.Tensor, mass: float) -> torch.Tensor:

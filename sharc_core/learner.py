@@ -56,7 +56,7 @@ def _run_seeds(
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    if cell.mass is not None and len(cell.seeds) > 1:
+    if cell.has_ragged_tasks and len(cell.seeds) > 1:
         # How many samples fit differs from seed to seed, so they cannot advance together.
         alone = [cell.model_copy(update={"seeds": [seed]}) for seed in cell.seeds]
         return _together(cell, [_run(features, one, device, progress) for one in alone])
@@ -158,6 +158,7 @@ def make_memory(
             theta=cell.theta,
             mass=cell.mass,
             saliency=cell.saliency,
+            importance=cell.importance or "absolute",
             read=cell.read,
             forget_every=cell.forget_every,
             forget_beta=cell.forget_beta or 0.0,

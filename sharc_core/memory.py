@@ -11,13 +11,15 @@ import torch
 
 from sharc_core.associative import AssociativeMemory
 from sharc_core.budget import Budget
-from sharc_core.encoding import LABEL_BYTES, LOGIT_BYTES, SparseMaps, kept_channels, mass_mask, top_mask
+from sharc_core.encoding import LABEL_BYTES, LOGIT_BYTES, SparseMaps, kept_channels, kept_mask
 from sharc_core.errors import UserError
 from sharc_core.heads import Batch, Head
 from sharc_core.pooling import pool
 from sharc_core.saliency import SALIENCIES
 from sharc_core.seeds import MinibatchSampler, generator
 from sharc_core.views import ReplicaViews, TrainingFeatures
+
+COUNTED = 256  # maps whose non-zero values are counted at a time
 
 
 @dataclass
@@ -42,17 +44,18 @@ class StoredTask:
 class SharcSettings:
     """How the SHARC variant stores and recalls.
 
-    theta: share of the channels to drop, or mass: share of the absolute saliency to keep. associative:
-    one AM per replica. read: "per_task" completes everything anew at each task's start (the paper's
-    algorithm 1); "at_store" completes a sample once, when it is stored, and keeps it completed (the
-    published code). forget_every: before the maps of every so manieth task are written the AM forgets,
-    by forget_beta; None: never.
+    theta: share of the channels to drop, or mass: share of the saliency to keep. importance: what of the
+    saliency counts, see encoding.kept_mask. associative: one AM per replica. read: "per_task" completes
+    everything anew at each task's start (the paper's algorithm 1); "at_store" completes a sample once,
+    when it is stored, and keeps it completed (the published code). forget_every: before the maps of every
+    so manieth task are written the AM forgets, by forget_beta; None: never.
     """
 
     associative: list[AssociativeMemory]
     theta: float | None = None
     mass: float | None = None
     saliency: str = "gradient"
+    importance: str = "absolute"
     read: str = "per_task"
     forget_every: int | None = None
     forget_beta: float = 0.1
@@ -99,17 +102,15 @@ class EpisodicMemory:
 
         order: (R, N_t) training indices as the replicas visited them. head: gives saliency and logits.
         Raises UserError when not one sample fits, or when replicas would keep different numbers of
-        samples (an adaptive theta: run the seeds one by one, as run_cell does).
+        samples (Cell.has_ragged_tasks: run the seeds one by one, as run_cell does).
         """
         masks = self._masks(order, head)
-        kept = masks.sum(-1) if masks is not None else torch.full(order.shape, self._channels)
         fits = [
-            self.budget.fitting(len(self.stored), k.flip(0), self.samples_stored, self._left) for k in kept
+            self.budget.fitting(len(self.stored), kept, self.samples_stored, self._left)
+            for kept in self._amounts(order, masks)
         ]
         if len({count for count, _ in fits}) > 1:
-            raise UserError(
-                "an adaptive theta gives each seed another number of samples: run them one by one"
-            )
+            raise UserError("each seed would keep another number of samples: run them one by one")
         count, self._left = fits[0]
         index = order[:, -count:]
         y = self.features.train_labels[index]
@@ -130,7 +131,8 @@ class EpisodicMemory:
         """(R, n, K) channels to keep of the last n samples of a task; None to keep all channels."""
         if self.sharc is None:
             return None
-        if self.sharc.theta is not None:  # no more than these can fit
+        is_known = self.sharc.theta is not None and self.sharc.importance == "absolute"
+        if is_known and self.budget.unit != "nonzero":  # no more than these can fit
             keep = kept_channels(self._channels, self.sharc.theta)
             most = torch.full((order.shape[1],), keep)
             count, _ = self.budget.fitting(len(self.stored), most, self.samples_stored, self._left)
@@ -139,9 +141,31 @@ class EpisodicMemory:
         x = self.views.pooled(order).to(self.device)
         y = self.features.train_labels[order].to(self.device)
         saliency = SALIENCIES.get(self.sharc.saliency)(head, x, y, height * width, self._noise).cpu()
-        if self.sharc.mass is not None:
-            return mass_mask(saliency, self.sharc.mass)
-        return top_mask(saliency, self.sharc.theta)
+        return kept_mask(saliency, self.sharc.theta, self.sharc.mass, self.sharc.importance)
+
+    def _amounts(self, order: torch.Tensor, masks: torch.Tensor | None) -> list[torch.Tensor]:
+        """Per replica what the last samples of a task keep, the last one first: see Budget.fitting."""
+        if self.budget.unit == "nonzero":
+            last = order if masks is None else order[:, -masks.shape[1] :]
+            return [self._nonzero(r, o, None if masks is None else masks[r]) for r, o in enumerate(last)]
+        kept = masks.sum(-1) if masks is not None else torch.full(order.shape, self._channels)
+        return list(kept.flip(1))
+
+    def _nonzero(self, replica: int, index: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Non-zero values in what is kept of each sample, the last first, until they exceed the budget.
+
+        index: (n,) samples of the training set; mask: (n, K), or None for all channels.
+        """
+        counts, spent = [], 0
+        available = self.budget.available(len(self.stored), self._left)
+        for end in range(len(index), 0, -COUNTED):
+            part = slice(max(0, end - COUNTED), end)
+            each = (self.views.maps(replica, index[part]) != 0).sum((2, 3))
+            counts.append((each if mask is None else each * mask[part]).sum(1).flip(0))
+            spent += int(counts[-1].sum())
+            if spent > available:
+                break  # maps are read from disk: no more of them than it takes
+        return torch.cat(counts)
 
     def _encode(
         self, index: torch.Tensor, y: torch.Tensor, logits: torch.Tensor | None, masks: torch.Tensor | None

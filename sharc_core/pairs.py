@@ -7,6 +7,7 @@ import pandas as pd
 
 from sharc_core.labels import DASH, bytes_text, natural_key, number_text
 from sharc_core.metrics import PairedTest, paired_test
+from sharc_core.protocol import concerning
 from sharc_core.render import Item, Table
 from sharc_core.summary import (
     SETTINGS,
@@ -23,7 +24,7 @@ from sharc_core.summary import (
 
 @dataclass(frozen=True)
 class Pair:
-    """SHARC against the plain method of the same data set, backbone, scenario, buffer and seeds."""
+    """SHARC against the plain method of the same data set, backbone, scenario, buffer, protocol and seeds."""
 
     plain: Entry
     sharc: Entry
@@ -41,6 +42,8 @@ def paired(entries: Sequence[Entry]) -> list[Pair]:
             entry.budget,
             entry.buffer,
             entry.method,
+            # the plain run that the rules of SHARC's protocol lead to, as far as they concern it
+            concerning(entry.protocol, entry.method, "plain") if entry.is_sharc else entry.protocol,
         )
 
     plain = {key(entry): entry for entry in entries if not entry.is_sharc}

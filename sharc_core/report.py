@@ -14,6 +14,7 @@ from sharc_core.files import digest, read_json, write_text
 from sharc_core.findings import equal_bytes_table, findings
 from sharc_core.labels import scenario_key, scenario_name
 from sharc_core.pairs import pair_tables
+from sharc_core.protocol_effects import protocol_findings, protocol_tables
 from sharc_core.published import SOURCE, published_for, published_lookup
 from sharc_core.scorecard import scorecard
 from sharc_core.summary import Entry, summarise
@@ -41,7 +42,7 @@ def write_report(
     title, alternative text and caption are read from the JSON file beside it. Raises UserError for a missing
     figure.
     """
-    entries = summarise(runs)
+    entries, everything = summarise(runs), summarise(runs, None)
     lookup = published_lookup(published)
     scenarios = []
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
@@ -74,6 +75,10 @@ def write_report(
         title=title,
         scorecard=scorecard(entries, published),
         scenarios=scenarios,
+        protocols={
+            "sentences": protocol_findings(everything, published),
+            "tables": protocol_tables(everything, published),
+        },
         studies=[_figure(Path(path)) for path in drawn if Path(path).name not in own],
         scope=_scope(entries, cells),
         has_sharc=any(entry.is_sharc for entry in entries),

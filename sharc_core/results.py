@@ -11,6 +11,7 @@ from sharc_core import metrics
 from sharc_core.errors import UserError
 from sharc_core.files import atomic_path
 from sharc_core.labels import method_key, natural_key, scenario_key
+from sharc_core.protocol import PAPER, protocol_key
 from sharc_core.sub_grid import MAIN
 
 TOLERANCE = 1e-9  # percent; a prediction that is right among all classes is right among its task's
@@ -32,6 +33,8 @@ AXES = {
     "budget_split": "str",
     "storage": "str",
     "count_associative_memory": "bool",
+    "importance": "str",
+    "protocol": "str",
 }
 COLUMNS = AXES | {
     "views": "int64",
@@ -130,6 +133,7 @@ def axes_of(cell: dict, scenario: str) -> dict:
     """A cell's place on every axis, as runs.csv has it."""
     axes = {name: cell.get(name) for name in AXES} | {"scenario": scenario}
     axes["count_associative_memory"] = bool(axes["count_associative_memory"])
+    axes["protocol"] = axes["protocol"] or PAPER
     if axes["buffer"] is None:  # nothing is stored, so there is no way of storing it
         return axes | {"budget_split": None, "storage": None}
     if isinstance(axes["budget_split"], list):
@@ -224,6 +228,8 @@ def _order(row: dict) -> tuple:
         optional(row["saliency"]),
         optional(row["read"]),
         row["count_associative_memory"],
+        optional(row["importance"]),
+        protocol_key(row["protocol"]),
         row["seed"],
     )
 

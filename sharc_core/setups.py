@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sharc_core.labels import DASH, natural_key, scenario_key
 from sharc_core.metrics import PairedTest, holm, paired_test
 from sharc_core.pairs import Pair, equal_bytes, paired
+from sharc_core.protocol import concerning
 from sharc_core.summary import SETTINGS, Entry, blocks, row_key, setting_text, unique
 
 LEVEL = 0.05
@@ -47,7 +48,12 @@ def setups(entries: Sequence[Entry]) -> list[Setup]:
         for key in unique((_key(e, keys) for e in sharc), str):
             chosen = [e for e in sharc if _key(e, keys) == key]
             words = [text for name in keys if (text := setting_text(chosen[0], name))]
-            groups.append((where + words, plain + chosen))
+            # of the plain runs those that the same rules lead to
+            protocol = chosen[0].protocol
+            beside = [
+                e for e in plain if e.buffer is None or e.protocol == concerning(protocol, e.method, "plain")
+            ]
+            groups.append((where + words, beside + chosen))
     shared = set.intersection(*(set(words) for words, _ in groups)) if len(groups) > 1 else None
     found = []
     for words, chosen in groups:

@@ -9,11 +9,21 @@ import pandas as pd
 
 from sharc_core.labels import DASH, method_key, method_name, natural_key, scenario_name
 from sharc_core.metrics import confidence_interval
+from sharc_core.protocol import protocol_key
 from sharc_core.render import Item
 from sharc_core.results import AXES
 from sharc_core.sub_grid import MAIN
 
-SETTINGS = ("theta", "mass", "associative_memory", "saliency", "read", "count_associative_memory")
+SETTINGS = (
+    "theta",
+    "mass",
+    "associative_memory",
+    "saliency",
+    "importance",
+    "read",
+    "count_associative_memory",
+    "protocol",
+)
 METRICS = ("acc", "bwt", "fwt", "forgetting")
 COSTS = (
     "episodic_bytes",
@@ -48,6 +58,8 @@ class Entry:
     budget_split: str | None
     storage: str | None
     count_associative_memory: bool
+    importance: str | None
+    protocol: str
     seeds: tuple[int, ...]
     accs: tuple[float, ...]
     mean: dict[str, float]
@@ -97,11 +109,14 @@ class Entry:
         return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
 
 
-def summarise(runs: pd.DataFrame, study: str = MAIN) -> list[Entry]:
-    """Entries of the grid itself or of one of its studies, in the order of the runs (results.runs_table)."""
+def summarise(runs: pd.DataFrame, study: str | None = MAIN) -> list[Entry]:
+    """Entries of the grid itself or of one of its studies, in the order of the runs (results.runs_table).
+
+    study: None for all that was run, whichever study asked for it.
+    """
     groups: dict[tuple, list[dict]] = {}
     for record in runs.to_dict("records"):
-        if study not in record["studies"].split():
+        if study is not None and study not in record["studies"].split():
             continue
         axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
         groups.setdefault(tuple(axes.items()), []).append(record)
@@ -128,17 +143,26 @@ def sample_std(values: np.ndarray) -> float:
 
 
 def varying_settings(entries: Sequence[Entry]) -> list[str]:
-    """SHARC's settings that differ between the entries: those that a row's label has to carry."""
-    sharc = [entry for entry in entries if entry.is_sharc]
-    return [name for name in SETTINGS if len({getattr(entry, name) for entry in sharc}) > 1]
+    """Settings that differ between the entries: those that a row's label has to carry.
+
+    They are SHARC's, but for the protocol. What differs only between protocols is said by their names.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.buffer is not None:
+            groups.setdefault(entry.protocol, []).append(entry)
+    sharc = [[entry for entry in group if entry.is_sharc] for group in groups.values()]
+    varying = [n for n in SETTINGS if any(len({getattr(e, n) for e in group}) > 1 for group in sharc)]
+    return [*varying, "protocol"] if len(groups) > 1 else varying
 
 
 def model_label(entry: Entry, varying: Sequence[str]) -> str:
-    """`ER`, `ER+`, or `ER+ (theta 0.4, mean)` with the settings that vary."""
-    if not entry.is_sharc:
+    """`ER`, `ER+`, or `ER+ (theta 0.4, mean)` with what varies; of plain rows the protocol."""
+    if entry.buffer is None:
         return method_name(entry.method)
-    words = [text for name in varying if (text := setting_text(entry, name))]
-    label = f"{method_name(entry.method)}+"
+    named = [name for name in varying if entry.is_sharc or name == "protocol"]
+    words = [text for name in named if (text := setting_text(entry, name))]
+    label = f"{method_name(entry.method)}{'+' if entry.is_sharc else ''}"
     return f"{label} ({', '.join(words)})" if words else label
 
 
@@ -165,12 +189,13 @@ def blocks(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def row_key(entry: Entry) -> tuple:
-    """Order of a table's rows: no buffer first, then buffer, method, plain before SHARC, settings."""
+    """Order of a table's rows: buffer (none first), method, protocol, plain before SHARC, settings."""
     settings = [
         (value is not None, value or 0 if not isinstance(value, str) else value)
-        for value in (getattr(entry, name) for name in SETTINGS)
+        for value in (getattr(entry, name) for name in SETTINGS if name != "protocol")
     ]
-    return (entry.buffer or 0, method_key(entry.method), entry.variant, settings)
+    protocol = protocol_key(entry.protocol)
+    return (entry.buffer or 0, method_key(entry.method), protocol, entry.variant, settings)
 
 
 def unique(values: Iterable, key: Callable) -> list:

@@ -20,6 +20,7 @@ from sharc_core.labels import (
     scenario_name,
 )
 from sharc_core.pairs import pair_tables, tidy_pairs
+from sharc_core.protocol import PAPER
 from sharc_core.published import SETTING, SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table, to_latex, to_markdown
 from sharc_core.summary import (
@@ -49,7 +50,9 @@ AXIS_NAMES = {
     "mass": "mass",
     "associative_memory": "associative memory",
     "saliency": "saliency",
+    "importance": "importance",
     "read": "read",
+    "protocol": "protocol",
 }
 
 
@@ -195,7 +198,8 @@ def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
 
 
 def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool) -> str:
-    sharc = next((entry for entry in entries if entry.is_sharc), None)
+    rows = [entry for entry in entries if entry.is_sharc]
+    sharc = next(iter(rows), None)
     parts = [f"Percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
     if sharc:
         fixed = ", ".join(
@@ -203,7 +207,9 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             if name in ("theta", "mass", "count_associative_memory")
             else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
             for name in SETTINGS
-            if name not in varying and getattr(sharc, name) not in (None, False)
+            if name not in varying and getattr(sharc, name) not in (None, False, PAPER)
+            # what differs only between protocols is in no label, and must not be called fixed either
+            if len({getattr(entry, name) for entry in rows}) == 1
         )
         parts.append(f"+ marks SHARC ({fixed})" if fixed else "+ marks SHARC")
     if any(entry.buffer is not None for entry in entries):

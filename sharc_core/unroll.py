@@ -7,6 +7,7 @@ from sharc_core.cell import Cell, Scenario
 from sharc_core.config import Grid, Mass, listed, memory_of, settings_of, study_grid
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
+from sharc_core.protocol import concerning, with_protocol
 from sharc_core.sub_grid import MAIN
 
 Members = dict[Scenario, list[str]]
@@ -54,8 +55,20 @@ def _unrolled(grid: Grid) -> list[Cell]:
     """The cells of a grid without its studies.
 
     Baselines without memory get no buffer; a plain method's training does not depend on the scenario,
-    so one cell reports both; SHARC cells split by scenario where theta does.
+    so one cell reports both; SHARC cells split by scenario where theta does. What no rule of a protocol
+    changes is not run again for it.
     """
+    found: list[Cell] = []
+    for protocol in grid.protocol:
+        found += _cells_under(Grid.model_validate(with_protocol(grid.model_dump(), protocol)), protocol)
+    unique: dict[tuple, Cell] = {}
+    for cell in found:
+        if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
+            raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
+    return list(unique.values())
+
+
+def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
     found: list[Cell] = []
     for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
         common = {
@@ -79,15 +92,13 @@ def _unrolled(grid: Grid) -> list[Cell]:
             spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
             spent |= {"budget_split": budget.split, "storage": storage}
             if "plain" in grid.variants:
+                spent["protocol"] = concerning(protocol, method, "plain")
                 found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
             if "sharc" in grid.variants:
+                spent["protocol"] = concerning(protocol, method, "sharc")
                 spent["count_associative_memory"] = budget.count_associative_memory
                 found += _sharc_cells(grid, spent)
-    unique: dict[tuple, Cell] = {}
-    for cell in found:
-        if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
-            raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
-    return list(unique.values())
+    return found
 
 
 def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
@@ -104,6 +115,7 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             theta=None if isinstance(theta, Mass) else theta,
             mass=theta.mass if isinstance(theta, Mass) else None,
             saliency=saliency,
+            importance=grid.sharc.importance,
             associative_memory=name,
             associative_kind=kind,
             associative_settings=settings,

@@ -13,7 +13,7 @@ RANKS = {
     "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
     "registry": 1, "files": 1, "device": 1,
     "integrity": 2, "seeds": 2, "metrics": 1, "labels": 1, "published": 2, "render": 2,
-    "encoding": 2, "cell": 2, "views": 2,
+    "encoding": 2, "cell": 2, "views": 2, "protocol": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
     "recall_settings": 4,
@@ -21,7 +21,7 @@ RANKS = {
     "inputs": 11, "learner": 9, "provenance": 9,
     "results": 9,
     "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "claims": 11,
-    "tables": 12, "findings": 12, "setups": 12,
+    "tables": 12, "findings": 12, "setups": 12, "protocol_effects": 12,
     "verdicts": 13, "scorecard": 14, "report": 15, "studies": 13,
     "__init__": 16, "__main__": 17,
 }  # fmt: skip

@@ -218,6 +218,43 @@ def test_backbones_are_not_mixed():
     assert [p.test.difference for s in found for p in s.pairs] == [5, 5]
 
 
+def protocols():
+    """ER under the paper's protocol, and with the code's replay, which concerns the plain run too."""
+    cells = [cell("sgd", [88.0, 88.5])]
+    for protocol, plain, sharc in (("paper", 85, 87), ("paper+replay", 86, 90)):
+        cells.append(cell("er", [plain, plain + 1], protocol=protocol))
+        cells.append(cell("er", [sharc, sharc + 2], "sharc", protocol=protocol))
+    return cells
+
+
+def test_a_setup_per_protocol_with_its_own_plain_runs():
+    found = setups(entries(*protocols()))
+    assert [s.label for s in found] == ["paper", "paper+replay"]
+    assert [[(e.method, e.protocol) for e in s.entries if not e.is_sharc] for s in found] == [
+        [("sgd", "paper"), ("er", "paper")],
+        [("sgd", "paper"), ("er", "paper+replay")],
+    ]
+    assert [s.pairs[0].test.difference for s in found] == [2.5, 4.5]
+    assert [below_here(s, "plain").rows for s in found] == [(1, 1), (1, 1)]
+
+
+def test_protocols_have_a_section_whichever_study_ran_them(published, tmp_path):
+    cells = protocols()
+    members = [
+        {"task_il": ["main" if c["cell"].get("protocol", "paper") == "paper" else "rules"]} for c in cells
+    ]
+    runs = runs_table(cells, members)
+    write_figures(cells, runs, tmp_path / "figures")
+    write_report(runs, cells, published, tmp_path / "figures", tmp_path / "r.html", "T", {})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="protocols">') :]
+    assert "paper+replay" in section[: section.index("</section>")]
+    assert "paper+replay" not in page[: page.index('<section id="protocols">')]  # not the grid's own
+    alone = [c for c in cells if c["cell"].get("protocol", "paper") == "paper"]
+    write_report(runs_table(alone), alone, published, tmp_path / "figures", tmp_path / "s.html", "T", {})
+    assert 'id="protocols"' not in (tmp_path / "s.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "cells",
     [

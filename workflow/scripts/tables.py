@@ -13,5 +13,5 @@ with job(snakemake, "tables"):
     runs, published = read_runs(snakemake.input.runs), load_published(snakemake.input.published)
     folder = Path(snakemake.output[0]).parent
     write_tables(runs, published, folder)
-    write_study_tables(runs, published, folder, snakemake.params.studies)
     write_scorecard(runs, published, folder)
+    write_study_tables(runs, published, folder, snakemake.params.studies)

@@ -1,0 +1,412 @@
+"""The code's rules: each an option whose law holds, and a protocol that is nothing but those options."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from factories import make_cell, make_features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_config import BASE, changed
+from test_memory import FEATURES, fill
+
+from sharc_core.__main__ import main
+from sharc_core.budget import Budget
+from sharc_core.capacity import budget_of
+from sharc_core.config import load_grid
+from sharc_core.encoding import kept_mask, percentile_mask, top_mask
+from sharc_core.errors import UserError
+from sharc_core.heads import make_head
+from sharc_core.learner import make_memory, run_cell
+from sharc_core.memory import EpisodicMemory, SharcSettings
+from sharc_core.protocol import RULES, concerning, name_of, rules_of, with_protocol
+from sharc_core.streams import make_stream
+from sharc_core.unroll import cells
+
+EIGHTHS = st.integers(0, 7).map(lambda n: n / 8)
+SPARSE = make_features(classes=6, train_per_class=25)  # about half of its entries are zero, as after a ReLU
+SPARSE.train_maps = (SPARSE.train_maps - 0.9).clamp_min(0)
+
+
+# --- importance ----------------------------------------------------------------------------------
+
+
+def slow_absolute(row: list[float], theta: float) -> set[int]:
+    """Drop the channel of least |alpha|, the later one of equals, floor(theta K) times."""
+    kept = list(range(len(row)))
+    for _ in range(math.floor(theta * len(row))):
+        kept.remove(min(kept, key=lambda k: (abs(row[k]), -k)))
+    return set(kept)
+
+
+def slow_positive(row: list[float], theta: float) -> set[int]:
+    """Every channel whose positive part is not below NumPy's percentile of the positive parts."""
+    importance = [max(value, 0.0) for value in row]
+    least = np.percentile(np.array(importance), 100 * theta)
+    return {k for k, value in enumerate(importance) if value >= least}
+
+
+@given(seed=st.integers(0, 999), channels=st.integers(2, 33), theta=EIGHTHS, levels=st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_both_importances_are_what_a_slow_loop_says(seed, channels, theta, levels):
+    """Integers, so that there are ties; eighths, so that the loops round nothing."""
+    g = torch.Generator().manual_seed(seed)
+    saliency = torch.randint(-levels, levels + 1, (4, channels), generator=g).float()
+    for importance, slow in (("absolute", slow_absolute), ("positive", slow_positive)):
+        masks = kept_mask(saliency, theta, None, importance)
+        for row, mask in zip(saliency.tolist(), masks, strict=True):
+            assert set(mask.nonzero().flatten().tolist()) == slow(row, theta)
+
+
+@given(seed=st.integers(0, 999), channels=st.integers(2, 60), silent=st.floats(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_positive_importance_drops_nothing_up_to_the_share_that_has_none(seed, channels, silent):
+    """N channels that are not positive: all stay up to theta = (n - 1) / (K - 1), n go beyond n / K."""
+    g = torch.Generator().manual_seed(seed)
+    n = round(silent * channels)
+    saliency = torch.rand(channels, generator=g) + 0.1
+    saliency[torch.randperm(channels, generator=g)[:n]] *= -1
+    assert percentile_mask(saliency[None], 0.0).all()
+    if n:
+        assert percentile_mask(saliency[None], min((n - 1) / (channels - 1), 0.999)).all()
+    if n < channels:
+        assert torch.equal(percentile_mask(saliency[None], n / channels)[0], saliency > 0) or n == 0
+
+
+def test_theta_is_inert_for_symmetric_weights_until_a_half():
+    saliency = torch.cat([torch.arange(1.0, 257), -torch.arange(1.0, 257)])[None]
+    assert all(percentile_mask(saliency, theta).all() for theta in (0.0, 0.1, 0.3, 0.4, 0.49))
+    assert percentile_mask(saliency, 0.5).sum() == 256
+    assert top_mask(saliency, 0.4).sum() == 308
+
+
+def test_rounding_drops_no_channel_at_the_percentile():
+    """Theta (K - 1) is a whole number that floats miss by a hair, on either side."""
+    saliency = torch.arange(1.0, 12)[None]
+    assert [int(percentile_mask(saliency, t / 10).sum()) for t in range(10)] == list(range(11, 1, -1))
+
+
+@given(seed=st.integers(0, 999), mass=st.floats(0.01, 1))
+@settings(max_examples=40, deadline=None)
+def test_positive_importance_by_mass(seed, mass):
+    saliency = torch.randn(3, 20, generator=torch.Generator().manual_seed(seed)).double()
+    for row, kept in zip(saliency, kept_mask(saliency, None, mass, "positive"), strict=True):
+        assert (row[kept] > 0).all(), "no mass in what counts for nothing"
+        assert row[kept].sum() >= mass * row.clamp_min(0).sum() * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("unit", ["slots", "floats", "nonzero", "bytes"])
+@pytest.mark.parametrize("theta", [0.4, 0.8])
+def test_the_memory_keeps_the_positive_channels(unit, theta):
+    """By hand from the head's rows, zeros' ties and all; ragged numbers of channels within the budget."""
+    cell = make_cell(
+        "er", "sharc", theta=theta, importance="positive", budget_unit=unit, seeds=[2], buffer=24
+    )
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    memory = make_memory(FEATURES, stream, cell)
+    head = make_head("linear", 0, 1, 12, 6)
+    head.initialise(cell.seeds)
+    head.weight[0, 0, :8], head.weight[0, 0, 8:] = -head.weight[0, 0, :8].abs(), head.weight[0, 0, 8:].abs()
+    head.weight[0, 1] = head.weight[
+        0, 1
+    ].abs()  # eight of twelve channels speak against class 0, none against 1
+    memory.store(stream.order(0, 0, cell.seeds), head)
+    (stored,) = memory.stored
+    for label, mask in zip(stored.y[0], stored.sparse[0].mask, strict=True):
+        row = head.weight[0, label].tolist()
+        assert set(mask.nonzero().flatten().tolist()) == slow_positive(row, theta)
+    kept = stored.sparse[0].mask.sum(1)
+    assert len(kept.unique()) == (2 if theta == 0.4 else 1)
+    if unit == "floats":
+        assert kept.sum() <= 24 * 12 // 3
+    if unit == "bytes":
+        assert memory.episodic_bytes()[0] <= budget_of(cell, (12, 2, 2), 6).allowance(0)
+
+
+def test_a_share_is_refused_only_where_not_even_the_fewest_channels_fit():
+    """Of 12 channels, theta = 0.05 always drops one by percentile, and none by rank."""
+    cell = make_cell("er", "sharc", theta=0.05, budget_split=[1.0, 1.0, 0.9], buffer=3)
+    assert budget_of(cell.model_copy(update={"importance": "positive"}), (12, 2, 2), 6).allowance(2) == 11
+    with pytest.raises(UserError, match="holds no sample of task 3"):
+        budget_of(cell, (12, 2, 2), 6)
+
+
+# --- budget --------------------------------------------------------------------------------------
+
+
+@given(
+    method=st.sampled_from(["er", "derpp"]),
+    variant=st.sampled_from(["plain", "sharc"]),
+    buffer=st.integers(3, 60),
+    theta=st.sampled_from([0.0, 0.4, 0.8]),
+    importance=st.sampled_from(["absolute", "positive"]),
+    read=st.sampled_from(["per_task", "at_store"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_values_that_are_not_zero_are_those_that_fit(
+    method, variant, buffer, theta, importance, read, seed
+):
+    """Counted one by one in what is kept before recall; and one sample more would be too much."""
+    sharc = {"theta": theta, "importance": importance, "read": "per_task"} if variant == "sharc" else {}
+    cell = make_cell(method, variant, buffer=buffer, budget_unit="nonzero", seeds=[seed], **sharc)
+    memory = fill(cell, SPARSE)
+    stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, 3)
+    allowance = buffer * 12 * 2 * 2 // 3
+    for task, stored in enumerate(memory.stored):
+        order = stream.order(task, 0, cell.seeds)[0]
+        count = stored.index.shape[1]
+        assert torch.equal(stored.index[0], order[-count:]), "the last samples"
+        maps = [SPARSE.train_maps[i] for i in stored.index[0]]
+        if variant == "sharc":
+            maps = [m * k[:, None, None] for m, k in zip(maps, stored.sparse[0].mask, strict=True)]
+        spent = sum(int(np.count_nonzero(m.numpy())) for m in maps)
+        assert spent <= allowance
+        if count < len(order) and variant == "plain":
+            assert spent + int(np.count_nonzero(SPARSE.train_maps[order[-count - 1]].numpy())) > allowance
+    # bytes are those of what is kept, zeros and all, and of the whole map where it is kept completed
+    if variant == "sharc" and read == "at_store":
+        dense = fill(cell.model_copy(update={"read": read}), SPARSE)
+        assert torch.equal(dense.stored[0].index, memory.stored[0].index)
+        logits = 4 * 6 if method == "derpp" else 0
+        assert dense.episodic_bytes() == [dense.samples_stored * (12 * 4 * 2 + 2 + logits)]
+
+
+def test_many_free_samples_are_counted_over_all_their_parts(monkeypatch):
+    """Maps are read a few at a time, from the end: where a part ends does not matter."""
+    cell = make_cell("er", buffer=40, budget_unit="nonzero", seeds=[1])
+    whole = fill(cell, SPARSE)
+    monkeypatch.setattr("sharc_core.memory.COUNTED", 7)
+    parts = fill(cell, SPARSE)
+    for a, b in zip(whole.stored, parts.stored, strict=True):
+        assert torch.equal(a.index, b.index) and 14 < a.index.shape[1] < 50
+
+
+@pytest.mark.parametrize("variant", ["plain", "sharc"])
+@pytest.mark.parametrize("importance", ["absolute", "positive"])
+def test_maps_without_zeros_make_it_a_budget_of_floats(variant, importance):
+    features = make_features()
+    features.train_maps += 0.01
+    assert (features.train_maps != 0).all()
+    sharc = {"importance": importance, "theta": 0.7} if variant == "sharc" else {}
+    both = [
+        run_cell(features, make_cell("derpp", variant, buffer=16, budget_unit=unit, **sharc))
+        for unit in ("floats", "nonzero")
+    ]
+    for name in ("matrix", "untrained", "seeds"):
+        assert both[0][name] == both[1][name]
+    for cost in ("episodic_bytes", "associative_bytes", "samples_stored", "recall_mse"):
+        assert both[0]["costs"][cost] == both[1]["costs"][cost]
+
+
+def test_a_share_that_holds_no_sample_is_refused_before_anything_is_computed():
+    budget = Budget("nonzero", 4, 3, (12, 2, 2), split=(1.0, 1.0, 0.01))
+    with pytest.raises(UserError, match=r"holds no sample of task 3 of 3: its share is . non-zero values"):
+        budget.check(12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": "plain", "budget_unit": "nonzero"},
+        {"variant": "sharc", "importance": "positive"},
+        {"variant": "sharc", "importance": "positive", "budget_unit": "nonzero", "read": "at_store"},
+    ],
+)
+def test_seeds_that_keep_other_numbers_of_samples_are_what_they_are_alone(changes):
+    cell = make_cell("er", buffer=20, **changes)
+    together = run_cell(SPARSE, cell)
+    for r, seed in enumerate(cell.seeds):
+        alone = run_cell(SPARSE, cell.model_copy(update={"seeds": [seed]}))
+        assert together["matrix"]["class_il"][r] == alone["matrix"]["class_il"][0]
+        for cost in ("episodic_bytes", "samples_stored", "recall_mse"):
+            assert together["costs"][cost][r] == alone["costs"][cost][0]
+    assert len(set(together["costs"]["samples_stored"])) > 1
+
+
+# --- protocols -----------------------------------------------------------------------------------
+
+# The published code, written out as a user would: method.md section 6.
+BY_HAND = {
+    "sharc": {"importance": "positive", "read": "at_store", "forget": {"every": 1}},
+    "budget": {"unit": "nonzero"},
+    "method_settings": {"er": {"replay": "whole"}},
+}
+
+
+def test_code_is_its_options_given_one_by_one():
+    named = cells(load_grid(BASE | {"protocol": "code"}))
+    by_hand = cells(load_grid(BASE | BY_HAND))
+    assert {cell.protocol for cell in named} == {"paper", "code"}
+    assert [c.model_copy(update={"protocol": "paper"}) for c in named] == by_hand
+
+
+@pytest.mark.parametrize("method", ["er", "gem"])
+@pytest.mark.parametrize("variant", ["plain", "sharc"])
+def test_code_gives_the_numbers_of_its_options(method, variant):
+    """Bit for bit, with an associative memory that forgets; and not those of the paper's protocol."""
+    toy = {
+        "datasets": {"toy": {"source": "digits", "tasks": 3}},
+        "backbone": {"arch": "resnet_small", "weights": "pretrain", "image_size": 32},
+        "methods": [method],
+        "variants": [variant],
+        "buffers": [12],
+        "scenarios": ["task_il"],
+        "seeds": [0, 1],
+    }
+    sharc = {"associative_memory": "mean"}
+    code, by_hand, paper = (
+        run_cell(SPARSE, cell)
+        for grid in (
+            toy | {"sharc": sharc, "protocol": "code"},
+            toy | BY_HAND | {"sharc": BY_HAND["sharc"] | sharc},
+            toy | {"sharc": sharc},
+        )
+        for cell in cells(load_grid(grid))
+    )
+    assert code["matrix"] == by_hand["matrix"] != paper["matrix"]
+    assert code["costs"]["episodic_bytes"] == by_hand["costs"]["episodic_bytes"]
+
+
+def test_every_rule_changes_the_cells_that_it_concerns_and_no_other():
+    values = BASE | {"methods": ["sgd", "er", "gem"]}
+    paper = {c.id: c for c in cells(load_grid(values))}
+    for rule in RULES:
+        found = cells(load_grid(values | {"protocol": [f"paper+{rule}"]}))
+        assert len(found) == len(paper)
+        for cell in found:
+            is_concerned = cell.method != "sgd" and {
+                "replay": cell.method == "er",
+                "budget": True,
+            }.get(rule, cell.variant == "sharc")
+            assert (cell.id not in paper) == is_concerned == (cell.protocol != "paper")
+            if not is_concerned:
+                assert cell == paper[cell.id]
+
+
+def test_what_no_rule_changes_is_run_once():
+    names = ["paper", *(f"paper+{rule}" for rule in RULES), "code"]
+    grid = BASE | {"methods": ["sgd", "er", "gem"], "buffers": [20], "scenarios": ["class_il"]}
+    found = cells(load_grid(grid | {"protocol": names}))
+    ids = [cell.id for cell in found]
+    assert len(set(ids)) == len(ids)
+    by_kind = {
+        (method, variant): [c.protocol for c in found if (c.method, c.variant) == (method, variant)]
+        for method, variant in (("sgd", "plain"), ("er", "plain"), ("er", "sharc"), ("gem", "plain"))
+    }
+    assert by_kind["sgd", "plain"] == ["paper"]
+    assert by_kind["er", "plain"] == ["paper", "paper+budget", "paper+replay", "code"]
+    assert by_kind["er", "sharc"] == names
+    assert by_kind["gem", "plain"] == ["paper", "code"]
+    assert [c.protocol for c in found if (c.method, c.variant) == ("gem", "sharc")] == [
+        name for name in names if name != "paper+replay"
+    ]
+
+
+def test_the_preset_wins_over_the_file():
+    values = BASE | {
+        "protocol": "paper+read+budget",
+        "sharc": {"read": "per_task", "forget": {"every": 2}},
+        "budget": [{"unit": "bytes", "count_associative_memory": True}, {"unit": "floats"}],
+    }
+    sharc = [c for c in cells(load_grid(values)) if c.variant == "sharc"]
+    assert {(c.read, c.budget_unit, c.count_associative_memory) for c in sharc} == {
+        ("at_store", "nonzero", False)
+    }
+    assert {c.forget_every for c in sharc} == {2}, "no rule of that protocol"
+
+
+def test_with_protocol_changes_nothing_of_its_input():
+    values = load_grid(BASE).model_dump()
+    before = copy.deepcopy(values)
+    assert with_protocol(values, "code") != before == values == with_protocol(values, "paper")
+
+
+def test_names_are_canonical():
+    grid = load_grid(changed("protocol", ["paper+forget+read", "+".join(["paper", *reversed(RULES)])]))
+    assert grid.protocol == ["paper+read+forget", "code"]
+    assert [name_of(rules_of(name)) for name in ("paper", "code")] == ["paper", "code"]
+    assert concerning("code", "gem", "plain") == concerning("paper+budget", "gem", "plain") == "code"
+    assert concerning("paper+budget", "er", "plain") == "paper+budget"
+    assert concerning("paper+read+replay", "gem", "sharc") == "paper+read"
+    assert concerning("paper+replay", "gem", "sharc") == "paper"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("codee", r"protocol: .*unknown protocol 'codee' \(did you mean 'code'\?\); valid: paper, code"),
+        ("code+read", r"unknown protocol 'code\+read'"),
+        ("paper+reed", r"unknown rule 'reed' \(did you mean 'read'\?\) in protocol 'paper\+reed'"),
+        ("paper+", r"unknown rule ''"),
+        ("paper+read+read", r"names the rule 'read' twice"),
+        (["paper+read+forget", "paper+forget+read"], r"'paper\+read\+forget' is listed twice"),
+        ([], r"protocol: .*at least 1"),
+    ],
+)
+def test_bad_protocols_are_one_line(value, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_grid(changed("protocol", value))
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_say_importance_where_the_protocol_does_not():
+    for importance, protocol, end in (
+        ("absolute", "paper", "modern_hopfield"),
+        ("positive", "paper", "modern_hopfield-positive"),
+        ("positive", "paper+read", "modern_hopfield-positive-paper+read"),
+        ("positive", "paper+importance", "modern_hopfield-paper+importance"),
+        ("positive", "code", "modern_hopfield-code"),
+    ):
+        assert make_cell("er", "sharc", importance=importance, protocol=protocol).id.endswith(f"-{end}")
+
+
+def test_a_run_by_command_line_takes_a_protocol(capsys):
+    common = ["run", "--dataset", "s_digits", "--method", "gem"]
+    assert main([*common, "--protocol", "paper+read"]) == 1
+    assert "--protocol paper+read: it changes nothing in gem plain" in capsys.readouterr().err
+    assert main([*common, "--protocol", "cod"]) == 1
+    assert "did you mean 'code'" in capsys.readouterr().err
+    assert main(["run", "--dataset", "s_digits", "--method", "sgd", "--protocol", "code"]) == 1
+    assert "it changes nothing in sgd plain" in capsys.readouterr().err
+
+
+def test_a_memory_of_several_seeds_says_that_they_must_run_apart():
+    budget = Budget("nonzero", 24, 3, (12, 2, 2))
+    memory = EpisodicMemory(SPARSE, [0, 1, 2], budget)
+    head = make_head("linear", 0, 3, 12, 6)
+    stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, 3)
+    with pytest.raises(UserError, match="run them one by one"):
+        memory.store(stream.order(0, 0, [0, 1, 2]), head)
+
+
+def test_the_docs_name_every_rule_with_what_it_sets():
+    text = (Path(__file__).parents[1] / "docs/config.md").read_text().split("## `protocol`")[1].split("##")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    expected = [
+        f"| `{rule}` | {', '.join(f'`{key}: {shown}`' for key, shown in flat(options))} |"
+        for rule, options in RULES.items()
+    ]
+    assert [row.rsplit("|", 2)[0] + "|" for row in rows] == expected
+
+
+def flat(options: dict, above: str = "") -> list[tuple[str, str]]:
+    """Nested keys with dots, values as YAML has them."""
+    found = []
+    for key, value in options.items():
+        nested = isinstance(value, dict)
+        found += flat(value, f"{above}{key}.") if nested else [(above + key, yaml_text(value))]
+    return found
+
+
+def yaml_text(value) -> str:
+    return {False: "false", True: "true"}[value] if isinstance(value, bool) else str(value)
+
+
+def test_the_papers_importance_is_the_default():
+    assert SharcSettings([], theta=0.5).importance == "absolute"
+    assert {c.importance for c in cells(load_grid(BASE)) if c.variant == "sharc"} == {"absolute"}
+    assert {c.protocol for c in cells(load_grid(BASE))} == {"paper"}

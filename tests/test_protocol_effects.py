@@ -1,0 +1,207 @@
+"""What each rule moves: from made-up runs whose gains and movements are known."""
+
+import pandas as pd
+import pytest
+from result_factory import constant_matrix, make_document
+
+from sharc_core.pairs import paired
+from sharc_core.protocol import concerning
+from sharc_core.protocol_effects import comparisons, protocol_findings, protocol_tables
+from sharc_core.published import COLUMNS, no_published
+from sharc_core.results import runs_table
+from sharc_core.summary import blocks, model_label, summarise, varying_settings
+from sharc_core.tables import main_tables
+
+NOISE = (0.0, 1.0, -1.0)  # of the plain runs; what a pair has in common must not widen an interval
+
+
+def document(variant: str, protocol: str, accs: list[float], method: str = "er", **changes) -> dict:
+    """A cell of the code's or the paper's options, whose ACC by seed is `accs`."""
+    if "budget" in protocol or protocol == "code":
+        changes = {"budget_unit": "nonzero"} | changes
+    if variant == "sharc" and ("read" in protocol or protocol == "code"):
+        changes = {"read": "at_store"} | changes
+    matrix = constant_matrix(accs)
+    matrices = {"task_il": matrix, "class_il": matrix}
+    name = concerning(protocol, method, variant)
+    return make_document(
+        method, variant, protocol=name, matrices=matrices, scenarios=["class_il"], tasks=2, **changes
+    )
+
+
+def gaining(
+    protocol: str, gains: list[float], method: str = "er", plain: float = 40.0, **changes
+) -> list[dict]:
+    """A plain and a SHARC cell of one protocol, the latter better by `gains`, seed by seed."""
+    without = [plain + noise for noise in NOISE]
+    with_sharc = [a + gain for a, gain in zip(without, gains, strict=True)]
+    return [
+        document("plain", protocol, without, method, **changes),
+        document("sharc", protocol, with_sharc, method, **changes),
+    ]
+
+
+def entries_of(*documents: list[dict]) -> list:
+    unique = {}  # a plain cell that a rule does not concern is one cell
+    for one in sum(documents, []):
+        cell = one["cell"]
+        keys = ("dataset", "method", "variant", "buffer", "protocol", "budget_unit", "theta")
+        unique[tuple(cell[key] for key in keys)] = one
+    return summarise(runs_table(list(unique.values())))
+
+
+def paper_of(plain: float, sharc: float, method: str = "er") -> pd.DataFrame:
+    common = ["class_il", "s_digits", 100, method]
+    rows = [[*common, variant, acc, 1.0, -9.0, 1.0] for variant, acc in (("plain", plain), ("sharc", sharc))]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+KNOWN = (
+    gaining("paper", [4.0, 5.0, 6.0]),
+    gaining("paper+importance", [1.0, 2.0, 3.0]),  # three less on every seed
+    gaining("paper+budget", [9.0, 10.1, 10.9], plain=50.0),  # five more, a little each way
+    gaining("paper+read", [0.0, 5.0, 10.0]),  # no more on average, and far apart
+    gaining("paper+forget", [4.0, 5.0, 6.0]),  # nothing
+    gaining("code", [2.0, 2.1, 1.9], plain=50.0),
+)
+
+
+def test_gains_and_movements_are_those_of_the_runs():
+    (comparison,) = comparisons(entries_of(*KNOWN), paper_of(50.0, 58.0))
+    assert comparison.published == 8.0
+    gains = {e.protocol: e.pair.test.difference for e in comparison.effects}
+    assert list(gains) == ["paper", "paper+importance", "paper+budget", "paper+read", "paper+forget", "code"]
+    assert list(gains.values()) == pytest.approx([5, 2, 10, 5, 5, 2])
+    moved = {e.protocol: e.moved for e in comparison.effects if e.moved}
+    assert [m.difference for m in moved.values()] == pytest.approx([-3, 5, 0, 0, -3])
+    # differences of differences by hand: 5, 5.1 and 4.9, whose t interval is 5 -+ 4.3027 * 0.1 / sqrt(3)
+    assert (moved["paper+budget"].low, moved["paper+budget"].high) == pytest.approx(
+        (4.7516, 5.2484), abs=1e-4
+    )
+    assert {e.protocol: e.direction for e in comparison.effects[1:]} == {
+        "paper+importance": -1,
+        "paper+budget": 1,
+        "paper+read": 0,
+        "paper+forget": 0,
+        "code": -1,
+    }
+
+
+def test_findings_claim_what_the_intervals_hold():
+    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
+    assert found[:2] == [
+        "The code's rule 'importance' alone raises SHARC's gain in 0 of 1 comparisons and lowers it in 1; "
+        "where the published gain is outside our interval, towards it in 0 of 1.",
+        "The code's rule 'budget' alone raises SHARC's gain in 1 of 1 comparisons and lowers it in 0; "
+        "where the published gain is outside our interval, towards it in 1 of 1.",
+    ]
+    assert not any("'replay'" in text for text in found), "was not run"
+    (text,) = [text for text in found if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats: ")]
+    assert (
+        "gain is +5.00 [+2.52, +7.48] (the published one outside) under paper and +2.00 [+1.75, +2.25]"
+        in text
+    )
+    assert "Of the +3.00 to the published gain: budget +5.00 [+4.75, +5.25]." in text
+    assert "Away from it: importance -3.00 [-3.00, -3.00]." in text
+    assert "Changes nothing: forget." in text
+    assert "Not told from no effect: read." in text
+
+
+def test_the_direction_is_counted_from_the_published_gain():
+    """The same runs, a published gain below ours: now the importance leads there."""
+    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
+    assert "towards it in 1 of 1" in found[0] and "towards it in 0 of 1" in found[1]
+    assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
+
+
+def test_nothing_leads_to_a_published_gain_that_ours_agrees_with():
+    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 54.0))
+    assert "(the published one inside) under paper" in found[-1] and "published: +4.00." in found[-1]
+    assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
+    assert not any("towards" in text for text in found)
+
+
+def test_without_published_values_nothing_is_said_of_them():
+    found = protocol_findings(entries_of(*KNOWN), no_published())
+    assert not any("published" in text for text in found)
+    assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
+
+
+def test_one_seed_tells_no_movement():
+    one = [[make_one(d) for d in documents] for documents in KNOWN]
+    (comparison,) = comparisons(entries_of(*one), no_published())
+    assert all(effect.direction == 0 and not effect.is_exactly_none for effect in comparison.effects[1:])
+
+
+def make_one(found: dict) -> dict:
+    """The document's first seed alone."""
+    costs = {k: v[:1] if isinstance(v, list) else v for k, v in found["costs"].items()}
+    first = {key: {k: v[:1] for k, v in found[key].items()} for key in ("matrix", "untrained")}
+    return found | first | {"seeds": found["seeds"][:1], "costs": costs}
+
+
+def test_a_plain_run_that_no_rule_changes_is_everyones_partner():
+    """GEM: of the code's rules only the budget changes the plain run."""
+    documents = [
+        gaining("paper", [4.0, 5.0, 6.0], "gem"),
+        gaining("paper+importance", [1.0, 2.0, 3.0], "gem"),
+        gaining("paper+budget", [2.0, 2.0, 2.0], "gem", plain=50.0),
+        gaining("code", [9.0, 9.0, 9.0], "gem", plain=50.0),
+    ]
+    entries = entries_of(*documents)
+    assert [e.protocol for e in entries if not e.is_sharc] == ["paper", "code"]
+    partners = {pair.sharc.protocol: pair.plain.protocol for pair in paired(entries)}
+    assert partners == {
+        "paper": "paper",
+        "paper+importance": "paper",
+        "paper+budget": "code",
+        "code": "code",
+    }
+    (comparison,) = comparisons(entries, no_published())
+    assert [e.pair.test.difference for e in comparison.effects] == pytest.approx([5, 2, 2, 9])
+
+
+def test_a_protocol_is_compared_with_its_own_row_only():
+    """Another theta or buffer is another row; and a row without the paper's protocol is none."""
+    other = gaining("paper+read", [30.0, 30.0, 30.0], theta=0.4)
+    third = gaining("code", [30.0, 30.0, 30.0], buffer=300)
+    found = comparisons(entries_of(*KNOWN, other, third), no_published())
+    assert [(c.base.theta, c.base.buffer, len(c.effects)) for c in found] == [(0.8, 100, 6)]
+    assert comparisons(entries_of(KNOWN[1], KNOWN[2]), no_published()) == []
+    assert protocol_tables(entries_of(KNOWN[0]), no_published()) == [], "nothing to compare"
+
+
+def test_each_budget_of_the_papers_protocol_has_its_own_table():
+    slots = gaining("paper", [1.0, 1.0, 1.0], budget_unit="slots")
+    read = gaining("paper+read", [2.0, 2.0, 2.0], budget_unit="slots")
+    tables = protocol_tables(entries_of(*KNOWN, slots, read), no_published())
+    assert [table.title.split("budget in ")[1] for table in tables] == ["floats", "slots"]
+    assert [row[3].text for row in tables[1].rows] == ["paper", "paper+budget", "paper+read", "code"]
+    assert tables[1].rows[2][6].sort == pytest.approx(1.0), "against slots, not floats"
+
+
+def test_the_table_shows_what_was_measured():
+    (table,) = protocol_tables(entries_of(*KNOWN), paper_of(50.0, 58.0))
+    rows = {row[3].text: [item.text for item in row] for row in table.rows}
+    assert rows["paper"][4:] == ["+5.00", "[+2.52, +7.48]", "–", "–", "+8.00"]
+    assert rows["paper+budget"][4:] == ["+10.00", "[+7.63, +12.37]", "+5.00", "[+4.75, +5.25]", "+8.00"]
+    assert all(len(row) == len(table.header) for row in table.rows)
+    assert (
+        "batch statistics of its backbone drift" in table.caption and "no protocol here does" in table.caption
+    )
+
+
+def test_rows_of_different_protocols_never_merge():
+    entries = entries_of(*KNOWN)
+    assert len(entries) == 6 + 3  # SHARC under each; plain under paper, paper+budget and code
+    floats, nonzero = sorted(blocks(entries), key=lambda block: block[0].budget)
+    assert len({entry.row for entry in floats}) == len(floats) == 5
+    labels = {model_label(entry, varying_settings(nonzero)) for entry in nonzero}
+    assert labels == {"ER (paper+budget)", "ER+ (paper+budget)", "ER (code)", "ER+ (code)"}
+    (table,) = main_tables(floats, no_published())
+    assert "SHARC (theta 0.8, associative memory mean, saliency gradient)" in table.caption, (
+        "read is not fixed"
+    )
+    both = entries_of(KNOWN[0], KNOWN[5])
+    for block in blocks(both):  # paper in floats, code in nonzero: a table each, no name needed
+        assert {model_label(entry, varying_settings(block)) for entry in block} == {"ER", "ER+"}
