@@ -87,6 +87,13 @@ def test_gains_and_movements_are_those_of_the_runs():
     }
 
 
+def test_rounding_moves_nothing():
+    again = gaining("paper+replay", [4.0, 5.0, 6.0], plain=40.1)
+    assert 40.1 + 4.0 - 40.1 != 4.0
+    (comparison,) = comparisons(entries_of(KNOWN[0], again), no_published())
+    assert comparison.effects[1].is_exactly_none and comparison.effects[1].direction == 0
+
+
 def test_findings_claim_what_the_intervals_hold():
     found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert found[:2] == [
