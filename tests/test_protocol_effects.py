@@ -121,9 +121,10 @@ def test_the_direction_is_counted_from_the_published_gain():
     assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
 
 
-def test_nothing_leads_to_a_published_gain_that_ours_agrees_with():
-    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 54.0))
-    assert "(the published one inside) under paper" in found[-1] and "published: +4.00." in found[-1]
+@pytest.mark.parametrize("gain", [4.0, 6.0])
+def test_nothing_leads_to_a_published_gain_that_ours_agrees_with(gain):
+    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 50.0 + gain))
+    assert "(the published one inside) under paper" in found[-1] and f"published: {gain:+.2f}." in found[-1]
     assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
     assert not any("towards" in text for text in found)
 
