@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "sharc_core"
 RANKS = {
     "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
     "registry": 1, "files": 1, "device": 1,
-    "seeds": 2, "metrics": 2, "labels": 1, "published": 2, "render": 2, "encoding": 2, "cell": 2,
+    "integrity": 2, "seeds": 2, "metrics": 2, "labels": 1, "published": 2, "render": 2,
+    "encoding": 2, "cell": 2,
     "protocol": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
