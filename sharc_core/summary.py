@@ -192,7 +192,7 @@ def row_key(entry: Entry) -> tuple:
     """Order of a table's rows: buffer (none first), method, protocol, plain before SHARC, settings."""
     settings = [
         (value is not None, value or 0 if not isinstance(value, str) else value)
-        for value in (getattr(entry, name) for name in SETTINGS if name != "protocol")
+        for value in (getattr(entry, name) for name in SETTINGS)
     ]
     protocol = protocol_key(entry.protocol)
     return (entry.buffer or 0, method_key(entry.method), protocol, entry.variant, settings)

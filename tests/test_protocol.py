@@ -85,8 +85,10 @@ def test_theta_is_inert_for_symmetric_weights_until_a_half():
 
 def test_rounding_drops_no_channel_at_the_percentile():
     """Theta (K - 1) is a whole number that floats miss by a hair, on either side."""
-    saliency = torch.arange(1.0, 12)[None]
-    assert [int(percentile_mask(saliency, t / 10).sum()) for t in range(10)] == list(range(11, 1, -1))
+    assert 0.07 * 100 > 7 and 0.29 * 100 < 29
+    saliency = torch.arange(1.0, 102)[None]
+    kept = [int(percentile_mask(saliency, t / 100).sum()) for t in range(100)]
+    assert kept == [101 - t for t in range(100)]
 
 
 @given(seed=st.integers(0, 999), mass=st.floats(0.01, 1))
@@ -183,6 +185,17 @@ def test_many_free_samples_are_counted_over_all_their_parts(monkeypatch):
     parts = fill(cell, SPARSE)
     for a, b in zip(whole.stored, parts.stored, strict=True):
         assert torch.equal(a.index, b.index) and 14 < a.index.shape[1] < 50
+
+
+@pytest.mark.parametrize("variant", ["plain", "sharc"])
+def test_maps_with_fewer_values_than_channels_are_all_kept(variant):
+    """One value a map: a slot of 48 values a task holds 48 maps, though it holds four times 12 channels."""
+    features = make_features(train_per_class=25)
+    features.train_maps = torch.zeros_like(features.train_maps)
+    features.train_maps[:, 0, 0, 0] = 1
+    sharc = {"theta": 0.0} if variant == "sharc" else {}
+    memory = fill(make_cell("er", variant, buffer=3, budget_unit="nonzero", seeds=[0], **sharc), features)
+    assert [s.index.shape[1] for s in memory.stored] == [48, 48, 48]
 
 
 @pytest.mark.parametrize("variant", ["plain", "sharc"])

@@ -87,6 +87,13 @@ def test_gains_and_movements_are_those_of_the_runs():
     }
 
 
+def test_rounding_moves_nothing():
+    again = gaining("paper+replay", [4.0, 5.0, 6.0], plain=30.2)
+    assert 30.2 + 4.0 - 30.2 != 4.0
+    (comparison,) = comparisons(entries_of(KNOWN[0], again), no_published())
+    assert comparison.effects[1].is_exactly_none and comparison.effects[1].direction == 0
+
+
 def test_findings_claim_what_the_intervals_hold():
     found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert found[:2] == [
@@ -114,9 +121,10 @@ def test_the_direction_is_counted_from_the_published_gain():
     assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
 
 
-def test_nothing_leads_to_a_published_gain_that_ours_agrees_with():
-    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 54.0))
-    assert "(the published one inside) under paper" in found[-1] and "published: +4.00." in found[-1]
+@pytest.mark.parametrize("gain", [4.0, 6.0])
+def test_nothing_leads_to_a_published_gain_that_ours_agrees_with(gain):
+    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 50.0 + gain))
+    assert "(the published one inside) under paper" in found[-1] and f"published: {gain:+.2f}." in found[-1]
     assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
     assert not any("towards" in text for text in found)
 
