@@ -55,6 +55,7 @@ LOGS = result("logs")
 TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kind=["md", "csv", "tex"])
 TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)
 TABLES += expand(result("tables/study_{study}.csv"), study=STUDIES)
+TABLES += [result("tables/scorecard.md"), result("tables/scorecard.csv")]
 DRAWN = expand("{figure}_{scenario}", figure=["learning_curves", "bytes"], scenario=grid.scenarios)
 for study, part in STUDIES.items():
     if grid.studies[study].figure is not None:

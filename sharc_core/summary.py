@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sharc_core.labels import DASH, method_key, method_name, natural_key, scenario_name
+from sharc_core.metrics import confidence_interval
 from sharc_core.render import Item
 from sharc_core.results import AXES
 from sharc_core.sub_grid import MAIN
@@ -74,6 +75,11 @@ class Entry:
     def acc(self) -> float:
         """Mean ACC over the seeds, percent."""
         return self.mean["acc"]
+
+    @property
+    def acc_interval(self) -> tuple[float, float]:
+        """95 % Student-t interval of the mean ACC over the seeds; NaN for one seed."""
+        return confidence_interval(self.accs)
 
     @property
     def total_bytes(self) -> float:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sharc_core"
 RANKS = {
     "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
     "registry": 1, "files": 1, "device": 1,
-    "integrity": 2, "seeds": 2, "metrics": 2, "labels": 1, "published": 2, "render": 2,
+    "integrity": 2, "seeds": 2, "metrics": 1, "labels": 1, "published": 2, "render": 2,
     "encoding": 2, "cell": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
@@ -20,9 +20,10 @@ RANKS = {
     "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
     "inputs": 10, "learner": 9, "provenance": 9,
     "results": 9,
-    "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "tables": 12, "findings": 12,
-    "report": 13, "studies": 13,
-    "__init__": 14, "__main__": 15,
+    "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "claims": 11,
+    "tables": 12, "findings": 12, "setups": 12,
+    "verdicts": 13, "scorecard": 14, "report": 15, "studies": 13,
+    "__init__": 16, "__main__": 17,
 }  # fmt: skip
 
 

@@ -1,4 +1,15 @@
-# Cells and what is made of them.
+# Cells and what is made of them. snakemake --report shows what is marked as reported.
+
+
+def reported(path, category):
+    """An output with its caption, category and labels in Snakemake's own report."""
+    name, kind = os.path.splitext(os.path.basename(path))
+    return report(
+        path,
+        caption=f"../report/{category.lower()}.rst",
+        category=category,
+        labels={"what": name.replace("_", " "), "format": kind[1:]},
+    )
 
 
 def cell_of(wildcards):
@@ -48,10 +59,10 @@ rule tables:
         runs=result("runs.csv"),
         published=PUBLISHED,
     output:
-        TABLES,
+        [reported(path, "Tables") for path in TABLES],
     params:
         studies=list(STUDIES),
-        code=stage_hash("tables", "published", "results"),
+        code=stage_hash("tables", "scorecard", "published", "results"),
     log:
         f"{LOGS}/tables.log",
     benchmark:
@@ -67,7 +78,8 @@ rule figures:
         runs=result("runs.csv"),
         cells=list(CELLS),
     output:
-        FIGURES,
+        # a PNG beside an SVG is the same figure
+        [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
     params:
         studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
         code=stage_hash("figures", "results"),
@@ -89,7 +101,7 @@ rule report:
         figures=FIGURES,
         cards=CARDS,
     output:
-        result("report.html"),
+        reported(result("report.html"), "Report"),
     params:
         code=stage_hash("report", "templates", "published", "results"),
     log:
