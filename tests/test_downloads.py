@@ -161,7 +161,8 @@ def test_without_a_network_the_line_says_what_to_put_where(tmp_path, monkeypatch
 def test_a_missing_page_is_one_line(internet, tmp_path):
     internet.written.path.unlink()
     refused(
-        lambda: internet.source().prepare(tmp_path / "out"), r"cannot download .*\(Not Found\): " + REMEDY
+        lambda: internet.source().prepare(tmp_path / "out"),
+        r"cannot download .*\(File not found\): " + REMEDY,
     )
 
 
@@ -317,7 +318,10 @@ def test_planning_tells_what_is_missing_and_running_refuses(tmp_path):
     check_inputs(grid, said.append, planning=True)
     assert len(said) == 4
     assert all(line.startswith("warning: ") for line in said)
-    refused(lambda: check_inputs(grid), rf"config: datasets\.s_cifar10: the mirror .* has no {NAME}")
+    refused(
+        lambda: check_inputs(grid),
+        rf"config: datasets\.s_cifar10: the mirror .* has no {NAME} \(170 MB\): put ",
+    )
     grid = load_grid(GRID | places)
     refused(
         lambda: check_inputs(grid), r"config: datasets\.s_mini: mini-ImageNet .* has no official download"
