@@ -15,7 +15,7 @@ import torchvision.datasets
 import yaml
 from archive_factory import write_cifar, write_tiny
 from pydantic import ValidationError
-from test_pipeline import ROOT, snakemake
+from snake import copy_project, snakemake
 
 from sharc_core.config import load_grid
 from sharc_core.datasets import SOURCES, download, open_prepared
@@ -348,19 +348,17 @@ def test_pretraining_on_the_streams_classes_is_refused(tmp_path):
 
 @pytest.mark.pipeline
 def test_a_dry_run_needs_no_archive_and_a_run_does(tmp_path):
-    for name in ("sharc_core", "workflow", "envs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", tmp_path)
+    copy_project(tmp_path)
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
     done = snakemake(tmp_path, "-n", "--configfile", "grid.yaml")
-    assert done.returncode == 0, done.stderr
-    assert "warning: mini-ImageNet" in done.stderr
+    assert done.returncode == 0, done.stdout
+    assert "warning: mini-ImageNet" in done.stdout
     for name in GRID["datasets"]:
-        assert f"rule data_{name}:" in done.stdout + done.stderr
+        assert f"rule data_{name}:" in done.stdout
     done = snakemake(tmp_path, "--configfile", "grid.yaml")
     assert done.returncode == 1
-    assert "error: config: datasets.s_mini: mini-ImageNet" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "error: config: datasets.s_mini: mini-ImageNet" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_tiny_imagenet_comes_the_same_way(internet, tmp_path, monkeypatch):
