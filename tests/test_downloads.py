@@ -15,7 +15,7 @@ import torchvision.datasets
 import yaml
 from archive_factory import write_cifar, write_tiny
 from pydantic import ValidationError
-from test_pipeline import ROOT, snakemake
+from snake import copy_project, snakemake
 
 from sharc_core.config import load_grid
 from sharc_core.datasets import SOURCES, download, open_prepared
@@ -161,7 +161,8 @@ def test_without_a_network_the_line_says_what_to_put_where(tmp_path, monkeypatch
 def test_a_missing_page_is_one_line(internet, tmp_path):
     internet.written.path.unlink()
     refused(
-        lambda: internet.source().prepare(tmp_path / "out"), r"cannot download .*\(Not Found\): " + REMEDY
+        lambda: internet.source().prepare(tmp_path / "out"),
+        r"cannot download .*\(File not found\): " + REMEDY,
     )
 
 
@@ -317,7 +318,10 @@ def test_planning_tells_what_is_missing_and_running_refuses(tmp_path):
     check_inputs(grid, said.append, planning=True)
     assert len(said) == 4
     assert all(line.startswith("warning: ") for line in said)
-    refused(lambda: check_inputs(grid), rf"config: datasets\.s_cifar10: the mirror .* has no {NAME}")
+    refused(
+        lambda: check_inputs(grid),
+        rf"config: datasets\.s_cifar10: the mirror .* has no {NAME} \(170 MB\): put ",
+    )
     grid = load_grid(GRID | places)
     refused(
         lambda: check_inputs(grid), r"config: datasets\.s_mini: mini-ImageNet .* has no official download"
@@ -344,19 +348,17 @@ def test_pretraining_on_the_streams_classes_is_refused(tmp_path):
 
 @pytest.mark.pipeline
 def test_a_dry_run_needs_no_archive_and_a_run_does(tmp_path):
-    for name in ("sharc_core", "workflow", "envs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", tmp_path)
+    copy_project(tmp_path)
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
     done = snakemake(tmp_path, "-n", "--configfile", "grid.yaml")
-    assert done.returncode == 0, done.stderr
-    assert "warning: mini-ImageNet" in done.stderr
+    assert done.returncode == 0, done.stdout
+    assert "warning: mini-ImageNet" in done.stdout
     for name in GRID["datasets"]:
-        assert f"rule data_{name}:" in done.stdout + done.stderr
+        assert f"rule data_{name}:" in done.stdout
     done = snakemake(tmp_path, "--configfile", "grid.yaml")
     assert done.returncode == 1
-    assert "error: config: datasets.s_mini: mini-ImageNet" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "error: config: datasets.s_mini: mini-ImageNet" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_tiny_imagenet_comes_the_same_way(internet, tmp_path, monkeypatch):

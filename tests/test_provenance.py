@@ -68,6 +68,8 @@ def stage(*roots) -> str:
             "LOOK_ALIKE = 0.9",
         ),
         (("datasets.glyphs", "datasets.base"), "datasets/base.py", "np.int64", "np.int32"),
+        (("datasets.cifar", "datasets.base"), "datasets/restricted_pickle.py", "latin1", "utf-8"),
+        (("datasets.tiny_imagenet", "datasets.base"), "datasets/pictures.py", "BILINEAR", "BICUBIC"),
         (("pretrain", "backbones.resnet_small"), "backbones/resnet_small.py", "nn.ReLU()", "nn.GELU()"),
         (("pretrain", "backbones.resnet_small"), "backbones/augment.py", "width - 1", "width - 2"),
         (("features", "backbones.resnet_small"), "pooling.py", ".mean(-1)", ".amax(-1)"),
@@ -87,6 +89,7 @@ def test_code_that_shapes_a_stages_output_counts(copy, roots, file, old, new):
 def test_nothing_else_counts_for_a_stage(copy):
     stages = [
         ("datasets.digits", "datasets.base"),
+        ("datasets.cifar", "datasets.base"),
         ("pretrain", "backbones.resnet_small"),
         ("features", "backbones.resnet_small"),
         ("results",),
@@ -97,6 +100,7 @@ def test_nothing_else_counts_for_a_stage(copy):
     edit(copy / "datasets/glyphs.py", "FONT_SIZE = 52", "FONT_SIZE = 50")
     edit(copy / "backbones/torchvision_nets.py", "weights=None, num_classes=classes", "num_classes=classes")
     edit(copy / "methods/gem.py", "margin: float", "margin2: float")
+    edit(copy / "datasets/download.py", "nothing was kept", "it was not kept")
     edit(copy / "backbones/config.py", "must be above 0", "must be positive")
     edit(copy / "config.py", "is listed twice", "is there twice")
     edit(copy / "errors.py", "class UserError", "X = 1\n\n\nclass UserError")

@@ -188,9 +188,7 @@ class Parquet(Form):
             names = self._label_names(file)
             for number, (label,) in enumerate(self._rows(file, ["label"])):
                 if isinstance(label, int) and not 0 <= label < len(names):
-                    raise UserError(
-                        f"{file}: label {label} has no name in the file's metadata: {self.expected}"
-                    )
+                    raise UserError(f"{file}: label {label} has no name in its metadata: {self.expected}")
                 wnid = names[label] if isinstance(label, int) else str(label)
                 found.setdefault(wnid, []).append(self._key(file, number))
         return found
