@@ -1,14 +1,19 @@
-# `make` sets up everything and produces the default results; `make test` runs all tests.
+# `make` sets up everything and produces the default results; `make paper` the paper's;
+# `make test` runs all tests.
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: all test lint format bench lock clean
+.PHONY: all paper test lint format bench lock clean
 
 all: $(STAMP)
 	$(BIN)/snakemake --cores $(CORES)
+
+# The paper's tables and figures: hours, and downloads; config/paper.yaml says what it needs.
+paper: $(STAMP)
+	$(BIN)/snakemake --cores $(CORES) --configfile config/paper.yaml
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@
 # has the hash of the code behind it as a parameter: edited code re-runs what comes from it, comments nothing.
 
 import os
+import re
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -15,12 +16,12 @@ sys.path.insert(0, workflow.basedir)
 from sharc_core.errors import UserError
 
 try:
-    from sharc_core.config import load_grid, read_config
+    from sharc_core.config import load_grid, read_config, study_grid
     from sharc_core.inputs import check_inputs
     from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
-    from sharc_core.unroll import cells
+    from sharc_core.unroll import extracted_views, memberships
     from sharc_core.views import needed_views
 
     # A grid file stands for itself: with --configfile, the default's data sets must not leak in.
@@ -31,9 +32,14 @@ try:
 
     grid = load_grid(config)
     if workflow.is_main_process:
-        check_inputs(grid, progress=lambda line: print(line, file=sys.stderr))
+        # a dry run shows the plan even where the data are yet to come; Snakemake says only later that it is one
+        dry = any(re.fullmatch("--dry-?run|-n|-np", argument) for argument in sys.argv)
+        check_inputs(grid, progress=lambda line: print(line, file=sys.stderr), planning=dry)
     layout = Layout(grid)
-    CELLS = {str(layout.cell(cell)): cell for cell in cells(grid)}
+    MEMBERSHIPS = [(str(layout.cell(cell)), cell, members) for cell, members in memberships(grid)]
+    CELLS = {path: cell for path, cell, _ in MEMBERSHIPS}
+    MEMBERS = {path: members for path, _, members in MEMBERSHIPS}
+    STUDIES = {name: study_grid(grid, name) for name in grid.studies}
     RECALL = {str(recall_path(grid, job)): job for job in recall_jobs(grid)}
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -49,12 +55,14 @@ PUBLISHED = f"{workflow.basedir}/workflow/paper/paper_results.csv"
 LOGS = result("logs")
 TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kind=["md", "csv", "tex"])
 TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)
-FIGURES = expand(
-    result("figures/{figure}_{scenario}.{kind}"),
-    figure=["learning_curves", "bytes"],
-    scenario=grid.scenarios,
-    kind=["svg", "png"],
-)
+TABLES += expand(result("tables/study_{study}.csv"), study=STUDIES)
+TABLES += [result("tables/scorecard.md"), result("tables/scorecard.csv")]
+DRAWN = expand("{figure}_{scenario}", figure=["learning_curves", "bytes"], scenario=grid.scenarios)
+for study, part in STUDIES.items():
+    if grid.studies[study].figure is not None:
+        DRAWN += expand("{figure}_{scenario}", figure=study, scenario=part.scenarios)
+# the .json says in words what the figure shows
+FIGURES = expand(result("figures/{figure}.{kind}"), figure=DRAWN, kind=["svg", "png", "json"])
 RECALL_TABLES = expand(result("tables/recall.{kind}"), kind=["csv", "md", "tex"])
 RECALL_FIGURES = expand(
     result("figures/recall_{sweep}.{kind}"),

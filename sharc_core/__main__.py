@@ -43,7 +43,9 @@ def _check(options: argparse.Namespace) -> int:
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
     found = cells(grid)
-    print(f"{options.config}: fine; {len(found)} cells, {len(found) * len(grid.seeds)} training runs")
+    print(
+        f"{options.config}: fine; {len(found)} cells, {sum(len(cell.seeds) for cell in found)} training runs"
+    )
     return 0
 
 
@@ -139,6 +141,7 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
         "seeds": choice.seed,
         "budget": listed(grid.budget)[0].model_dump(),
         "storage": listed(grid.storage)[0],
+        "studies": {},
     }
     return load_grid(values)
 

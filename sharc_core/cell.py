@@ -33,7 +33,8 @@ class HeadConfig(Settings):
 class Cell(Settings):
     """One training configuration with all its seeds: the unit of work, a pure function of its fields.
 
-    scenarios: which scenarios' results this cell reports. Training does not depend on them; theta may.
+    scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
+    no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
     method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
     views: of the backbone, see sharc_core.views.
     """
@@ -44,7 +45,7 @@ class Cell(Settings):
     backbone: str
     method: str
     variant: Variant
-    scenarios: list[Scenario]
+    scenarios: list[Scenario] = ["task_il", "class_il"]
     seeds: list[int]
     training: Training
     head: HeadConfig
@@ -88,6 +89,11 @@ class Cell(Settings):
     def memory_kind(self) -> str | None:
         """The registered kind of the associative memory; its name in the grid may be the user's own."""
         return self.associative_kind or self.associative_memory
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """All that a cell's numbers are a function of, its features aside."""
+        return self.model_dump(mode="json", exclude={"scenarios"})
 
     @property
     def config_hash(self) -> str:

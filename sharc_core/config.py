@@ -5,6 +5,7 @@ value and what is allowed. What a grid's cells are: sharc_core.unroll.
 """
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry
 from sharc_core.saliency import SALIENCIES
 from sharc_core.settings import Settings, no_repeats
+from sharc_core.sub_grid import MAIN, OF_SHARC, Study, overridden
 
 
 class Mass(Settings):
@@ -36,6 +38,8 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bi
 Storage = Literal["float32", "float16", "int8"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+TAKEN = {MAIN, "learning_curves", "bytes"}  # by the grid itself, in runs.csv and among the figures
 
 
 def listed(value: Any) -> list:
@@ -128,6 +132,7 @@ class Grid(Settings):
     budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
     storage: Storage | list[Storage] = "float16"
     method_settings: dict[str, dict[str, Any]] = {}
+    studies: dict[StudyName, Study] = {}
     recall: RecallStudy = RecallStudy()
     data_dir: str = Field(default="data", min_length=1)
     results_dir: str = Field(default="results", min_length=1)
@@ -162,7 +167,28 @@ def load_grid(values: dict[str, Any]) -> Grid:
         raise UserError(f"config: {explain(error, Grid)}") from None
     _check_axes(grid)
     _check_names(grid)
+    for name in grid.studies:
+        study_grid(grid, name)
     return grid
+
+
+def study_grid(grid: Grid, name: str) -> Grid:
+    """The grid with what one of its studies overrides. Raises UserError."""
+    study, where = grid.studies[name], f"config: studies.{name}"
+    if name in TAKEN or name.startswith("recall_"):
+        raise UserError(f"{where}: {name!r} is a name of the grid's own: choose another")
+    try:
+        part = load_grid(overridden(grid.model_dump(), study))
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
+    if study.figure in OF_SHARC:
+        replaying = any(METHODS.get(method).uses_memory for method in part.methods)
+        if "sharc" not in part.variants or not replaying:
+            raise UserError(f"{where}: figure {study.figure} needs variant sharc and a method with a memory")
+        thetas = [listed(part.sharc.theta[scenario]) for scenario in part.scenarios]
+        if study.figure == "theta" and any(isinstance(value, Mass) for value in chain(*thetas)):
+            raise UserError(f"{where}: figure theta draws shares of channels: give numbers, not mass")
+    return part
 
 
 def load_config(path: Path | str) -> Grid:

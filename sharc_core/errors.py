@@ -7,3 +7,7 @@ class UserError(Exception):
     The command line and the Snakemake scripts print it without a traceback and exit with
     status 1. Anything else that escapes is a defect of ours and keeps its traceback.
     """
+
+
+class Missing(UserError):
+    """A file that the user has yet to bring: enough for planning (a dry run), not for running."""

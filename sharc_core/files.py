@@ -2,15 +2,19 @@
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sharc_core.errors import UserError
+
+PART = ".part"  # ending of what is being written
 
 
 @contextlib.contextmanager
@@ -32,36 +36,81 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` on success, delete it on failure."""
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        os.chmod(temporary, 0o644)
-    temporary = Path(temporary)
+    temporary, lock = _claim(path, _new_file)
     try:
         with disk_errors(path):
             yield temporary
+            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a fresh temporary folder beside `path`; it replaces `path` on success, vanishes on failure."""
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        os.chmod(temporary, 0o755)
+    temporary, lock = _claim(path, _new_folder)
     try:
         with disk_errors(path):
             yield temporary
+            os.chmod(temporary, 0o755)
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _claim(path: Path, make: Callable[[Path], tuple[Path, int]]) -> tuple[Path, int]:
+    """A temporary file or folder beside `path` and a descriptor that holds its lock.
+
+    The lock is the kernel's and goes with the process, however that ends: what lies there without one
+    was left by a job that was killed, and is removed.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+            _remove_abandoned(left)
+        while True:
+            temporary, descriptor = make(path)
+            _lock(descriptor)
+            # another process may have taken it for abandoned before it was locked
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(temporary), os.fstat(descriptor)):
+                    return temporary, descriptor
+            os.close(descriptor)
+
+
+def _new_file(path: Path) -> tuple[Path, int]:
+    descriptor, temporary = tempfile.mkstemp(PART, f".{path.name}.", path.parent)
+    return Path(temporary), descriptor
+
+
+def _new_folder(path: Path) -> tuple[Path, int]:
+    temporary = tempfile.mkdtemp(PART, f".{path.name}.", path.parent)
+    return Path(temporary), os.open(temporary, os.O_RDONLY)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock was free (and is ours now); False, too, where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if _lock(descriptor):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -2,22 +2,14 @@
 
 from collections.abc import Sequence
 from statistics import median
-from typing import NamedTuple
 
 import pandas as pd
 
 from sharc_core.labels import bytes_text, natural_key, number_text, scenario_name
 from sharc_core.pairs import Pair, equal_bytes, paired
 from sharc_core.published import published_for, published_lookup
-from sharc_core.render import Item, Table
+from sharc_core.render import Finding, Item, Table
 from sharc_core.summary import Entry, buffer_item, model_label, unique, varying_settings
-
-
-class Finding(NamedTuple):
-    """One headline. detail: further sentences or lists in the same paragraph, possibly empty."""
-
-    text: str
-    detail: str = ""
 
 
 def findings(entries: Sequence[Entry], published: pd.DataFrame) -> list[Finding]:
@@ -47,7 +39,7 @@ def _effect(pairs: Sequence[Pair]) -> Finding | None:
         f"the median difference is {typical} percentage points."
     )
     if lowered:
-        detail += f" Lowered: {_names([pair.sharc for pair in lowered])}."
+        detail += f" Lowered: {_names([pair.sharc for pair in lowered], [pair.sharc for pair in pairs])}."
     text = (
         f"SHARC raises ACC in {raised} of {len(pairs)} comparisons with the plain method over the same seeds."
     )
@@ -63,7 +55,7 @@ def _against_sgd(entries: Sequence[Entry]) -> list[Finding]:
         if rows:
             lost = [e for e in rows if e.acc < baseline[_place(e)].acc]
             text = f"{len(lost)} of {len(rows)} rows of {words} have a lower ACC than SGD without memory."
-            found.append(Finding(text, f"{_names(lost)}." if lost else ""))
+            found.append(Finding(text, f"{_names(lost, rows)}." if lost else ""))
     return found
 
 
@@ -123,6 +115,7 @@ def _agreement(pairs: Sequence[Pair], published: pd.DataFrame) -> Finding | None
     ]
     if not both:
         return None
+    everyone = [pair.sharc for pair, _ in both]
     against = [pair.sharc for pair, theirs in both if (pair.test.difference > 0) != (theirs > 0)]
     text = (
         f"The direction of SHARC's effect is the paper's in {len(both) - len(against)} of the {len(both)} "
@@ -131,7 +124,7 @@ def _agreement(pairs: Sequence[Pair], published: pd.DataFrame) -> Finding | None
     ours = number_text(median(pair.test.difference for pair, _ in both), signed=True)
     theirs = number_text(median(theirs for _, theirs in both), signed=True)
     detail = f"Median difference of ACC: {ours} here, {theirs} in the paper."
-    return Finding(text, f"{detail} Against the paper: {_names(against)}." if against else detail)
+    return Finding(text, f"{detail} Against the paper: {_names(against, everyone)}." if against else detail)
 
 
 def equal_bytes_table(entries: Sequence[Entry]) -> Table | None:
@@ -191,9 +184,12 @@ def _name(entry: Entry, entries: Sequence[Entry]) -> str:
     return f"{label}, buffer {entry.buffer}" + (f" ({entry.budget})" if several else "")
 
 
-def _names(entries: Sequence[Entry]) -> str:
-    """`ER (s_digits 200, 500; s_glyphs 200), GEM+ (...)`: rows by model, then data set, then buffers."""
-    varying = varying_settings(entries)
+def _names(entries: Sequence[Entry], among: Sequence[Entry]) -> str:
+    """`ER (s_digits 200, 500; s_glyphs 200), GEM+ (...)`: rows by model, then data set, then buffers.
+
+    among: all that they were chosen from, which says what a label has to carry.
+    """
+    varying = varying_settings(among)
     models: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         buffers = models.setdefault(model_label(entry, varying), {}).setdefault(entry.dataset, [])

@@ -76,7 +76,7 @@ def _together(cell: Cell, documents: list[dict[str, Any]]) -> dict[str, Any]:
         if key != "train_seconds"
     }
     seconds = sum(d["costs"]["train_seconds"] for d in documents) / len(documents)
-    changed = {"cell": cell.model_dump(), "seeds": cell.seeds, "costs": {**costs, "train_seconds": seconds}}
+    changed = {"cell": cell.job, "seeds": cell.seeds, "costs": {**costs, "train_seconds": seconds}}
     return first | changed | {name: join(name) for name in ("matrix", "untrained")}
 
 
@@ -120,7 +120,7 @@ def _run(
         scenario: np.stack([row[scenario].numpy() for row in rows], 1) for scenario in ("task_il", "class_il")
     }
     return {
-        "cell": cell.model_dump(),
+        "cell": cell.job,
         "config_hash": cell.config_hash,
         "seeds": cell.seeds,
         "classes_per_task": stream.classes_per_task,

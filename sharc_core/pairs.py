@@ -138,7 +138,7 @@ def pair_tables(entries: Sequence[Entry]) -> list[Table]:
 def tidy_pairs(entries: Sequence[Entry]) -> pd.DataFrame:
     """The paired comparisons at full precision; a header alone where the grid has no pair."""
     columns = ["scenario", "backbone", "budget", "dataset", "buffer", "method", *SETTINGS, "seeds"]
-    columns += ["difference", "low", "high", "p_t", "p_wilcoxon", "plain_bytes", "sharc_bytes"]
+    columns += ["difference", "low", "high", "effect", "p_t", "p_wilcoxon", "plain_bytes", "sharc_bytes"]
     rows = []
     for block in blocks(entries):
         for pair in sorted(paired(block), key=lambda p: (natural_key(p.sharc.dataset), row_key(p.sharc))):

@@ -22,6 +22,7 @@ WITHOUT = {"config", "features", "backbones", "device", "datasets", "registry", 
 STAGE_WITHOUT = {
     "config",
     "backbones.config",
+    "datasets.download",  # what it gets is known by its checksum
     "registry",
     "settings",
     "errors",

@@ -1,13 +1,20 @@
 """The paper's tables (arXiv 2310.04334), to stand beside ours."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from sharc_core.errors import UserError
 from sharc_core.labels import METHOD_NAMES
+from sharc_core.metrics import welch
 
 SOURCE = "arXiv 2310.04334"
+SEEDS = 5  # runs behind each published mean and deviation
+SETTING = (
+    "ResNet-18 with ImageNet weights at 224 px, whose batch statistics drift while the head trains; BayesPCN "
+    "as associative memory"
+)
 COLUMNS = ["scenario", "dataset", "buffer", "method", "variant", "acc_mean", "acc_std", "bwt_mean", "bwt_std"]
 
 
@@ -50,6 +57,32 @@ def published_lookup(published: pd.DataFrame) -> dict[tuple, dict[str, float]]:
         buffer = None if pd.isna(row["buffer"]) else int(row["buffer"])
         key = (row["scenario"], row["dataset"], buffer, row["method"], row["variant"])
         found[key] = {name: float(row[name]) for name in COLUMNS[5:]}
+    return found
+
+
+class PublishedPair(NamedTuple):
+    """The paper's ACC of a method without and with SHARC, and their difference with Welch's 95 % interval."""
+
+    plain: float
+    sharc: float
+    difference: float
+    low: float
+    high: float
+
+
+def published_pairs(lookup: dict[tuple, dict[str, float]]) -> dict[tuple, PublishedPair]:
+    """(scenario, dataset, buffer, method) -> the published pair; 72 of them in the paper.
+
+    The interval is for two independent samples: which runs shared a seed was not published.
+    """
+    found = {}
+    for (scenario, dataset, buffer, method, variant), plain in lookup.items():
+        sharc = lookup.get((scenario, dataset, buffer, method, "sharc"))
+        if variant == "plain" and sharc:
+            values = (plain["acc_mean"], plain["acc_std"], sharc["acc_mean"], sharc["acc_std"])
+            found[scenario, dataset, buffer, method] = PublishedPair(
+                values[0], values[2], *welch(*values, n=SEEDS)
+            )
     return found
 
 

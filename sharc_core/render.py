@@ -17,6 +17,13 @@ class Item(NamedTuple):
     bold: bool = False
 
 
+class Finding(NamedTuple):
+    """One sentence that results say. detail: further ones in the same paragraph, possibly empty."""
+
+    text: str
+    detail: str = ""
+
+
 @dataclass(frozen=True)
 class Table:
     """groups: (title, number of columns) over the header, empty titles for columns of no group.
@@ -74,6 +81,7 @@ LATEX_SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    "†": r"$^\dagger$",
     DASH: "--",
 }
 

@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from sharc_core.errors import UserError
 from sharc_core.figures import NAMES
-from sharc_core.files import digest, write_text
+from sharc_core.files import digest, read_json, write_text
 from sharc_core.findings import equal_bytes_table, findings
 from sharc_core.labels import scenario_key, scenario_name
 from sharc_core.pairs import pair_tables
 from sharc_core.published import SOURCE, published_for, published_lookup
+from sharc_core.scorecard import scorecard
 from sharc_core.summary import Entry, summarise
 from sharc_core.tables import main_tables
 
@@ -30,12 +31,15 @@ def write_report(
     title: str,
     provenance: Mapping[str, object],
     cards: Sequence[Mapping[str, object]] = (),
+    drawn: Sequence[Path | str] = (),
 ) -> None:
-    """Write the report: question, findings, tables, figures, the paper's numbers, backbones, provenance.
+    """Write the report: scorecard, findings, tables, figures, the paper's numbers, backbones, provenance.
 
     runs, cells: as for figures.write_figures, whose SVG files are read from figures_folder. provenance:
     shown at the foot as given (commit, config file ...); a date would make the page differ from run to
-    run. cards: backbone cards. Raises UserError for a missing figure.
+    run. cards: backbone cards. drawn: further SVG files of the grid, for a section of their own. A figure's
+    title, alternative text and caption are read from the JSON file beside it. Raises UserError for a missing
+    figure.
     """
     entries = summarise(runs)
     lookup = published_lookup(published)
@@ -50,9 +54,15 @@ def write_report(
                 "tables": main_tables(chosen, published),
                 "equal_bytes": equal_bytes_table(chosen),
                 "pairs": pair_tables(chosen),
-                "figures": [_figure(Path(figures_folder), name, scenario, chosen) for name in NAMES],
+                "figures": [
+                    _figure(
+                        Path(figures_folder) / f"{name}_{scenario}.svg", _figure_words(name, scenario, chosen)
+                    )
+                    for name in NAMES
+                ],
             }
         )
+    own = {f"{name}_{chosen['id']}.svg" for name in NAMES for chosen in scenarios}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -62,7 +72,9 @@ def write_report(
     )
     page = environment.get_template("report.html.j2").render(
         title=title,
+        scorecard=scorecard(entries, published),
         scenarios=scenarios,
+        studies=[_figure(Path(path)) for path in drawn if Path(path).name not in own],
         scope=_scope(entries, cells),
         has_sharc=any(entry.is_sharc for entry in entries),
         has_paper=any(published_for(entry, lookup) for entry in entries),
@@ -95,22 +107,33 @@ def _text(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def _figure(folder: Path, name: str, scenario: str, entries: Sequence[Entry]) -> dict:
-    path = folder / f"{name}_{scenario}.svg"
+def _figure(path: Path, words: tuple[str, str, str] | None = None) -> dict[str, object]:
+    """A figure to be set into the page.
+
+    words: (title, alternative, caption), for a figure without a file beside it that has them.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: draw the figures before the report") from None
+    beside = path.with_suffix(".json")
+    if beside.exists():
+        found = read_json(beside)
+        if missing := [key for key in ("title", "alt", "caption") if key not in found]:
+            raise UserError(f"{beside} has no {missing[0]!r}: delete it and draw the figures again")
+        words = found["title"], found["alt"], found["caption"]
+    title, alternative, caption = words or (path.stem.replace("_", " "),) * 3
     # the XML head must not stand inside HTML; what is left is our own file, not user input
     svg = text[text.index("<svg") :]
     # a label and not the file's own metadata: screen readers skip the drawing's parts
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    alternative, caption = _figure_words(name, scenario, entries)
-    return {"svg": Markup(svg), "alternative": alternative, "caption": caption}
+    # each drawing names its glyphs and clips for itself; in one page the names would meet
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", svg)
+    return {"svg": Markup(svg), "title": title, "alternative": alternative, "caption": caption}
 
 
-def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[str, str]:
-    """Alternative text that says what is drawn and what it shows, and the caption."""
+def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[str, str, str]:
+    """Title, alternative text that says what is drawn and what it shows, and caption."""
     where = ", ".join(dict.fromkeys(entry.dataset for entry in entries)) + f", {scenario_name(scenario)}"
     ranked = sorted((e for e in entries if e.method != "joint"), key=lambda e: e.acc)
     span = (
@@ -120,15 +143,18 @@ def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[s
     )
     if name == "bytes":
         words = f"ACC against total bytes for {where}; {span}"
-        return f"Scatter plot: {words}. The numbers are in the table.", (
+        caption = (
             "ACC against the bytes that the learner keeps (logarithmic). Open markers: plain; filled: SHARC; "
             "bars: standard deviation over seeds. The grey steps are the best ACC at no more bytes."
         )
+        alternative = f"Scatter plot: {words}. The numbers are in the table."
+        return "Accuracy against bytes", alternative, caption
     words = f"accuracy on the tasks seen so far, task by task, for {where}; {span}"
-    return f"Line plots: {words}. The final values are in the table.", (
+    caption = (
         "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
         "standard deviation over seeds. JOINT is trained once, on all tasks, and is a point."
     )
+    return "Learning curves", f"Line plots: {words}. The final values are in the table.", caption
 
 
 def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from sharc_core import metrics
 from sharc_core.errors import UserError
 from sharc_core.files import atomic_path
 from sharc_core.labels import method_key, natural_key, scenario_key
+from sharc_core.sub_grid import MAIN
 
 TOLERANCE = 1e-9  # percent; a prediction that is right among all classes is right among its task's
 
@@ -48,13 +49,17 @@ COLUMNS = AXES | {
     "train_seconds": "float64",
     "config_hash": "str",
     "versions": "str",
+    "studies": "str",
 }
 _PARSERS = {"float64": float, "int64": int, "Int64": int, "bool": {"True": True, "False": False}.__getitem__}
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
 
 
-def runs_table(cells: list[dict]) -> pd.DataFrame:
+def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = None) -> pd.DataFrame:
     """One row per (cell, reported scenario, seed), columns COLUMNS.
+
+    members: for every cell, by reported scenario, which studies have it (see unroll.memberships). Without
+    it every scenario is reported, as a result of the grid itself.
 
     Percent for acc, percentage points for bwt, fwt and forgetting; total_bytes is everything that the
     learner keeps besides the shared frozen backbone: episodic memory, associative memory, head and
@@ -64,7 +69,8 @@ def runs_table(cells: list[dict]) -> pd.DataFrame:
     Raises UserError for a damaged document or two documents of the same runs, and AssertionError when
     a Task-IL accuracy is below its Class-IL one, which only a defect of ours can cause.
     """
-    rows = [row for document in cells for row in _rows(document)]
+    pairs = zip(cells, [None] * len(cells) if members is None else members, strict=True)
+    rows = [row for document, reported in pairs for row in _rows(document, reported)]
     if not rows:
         raise UserError("there are no results to tabulate: the list of cells is empty")
     rows.sort(key=_order)
@@ -132,9 +138,9 @@ def axes_of(cell: dict, scenario: str) -> dict:
     return axes
 
 
-def _rows(document: dict) -> list[dict]:
+def _rows(document: dict, members: dict[str, list[str]] | None) -> list[dict]:
     try:
-        return _checked_rows(document)
+        return _checked_rows(document, members)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -142,7 +148,7 @@ def _rows(document: dict) -> list[dict]:
         ) from None
 
 
-def _checked_rows(document: dict) -> list[dict]:
+def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[dict]:
     cell, costs, seeds = document["cell"], document["costs"], document["seeds"]
     matrices = {scenario: matrix_array(document, scenario) for scenario in document["matrix"]}
     for scenario, matrix in matrices.items():
@@ -150,7 +156,7 @@ def _checked_rows(document: dict) -> list[dict]:
             raise ValueError(f"{scenario} matrix of shape {matrix.shape} for {len(seeds)} seeds")
     _check_scenarios(document, matrices)
     rows = []
-    for scenario in cell["scenarios"]:
+    for scenario, studies in (members or {name: [MAIN] for name in matrices}).items():
         matrix = matrices[scenario]
         untrained = np.array(document["untrained"][scenario], dtype=float)
         values = {
@@ -165,6 +171,7 @@ def _checked_rows(document: dict) -> list[dict]:
             row |= _costs(costs, r)
             row["config_hash"] = document["config_hash"]
             row["versions"] = "; ".join(f"{k} {v}" for k, v in sorted(document["versions"].items()))
+            row["studies"] = " ".join(studies)
             rows.append(row)
     return rows
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from sharc_core.labels import DASH, method_key, method_name, natural_key, scenario_name
+from sharc_core.metrics import confidence_interval
 from sharc_core.render import Item
 from sharc_core.results import AXES
+from sharc_core.sub_grid import MAIN
 
 SETTINGS = ("theta", "mass", "associative_memory", "saliency", "read", "count_associative_memory")
 METRICS = ("acc", "bwt", "fwt", "forgetting")
@@ -75,6 +77,11 @@ class Entry:
         return self.mean["acc"]
 
     @property
+    def acc_interval(self) -> tuple[float, float]:
+        """95 % Student-t interval of the mean ACC over the seeds; NaN for one seed."""
+        return confidence_interval(self.accs)
+
+    @property
     def total_bytes(self) -> float:
         """Mean bytes of everything the learner keeps besides the backbone."""
         return self.costs["total_bytes"]
@@ -90,10 +97,12 @@ class Entry:
         return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
 
 
-def summarise(runs: pd.DataFrame) -> list[Entry]:
-    """Entries in the order of the runs (see results.runs_table)."""
+def summarise(runs: pd.DataFrame, study: str = MAIN) -> list[Entry]:
+    """Entries of the grid itself or of one of its studies, in the order of the runs (results.runs_table)."""
     groups: dict[tuple, list[dict]] = {}
     for record in runs.to_dict("records"):
+        if study not in record["studies"].split():
+            continue
         axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
         groups.setdefault(tuple(axes.items()), []).append(record)
     return [_entry(dict(axes), records) for axes, records in groups.items()]

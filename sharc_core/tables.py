@@ -20,7 +20,7 @@ from sharc_core.labels import (
     scenario_name,
 )
 from sharc_core.pairs import pair_tables, tidy_pairs
-from sharc_core.published import SOURCE, published_for, published_lookup
+from sharc_core.published import SETTING, SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table, to_latex, to_markdown
 from sharc_core.summary import (
     COSTS,
@@ -43,6 +43,7 @@ FORMULAS = (
     "a[i][j] is the accuracy on task j after training on task i of T; ACC = mean_j a[T][j]; "
     "BWT = mean_(j < T) (a[T][j] - a[j][j])"
 )
+OUTSIDE = "†"
 AXIS_NAMES = {
     "theta": "theta",
     "mass": "mass",
@@ -74,6 +75,20 @@ def write_tables(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str
         for path, text in contents.items():
             write_text(path, text)
         written += contents
+    return written
+
+
+def write_study_tables(
+    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, studies: Sequence[str]
+) -> list[Path]:
+    """Write study_{name}.csv, a study's numbers as `tidy` has them, both scenarios; returns the paths."""
+    written = []
+    for name in studies:
+        entries = summarise(runs, name)
+        scenarios = sorted({entry.scenario for entry in entries}, key=scenario_key)
+        parts = [tidy([e for e in entries if e.scenario == scenario], published) for scenario in scenarios]
+        written.append(Path(folder) / f"study_{name}.csv")
+        write_text(written[-1], _csv(pd.concat(parts, ignore_index=True)))
     return written
 
 
@@ -129,10 +144,16 @@ def _dataset_items(entry: Entry | None, best: str | None, with_paper: bool, look
         theirs = paper["acc_mean"] if paper else float("nan")
         difference = entry.acc - theirs
         items += [
-            Item(number_text(theirs), theirs),
+            Item(number_text(theirs) + (OUTSIDE if outside(entry, theirs) else ""), theirs),
             Item(number_text(difference, signed=True), difference),
         ]
     return [*items, Item(bytes_text(entry.total_bytes), entry.total_bytes)]
+
+
+def outside(entry: Entry, value: float) -> bool:
+    """Whether a value lies outside the 95 % interval of our mean ACC; False where there is none."""
+    low, high = entry.acc_interval
+    return value < low or value > high
 
 
 def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
@@ -158,6 +179,8 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
             paper = published_for(entry, lookup) or {}
             row |= {f"paper_{k}": paper.get(k) for k in ("acc_mean", "acc_std", "bwt_mean", "bwt_std")}
             row["difference"] = entry.acc - paper["acc_mean"] if paper else None
+            row |= dict(zip(("acc_low", "acc_high"), entry.acc_interval, strict=True))
+            row["paper_outside_interval"] = outside(entry, paper["acc_mean"]) if paper else None
             row |= {name: entry.costs[name] for name in COSTS}
             shown = number_text(entry.acc)
             row["best"] = entry.buffer is not None and shown == _best(block, entry.buffer, entry.dataset)
@@ -193,8 +216,8 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
         parts.append("JOINT trains on all tasks at once: it has no BWT, and its bytes leave the data out")
     if with_paper:
         parts.append(
-            f"paper: published ACC ({SOURCE}); diff.: ours less the paper's, whose backbone and protocol "
-            "differ"
+            f"paper: published ACC ({SOURCE}: {SETTING}); diff.: ours less the paper's; {OUTSIDE}: the "
+            "published mean lies outside the 95 % Student-t interval of our mean over the seeds"
         )
     return ". ".join(parts) + "."
 

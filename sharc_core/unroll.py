@@ -1,15 +1,70 @@
-"""A grid unrolled into cells, the unit of work: one training configuration with all its seeds."""
+"""A grid and its studies unrolled into cells, the unit of work: a training configuration with its seeds."""
 
 from itertools import product
 from typing import Any
 
 from sharc_core.cell import Cell, Scenario
-from sharc_core.config import Grid, Mass, listed, memory_of, settings_of
+from sharc_core.config import Grid, Mass, listed, memory_of, settings_of, study_grid
+from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
+from sharc_core.sub_grid import MAIN
+from sharc_core.views import needed_views
+
+Members = dict[Scenario, list[str]]
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """Every training configuration of the grid, in a fixed order, none twice.
+    """Every training configuration of the grid and its studies, in a fixed order, none twice.
+
+    Raises UserError when two studies mean different things by cells of one name.
+    """
+    return [cell for cell, _ in memberships(grid)]
+
+
+def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
+    """The cells, each with who reports it per scenario: MAIN (the grid itself), names of studies.
+
+    A cell of the grid that a study asks for again, in this scenario or the other, is not a second cell.
+    """
+    found: dict[tuple, tuple[Cell, Members]] = {}
+    parts = {MAIN: grid} | {name: study_grid(grid, name) for name in grid.studies}
+    for name, part in parts.items():
+        for cell in _unrolled(part):
+            first, members = found.setdefault((cell.dataset, cell.backbone, cell.id), (cell, {}))
+            _check_same(first, cell, next(iter(members.values()), [name])[0], name)
+            for scenario in cell.scenarios:
+                members.setdefault(scenario, []).append(name)
+    return [
+        (cell.model_copy(update={"scenarios": list(members)}), members) for cell, members in found.values()
+    ]
+
+
+def extracted_views(grid: Grid) -> list[tuple[str, str, int]]:
+    """Data set, backbone and view of all features that the grid's cells and its recall study read."""
+    views = {
+        (name, backbone.path_name): set(needed_views([], backbone.views))
+        for backbone in grid.backbones
+        for name in grid.datasets
+    }
+    for cell in cells(grid):
+        views[cell.dataset, cell.backbone].update(needed_views(cell.seeds, cell.views))
+    return [(*pair, view) for pair, numbers in views.items() for view in sorted(numbers)]
+
+
+def _check_same(one: Cell, other: Cell, first: str, second: str) -> None:
+    """Cells of one name are one training. A cell's name carries the axes of a grid, not its settings."""
+    values, others = one.model_dump(), other.model_dump()
+    for key in values.keys() - {"scenarios"}:
+        if values[key] != others[key]:
+            raise UserError(
+                f"config: studies: {second} and {first} both have a cell {one.dataset}, {one.backbone}, "
+                f"{one.id}, but {key} is {others[key]} in {second} and {values[key]} in {first}: give both "
+                "the same, or write a grid of its own with another results_dir"
+            )
+
+
+def _unrolled(grid: Grid) -> list[Cell]:
+    """The cells of a grid without its studies.
 
     Baselines without memory get no buffer; a plain method's training does not depend on the scenario,
     so one cell reports both; SHARC cells split by scenario where theta does.

@@ -22,7 +22,10 @@ def make_document(
     tasks: int = 3,
     **settings,
 ) -> dict:
-    """One cell's result. matrices: scenario -> R x T x T; made up (but plausible) when not given."""
+    """One cell's result. matrices: scenario -> R x T x T; made up (but plausible) when not given.
+
+    scenarios: those that the document holds, and so those that are reported without further words.
+    """
     memory = method not in ("sgd", "joint")
     sharc = memory and variant == "sharc"
     cell = {
@@ -30,7 +33,6 @@ def make_document(
         "backbone": backbone,
         "method": method,
         "variant": variant,
-        "scenarios": list(scenarios),
         "buffer": buffer if memory else None,
         "budget_unit": "floats" if memory else None,
         "budget_split": "equal",
@@ -55,7 +57,7 @@ def make_document(
         "config_hash": f"{abs(hash_text(repr(sorted(cell.items())))) % 16**8:08x}",
         "seeds": list(seeds),
         "classes_per_task": [[2 * t, 2 * t + 1] for t in range(tasks)],
-        "matrix": {name: _nested(values) for name, values in matrices.items()},
+        "matrix": {name: _nested(matrices[name]) for name in scenarios},
         "untrained": {
             "task_il": [[50.0] * tasks] * count,
             "class_il": [[50.0 / tasks] * tasks] * count,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from sharc_core.datasets import SOURCES, open_prepared
+from sharc_core.datasets import SOURCES, open_prepared, pictures
 from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.glyph_pool import faces_of, pool
 from sharc_core.datasets.glyphs import render_class
@@ -472,7 +472,7 @@ def test_bad_input_is_one_line(tree, tmp_path, how, message):
 
 
 def test_bombs_are_refused(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("sharc_core.datasets.image_folder.PIXEL_LIMIT", 99)
+    monkeypatch.setattr("sharc_core.datasets.pictures.PIXEL_LIMIT", 99)
     with pytest.raises(UserError, match="is 10 x 10 pixels: too large, refused"):
         source("image_folder", tmp_path, path=str(tree)).check()
     monkeypatch.setattr("sharc_core.datasets.archives.MEMBER_LIMIT", 20)
@@ -501,8 +501,8 @@ def test_interrupted_preparation_leaves_nothing(tree, tmp_path, monkeypatch):
     images = source("image_folder", tmp_path, path=str(tree))
     images.check()
     calls = iter(range(4))
-    real = type(images)._decode
-    monkeypatch.setattr(type(images), "_decode", lambda *a: (next(calls), real(*a))[1])
+    real = pictures.decode
+    monkeypatch.setattr(pictures, "decode", lambda *a: (next(calls), real(*a))[1])
     with pytest.raises((StopIteration, RuntimeError)):
         images.prepare(tmp_path / "out")
     with pytest.raises(UserError, match="manifest.json is missing"):

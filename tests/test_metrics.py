@@ -15,8 +15,11 @@ from sharc_core.metrics import (
     confidence_interval,
     forgetting,
     fwt,
+    holm,
     learning_curve,
     paired_test,
+    relative_gain,
+    welch,
 )
 
 NAN = np.nan
@@ -125,3 +128,39 @@ def test_paired_test_where_the_tests_are_undefined():
     assert shifted.p_wilcoxon == pytest.approx(0.25)
     with pytest.raises(ValueError, match="unpaired"):
         paired_test([1.0, 2.0], [1.0])
+
+
+def test_holm_by_hand():
+    """Sorted 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1: 0.02, 0.03, 0.06, and the last not below that."""
+    nan = float("nan")
+    found = holm([0.01, nan, 0.04, 0.03, 0.005])
+    assert np.isnan(found.pop(1))
+    assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_relative_gain_is_the_ratio_of_means_and_its_interval_inverts_the_t_test():
+    a, b = np.array([10.0, 12.0, 11.0, 13.0]), np.array([13.0, 14.0, 15.0, 15.0])
+    gain, low, high = relative_gain(a, b)
+    assert gain == pytest.approx(100 * (57 / 46 - 1))
+    assert low < gain < high
+    for edge in (low, high):  # b - r a is then just told from 0
+        assert stats.ttest_1samp(b - (1 + edge / 100) * a, 0).pvalue == pytest.approx(0.05, abs=1e-9)
+    assert np.isnan(relative_gain([10.0], [12.0])[1])
+    assert np.isnan(relative_gain([-1.0, 1.1], [5.0, 6.0])[1])  # a is not told from 0
+
+
+def test_welch_is_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 5), rng.normal(1, 3, 5)
+    found = welch(a.mean(), a.std(ddof=1), b.mean(), b.std(ddof=1), 5)
+    interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+    assert found == pytest.approx((b.mean() - a.mean(), interval.low, interval.high))
+    assert welch(1.0, 0.0, 3.0, 0.0, 5) == (2.0, 2.0, 2.0)
+
+
+def test_effect_size():
+    """Differences 1, 2, 3: mean 2, deviation 1, Hedges' factor 1 - 3 / 7."""
+    assert paired_test([0, 0, 0], [1, 2, 3]).effect == pytest.approx(2 * 4 / 7)
+    assert np.isnan(paired_test([0, 0], [1, 1]).effect)

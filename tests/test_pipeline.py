@@ -1,24 +1,16 @@
 """A real `snakemake` on the smoke grid, in a copy of the project in a temporary folder."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from snake import snakemake
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.pipeline
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = {**os.environ, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=500)
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -28,19 +20,6 @@ def results(folder: Path) -> dict[str, bytes]:
         if path.is_file() and "logs" not in path.parts:
             found[str(path.relative_to(folder))] = path.read_bytes()
     return found
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """The project's files, and the smoke grid run in them."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("sharc_core", "workflow", "config", "envs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    done = snakemake(folder, "--configfile", "config/smoke.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 def test_outputs(project):
@@ -57,6 +36,8 @@ def test_outputs(project):
         for figure in ("learning_curves", "bytes"):
             assert (out / f"figures/{figure}_{scenario}.svg").stat().st_size > 1000
     assert "ER" in (out / "report.html").read_text()
+    # the digits are not in the paper
+    assert "none of them is in this grid" in (out / "tables/scorecard.md").read_text()
     matrices = sorted(p.stem for p in out.glob("matrices/s_digits/*/*.json"))
     assert matrices == [
         "er-plain-m20-floats",
@@ -64,6 +45,32 @@ def test_outputs(project):
         "er-sharc-m20-floats-theta0.8-gradient-modern_hopfield",
         "sgd",
     ]
+
+
+def test_snakemakes_own_report(project):
+    """Tables, figures and page with captions, categories and labels; written without a network."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    for path in ("own.html", "own.zip"):
+        arguments = ("--configfile", "config/smoke.yaml", "--report", path)
+        done = snakemake(project, *arguments, environment=nowhere)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Missing" not in done.stdout + done.stderr
+    with zipfile.ZipFile(project / "own.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+        page = archive.read("own/report.html").decode()
+    scenarios = ("task_il", "class_il")
+    kinds = (".md", ".csv", ".tex", "_pairs.csv")
+    tables = {f"{scenario}{kind}" for scenario in scenarios for kind in kinds}
+    figures = {f"{name}_{scenario}.svg" for name in ("bytes", "learning_curves") for scenario in scenarios}
+    assert tables | figures | {"scorecard.md", "scorecard.csv", "report.html"} <= names
+    for words in ('"Tables"', '"Figures"', '"Report"', '"what"', "learning curves task il"):
+        assert words in page
+    for caption in (
+        "sample standard deviation over the seeds",
+        "solid ones SHARC",
+        "One self-contained page",
+    ):
+        assert caption in page
 
 
 def test_default_data_sets_do_not_leak_in(project):
@@ -121,6 +128,26 @@ def test_a_new_method_reruns_nothing_old(project):
         assert [Path(name).name for name in outputs] == ["mine.json"]
     finally:
         (project / "sharc_core/methods/mine.py").unlink()
+
+
+def test_studies_share_the_grids_cells(project):
+    """Only what the grid lacks is trained, be it wanted in the other scenario; tables and figures follow."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values["studies"] = {
+        "again": {"figure": "learning_curves"},
+        "sweep": {"figure": "theta", "scenarios": ["task_il"], "sharc": {"theta": [0.4, 0.6]}},
+    }
+    (project / "config/studies.yaml").write_text(yaml.safe_dump(values))
+    outputs = planned_outputs(project, Path("config/studies.yaml"))
+    cells = [Path(name).stem for name in outputs if "/matrices/" in name]
+    assert cells == ["er-sharc-m20-floats-theta0.6-gradient-modern_hopfield"]
+    text = ", ".join(outputs)
+    for name in ("runs.csv", "figures/again_class_il.svg", "figures/sweep_task_il.json", "study_sweep.csv"):
+        assert name in text
+    assert "sweep_class_il" not in text
+    values["studies"]["sweep"]["sharc"] = {"theta": [0.4]}
+    (project / "config/studies.yaml").write_text(yaml.safe_dump(values))
+    assert planned(project, Path("config/studies.yaml")) == []
 
 
 def test_editing_a_method_reruns_it_but_a_comment_does_not(project):

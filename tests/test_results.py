@@ -16,7 +16,7 @@ from sharc_core.summary import summarise
 CONTRACT = """
 dataset backbone scenario method variant buffer theta associative_memory saliency budget_unit seed acc bwt
 fwt forgetting episodic_bytes associative_bytes total_bytes samples_stored recall_mse train_seconds
-config_hash versions learner_bytes read count_associative_memory mass budget_split storage views
+config_hash versions learner_bytes read count_associative_memory mass budget_split storage studies views
 """
 
 
@@ -143,7 +143,7 @@ def test_task_il_below_class_il_is_a_defect_that_names_the_cell():
 def test_the_defect_is_found_in_scenarios_that_are_not_reported():
     matrices = {"task_il": constant_matrix([50.0]), "class_il": constant_matrix([60.0])}
     with pytest.raises(AssertionError, match="defect"):
-        runs_table([make_document("er", matrices=matrices, seeds=[0], scenarios=["task_il"])])
+        runs_table([make_document("er", matrices=matrices, seeds=[0])], [{"task_il": ["main"]}])
 
 
 def test_entries_that_were_not_evaluated_do_not_count_as_violations():

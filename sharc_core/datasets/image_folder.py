@@ -1,43 +1,25 @@
 """Your own images: a folder, zip or tar of <train|test>/<class>/<image>."""
 
-import io
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field
 
 from sharc_core.datasets.archives import Container, natural
-from sharc_core.datasets.base import SOURCES, SPLITS, Source, batched, writing
+from sharc_core.datasets.base import SOURCES, SPLITS, Source
+from sharc_core.datasets.pictures import EXTENSIONS, read_images, rows, write_images
 from sharc_core.errors import UserError
 from sharc_core.files import read_json, write_json
 from sharc_core.settings import Settings as BaseSettings
 
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".tif",
-    ".tiff",
-)
 EXPECTED = f"<train|test>/<class>/<image> with an extension of {', '.join(EXTENSIONS)}"
 MIXED_SIDE = 224  # side to which images of different sizes are brought when none is asked for
 SIDE_LIMIT = 4096  # of the prepared images: 48 MiB each, above it a slip of the keyboard
-BATCH = 256
 SECONDS_BETWEEN_LINES = 5
-PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
 
 
 @SOURCES.register("image_folder")
@@ -196,74 +178,20 @@ class ImageFolder(Source):
         return width
 
     def _images(self) -> Iterator[tuple[str, Image.Image]]:
-        """Every image, decoded by a pool of threads (Pillow's decoders run in parallel)."""
+        """Every image, decoded."""
         names = [name for c in self.index().values() for files in c.values() for name in files]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for batch in batched(self.container.read(names), BATCH):
-                yield from threads.map(lambda item: (item[0], self._decode(*item)), batch)
-
-    def _decode(self, name: str, content: bytes) -> Image.Image:
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > PIXEL_LIMIT:
-                    size = f"{image.width} x {image.height}"
-                    raise UserError(f"{self.settings.path}: {name} is {size} pixels: too large, refused")
-                if image.mode.startswith("I;16") or image.mode == "I":
-                    levels = np.asarray(image).astype(np.float64) / 257
-                    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
-                return image.convert("RGB")
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-        ) as error:
-            problem = " ".join(str(error).split())
-            raise UserError(
-                f"{self.settings.path}: {name} is not a readable image ({problem}): replace or remove it"
-            ) from None
+        return read_images(self.container, names)
 
     def prepare(self, out, progress=None) -> None:
         """Decode, bring to one size, and write; bounded memory whatever the number of images."""
         side, index = self.side(), self.index()
         labels = {name: label for label, name in enumerate(self.class_names())}
-        place = {
-            name: (split, row, label)
-            for split, classes in index.items()
-            for row, (label, name) in enumerate((labels[c], n) for c, files in classes.items() for n in files)
-        }
-        counts = self.counts()
-        total = len(place)
-        step = max(1, total // 10)
-        with writing(self, out, counts, (side, side)) as writer:
-            for done, (name, image) in enumerate(self._images(), 1):
-                if name not in place:  # popped below: a row written twice would leave another one black
-                    raise UserError(f"{self.settings.path}: {name} was read twice: pack the files anew")
-                split, row, label = place.pop(name)
-                writer.images[split][row] = fit(image, side)
-                writer.labels[split][row] = label
-                writer.filled[split] += 1
-                if progress and (done % step == 0 or done == total):
-                    progress(f"decoded {done:,} of {total:,} images")
-            if place:
-                raise UserError(
-                    f"{self.settings.path}: {min(place, key=natural)} is gone: the files changed while they "
-                    "were read, run again"
-                )
+        place = rows(
+            {split: {labels[name]: files for name, files in found.items()} for split, found in index.items()}
+        )
+        write_images(self, out, place, side, self._images(), progress)
 
 
 def _is_image(parts: tuple[str, ...]) -> bool:
     """Whether the path ends as <train|test>/<class>/<image>."""
     return len(parts) >= 3 and parts[-3] in SPLITS and PurePosixPath(parts[-1]).suffix.lower() in EXTENSIONS
-
-
-def fit(image: Image.Image, side: int) -> np.ndarray:
-    """(side, side, 3) uint8: shorter side scaled to `side`, the centre cut out."""
-    if image.size != (side, side):
-        scale = side / min(image.size)
-        size = [max(side, round(edge * scale)) for edge in image.size]
-        image = image.resize(size, Image.BILINEAR)
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image)

@@ -1,4 +1,15 @@
-# Cells and what is made of them.
+# Cells and what is made of them. snakemake --report shows what is marked as reported.
+
+
+def reported(path, category):
+    """An output with its caption, category and labels in Snakemake's own report."""
+    name, kind = os.path.splitext(os.path.basename(path))
+    return report(
+        path,
+        caption=f"../report/{category.lower()}.rst",
+        category=category,
+        labels={"what": name.replace("_", " "), "format": kind[1:]},
+    )
 
 
 def cell_of(wildcards):
@@ -11,7 +22,7 @@ rule cell:
     output:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:
-        cell=lambda w: cell_of(w).model_dump(mode="json"),
+        cell=lambda w: cell_of(w).job,
         code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
     log:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.log",
@@ -30,6 +41,8 @@ rule runs:
     output:
         result("runs.csv"),
     params:
+        # who reports which scenario of which cell: a matter of this table, not of the cells
+        members=list(MEMBERS.values()),
         code=stage_hash("results"),
     log:
         f"{LOGS}/runs.log",
@@ -46,9 +59,10 @@ rule tables:
         runs=result("runs.csv"),
         published=PUBLISHED,
     output:
-        TABLES,
+        [reported(path, "Tables") for path in TABLES],
     params:
-        code=stage_hash("tables", "published", "results"),
+        studies=list(STUDIES),
+        code=stage_hash("tables", "scorecard", "published", "results"),
     log:
         f"{LOGS}/tables.log",
     benchmark:
@@ -64,8 +78,10 @@ rule figures:
         runs=result("runs.csv"),
         cells=list(CELLS),
     output:
-        FIGURES,
+        # a PNG beside an SVG is the same figure
+        [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
     params:
+        studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
         code=stage_hash("figures", "results"),
     log:
         f"{LOGS}/figures.log",
@@ -85,7 +101,7 @@ rule report:
         figures=FIGURES,
         cards=CARDS,
     output:
-        result("report.html"),
+        reported(result("report.html"), "Report"),
     params:
         code=stage_hash("report", "templates", "published", "results"),
     log:

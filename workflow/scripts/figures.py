@@ -1,4 +1,4 @@
-"""Learning curves, and bytes against accuracy."""
+"""Learning curves, bytes against accuracy, and a figure for every study that has one."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ with job(snakemake, "figures"):
     from sharc_core.figures import write_figures
     from sharc_core.files import read_json
     from sharc_core.results import read_runs
+    from sharc_core.sub_grid import Study
 
     documents = [read_json(path) for path in snakemake.input.cells]
-    write_figures(documents, read_runs(snakemake.input.runs), Path(snakemake.output[0]).parent)
+    studies = {name: Study.model_validate(values) for name, values in snakemake.params.studies.items()}
+    write_figures(documents, read_runs(snakemake.input.runs), Path(snakemake.output[0]).parent, studies)

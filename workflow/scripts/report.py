@@ -19,5 +19,6 @@ with job(snakemake, "report"):
         Path(snakemake.output[0]),
         title="SHARC-Bench",
         provenance={"config": digest(dict(snakemake.config)), **git_state()},
+        drawn=[path for path in snakemake.input.figures if path.endswith(".svg")],
         cards=[read_json(path) for path in snakemake.input.cards],
     )

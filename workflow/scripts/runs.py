@@ -6,4 +6,5 @@ with job(snakemake, "runs"):
     from sharc_core.files import read_json
     from sharc_core.results import runs_table, write_runs
 
-    write_runs(runs_table([read_json(path) for path in snakemake.input]), snakemake.output[0])
+    documents = [read_json(path) for path in snakemake.input]
+    write_runs(runs_table(documents, snakemake.params.members), snakemake.output[0])

@@ -1,0 +1,92 @@
+"""Tiny-ImageNet: 200 ImageNet classes of 500 training images of 64 x 64 pixels; 50 each to test on.
+
+The published test images have no labels: the validation images are the test split, as everywhere.
+"""
+
+from pathlib import Path, PurePosixPath
+
+from sharc_core.datasets.archives import Container, natural
+from sharc_core.datasets.base import SOURCES, Progress
+from sharc_core.datasets.download import Archive, ArchiveSource
+from sharc_core.datasets.pictures import read_images, rows, write_images
+from sharc_core.datasets.wnids import TINY_IMAGENET
+from sharc_core.errors import UserError
+
+SIDE = 64
+TOP = "tiny-imagenet-200"
+ANNOTATIONS = f"{TOP}/val/val_annotations.txt"
+
+
+@SOURCES.register("tiny_imagenet")
+class TinyImageNet(ArchiveSource):
+    """Classes are WordNet numbers in sorted order; images in natural order of their names in a class."""
+
+    prepared_bytes = 110_000 * (SIDE * SIDE * 3 + 8)
+
+    def original(self) -> Archive:
+        """Not among torchvision's: address and checksum are those that other loaders state."""
+        name = f"{TOP}.zip"
+        return Archive(
+            name, f"http://cs231n.stanford.edu/{name}", "90528d7ca1a48142e341f4ef8d21d0de", 248_100_043
+        )
+
+    def class_names(self) -> list[str]:
+        """WordNet numbers, sorted."""
+        return list(TINY_IMAGENET)
+
+    def counts(self) -> dict[str, int]:
+        """As published; the test images are the validation set."""
+        return {"train": 100_000, "test": 10_000}
+
+    def content_ids(self) -> set[str]:
+        """WordNet numbers, which other ImageNet subsets have too."""
+        return {f"wnid:{wnid}" for wnid in TINY_IMAGENET}
+
+    def write(self, archive: Path, out: Path, progress: Progress) -> None:
+        """Decode the images in place and write them."""
+        container = Container(archive)
+        classes = {
+            "train": self._by_class(archive, "train", self._train(container)),
+            "test": self._by_class(archive, "val", self._validation(container)),
+        }
+        place = rows(classes)
+        write_images(self, out, place, SIDE, read_images(container, list(place)), progress)
+
+    def _by_class(self, archive: Path, part: str, found: list[tuple[str, str]]) -> dict[int, list[str]]:
+        """By label, the images of (name, wnid) pairs in natural order."""
+        by_class: dict[int, list[str]] = {label: [] for label in range(len(TINY_IMAGENET))}
+        labels = {wnid: label for label, wnid in enumerate(TINY_IMAGENET)}
+        for name, wnid in sorted(found, key=lambda pair: natural(pair[0])):
+            if wnid not in labels:
+                raise UserError(f"{archive}: {name} is of class {wnid}, not one of the 200: get the original")
+            by_class[labels[wnid]].append(name)
+        for wnid, label in labels.items():
+            if not by_class[label]:
+                raise UserError(f"{archive} has no {part} image of class {wnid}: get the original")
+        return by_class
+
+    def _train(self, container: Container) -> list[tuple[str, str]]:
+        found = []
+        for name in container.names():
+            match PurePosixPath(name).parts:
+                case (top, "train", wnid, "images", _) if top == TOP:
+                    found.append((name, wnid))
+        return found
+
+    def _validation(self, container: Container) -> list[tuple[str, str]]:
+        """By the annotations: image, class, and a box that nobody needs, with tabs between."""
+        present = set(container.names())
+        if ANNOTATIONS not in present:
+            raise UserError(f"{container.path} has no {ANNOTATIONS}: get the original archive")
+        ((_, content),) = container.read([ANNOTATIONS])
+        found = []
+        for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+            fields = line.split("\t")
+            name = f"{TOP}/val/images/{fields[0]}"
+            if len(fields) < 2 or name not in present:
+                raise UserError(
+                    f"{container.path}: line {number} of val_annotations.txt names no image and class of the "
+                    "archive: get the original"
+                )
+            found.append((name, fields[1]))
+        return found

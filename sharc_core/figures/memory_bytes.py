@@ -1,0 +1,73 @@
+"""Accuracy against everything that the learner keeps, in bytes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sharc_core.figures.style import (
+    BASELINES,
+    FRONT,
+    bytes_axis,
+    legend,
+    look,
+    panel_grid,
+    panel_title,
+    panels,
+)
+from sharc_core.labels import scenario_name
+from sharc_core.summary import Entry
+
+
+def bytes_figure(entries: Sequence[Entry]) -> Figure:
+    """A panel per data set (and backbone): total bytes, logarithmic, against ACC.
+
+    SGD and JOINT are level lines: one keeps next to nothing, the other's data are not in its bytes. A
+    marker below the line of SGD loses to having no memory at all.
+    """
+    shown = panels(entries)
+    width = min(len(shown), 3)
+    figure, axes = panel_grid(-(-len(shown) // width), width, panel=(4.0, 3.2))
+    for panel in axes.flat[len(shown) :]:
+        panel.set_visible(False)
+    for (dataset, backbone), panel in zip(shown, axes.flat, strict=False):
+        here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+        front = np.array(pareto_front(here)).reshape(-1, 2)
+        panel.step(front[:, 0], front[:, 1], where="post", color=FRONT, linewidth=1, zorder=1)
+        for entry in here:
+            colour, marker = look(entry.method, entries)
+            if entry.method in BASELINES:
+                panel.axhline(entry.acc, color=colour, linestyle=BASELINES[entry.method], zorder=1.5)
+                continue
+            face = colour if entry.is_sharc or entry.buffer is None else "white"
+            deviation = entry.std["acc"]
+            panel.errorbar(
+                entry.total_bytes,
+                entry.acc,
+                yerr=None if np.isnan(deviation) else deviation,
+                fmt=marker,
+                color=colour,
+                markerfacecolor=face,
+                markersize=6,
+                elinewidth=0.8,
+            )
+        kept = [e.total_bytes for e in here if e.method not in BASELINES] or [e.total_bytes for e in here]
+        bytes_axis(panel, kept)
+        panel.set_title(panel_title(entries, dataset, backbone))
+        panel.set_xlabel("bytes kept besides the backbone")
+        panel.set_ylabel("ACC, %")
+    legend(figure, entries, lines=False)
+    figure.suptitle(f"{scenario_name(entries[0].scenario)}: accuracy against bytes")
+    return figure
+
+
+def pareto_front(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+    """(bytes, ACC) of the entries that none beats with no more bytes, by bytes; JOINT left out, because
+    the data that it needs at once are not in its bytes.
+    """
+    front: list[tuple[float, float]] = []
+    candidates = [e for e in entries if e.method != "joint"]
+    for entry in sorted(candidates, key=lambda e: (e.total_bytes, -e.acc)):
+        if not front or entry.acc > front[-1][1]:
+            front.append((entry.total_bytes, entry.acc))
+    return front

@@ -1,0 +1,69 @@
+"""ACC against the share of channels dropped: the paper's figure 5 c and d."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sharc_core.figures.style import BASELINES, PLAIN, look, panel_grid, places
+from sharc_core.labels import method_key, method_name, scenario_name
+from sharc_core.summary import Entry, setting_text, unique, varying_settings
+
+STYLES = ("-", (0, (6, 1)), (0, (6, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))  # of further settings, in order
+
+
+def theta_figure(entries: Sequence[Entry]) -> Figure:
+    """A panel per place: a line per method, mean ± deviation; plain methods, SGD and JOINT as level lines."""
+    shown, width = places(entries), 3
+    sharc = [e for e in entries if e.is_sharc]
+    further = [name for name in varying_settings(sharc) if name != "theta"]
+    groups = unique((_group(e, further) for e in sharc), str)
+    columns = min(len(shown), width)
+    figure, axes = panel_grid(-(-len(shown) // columns), columns, panel=(3.6, 2.8))
+    for panel in axes.flat[len(shown) :]:
+        panel.set_visible(False)
+    for place, panel in zip(shown, axes.flat, strict=False):
+        for level in [*place.level, *(e for e in place.entries if not e.is_sharc)]:
+            dashes = BASELINES.get(level.method, PLAIN)
+            panel.axhline(level.acc, color=look(level.method, entries)[0], linestyle=dashes, linewidth=1)
+        for method in unique((e.method for e in place.entries), method_key):
+            colour, marker = look(method, entries)
+            for group in groups:
+                line = [e for e in place.entries if e.is_sharc and e.method == method]
+                line = sorted((e for e in line if _group(e, further) == group), key=lambda e: e.theta)
+                theta, mean = [e.theta for e in line], np.array([e.acc for e in line])
+                deviation = np.array([e.std["acc"] for e in line])
+                style = STYLES[groups.index(group) % len(STYLES)]
+                panel.plot(theta, mean, color=colour, marker=marker, markersize=4, linestyle=style)
+                panel.fill_between(
+                    theta, mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0
+                )
+        panel.set_title(place.title)
+        panel.set_xlabel("theta: share of the channels dropped")
+        panel.set_ylabel("ACC, %")
+    figure.legend(handles=_handles(entries, groups), loc="outside right center")
+    figure.suptitle(f"{scenario_name(entries[0].scenario)}: ACC against theta")
+    return figure
+
+
+def _group(entry: Entry, further: Sequence[str]) -> str:
+    """What sets lines of one method apart."""
+    return ", ".join(filter(None, (setting_text(entry, name) for name in further)))
+
+
+def _handles(entries: Sequence[Entry], groups: Sequence[str]) -> list[Line2D]:
+    handles = []
+    for method in unique((e.method for e in entries), method_key):
+        colour, marker = look(method, entries)
+        rows = [e for e in entries if e.method == method]
+        named = method_name(method).replace("$", r"\$")
+        if any(e.is_sharc for e in rows):
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=f"{named}+"))
+        if any(not e.is_sharc for e in rows):
+            dashes = BASELINES.get(method, PLAIN)
+            handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=named))
+    if len(groups) > 1:
+        for group, style in zip(groups, STYLES * len(groups), strict=False):
+            handles.append(Line2D([], [], color="#444444", linestyle=style, label=group))
+    return handles

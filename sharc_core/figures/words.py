@@ -1,0 +1,137 @@
+"""What a figure shows, in words: title, text alternative with the numbers that matter, caption."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sharc_core.figures.style import Place, panel_title, panels, places
+from sharc_core.labels import bytes_text, method_key, method_name, scenario_name
+from sharc_core.summary import Entry, model_label, setting_text, unique, varying_settings
+
+OVER_SEEDS = "standard deviation over seeds"
+TITLES = {
+    "learning_curves": "Learning curves",
+    "bytes": "Accuracy against bytes",
+    "theta": "Accuracy against theta",
+    "associative_memory": "Accuracy by associative memory",
+    "saliency": "Accuracy by saliency",
+}
+CAPTIONS = {
+    "learning_curves": (
+        "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
+        f"{OVER_SEEDS}. JOINT is trained once, on all tasks, and is a point."
+    ),
+    "bytes": (
+        "ACC against the bytes that the learner keeps (logarithmic). Open markers: plain; filled: SHARC; "
+        f"bars: {OVER_SEEDS}. The grey steps are the best ACC at no more bytes."
+    ),
+    "theta": (
+        f"ACC against the share of the channels that SHARC drops. Band: {OVER_SEEDS}. Level lines: the "
+        "method without SHARC on the same buffer, and methods without a buffer."
+    ),
+}
+OF_A_SETTING = (
+    "Left: ACC of SHARC with each {}; bars: " + OVER_SEEDS + ". Right: all bytes that the learner keeps, "
+    "logarithmic. Level lines: the method without SHARC on the same buffer, and methods without a buffer."
+)
+
+
+def words(kind: str, entries: Sequence[Entry], title: str | None = None) -> dict[str, str]:
+    """{"title", "alt", "caption"} of a figure of that kind drawn from entries of one scenario.
+
+    title: what stands in place of the kind's own.
+    """
+    named = title or TITLES[kind]
+    return {
+        "title": f"{named}, {scenario_name(entries[0].scenario)}",
+        "alt": alt_text(kind, entries),
+        "caption": CAPTIONS.get(kind) or OF_A_SETTING.format(kind.replace("_", " ")),
+    }
+
+
+def alt_text(kind: str, entries: Sequence[Entry]) -> str:
+    """A text alternative: what is drawn, and the numbers that a reader would take from it."""
+    scenario = scenario_name(entries[0].scenario)
+    if kind == "learning_curves":
+        start = f"Line plots for {scenario}: accuracy on the tasks seen so far, task by task"
+        said = [_ranking(entries, *panel) for panel in panels(entries)]
+    elif kind == "bytes":
+        start = f"Scatter plots for {scenario}: ACC against total bytes"
+        said = [_ranking(entries, *panel, with_bytes=True) for panel in panels(entries)]
+    elif kind == "theta":
+        start = f"Line plots for {scenario}: ACC against theta"
+        said = [_sweep(place, method) for place, method in _sharc_rows(entries)]
+    else:
+        start = f"Dot plots for {scenario}: ACC and bytes by {kind.replace('_', ' ')}"
+        said = [_values(place, method, kind) for place, method in _sharc_rows(entries)]
+    return f"{start}. {' '.join(said)}"
+
+
+def _sharc_rows(entries: Sequence[Entry]) -> list[tuple[Place, str]]:
+    return [
+        (place, method)
+        for place in places(entries)
+        for method in unique((e.method for e in place.entries if e.is_sharc), method_key)
+    ]
+
+
+def _ranking(entries: Sequence[Entry], dataset: str, backbone: str, with_bytes: bool = False) -> str:
+    """The best and the worst final ACC of a panel, JOINT apart."""
+    here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+    ranked = sorted((e for e in here if e.method != "joint"), key=lambda e: e.acc)
+    varying = varying_settings(entries)
+
+    def named(entry: Entry) -> str:
+        text = f"{model_label(entry, varying)} {_percent(entry)}"
+        inside = [f"buffer {entry.buffer}"] if entry.buffer is not None else []
+        inside += [bytes_text(entry.total_bytes)] if with_bytes else []
+        return f"{text} ({', '.join(inside)})" if inside else text
+
+    parts = []
+    if ranked:
+        parts.append(f"in the end {named(ranked[-1])} is best")
+        if len(ranked) > 1:
+            parts.append(f"{named(ranked[0])} worst")
+    parts += [f"JOINT {_percent(e)}" for e in here if e.method == "joint"]
+    return f"{panel_title(entries, dataset, backbone)}: {', '.join(parts)}.".replace(r"\$", "$")
+
+
+def _sweep(place: Place, method: str) -> str:
+    """Where along theta a method is best and worst, and the levels beside it."""
+    sharc = sorted(_of(place, method), key=lambda e: (e.theta, e.acc))
+    best, worst = max(sharc, key=lambda e: e.acc), min(sharc, key=lambda e: e.acc)
+    text = (
+        f"{_heading(place, method)}: theta from {sharc[0].theta:g} to {sharc[-1].theta:g}, best "
+        f"{_percent(best)} at {best.theta:g}, worst {_percent(worst)} at {worst.theta:g}"
+    )
+    return text + _levels(place, method)
+
+
+def _values(place: Place, method: str, setting: str) -> str:
+    """Every value of a setting with its ACC and bytes, best first."""
+    sharc = sorted(_of(place, method), key=lambda e: -e.acc)
+    further = [name for name in varying_settings(sharc) if name != setting]
+    listed = "; ".join(
+        f"{', '.join(filter(None, (setting_text(e, name) for name in (setting, *further))))} "
+        f"{_percent(e)}, {bytes_text(e.total_bytes)}"
+        for e in sharc
+    )
+    return f"{_heading(place, method)}: {listed}{_levels(place, method)}"
+
+
+def _heading(place: Place, method: str) -> str:
+    return f"{method_name(method)}+, {place.title}".replace(r"\$", "$")
+
+
+def _of(place: Place, method: str) -> list[Entry]:
+    return [e for e in place.entries if e.method == method and e.is_sharc]
+
+
+def _levels(place: Place, method: str) -> str:
+    levels = [e for e in place.entries if e.method == method and not e.is_sharc] + place.level
+    return "; " + ", ".join(f"{method_name(e.method)} {_percent(e)}" for e in levels) + "." if levels else "."
+
+
+def _percent(entry: Entry) -> str:
+    deviation = entry.std["acc"]
+    return f"{entry.acc:.1f} %" if np.isnan(deviation) else f"{entry.acc:.1f} ± {deviation:.1f} %"

@@ -1,0 +1,60 @@
+"""All figures of a grid and its studies, with what they show in words beside them."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import style
+
+from sharc_core.errors import UserError
+from sharc_core.figures.curves import curves_figure, curves_of
+from sharc_core.figures.memory_bytes import bytes_figure
+from sharc_core.figures.settings import settings_figure
+from sharc_core.figures.style import STYLE, save
+from sharc_core.figures.theta import theta_figure
+from sharc_core.figures.words import words
+from sharc_core.files import write_json
+from sharc_core.labels import scenario_key
+from sharc_core.sub_grid import MAIN, Study
+from sharc_core.summary import summarise
+
+NAMES = ("learning_curves", "bytes")  # figures of the grid itself
+SETTINGS = ("associative_memory", "saliency")
+
+
+def write_figures(
+    cells: list[dict], runs: pd.DataFrame, folder: Path | str, studies: Mapping[str, Study] | None = None
+) -> list[Path]:
+    """Write {learning_curves,bytes}_{scenario}.{svg,png,json}, and {study}_{scenario} of every study with
+    a figure, for the scenarios in their runs; returns the paths.
+
+    cells: the documents that the runs come from (the curves need their matrices). The .json holds the
+    figure's words (see words.words) and what it is: {"kind", "study", "scenario", "title", "alt", "caption"}.
+    """
+    written, curves = [], curves_of(cells)
+    draw = {
+        "learning_curves": partial(curves_figure, curves=curves),
+        "bytes": bytes_figure,
+        "theta": theta_figure,
+    } | {name: partial(settings_figure, setting=name) for name in SETTINGS}
+    wanted = [(MAIN, kind, kind, None) for kind in NAMES]
+    wanted += [
+        (name, s.figure, name, s.title or name.replace("_", " ")) for name, s in (studies or {}).items()
+    ]
+    for study, kind, name, title in wanted:
+        if kind is None:
+            continue
+        entries = summarise(runs, study)
+        if not entries:
+            raise UserError(f"runs.csv has no run of study {study}: run it again")
+        for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
+            chosen = [entry for entry in entries if entry.scenario == scenario]
+            base = Path(folder) / f"{name}_{scenario}"
+            # "default": a user's own matplotlibrc must not change our figures
+            with style.context(["default", STYLE]):
+                written += save(draw[kind](chosen), base)
+            about = {"kind": kind, "study": study, "scenario": scenario}
+            write_json(base.with_suffix(".json"), about | words(kind, chosen, title))
+            written.append(base.with_suffix(".json"))
+    return written

@@ -1,0 +1,142 @@
+"""config/paper.yaml: it lists the whole grid without any data, and runs on stand-ins for the archives."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from archive_factory import write_mirror
+from safetensors.torch import save_file
+from test_pipeline import ROOT, snakemake
+from torchvision.models import resnet18
+
+from sharc_core.config import load_config, study_grid
+from sharc_core.methods import METHODS
+from sharc_core.published import load_published
+from sharc_core.unroll import memberships
+
+PAPER = ROOT / "config/paper.yaml"
+
+
+def copied(folder: Path) -> Path:
+    """The project's files in a folder without data."""
+    for name in ("sharc_core", "workflow", "config", "envs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder / "Snakefile")
+    return folder
+
+
+def test_the_grid_is_the_papers():
+    """Every published number has a run, under the name that the published table gives it."""
+    grid = load_config(PAPER)
+    runs = set()
+    for cell, members in memberships(grid):
+        for scenario, names in members.items():
+            if "main" in names:
+                runs.add((scenario, cell.dataset, cell.buffer, cell.method, cell.variant))
+    published = load_published(ROOT / "workflow/paper/paper_results.csv")
+    buffers = [None if pd.isna(buffer) else int(buffer) for buffer in published["buffer"]]
+    axes = (published[name] for name in ("scenario", "dataset", "method", "variant"))
+    expected = {(s, d, b, m, v) for (s, d, m, v), b in zip(zip(*axes, strict=True), buffers, strict=True)}
+    assert runs == expected and len(runs) == 156
+    assert grid.seeds == [0, 1, 2, 3, 4]
+    assert {name: block.tasks for name, block in grid.datasets.items()} == {
+        "s_cifar10": 5,
+        "s_cifar100": 20,
+        "s_miniimagenet": 20,
+    }
+    (backbone,) = grid.backbones
+    assert (backbone.arch, backbone.weights, backbone.image_size) == ("resnet18", "imagenet1k_v1", 224)
+
+
+def test_the_figures_are_the_papers():
+    grid = load_config(PAPER)
+    figures = {name: (grid.studies[name].figure, study_grid(grid, name)) for name in grid.studies}
+    assert figures["curves"][0] == "learning_curves" and figures["curves"][1].buffers == [200]
+    for name, method, scenario in (("gem_memories", "gem", "class_il"), ("er_memories", "er", "task_il")):
+        figure, part = figures[name]
+        assert (figure, part.scenarios) == ("associative_memory", [scenario])
+        assert [m for m in part.methods if METHODS.get(m).uses_memory] == [method]
+        assert {"none", "bayespcn", "modern_hopfield"} <= set(part.sharc.associative_memory)
+    figure, part = figures["theta"]
+    assert figure == "theta" and part.scenarios == ["task_il", "class_il"]
+    assert part.sharc.theta == {s: [t / 10 for t in range(1, 10)] for s in part.scenarios}
+
+
+@pytest.mark.pipeline
+def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_missing(tmp_path):
+    folder = copied(tmp_path)
+    dry = snakemake(folder, "-n", "--configfile", "config/paper.yaml")
+    text = dry.stdout + dry.stderr
+    assert dry.returncode == 0, text
+    for cell, _ in memberships(load_config(PAPER)):
+        assert f"results/paper/matrices/{cell.dataset}/{cell.backbone}/{cell.id}.json" in text
+    assert "mini-ImageNet" in text and "has no official download" in text
+    assert not (folder / "data").exists() and not (folder / "results").exists()
+    run = snakemake(folder, "--configfile", "config/paper.yaml")
+    assert run.returncode == 1
+    (line,) = (run.stdout + run.stderr).strip().splitlines()
+    assert line.startswith("error: config: datasets.s_miniimagenet: mini-ImageNet")
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """The paper's grid, every axis whole, on small archives in the original formats and random weights."""
+    folder = copied(tmp_path_factory.mktemp("paper"))
+    blocks = write_mirror(folder / "mirror")
+    values = yaml.safe_load(PAPER.read_text())
+    for block in values["datasets"].values():
+        block |= blocks[block["source"]]
+    torch.manual_seed(0)
+    save_file(resnet18().state_dict(), folder / "weights.safetensors")
+    values["backbone"] |= {"weights": "weights.safetensors", "image_size": 32}
+    # two seeds, and memories that stop learning early: less work, the same way through the code
+    values |= {"mirror": "mirror", "seeds": [0, 1]}
+    values["sharc"]["associative_settings"] |= {
+        "bayespcn": {"hidden": 8, "steps": 5},
+        "bayespcn_map": {"kind": "bayespcn", "log_joint": "map", "hidden": 8, "steps": 5},
+        "pcn": {"hidden": 8, "rounds": 2, "read_steps": 5},
+        "autoencoder": {"hidden": 8, "steps": 5},
+    }
+    (folder / "config/stand_in.yaml").write_text(yaml.safe_dump(values))
+    done = snakemake(folder, "--configfile", "config/stand_in.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.pipeline
+def test_the_whole_grid_runs_from_a_mirror(stand_in):
+    out, grid = stand_in / "results/paper", load_config(PAPER)
+    runs = pd.read_csv(out / "runs.csv")
+    expected = memberships(grid)
+    assert len(runs) == 2 * sum(len(members) for _, members in expected)
+    assert set(runs["dataset"]) == set(grid.datasets) and runs["acc"].between(0, 100).all()
+    assert len(list(out.glob("matrices/**/*.json"))) == len(expected)
+    for scenario in grid.scenarios:
+        table = pd.read_csv(out / f"tables/{scenario}.csv")
+        assert len(table) == 78 and table["paper_acc_mean"].notna().all()
+        assert table["associative_memory"].dropna().eq("modern_hopfield").all()
+    assert "arXiv 2310.04334" in (out / "report.html").read_text()
+
+
+@pytest.mark.pipeline
+def test_every_study_has_its_table_and_its_figures_with_words(stand_in):
+    out, grid = stand_in / "results/paper", load_config(PAPER)
+    for name, study in grid.studies.items():
+        part = study_grid(grid, name)
+        table = pd.read_csv(out / f"tables/study_{name}.csv")
+        assert set(table["scenario"]) == set(part.scenarios)
+        for scenario in part.scenarios:
+            base = out / f"figures/{name}_{scenario}"
+            assert base.with_suffix(".svg").stat().st_size > 5000
+            assert base.with_suffix(".png").stat().st_size > 5000
+            words = json.loads(base.with_suffix(".json").read_text())
+            assert words["study"] == name and words["kind"] == study.figure
+            assert words["title"].startswith(study.title)
+            if study.figure == "associative_memory":
+                assert all(memory in words["alt"] for memory in part.sharc.associative_memory)
+            if study.figure == "theta":
+                assert "theta from 0.1 to 0.9" in words["alt"]
