@@ -21,7 +21,7 @@ try:
     from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
-    from sharc_core.unroll import memberships
+    from sharc_core.unroll import extracted_views, memberships
     from sharc_core.views import needed_views
 
     # A grid file stands for itself: with --configfile, the default's data sets must not leak in.

@@ -1,7 +1,6 @@
 """What a grid needs from outside, checked before any job runs: data, weights, device, folders, budgets."""
 
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone
@@ -13,8 +12,7 @@ from sharc_core.errors import Missing, UserError
 from sharc_core.features import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.pipeline import Layout
 from sharc_core.streams import split_classes
-from sharc_core.unroll import cells
-from sharc_core.views import needed_views
+from sharc_core.unroll import cells, extracted_views
 
 
 def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None, planning: bool = False) -> None:
@@ -47,7 +45,7 @@ def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None, plan
                 _check_pretraining(grid, backbone, sources, progress, planning)
         except UserError as error:
             raise UserError(f"config: backbone: {error}") from None
-    _check_disk(grid, shapes, {name: source.counts() for name, source in sources.items()})
+    _check_disk(grid, shapes, {name: _counts(source) for name, source in sources.items()})
     _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
 
 
@@ -59,6 +57,14 @@ def _check_source(source: Source, progress: Callable[[str], None] | None, planni
             raise
         if progress:
             progress(f"warning: {missing}")
+
+
+def _counts(source: Source) -> dict[str, int] | None:
+    """Images per split where they are known; None for files that are yet to come."""
+    try:
+        return source.counts()
+    except Missing:
+        return None
 
 
 def _check_folder(key: str, folder: Path) -> None:
@@ -92,13 +98,10 @@ def _check_pretraining(
 def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str, int] | None]) -> None:
     """Room for all features that are not there yet, of the data sets whose numbers of images are known."""
     sizes = {}
-    seeds = sorted({seed for cell in cells(grid) for seed in cell.seeds})  # a study may have its own
-    for backbone, (dataset, count) in product(grid.backbones, counts.items()):
-        if count is not None:
-            for view in needed_views(seeds, backbone.views):
-                images = sum(count[split] for split in splits_of(view))
-                name = backbone.path_name
-                sizes[dataset, name, view] = cache_bytes(images, shapes[name])
+    for dataset, backbone, view in extracted_views(grid):
+        if counts[dataset] is not None:
+            images = sum(counts[dataset][split] for split in splits_of(view))
+            sizes[dataset, backbone, view] = cache_bytes(images, shapes[backbone])
     place = Path(grid.data_dir)
     if sum(sizes.values()) > free_bytes(place):  # only then is it worth finding out which are there
         layout = Layout(grid)

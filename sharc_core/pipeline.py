@@ -24,7 +24,8 @@ from sharc_core.features import Features, extract_features, open_views
 from sharc_core.files import digest, sha256_file
 from sharc_core.pretrain import pretrain
 from sharc_core.provenance import library_versions, stage_hash
-from sharc_core.views import needed_views, view_numbers
+from sharc_core.unroll import extracted_views
+from sharc_core.views import view_numbers
 
 Progress = Callable[[str], None] | None
 
@@ -166,7 +167,7 @@ def ensure_features(
 ) -> Features:
     """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
 
-    All views that the grid's seeds train on. backbone: its name; the grid's first by default. Raises
+    All views that the grid's cells train on. backbone: its name; the grid's first by default. Raises
     UserError for a data set or backbone that the grid does not have.
     """
     layout = Layout(grid)
@@ -174,8 +175,9 @@ def ensure_features(
     for name, known in ((dataset, grid.datasets), (backbone, layout.backbones)):
         if name not in known:
             raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
-    views = needed_views(grid.seeds, layout.backbones[backbone].views)
-    folders = {view: layout.features(dataset, backbone, view) for view in views}
+    folders = {
+        key[2]: layout.features(*key) for key in extracted_views(grid) if key[:2] == (dataset, backbone)
+    }
     missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
     if missing:
         _ensure_inputs(layout, dataset, backbone, progress)

@@ -9,6 +9,7 @@ from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
 from sharc_core.protocol import concerning, with_protocol
 from sharc_core.sub_grid import MAIN
+from sharc_core.views import needed_views
 
 Members = dict[Scenario, list[str]]
 
@@ -37,6 +38,18 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
     return [
         (cell.model_copy(update={"scenarios": list(members)}), members) for cell, members in found.values()
     ]
+
+
+def extracted_views(grid: Grid) -> list[tuple[str, str, int]]:
+    """Data set, backbone and view of all features that the grid's cells and its recall study read."""
+    views = {
+        (name, backbone.path_name): set(needed_views([], backbone.views))
+        for backbone in grid.backbones
+        for name in grid.datasets
+    }
+    for cell in cells(grid):
+        views[cell.dataset, cell.backbone].update(needed_views(cell.seeds, cell.views))
+    return [(*pair, view) for pair, numbers in views.items() for view in sorted(numbers)]
 
 
 def _check_same(one: Cell, other: Cell, first: str, second: str) -> None:

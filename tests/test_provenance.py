@@ -73,7 +73,12 @@ def stage(*roots) -> str:
         (("pretrain", "backbones.resnet_small"), "backbones/resnet_small.py", "nn.ReLU()", "nn.GELU()"),
         (("pretrain", "backbones.resnet_small"), "backbones/augment.py", "width - 1", "width - 2"),
         (("features", "backbones.resnet_small"), "pooling.py", ".mean(-1)", ".amax(-1)"),
-        (("features", "backbones.resnet_small"), "backbones/model.py", "255 * deviation", "256 * deviation"),
+        (
+            ("features", "backbones.resnet_small"),
+            "backbones/preprocess.py",
+            "255 * deviation",
+            "256 * deviation",
+        ),
         (("results",), "metrics.py", "def acc(", "def accuracy("),
         (("tables", "published", "results"), "render.py", "def to_latex(", "def to_tex("),
         (("figures", "results"), "summary.py", "AM charged", "charged"),

@@ -51,6 +51,10 @@ class Cifar(ArchiveSource):
         """In label order."""
         return list(self.classes)
 
+    def counts(self) -> dict[str, int]:
+        """As published."""
+        return {"train": 50_000, "test": 10_000}
+
     def content_ids(self) -> set[str]:
         """CIFAR-10 and CIFAR-100 have no class in common."""
         return {f"{self.name}:{name}" for name in self.classes}

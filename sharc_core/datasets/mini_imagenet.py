@@ -44,6 +44,14 @@ class MiniImageNet(Source):
         """WordNet numbers, sorted."""
         return list(MINI_IMAGENET)
 
+    def counts(self) -> dict[str, int]:
+        """As many of each class as were asked for."""
+        s = self.settings
+        return {
+            "train": len(MINI_IMAGENET) * s.train_per_class,
+            "test": len(MINI_IMAGENET) * s.test_per_class,
+        }
+
     def content_ids(self) -> set[str]:
         """WordNet numbers, which other ImageNet subsets have too."""
         return {f"wnid:{wnid}" for wnid in MINI_IMAGENET}

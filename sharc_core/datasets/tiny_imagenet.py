@@ -34,6 +34,10 @@ class TinyImageNet(ArchiveSource):
         """WordNet numbers, sorted."""
         return list(TINY_IMAGENET)
 
+    def counts(self) -> dict[str, int]:
+        """As published; the test images are the validation set."""
+        return {"train": 100_000, "test": 10_000}
+
     def content_ids(self) -> set[str]:
         """WordNet numbers, which other ImageNet subsets have too."""
         return {f"wnid:{wnid}" for wnid in TINY_IMAGENET}

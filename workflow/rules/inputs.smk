@@ -83,15 +83,7 @@ def features_of(dataset, backbone, seeds):
     return [f"{layout.features(dataset, backbone, view)}/manifest.json" for view in views]
 
 
-SEEDS = sorted({seed for cell in CELLS.values() for seed in cell.seeds})  # a study may have its own
-VIEWS = [
-    (dataset, backbone, view)
-    for backbone in layout.backbones
-    for dataset in grid.datasets
-    for view in needed_views(SEEDS, layout.backbones[backbone].views)
-]
-
-for number, (dataset, backbone, view) in enumerate(VIEWS, 1):
+for number, (dataset, backbone, view) in enumerate(extracted_views(grid), 1):
 
     rule:
         name:

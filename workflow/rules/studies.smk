@@ -7,7 +7,7 @@ def recall_of(wildcards):
 
 rule recall_memory:
     input:
-        features=lambda w: features_of(w.dataset, w.backbone, grid.seeds)[0],
+        features=lambda w: features_of(w.dataset, w.backbone, []),
     output:
         result("recall/{dataset}/{backbone}/{memory}.csv"),
     params:

@@ -10,6 +10,6 @@ with job(snakemake, f"recall {snakemake.params.job['dataset']} {Path(snakemake.o
     from sharc_core.studies.recall import run_recall
     from sharc_core.studies.recall_table import write_rows
 
-    features = open_features(Path(snakemake.input.features).parent)
+    features = open_features(Path(snakemake.input[0]).parent)
     measured = run_recall(features, RecallJob.model_validate(snakemake.params.job), progress=print)
     write_rows(measured, snakemake.output[0])
