@@ -210,14 +210,15 @@ class _Counted:
         self.stream, self.container = stream, container
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes. Raises UserError for a piece, or a position, that no real archive has."""
+        """Up to `size` bytes. Raises UserError for a piece larger than any real archive has."""
         self.container._limit("one of its headers or files", size)
-        content = self.stream.read(size)
-        self.container._limit_total(self.stream.tell())
-        return content
+        return self.stream.read(size)
 
     def seek(self, position: int) -> int:
-        """Go there; reading on the way is what a compressed stream does, so the limit comes first."""
+        """Go there, as tarfile does from file to file. Raises UserError for a position beyond the limit.
+
+        A compressed stream unpacks all that lies between, so the limit comes first.
+        """
         self.container._limit_total(position)
         return self.stream.seek(position)
 
