@@ -10,7 +10,7 @@ from test_config import BASE
 import sharc_core.features as features_module
 from sharc_core.config import load_grid
 from sharc_core.datasets import Source, open_prepared
-from sharc_core.errors import UserError
+from sharc_core.errors import Missing, UserError
 from sharc_core.inputs import check_inputs
 from sharc_core.pipeline import Layout, prepare_data
 
@@ -74,6 +74,30 @@ def test_a_source_that_cannot_tell_is_left_out(tmp_path, free, monkeypatch):
     monkeypatch.setattr("sharc_core.datasets.digits.Digits.counts", Source.counts)
     free.free = 0
     check_inputs(grid(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "images"),
+    [
+        ({"source": "cifar10"}, 60_000),
+        ({"source": "cifar100"}, 60_000),
+        ({"source": "mini_imagenet"}, 60_000),
+        ({"source": "mini_imagenet", "train_per_class": 30, "test_per_class": 10}, 4_000),
+        ({"source": "tiny_imagenet"}, 110_000),
+    ],
+)
+def test_data_sets_that_are_yet_to_come_count_as_published(tmp_path, source, images):
+    counts = grid(tmp_path, datasets={"d": source | {"tasks": 5}}).source("d").counts()
+    assert sum(counts.values()) == images and counts["train"] > counts["test"]
+
+
+def test_a_dry_run_does_without_files_that_are_yet_to_come(tmp_path, free, monkeypatch):
+    def missing(self):
+        raise Missing("they are yet to come")
+
+    monkeypatch.setattr("sharc_core.datasets.digits.Digits.counts", missing)
+    free.free = 0
+    check_inputs(grid(tmp_path), planning=True)
 
 
 def sources(tmp_path):

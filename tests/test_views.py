@@ -22,7 +22,7 @@ from sharc_core.methods import METHODS
 from sharc_core.pipeline import Layout, ensure_features
 from sharc_core.results import runs_table
 from sharc_core.streams import make_stream
-from sharc_core.unroll import cells
+from sharc_core.unroll import cells, extracted_views
 from sharc_core.views import ReplicaViews, needed_views, view_numbers, view_of
 
 torch.set_num_threads(1)
@@ -205,6 +205,15 @@ def test_a_grid_makes_the_views_its_seeds_need_and_shares_them(tmp_path):
     fewer = dataclasses.replace(features, further_views={})
     with pytest.raises(UserError, match="lack view 2"):
         run_cell(fewer, cells(two)[0])
+
+
+def test_a_study_with_seeds_of_its_own_has_their_views(tmp_path):
+    """Buffer 40 is run with seed 2 only, which sees view 3; the grid's seeds need views 1 and 2."""
+    values = grid(tmp_path, views=3).model_dump() | {"seeds": [0, 1], "methods": ["er"], "buffers": [20]}
+    studies = {"more": {"buffers": [40], "seeds": [2]}}
+    backbone = grid(tmp_path).backbones[0].path_name
+    found = [extracted_views(load_grid(values | {"studies": s})) for s in ({}, studies)]
+    assert found == [[("s_digits", backbone, v) for v in numbers] for numbers in ([1, 2], [1, 2, 3])]
 
 
 def test_two_numbers_of_views_in_a_grid_need_two_names(tmp_path):
