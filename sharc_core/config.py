@@ -200,6 +200,8 @@ def study_grid(grid: Grid, name: str) -> Grid:
         thetas = [listed(part.sharc.theta[scenario]) for scenario in part.scenarios]
         if study.figure == "theta" and any(isinstance(value, Mass) for value in chain(*thetas)):
             raise UserError(f"{where}: figure theta draws shares of channels: give numbers, not mass")
+        if study.figure == "protocol" and "plain" not in part.variants:
+            raise UserError(f"{where}: figure protocol compares both variants: add plain")
     return part
 
 

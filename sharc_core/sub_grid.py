@@ -9,8 +9,8 @@ from sharc_core.registry import nearest
 
 MAIN = "main"  # the grid itself, beside its studies
 FIXED = {"studies", "backbone", "recall", "data_dir", "results_dir", "mirror", "device"}
-Figure = Literal["learning_curves", "bytes", "associative_memory", "saliency", "theta"]
-OF_SHARC = ("associative_memory", "saliency", "theta")  # figures that draw SHARC against one of its settings
+Figure = Literal["learning_curves", "bytes", "associative_memory", "saliency", "theta", "protocol"]
+OF_SHARC = ("associative_memory", "saliency", "theta", "protocol")  # figures that need runs of SHARC
 
 
 class Study(BaseModel):

@@ -20,7 +20,7 @@ RANKS = {
     "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
     "inputs": 11, "learner": 9, "provenance": 9,
     "results": 9,
-    "pipeline": 10, "summary": 10, "pairs": 11, "figures": 11, "claims": 11,
+    "pipeline": 10, "summary": 10, "pairs": 11, "figures": 12, "claims": 11,
     "tables": 12, "findings": 12, "setups": 12, "protocol_effects": 12,
     "verdicts": 13, "scorecard": 14, "report": 15, "studies": 13,
     "__init__": 16, "__main__": 17,

@@ -1,8 +1,6 @@
 """config/paper.yaml: it lists the whole grid without any data, and runs on stand-ins for the archives."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,23 +8,16 @@ import torch
 import yaml
 from archive_factory import write_mirror
 from safetensors.torch import save_file
-from test_pipeline import ROOT, snakemake
+from snake import ROOT, copy_project, snakemake
 from torchvision.models import resnet18
 
 from sharc_core.config import load_config, study_grid
 from sharc_core.methods import METHODS
+from sharc_core.protocol import RULES
 from sharc_core.published import load_published
 from sharc_core.unroll import memberships
 
 PAPER = ROOT / "config/paper.yaml"
-
-
-def copied(folder: Path) -> Path:
-    """The project's files in a folder without data."""
-    for name in ("sharc_core", "workflow", "config", "envs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder / "Snakefile")
-    return folder
 
 
 def test_the_grid_is_the_papers():
@@ -63,12 +54,15 @@ def test_the_figures_are_the_papers():
         assert {"none", "bayespcn", "modern_hopfield"} <= set(part.sharc.associative_memory)
     figure, part = figures["theta"]
     assert figure == "theta" and part.scenarios == ["task_il", "class_il"]
+    (figure, protocols), rules = figures["protocols"], {f"paper+{rule}" for rule in RULES}
+    assert figure == "protocol" and set(protocols.protocol) == {"paper", "code", *rules}
     assert part.sharc.theta == {s: [t / 10 for t in range(1, 10)] for s in part.scenarios}
 
 
 @pytest.mark.pipeline
 def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_missing(tmp_path):
-    folder = copied(tmp_path)
+    folder = tmp_path
+    copy_project(folder)
     dry = snakemake(folder, "-n", "--configfile", "config/paper.yaml")
     text = dry.stdout + dry.stderr
     assert dry.returncode == 0, text
@@ -89,7 +83,8 @@ def stand_in(tmp_path_factory):
     All data sets, methods, variants, scenarios and studies; of the buffers, seeds and thetas fewer, because
     a cell takes one or two seconds to start.
     """
-    folder = copied(tmp_path_factory.mktemp("paper"))
+    folder = tmp_path_factory.mktemp("paper")
+    copy_project(folder)
     blocks = write_mirror(folder / "mirror")
     values = yaml.safe_load(PAPER.read_text())
     for block in values["datasets"].values():

@@ -8,6 +8,7 @@ from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.errors import UserError
 from sharc_core.figures import alt_text, write_figures
+from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.theta import theta_figure
 from sharc_core.figures.write import NAMES
@@ -94,6 +95,30 @@ def test_settings_are_drawn_in_the_order_of_their_acc_with_bytes_beside():
     assert right.lines[0].get_xdata().tolist() == [e.total_bytes for e in by_acc]
     plain = next(e for e in entries if e.method == "gem" and not e.is_sharc)
     assert right.lines[1].get_xdata()[0] == plain.total_bytes
+
+
+def protocols():
+    """Plain ER, and SHARC under two protocols, one of which has a plain run of its own."""
+    return [
+        cell("er", 40.0),
+        cell("er", 50.0, "sharc"),
+        cell("er", 55.0, "sharc", protocol="paper+read", read="at_store"),
+        cell("er", 30.0, protocol="paper+replay"),
+        cell("er", 35.0, "sharc", protocol="paper+replay"),
+    ]
+
+
+def test_each_protocol_stands_beside_the_plain_run_that_it_leads_to():
+    left, right = protocols_figure(entries_of(protocols())).axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["paper", "paper+read", "paper+replay"]
+    plain, sharc = (line for line in left.lines if len(line.get_xdata()) == 3)
+    assert plain.get_xdata() == pytest.approx([40, 40, 30]) and plain.get_markerfacecolor() == "white"
+    assert sharc.get_xdata() == pytest.approx([50, 55, 35]) and sharc.get_markerfacecolor() != "white"
+    assert list(sharc.get_ydata()) == [2, 1, 0]
+    assert [len(line.get_xdata()) for line in right.lines] == [3, 3]
+    text = alt_text("protocol", entries_of(protocols()))
+    assert "ER, s_digits, buffer 100: paper 40.0 ± 1.4 % and with SHARC 50.0 ± 1.4 %; paper+read 40.0" in text
+    assert text.endswith("paper+replay 30.0 ± 1.4 % and with SHARC 35.0 ± 1.4 %.")
 
 
 def test_words_of_a_sweep_say_where_it_is_best_and_worst():

@@ -120,6 +120,7 @@ def test_one_name_for_two_trainings_is_refused():
             r"studies\.x: figure theta needs",
         ),
         ({"figure": "theta", "sharc": {"theta": {"mass": 0.9}}}, r"studies\.x: figure theta draws shares"),
+        ({"figure": "protocol", "variants": ["sharc"]}, r"studies\.x: figure protocol .*: add plain"),
         (3, r"studies\.x: .*\(got 3\)"),
     ],
 )

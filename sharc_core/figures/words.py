@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sharc_core.figures.protocols import pair_name, protocol_rows
 from sharc_core.figures.style import Place, panel_title, panels, places
 from sharc_core.labels import bytes_text, method_key, method_name, scenario_name
+from sharc_core.pairs import Pair
 from sharc_core.summary import Entry, model_label, setting_text, unique, varying_settings
 
 OVER_SEEDS = "standard deviation over seeds"
@@ -15,6 +17,7 @@ TITLES = {
     "theta": "Accuracy against theta",
     "associative_memory": "Accuracy by associative memory",
     "saliency": "Accuracy by saliency",
+    "protocol": "Accuracy by protocol",
 }
 CAPTIONS = {
     "learning_curves": (
@@ -28,6 +31,10 @@ CAPTIONS = {
     "theta": (
         f"ACC against the share of the channels that SHARC drops. Band: {OVER_SEEDS}. Level lines: the "
         "method without SHARC on the same buffer, and methods without a buffer."
+    ),
+    "protocol": (
+        "Left: ACC with SHARC (filled) and without (open) under each protocol; bars: "
+        f"{OVER_SEEDS}. Right: all bytes that the learner keeps, logarithmic."
     ),
 }
 OF_A_SETTING = (
@@ -61,6 +68,9 @@ def alt_text(kind: str, entries: Sequence[Entry]) -> str:
     elif kind == "theta":
         start = f"Line plots for {scenario}: ACC against theta"
         said = [_sweep(place, method) for place, method in _sharc_rows(entries)]
+    elif kind == "protocol":
+        start = f"Dot plots for {scenario}: ACC and bytes with SHARC and without, by protocol"
+        said = [_protocols(title, pairs) for title, pairs in protocol_rows(entries).items()]
     else:
         start = f"Dot plots for {scenario}: ACC and bytes by {kind.replace('_', ' ')}"
         said = [_values(place, method, kind) for place, method in _sharc_rows(entries)]
@@ -117,6 +127,15 @@ def _values(place: Place, method: str, setting: str) -> str:
         for e in sharc
     )
     return f"{_heading(place, method)}: {listed}{_levels(place, method)}"
+
+
+def _protocols(title: str, pairs: Sequence[Pair]) -> str:
+    """ACC without SHARC and with it under every protocol."""
+    said = "; ".join(
+        f"{pair_name(pair, pairs)} {_percent(pair.plain)} and with SHARC {_percent(pair.sharc)}"
+        for pair in pairs
+    )
+    return f"{title}: {said}."
 
 
 def _heading(place: Place, method: str) -> str:

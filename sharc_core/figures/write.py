@@ -10,6 +10,7 @@ from matplotlib import style
 from sharc_core.errors import UserError
 from sharc_core.figures.curves import curves_figure, curves_of
 from sharc_core.figures.memory_bytes import bytes_figure
+from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.style import STYLE, save
 from sharc_core.figures.theta import theta_figure
@@ -37,6 +38,7 @@ def write_figures(
         "learning_curves": partial(curves_figure, curves=curves),
         "bytes": bytes_figure,
         "theta": theta_figure,
+        "protocol": protocols_figure,
     } | {name: partial(settings_figure, setting=name) for name in SETTINGS}
     wanted = [(MAIN, kind, kind, None) for kind in NAMES]
     wanted += [

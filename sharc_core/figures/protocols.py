@@ -1,0 +1,72 @@
+"""ACC and bytes with SHARC and without, under every protocol that was run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sharc_core.figures.style import bytes_axis, look, panel_title
+from sharc_core.labels import method_key, method_name, natural_key, scenario_name
+from sharc_core.pairs import Pair, paired
+from sharc_core.protocol import protocol_key
+from sharc_core.summary import Entry, setting_text, varying_settings
+
+LINE = 0.24  # inches from one protocol to the next
+
+
+def protocol_rows(entries: Sequence[Entry]) -> dict[str, list[Pair]]:
+    """By panel ("ER, s_cifar10, buffer 200"): SHARC with its plain method, a pair per protocol, in order."""
+    found: dict[str, list[Pair]] = {}
+
+    def order(pair: Pair) -> tuple:
+        e = pair.sharc
+        place = (natural_key(e.dataset), natural_key(e.backbone), e.buffer, method_key(e.method))
+        return (*place, protocol_key(e.protocol))
+
+    for pair in sorted(paired(entries), key=order):
+        sharc = pair.sharc
+        place = panel_title(entries, sharc.dataset, sharc.backbone).replace(r"\$", "$")
+        found.setdefault(f"{method_name(sharc.method)}, {place}, buffer {sharc.buffer}", []).append(pair)
+    return found
+
+
+def pair_name(pair: Pair, pairs: Sequence[Pair]) -> str:
+    """The protocol, with SHARC's other settings where a panel's pairs differ in them."""
+    varying = varying_settings([p.sharc for p in pairs])
+    words = [setting_text(pair.sharc, name) for name in varying if name != "protocol"]
+    return ", ".join([pair.sharc.protocol, *filter(None, words)])
+
+
+def protocols_figure(entries: Sequence[Entry]) -> Figure:
+    """A row per data set, buffer and method: at the left ACC with its deviation, at the right all bytes."""
+    rows = protocol_rows(entries)
+    heights = [LINE * len(pairs) + 0.75 for pairs in rows.values()]
+    figure = Figure(figsize=(7.4, sum(heights) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights, width_ratios=[3, 2])
+    for (title, pairs), (left, right) in zip(rows.items(), axes, strict=True):
+        y = np.arange(len(pairs))[::-1]
+        colour, marker = look(pairs[0].sharc.method, entries)
+        for side, face in (("plain", "white"), ("sharc", colour)):
+            runs = [getattr(pair, side) for pair in pairs]
+            deviations = [e.std["acc"] for e in runs]
+            bars = None if np.isnan(deviations).any() else deviations
+            shape = {"fmt": marker, "color": colour, "markerfacecolor": face}
+            left.errorbar([e.acc for e in runs], y, xerr=bars, elinewidth=0.8, **shape)
+            right.plot([e.total_bytes for e in runs], y, marker, color=colour, markerfacecolor=face)
+        left.set_yticks(y, [pair_name(pair, pairs).replace("$", r"\$") for pair in pairs])
+        right.set_yticks(y, [""] * len(y))
+        for panel in (left, right):
+            panel.set_ylim(-0.6, len(y) - 0.4)
+        left.set_title(title.replace("$", r"\$"))
+        left.set_xlabel("ACC, %")
+        bytes_axis(right, [e.total_bytes for pair in pairs for e in (pair.plain, pair.sharc)])
+        right.set_xlabel("bytes kept besides the backbone")
+    grey = {"color": "#444444", "marker": "o", "linestyle": ""}
+    handles = [
+        Line2D([], [], **grey, markerfacecolor="white", label="plain"),
+        Line2D([], [], **grey, label="SHARC"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.suptitle(f"{scenario_name(entries[0].scenario)}: with SHARC and without, by protocol")
+    return figure
