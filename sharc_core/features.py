@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,13 @@ from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.datasets import PreparedData
 from sharc_core.device import same_bits
 from sharc_core.errors import UserError
-from sharc_core.files import atomic_folder, digest, read_json, sha256_file, write_json
+from sharc_core.files import atomic_folder, digest, read_json, write_json
+from sharc_core.integrity import REMEDY, check_files, stamp
 from sharc_core.pooling import pool
 from sharc_core.seeds import generator
 
 SPLITS = ("train", "test")
 SECONDS_BETWEEN_LINES = 10
-REMEDY = "delete the folder and run again"
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def extract_features(
             "classes": list(prepared.manifest["classes"]),
             "files": files,
         }
+        stamp(folder, list(files))
         write_json(folder / "manifest.json", manifest)
     if progress:
         progress(tally.summary())
@@ -251,16 +252,13 @@ def _open_folder(folder: Path, splits: tuple[str, ...], verify: bool) -> tuple[d
     manifest = read_json(folder / "manifest.json")
     arrays = {}
     try:
-        for split in splits:
-            count, shape = manifest["counts"][split], manifest["shape"]
-            for kind, inner, dtype in (
-                ("maps", shape, np.float16),
-                ("pooled", shape[:1], np.float32),
-                ("labels", [], np.int64),
-            ):
-                name = f"{split}_{kind}"
-                entry = manifest["files"][f"{name}.npy"]
-                arrays[name] = _open_array(folder / f"{name}.npy", (count, *inner), dtype, entry, verify)
+        kinds = (("maps", manifest["shape"], np.float16), ("pooled", manifest["shape"][:1], np.float32))
+        kinds = (*kinds, ("labels", [], np.int64))
+        wanted = [f"{split}_{kind}.npy" for split, (kind, *_) in product(splits, kinds)]
+        check_files(folder, {name: manifest["files"][name] for name in wanted}, verify)
+        for split, (kind, inner, dtype) in product(splits, kinds):
+            name = f"{split}_{kind}"
+            arrays[name] = _open_array(folder / f"{name}.npy", (manifest["counts"][split], *inner), dtype)
         for key in ("classes", "view", "dataset", "backbone"):
             manifest[key]
     except (KeyError, TypeError) as error:
@@ -268,17 +266,8 @@ def _open_folder(folder: Path, splits: tuple[str, ...], verify: bool) -> tuple[d
     return manifest, arrays
 
 
-def _open_array(path: Path, shape: tuple[int, ...], dtype: type, entry: dict, verify: bool) -> torch.Tensor:
-    if not path.exists():
-        raise UserError(f"{path} is missing: {REMEDY}")
-    if os.path.getsize(path) != entry["bytes"]:
-        raise UserError(f"{path} has {os.path.getsize(path)} bytes instead of {entry['bytes']}: {REMEDY}")
-    if verify and sha256_file(path) != entry["sha256"]:
-        raise UserError(f"{path} was altered (its SHA-256 differs from the manifest's): {REMEDY}")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise UserError(f"{path} is not a valid .npy file ({error}): {REMEDY}") from None
+def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> torch.Tensor:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.shape != shape or array.dtype != dtype:
         raise UserError(
             f"{path} holds {array.dtype} {array.shape} instead of {dtype.__name__} {shape}: {REMEDY}"

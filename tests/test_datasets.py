@@ -526,13 +526,13 @@ def test_damaged_folders_are_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    open_prepared(tmp_path / "out")
-    with pytest.raises(
-        UserError, match=r"test_images\.npy does not match its checksum: delete .* and run again"
-    ):
-        open_prepared(tmp_path / "out", verify=True)
+    with pytest.raises(UserError, match=r"test_images\.npy was altered .*: delete the folder and run again"):
+        open_prepared(tmp_path / "out")
     path.write_bytes(content[:-1])
-    with pytest.raises(UserError, match=r"test_images\.npy is missing or damaged"):
+    with pytest.raises(UserError, match=r"test_images\.npy has [\d,]+ bytes instead of [\d,]+"):
+        open_prepared(tmp_path / "out")
+    (tmp_path / "out/manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged \('files' is missing\)"):
         open_prepared(tmp_path / "out")
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import PIL
 
 from sharc_core.errors import UserError
-from sharc_core.files import atomic_folder, read_json, sha256_file, write_json
+from sharc_core.files import atomic_folder, read_json, write_json
+from sharc_core.integrity import REMEDY, check_files, entry, stamp
 from sharc_core.registry import Registry
 from sharc_core.settings import Settings as BaseSettings
 
@@ -81,18 +82,17 @@ class PreparedData:
 
 
 def open_prepared(folder: Path | str, verify: bool = False) -> PreparedData:
-    """Open a prepared folder. verify: check every file's SHA-256, not only its size.
+    """Open a prepared folder; see sharc_core.integrity for what is hashed, everything if `verify`.
 
     Raises UserError naming the file when something is missing, short or altered.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
-    for name in ARRAYS:
-        path, noted = folder / name, manifest["files"][name]
-        if not path.exists() or path.stat().st_size != noted["bytes"]:
-            raise UserError(f"{path} is missing or damaged: delete {folder} and run again")
-        if verify and sha256_file(path) != noted["sha256"]:
-            raise UserError(f"{path} does not match its checksum: delete {folder} and run again")
+    try:
+        entries = {name: manifest["files"][name] for name in ARRAYS}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'} is damaged ({error} is missing): {REMEDY}") from None
+    check_files(folder, entries, verify)
     return PreparedData(manifest, *(np.load(folder / name, mmap_mode="r") for name in ARRAYS))
 
 
@@ -153,16 +153,14 @@ def writing(source: Source, out: Path, counts: dict[str, int], shape: tuple[int,
             "content_ids": sorted(source.content_ids()),
             "image_shape": [*shape, 3],
             "counts": writer.counts(len(classes)),
-            "files": {
-                name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
-                for name in ARRAYS
-            },
+            "files": {name: entry(folder / name) for name in ARRAYS},
             "versions": {
                 "python": platform.python_version(),
                 "numpy": np.__version__,
                 "pillow": PIL.__version__,
             },
         }
+        stamp(folder, ARRAYS)
         write_json(folder / "manifest.json", manifest)
 
 
