@@ -42,3 +42,9 @@ def snakemake(folder: Path, *arguments: str, environment: dict | None = None) ->
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, said, "")
+
+
+def own_lines(run: subprocess.CompletedProcess) -> list[str]:
+    """What was said, line by line, without Snakemake's notice that it read profiles/default."""
+    lines = (run.stdout + run.stderr).strip().splitlines()
+    return [line for line in lines if not line.startswith("Using workflow specific profile")]

@@ -139,11 +139,11 @@ def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
     before = (copy / "results/smoke/runs.csv").read_text()
     changed = (*SMOKE, "--config", "seeds=[0,1]", "training={lr: 0.2}")
-    assert snakemake(copy, *changed, cell).returncode == 0
+    assert snakemake(copy, cell, *changed).returncode == 0
     done = snakemake(copy, *changed)
     assert done.returncode == 0, done.stdout
     assert (copy / "results/smoke/runs.csv").read_text() != before
-    back = snakemake(copy, *SMOKE, cell)
+    back = snakemake(copy, cell, *SMOKE)
     assert back.returncode == 0, back.stdout
     finish(copy, undisturbed)
 

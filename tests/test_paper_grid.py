@@ -8,7 +8,7 @@ import torch
 import yaml
 from archive_factory import write_mirror
 from safetensors.torch import save_file
-from snake import ROOT, copy_project, snakemake
+from snake import ROOT, copy_project, own_lines, snakemake
 from torchvision.models import resnet18
 
 from sharc_core.config import load_config, study_grid
@@ -72,7 +72,7 @@ def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_miss
     assert not (folder / "data").exists() and not (folder / "results").exists()
     run = snakemake(folder, "--configfile", "config/paper.yaml")
     assert run.returncode == 1
-    (line,) = (run.stdout + run.stderr).strip().splitlines()
+    (line,) = own_lines(run)
     assert line.startswith("error: config: datasets.s_miniimagenet: mini-ImageNet")
 
 

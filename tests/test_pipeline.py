@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from snake import snakemake
+from snake import own_lines, snakemake
 
 pytestmark = pytest.mark.pipeline
 
@@ -261,7 +261,7 @@ def test_a_broken_default_grid_is_one_line(project, text, message):
         run = snakemake(project, "--dry-run")
     finally:
         path.write_text(original)
-    lines = (run.stdout + run.stderr).strip().splitlines()
+    lines = own_lines(run)
     assert run.returncode == 1
     assert len(lines) == 1 and lines[0].startswith(message), lines
 
@@ -275,12 +275,12 @@ def test_same_bits_in_another_process(project):
     after = results(project)
     assert before.keys() == after.keys()
     for name in before:
-        if name.endswith(".json"):
+        if "/matrices/" in name:
             one, other = json.loads(before[name]), json.loads(after[name])
             for document in (one, other):
                 del document["costs"]["train_seconds"]
             assert one == other, name
-        elif "/tables/" in name:
+        elif "/tables/" in name or name.endswith(".json"):  # the latter: figures in words
             assert before[name] == after[name], name
 
 
