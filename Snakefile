@@ -51,7 +51,8 @@ def result(path):
     return str(layout.results / path)
 
 
-PUBLISHED = f"{workflow.basedir}/workflow/paper/paper_results.csv"
+# relative, as all paths of inputs, so that a project that was moved or copied re-runs nothing
+PUBLISHED = os.path.relpath(f"{workflow.basedir}/workflow/paper/paper_results.csv")
 LOGS = result("logs")
 TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kind=["md", "csv", "tex"])
 TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from snake import snakemake, start_snakemake
 
 pytestmark = pytest.mark.pipeline
@@ -138,7 +139,9 @@ def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     """A cell re-run by a call that died before the tables: the next call makes them anew."""
     cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
     before = (copy / "results/smoke/runs.csv").read_text()
-    changed = (*SMOKE, "--config", "seeds=[0,1]", "training={lr: 0.2}")
+    values = yaml.safe_load((copy / "config/smoke.yaml").read_text()) | {"training": {"lr": 0.2}}
+    (copy / "config/changed.yaml").write_text(yaml.safe_dump(values))
+    changed = ("--configfile", "config/changed.yaml")
     assert snakemake(copy, cell, *changed).returncode == 0
     done = snakemake(copy, *changed)
     assert done.returncode == 0, done.stdout
@@ -148,11 +151,13 @@ def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     finish(copy, undisturbed)
 
 
-def test_clocks_that_disagree_re_run_nothing(copy):
-    """An hour between two nodes' clocks: inputs are younger than what was made from them."""
+def test_clocks_that_disagree(copy, undisturbed):
+    """An hour between two nodes' clocks: inputs are younger than what was made from them, or will be."""
     later = time.time() + 3600
     for path in [*copy.glob("data/*/**/manifest.json"), *copy.glob("results/smoke/matrices/**/*.json")]:
         os.utime(path, (later, later))
     for path in copy.glob("data/backbones/*"):
         os.utime(path, (later, later))
     assert "Nothing to be done" in snakemake(copy, *SMOKE).stdout
+    shutil.rmtree(copy / "results/smoke/matrices")
+    assert "rule features" not in finish(copy, undisturbed)
