@@ -38,7 +38,7 @@ bench: $(STAMP)
 
 # The lock is universal (markers for other platforms) and names no registry.
 lock:
-	uv pip compile pyproject.toml --extra test --extra lint --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra test --extra lint --extra parquet --extra slurm --universal --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  --constraint constraints.txt -o requirements.lock
 	python3 envs/make_env.py
