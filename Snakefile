@@ -18,7 +18,7 @@ from sharc_core.errors import UserError
 try:
     from sharc_core.config import load_grid, read_config, study_grid
     from sharc_core.inputs import check_inputs
-    from sharc_core.pipeline import Layout, data_code, features_code, pretrain_code
+    from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
     from sharc_core.unroll import extracted_views, memberships
@@ -34,7 +34,13 @@ try:
     if workflow.is_main_process:
         # a dry run shows the plan even where the data are yet to come; Snakemake says only later that it is one
         dry = any(re.fullmatch("--dry-?run|-n|-np", argument) for argument in sys.argv)
-        check_inputs(grid, progress=lambda line: print(line, file=sys.stderr), planning=dry)
+        # a cluster's profile says how many jobs at once; the login node need not have the jobs' GPU
+        check_inputs(
+            grid,
+            progress=lambda line: print(line, file=sys.stderr),
+            planning=dry,
+            elsewhere=workflow.nodes is not None,
+        )
     layout = Layout(grid)
     MEMBERSHIPS = [(str(layout.cell(cell)), cell, members) for cell, members in memberships(grid)]
     CELLS = {path: cell for path, cell, _ in MEMBERSHIPS}
@@ -93,6 +99,7 @@ rule recall:
         RECALL_PICTURES,
 
 
+include: "workflow/rules/cluster.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/results.smk"
 include: "workflow/rules/studies.smk"

@@ -15,14 +15,21 @@ from sharc_core.streams import split_classes
 from sharc_core.unroll import cells, extracted_views
 
 
-def check_inputs(grid: Grid, progress: Callable[[str], None] | None = None, planning: bool = False) -> None:
+def check_inputs(
+    grid: Grid,
+    progress: Callable[[str], None] | None = None,
+    planning: bool = False,
+    elsewhere: bool = False,
+) -> None:
     """Everything that can be found wrong in data, weights and device before hours are spent.
 
     progress: told a line now and then when there is much to read. planning: data that the user has yet to
-    bring is told and no error. Raises UserError.
+    bring is told and no error. elsewhere: jobs run on other machines, so this one's device does not
+    matter. Raises UserError.
     """
     try:
-        resolve_device(grid.device)
+        if not elsewhere:
+            resolve_device(grid.device)
     except UserError as error:
         raise UserError(f"config: device: {error}") from None
     if grid.mirror is not None and not Path(grid.mirror).is_dir():

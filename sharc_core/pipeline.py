@@ -14,7 +14,7 @@ from typing import Any
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import ARCHITECTURES
 from sharc_core.backbones.preprocess import resolve
-from sharc_core.backbones.weights import weights_entry
+from sharc_core.backbones.weights import download, weights_entry
 from sharc_core.cell import Cell
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import SOURCES, Source, open_prepared
@@ -126,6 +126,24 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
     """Code and libraries of a stage, for the name of what it makes: a stale folder is never a result."""
     return stage_hash(*roots), library_versions(*roots)
+
+
+def fetch_weights(grid: Grid, progress: Progress = None) -> None:
+    """Download, where need be, torchvision's weights that features are still to be extracted with.
+
+    Into torch's cache, where the jobs look (a mirrored file stays where it is). Raises UserError.
+    """
+    layout = Layout(grid)
+    missing = {
+        b for d, b, v in extracted_views(grid) if not (layout.features(d, b, v) / "manifest.json").exists()
+    }
+    mirror = Path(grid.mirror) if grid.mirror else None
+    for config in grid.backbones:
+        if config.is_torchvision and config.path_name in missing:
+            entry = weights_entry(config.arch, config.weights)
+            if progress:
+                progress(f"weights: {entry}")
+            download(entry, mirror)
 
 
 def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:

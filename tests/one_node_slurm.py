@@ -127,7 +127,7 @@ class Slurm:
         return found
 
     def cancel(self, job: str) -> None:
-        """scancel."""
+        """Cancel a job, as its user may at any time."""
         subprocess.run(["scancel", job], env=self._environment(), check=True)
 
     def stop(self) -> None:

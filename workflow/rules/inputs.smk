@@ -1,79 +1,70 @@
-# Data sets, backbones and features: made once, shared between grids.
-# One rule per thing (not one per wildcard): names carry a hash, so each knows its own settings.
+# Data sets, backbones and features: made once, shared between grids. Their paths carry a hash of what they
+# are made from; what a path stands for is looked up, so that each has its own settings and code.
+#
+# Snakemake takes the line that names a script, its leading spaces included, for the rule's code: other
+# spaces would make all data and features anew.
 
-for name in grid.datasets:
-
-    rule:
-        name:
-            f"data_{name}"
-        output:
-            f"{layout.prepared(name)}/manifest.json",
-        params:
-            name=name,
-            pretraining=False,
-            code=stage_hash(*data_code(layout.source(name))),
-        log:
-            f"{LOGS}/data_{name}.log",
-        benchmark:
-            f"{LOGS}/data_{name}.tsv"
-        threads: workflow.cores or 1
-        conda:
-            "../../envs/sharc.yaml"
-        script:
-            "../scripts/prepare.py"
-
-
-# Backbones that are pre-trained on the same data share its folder and the rule that makes it. No backbone
+# Backbones that are pre-trained on the same data share its folder and the job that makes it. No backbone
 # is among its parameters, so that another one, in this grid or the next, does not make it anew.
-PRETRAINING = {}
+PREPARED = {}
 for backbone in layout.backbones:
     if layout.card(backbone) is not None:
-        PRETRAINING.setdefault(layout.pretraining_data(backbone), backbone)
+        source = layout.pretraining_source(backbone)
+        PREPARED[layout.pretraining_data(backbone).name] = ("for pre-training", True, source)
+for name in grid.datasets:
+    PREPARED[layout.prepared(name).name] = (name, False, layout.source(name))
+PRETRAINED = {layout.weights(name).stem: name for name in layout.backbones if layout.card(name) is not None}
+CACHES = {str(layout.features(*key).relative_to(layout.data / "features")): key for key in extracted_views(grid)}
 
-for folder, backbone in PRETRAINING.items():
 
-    rule:
-        name:
-            f"pretraining_data_{backbone}"
-        output:
-            f"{folder}/manifest.json",
-        params:
-            name="for pre-training",
-            pretraining=True,
-            code=stage_hash(*data_code(layout.pretraining_source(backbone))),
-        log:
-            f"{LOGS}/pretraining_data_{backbone}.log",
-        benchmark:
-            f"{LOGS}/pretraining_data_{backbone}.tsv"
-        threads: workflow.cores or 1
-        conda:
-            "../../envs/sharc.yaml"
-        script:
+def one_of(names):
+    """A wildcard's constraint: no rule offers to make what the grid does not have."""
+    return "|".join(map(re.escape, names))
+
+
+rule data:
+    output:
+        str(layout.data / "prepared/{data}/manifest.json"),
+    params:
+        name=lambda w: PREPARED[w.data][0],
+        pretraining=lambda w: PREPARED[w.data][1],
+        code=lambda w: stage_hash(*data_code(PREPARED[w.data][2])),
+    wildcard_constraints:
+        data=one_of(PREPARED),
+    log:
+        f"{LOGS}/data/{{data}}.log",
+    benchmark:
+        f"{LOGS}/data/{{data}}.tsv"
+    threads: workflow.cores or 1
+    conda:
+        "../../envs/sharc.yaml"
+    script:
             "../scripts/prepare.py"
 
 
-for backbone in layout.backbones:
-    if layout.card(backbone) is not None:
-
-        rule:
-            name:
-                f"pretrain_{backbone}"
-            input:
-                f"{layout.pretraining_data(backbone)}/manifest.json",
-            output:
-                weights=str(layout.weights(backbone)),
-                card=str(layout.card(backbone)),
-            params:
-                backbone=backbone,
-                code=stage_hash(*pretrain_code(layout.backbones[backbone])),
-            log:
-                f"{LOGS}/pretrain_{backbone}.log",
-            benchmark:
-                f"{LOGS}/pretrain_{backbone}.tsv"
-            threads: workflow.cores or 1
-            conda:
-                "../../envs/sharc.yaml"
-            script:
+rule pretrain:
+    input:
+        lambda w: f"{layout.pretraining_data(PRETRAINED[w.weights])}/manifest.json",
+    output:
+        weights=str(layout.data / "backbones/{weights}.safetensors"),
+        card=str(layout.data / "backbones/{weights}.json"),
+    params:
+        backbone=lambda w: PRETRAINED[w.weights],
+        code=lambda w: stage_hash(*pretrain_code(layout.backbones[PRETRAINED[w.weights]])),
+    wildcard_constraints:
+        weights=one_of(PRETRAINED),
+    log:
+        f"{LOGS}/pretrain/{{weights}}.log",
+    benchmark:
+        f"{LOGS}/pretrain/{{weights}}.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(120),
+        gpu=GPUS,
+    conda:
+        "../../envs/sharc.yaml"
+    script:
                 "../scripts/pretrain.py"
 
 
@@ -83,29 +74,35 @@ def features_of(dataset, backbone, seeds):
     return [f"{layout.features(dataset, backbone, view)}/manifest.json" for view in views]
 
 
-for number, (dataset, backbone, view) in enumerate(extracted_views(grid), 1):
+def extracted_from(wildcards):
+    """A data set's manifest and the backbone's weights, unless torchvision holds them."""
+    dataset, backbone, _ = CACHES[wildcards.cache]
+    weights = layout.weights(backbone)
+    return [f"{layout.prepared(dataset)}/manifest.json", *([] if weights is None else [str(weights)])]
 
-    rule:
-        name:
-            # numbered, because of a, b_c and a_b, c
-            f"features_{number}_{dataset}_{backbone}"
-        input:
-            f"{layout.prepared(dataset)}/manifest.json",
-            # none where torchvision holds the weights
-            [str(path) for path in [layout.weights(backbone)] if path is not None],
-        output:
-            f"{layout.features(dataset, backbone, view)}/manifest.json",
-        params:
-            dataset=dataset,
-            backbone=backbone,
-            view=view,
-            code=stage_hash(*features_code(layout.backbones[backbone])),
-        log:
-            f"{LOGS}/features/{dataset}/{backbone}/view{view}.log",
-        benchmark:
-            f"{LOGS}/features/{dataset}/{backbone}/view{view}.tsv"
-        threads: workflow.cores or 1
-        conda:
-            "../../envs/sharc.yaml"
-        script:
+
+rule features:
+    input:
+        extracted_from,
+    output:
+        str(layout.data / "features/{cache}/manifest.json"),
+    params:
+        dataset=lambda w: CACHES[w.cache][0],
+        backbone=lambda w: CACHES[w.cache][1],
+        view=lambda w: CACHES[w.cache][2],
+        code=lambda w: stage_hash(*features_code(layout.backbones[CACHES[w.cache][1]])),
+    wildcard_constraints:
+        cache=one_of(CACHES),
+    log:
+        f"{LOGS}/features/{{cache}}.log",
+    benchmark:
+        f"{LOGS}/features/{{cache}}.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=growing(16000),
+        runtime=growing(240),
+        gpu=GPUS,
+    conda:
+        "../../envs/sharc.yaml"
+    script:
             "../scripts/features.py"

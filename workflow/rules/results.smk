@@ -29,6 +29,9 @@ rule cell:
     benchmark:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.tsv"
     threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
     conda:
         "../../envs/sharc.yaml"
     script:

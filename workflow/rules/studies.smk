@@ -18,6 +18,9 @@ rule recall_memory:
     benchmark:
         f"{LOGS}/recall/{{dataset}}/{{backbone}}/{{memory}}.tsv"
     threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
     conda:
         "../../envs/sharc.yaml"
     script:
@@ -71,6 +74,9 @@ rule recall_pictures:
         f"{LOGS}/recall_pictures.log",
     benchmark:
         f"{LOGS}/recall_pictures.tsv"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
     conda:
         "../../envs/sharc.yaml"
     script:

@@ -1,0 +1,34 @@
+# What a cluster has to know of the jobs (profiles/slurm); a run on one machine does not ask.
+
+# Only with --sdm conda apptainer: envs/sharc.yaml is then made and used inside this image.
+container: "docker://condaforge/miniforge3:25.3.1-0"
+
+
+# On the machine that Snakemake runs on: what may download, and what takes seconds.
+localrules:
+    all,
+    recall,
+    data,
+    runs,
+    tables,
+    figures,
+    report,
+    recall_tables,
+    recall_figures,
+
+
+# A grid that may use a GPU (`device`) asks for one where a backbone runs.
+GPUS = 0 if grid.device == "cpu" else 1
+
+
+def growing(amount):
+    """A resource of which each attempt gets as much again: a job killed for want of it succeeds later."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+onstart:
+    if workflow.non_local_exec:  # compute nodes need no internet connection
+        try:
+            fetch_weights(grid, progress=lambda line: print(line, file=sys.stderr))
+        except UserError as error:
+            raise WorkflowError(f"error: {error}") from None
