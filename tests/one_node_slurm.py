@@ -65,6 +65,11 @@ PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 # slurmd counts only GPUs that have a device file; no job gets to see these.
 GPUS = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 
+SRUN = """\
+#!/bin/sh
+SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
+"""
+
 
 def missing() -> str | None:
     """Why no SLURM can be started here; None when one can."""
@@ -86,15 +91,20 @@ class Slurm:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
+        path = os.pathsep.join([str(folder / "bin"), _path()])
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
         self._daemons: list[subprocess.Popen] = []
 
     def start(self) -> None:
         """Start the daemons and wait until the node is idle."""
         (self.folder / "munge.key").touch(0o600)
         (self.folder / "munge.key").write_bytes(secrets.token_bytes(128))
-        for name in ("spool", "state"):
+        for name in ("spool", "state", "bin"):
             (self.folder / name).mkdir()
+        # Snakemake's executor takes SLURM_CONF from srun, which then looks in /etc only
+        wrapper = self.folder / "bin/srun"
+        wrapper.write_text(SRUN.format(folder=self.folder, srun=shutil.which("srun", path=_path())))
+        wrapper.chmod(0o755)
         controller_port, node_port = _free_ports(2)
         text = CONFIGURATION.format(
             folder=self.folder,

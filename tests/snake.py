@@ -1,5 +1,6 @@
 """Running a real `snakemake` in a copy of the project."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,3 +49,16 @@ def own_lines(run: subprocess.CompletedProcess) -> list[str]:
     """What was said, line by line, without Snakemake's notice that it read profiles/default."""
     lines = (run.stdout + run.stderr).strip().splitlines()
     return [line for line in lines if not line.startswith("Using workflow specific profile")]
+
+
+def smoke_results(folder: Path) -> dict[str, object]:
+    """Every matrix and table of the smoke grid by path, wall times left out."""
+    found = {}
+    for path in sorted((folder / "results/smoke").rglob("*.json")) + sorted(folder.rglob("tables/*")):
+        name = str(path.relative_to(folder))
+        if "/matrices/" in name:
+            found[name] = json.loads(path.read_text())
+            del found[name]["costs"]["train_seconds"]
+        elif "/tables/" in name:
+            found[name] = path.read_bytes()
+    return found

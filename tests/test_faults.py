@@ -3,7 +3,6 @@
 Every test ends with the grid whole again and equal, bit for bit, to an undisturbed one.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -14,24 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from snake import snakemake, start_snakemake
+from snake import smoke_results, snakemake, start_snakemake
 
 pytestmark = pytest.mark.pipeline
 SMOKE = ("--configfile", "config/smoke.yaml")
 PATIENCE = 120  # seconds until something that is waited for must have happened
-
-
-def results(folder: Path) -> dict[str, object]:
-    """Every matrix and table by path, wall times left out."""
-    found = {}
-    for path in sorted((folder / "results/smoke").rglob("*.json")) + sorted(folder.rglob("tables/*")):
-        name = str(path.relative_to(folder))
-        if "/matrices/" in name:
-            found[name] = json.loads(path.read_text())
-            del found[name]["costs"]["train_seconds"]
-        elif "/tables/" in name:
-            found[name] = path.read_bytes()
-    return found
 
 
 @pytest.fixture
@@ -44,7 +30,7 @@ def copy(project, tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(project):
-    found = results(project)
+    found = smoke_results(project)
     assert len([name for name in found if "/matrices/" in name]) == 4
     return found
 
@@ -80,7 +66,7 @@ def finish(folder: Path, undisturbed: dict) -> str:
     """Run the grid to its end: equal bits, nothing half-written left."""
     done = snakemake(folder, *SMOKE)
     assert done.returncode == 0, done.stdout
-    assert results(folder) == undisturbed
+    assert smoke_results(folder) == undisturbed
     assert half_written(folder) == []
     return done.stdout
 
@@ -132,7 +118,7 @@ def test_two_grids_at_once_in_a_folder(copy, undisturbed):
     assert "Directory cannot be locked" in second.stdout
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
-    assert results(copy) == undisturbed
+    assert smoke_results(copy) == undisturbed
 
 
 def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):

@@ -1,0 +1,188 @@
+"""The smoke grid through `--profile profiles/slurm` on a real SLURM, with the faults that clusters have.
+
+One run of everything: the first attempt at the features is cancelled, the first at the cells killed for
+memory, and what comes out is, bit for bit, what a local run makes.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import one_node_slurm
+import pytest
+import yaml
+from snake import ROOT, copy_project, smoke_results, snakemake, start_snakemake
+
+pytestmark = pytest.mark.pipeline
+
+SMOKE = ("--configfile", "config/smoke.yaml")
+# the profile, on a SLURM without accounting, and a test that is in a hurry
+CLUSTER = (
+    *("--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
+    *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"),
+)
+TOO_LITTLE = "cell:mem_mb=80 if attempt == 1 else 2000"
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    if why := one_node_slurm.missing():
+        pytest.skip(why)
+    with one_node_slurm.running() as running:
+        yield running
+    assert running.processes() == []
+
+
+def of_rule(slurm, rule: str) -> list[dict[str, str]]:
+    """The SLURM jobs of a rule, or of groups of its jobs, in the order of their submission."""
+    jobs = sorted(slurm.jobs().values(), key=lambda job: int(job["JobId"]))
+    return [
+        job for job in jobs if re.fullmatch(rf"rule_{rule}(_wildcards_.*)?|rule_.*_{rule}", job["Comment"])
+    ]
+
+
+def running_job(slurm, rule: str, process: subprocess.Popen) -> dict[str, str]:
+    """The first job of a rule, as soon as it runs."""
+    while process.poll() is None:
+        if (found := of_rule(slurm, rule)) and found[0]["JobState"] == "RUNNING":
+            return found[0]
+        time.sleep(0.2)
+    raise AssertionError(f"no job of rule {rule} ran")
+
+
+def disturbed(process: subprocess.Popen, disturb) -> str:
+    """Do something while a Snakemake runs, and wait for its end; all that it said."""
+    with ThreadPoolExecutor(1) as reader:  # or a full pipe would stop it
+        said = reader.submit(process.communicate)
+        try:
+            disturb()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            print(said.result()[0])
+            raise
+        return said.result()[0]
+
+
+@pytest.fixture(scope="module")
+def run(slurm, tmp_path_factory):
+    """The project after the whole grid ran on SLURM, what Snakemake said, and SLURM's jobs."""
+    folder = tmp_path_factory.mktemp("cluster")
+    copy_project(folder)
+    arguments = (*SMOKE, *CLUSTER, "--group-components", "cells=4", "--set-resources", TOO_LITTLE)
+    process = start_snakemake(folder, *arguments, environment=slurm.environment)
+    said = disturbed(process, lambda: slurm.cancel(running_job(slurm, "features", process)["JobId"]))
+    assert process.returncode == 0, said
+    jobs = {rule: of_rule(slurm, rule) for rule in ("pretrain", "features", "cell")}
+    return SimpleNamespace(folder=folder, said=said, jobs=jobs, number=len(slurm.jobs()))
+
+
+def fields(jobs: list[dict[str, str]], *names: str) -> list[tuple[str, ...]]:
+    return [tuple(job.get(name, "") for name in names) for job in jobs]
+
+
+def test_results_are_those_of_a_local_run(run, project):
+    ours, locally = smoke_results(run.folder), smoke_results(project)
+    assert len([name for name in ours if "/matrices/" in name]) == 4
+    assert ours == {name: locally[name] for name in ours}
+
+
+def test_a_local_run_goes_on_from_there(run):
+    assert "Nothing to be done" in snakemake(run.folder, *SMOKE).stdout
+
+
+def test_a_cancelled_job_runs_again_with_twice_the_memory_and_time(run):
+    assert fields(run.jobs["features"], "JobState", "MinMemoryNode", "TimeLimit") == [
+        ("CANCELLED", "16000M", "04:00:00"),
+        ("COMPLETED", "32000M", "08:00:00"),
+    ]
+
+
+def test_a_job_killed_for_memory_runs_again_with_more(run):
+    """Four cells are one job with two cores, so it asks for the memory of two at a time."""
+    assert fields(run.jobs["cell"], "JobState", "MinMemoryNode", "NumCPUs") == [
+        ("FAILED", "160M", "2"),
+        ("COMPLETED", "4000M", "2"),
+    ]
+    (log,) = (run.folder / "logs/slurm/group_cells_cell").glob("*.log")
+    assert "exceeded memory limit" in log.read_text()
+
+
+def test_backbones_ask_for_a_gpu_and_cells_do_not(run):
+    jobs = run.jobs["pretrain"] + run.jobs["features"]
+    assert set(fields(jobs, "TresPerJob", "Partition")) == {("gres:gpu:1", "gpu")}
+    assert set(fields(run.jobs["cell"], "TresPerJob", "Partition")) == {("", "cpu")}
+
+
+def test_fetching_and_tables_are_no_cluster_jobs(run):
+    assert run.number == 5  # pretrain, features twice, cells twice
+    for rule in ("data", "runs", "tables", "figures", "report"):
+        assert f"localrule {rule}:" in run.said
+    logs = {path.name for path in (run.folder / "results/smoke/logs").rglob("*.log")}
+    assert {"report.log", "view0.log", "sgd.log"} <= logs
+
+
+def test_the_command_line_overrides_and_an_interrupt_cancels(slurm, run, tmp_path):
+    """A CPU grid asks for no GPU. Partition, memory and time as told; Ctrl-C leaves no job behind."""
+    folder = tmp_path / "copy"
+    shutil.copytree(run.folder, folder)
+    (manifest,) = folder.glob("data/features/*/*/view0/manifest.json")
+    arguments = (
+        *(str(manifest.relative_to(folder)), "--force", *SMOKE, *CLUSTER, "--config", "device=cpu"),
+        *("--default-resources", "slurm_partition=gpu"),
+        *("--set-resources", "features:mem_mb=1234", "features:runtime=7"),
+    )
+    before = set(slurm.jobs())
+    process = start_snakemake(folder, *arguments, environment=slurm.environment)
+
+    def interrupt():
+        while process.poll() is None and not set(slurm.jobs()) - before:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+
+    said = disturbed(process, interrupt)
+    (number,) = set(slurm.jobs()) - before
+    job = slurm.jobs()[number]
+    expected = ("", "gpu", "1234M", "00:07:00")
+    assert fields([job], "TresPerJob", "Partition", "MinMemoryNode", "TimeLimit") == [expected], said
+    assert process.returncode != 0
+    assert job["JobState"] == "CANCELLED"
+
+
+def test_weights_are_fetched_before_the_first_job(slurm, run):
+    """Here, where there is an internet connection to be had; without one the run ends before it begins."""
+    values = yaml.safe_load((run.folder / "config/smoke.yaml").read_text())
+    values["backbone"] = {"arch": "resnet18", "weights": "imagenet1k_v1", "image_size": 32}
+    (run.folder / "config/torchvision.yaml").write_text(yaml.safe_dump(values))
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    environment = {**slurm.environment, **nowhere, "TORCH_HOME": str(run.folder / "torch")}
+    before = set(slurm.jobs())
+    arguments = ("--configfile", "config/torchvision.yaml", *CLUSTER)
+    done = snakemake(run.folder, *arguments, environment=environment)
+    assert done.returncode == 1
+    assert "error: cannot get torchvision weights ResNet18_Weights.IMAGENET1K_V1" in done.stdout
+    assert "Traceback" not in done.stdout and "rule features" not in done.stdout
+    assert set(slurm.jobs()) == before
+
+
+def test_a_login_node_needs_no_gpu(tmp_path):
+    """`device: cuda` is the jobs' business; planned without a SLURM."""
+    copy_project(tmp_path)
+    done = snakemake(tmp_path, *SMOKE, "--profile", "profiles/slurm", "--dry-run", "--config", "device=cuda")
+    assert done.returncode == 0, done.stdout
+    resources = re.findall(r"^rule (\w+):.*?^    resources: (.*?)$", done.stdout, re.M | re.S)
+    assert {rule for rule, line in resources if "gpu=1" in line} == {"pretrain", "features"}
+
+
+def test_every_cluster_job_says_what_it_needs():
+    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    local = re.search(r"^localrules:\n((?:    \w+,\n)+)", text, re.M)[1]
+    names = {name.strip(" ,") for name in local.splitlines()}
+    rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
+    assert set(rules) - names == {"pretrain", "features", "cell", "recall_memory", "recall_pictures"}
+    for name in set(rules) - names:
+        assert "mem_mb=growing(" in rules[name] and "runtime=growing(" in rules[name], name
