@@ -1,8 +1,5 @@
 # Data sets, backbones and features: made once, shared between grids. Their paths carry a hash of what they
 # are made from; what a path stands for is looked up, so that each has its own settings and code.
-#
-# Snakemake takes the line that names a script, its leading spaces included, for the rule's code: other
-# spaces would make all data and features anew.
 
 # Backbones that are pre-trained on the same data share its folder and the job that makes it. No backbone
 # is among its parameters, so that another one, in this grid or the next, does not make it anew.
@@ -39,7 +36,7 @@ rule data:
     conda:
         "../../envs/sharc.yaml"
     script:
-            "../scripts/prepare.py"
+        "../scripts/prepare.py"
 
 
 rule pretrain:
@@ -65,7 +62,7 @@ rule pretrain:
     conda:
         "../../envs/sharc.yaml"
     script:
-                "../scripts/pretrain.py"
+        "../scripts/pretrain.py"
 
 
 def features_of(dataset, backbone, seeds):
@@ -105,4 +102,4 @@ rule features:
     conda:
         "../../envs/sharc.yaml"
     script:
-            "../scripts/features.py"
+        "../scripts/features.py"
