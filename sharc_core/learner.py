@@ -3,16 +3,13 @@
 The only place that knows all the parts; each of them knows none of the others' insides.
 """
 
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 
-from sharc_core import __version__
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.capacity import budget_of
 from sharc_core.cell import Cell
@@ -21,6 +18,7 @@ from sharc_core.features import Features
 from sharc_core.heads import Batch, Head, make_head
 from sharc_core.memory import EpisodicMemory, SharcSettings
 from sharc_core.methods import METHODS, Method
+from sharc_core.origin import run_origin, versions
 from sharc_core.seeds import derived_seed, generator
 from sharc_core.streams import Stream, make_stream
 from sharc_core.views import ReplicaViews
@@ -41,11 +39,12 @@ def run_cell(
     with a line after every task. Raises UserError when the budget holds nothing, a view is missing or the
     training diverges.
     """
+    origin = run_origin(features.manifest, device)
     threads = torch.get_num_threads()
     try:
         if torch.device(device).type == "cpu":
             torch.set_num_threads(1)  # sums over several threads round differently: same seed, same bits
-        return _run_seeds(features, cell, device, progress)
+        return _run_seeds(features, cell, device, progress) | {"origin": origin}
     finally:
         torch.set_num_threads(threads)
 
@@ -248,14 +247,3 @@ def evaluate(
 def _with_null(array: np.ndarray) -> list:
     """Nested lists with None for NaN, as JSON wants it."""
     return np.where(np.isnan(array), None, array).tolist()
-
-
-def versions() -> dict[str, str]:
-    """What a run's bits depend on besides its inputs."""
-    return {
-        "sharc_bench": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),
-        "numpy": np.__version__,
-    }

@@ -1,9 +1,8 @@
-"""What a result depends on: hashes of the code behind a cell or a stage, and the repository's state."""
+"""What a result depends on: hashes of the code behind a cell or a stage, and the libraries of that."""
 
 import ast
 import functools
 import hashlib
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,18 @@ PACKAGE = Path(__file__).parent
 
 # Modules that shape inputs or messages but not a cell's numbers: its settings and features are
 # parameters and inputs of its job already, so a new check or error text re-runs nothing.
-WITHOUT = {"config", "features", "backbones", "device", "datasets", "registry", "settings", "errors", "files"}
+WITHOUT = {
+    "config",
+    "features",
+    "backbones",
+    "device",
+    "datasets",
+    "registry",
+    "settings",
+    "errors",
+    "files",
+    "origin",
+}
 # The same for a stage. Settings are part of the names of what it makes, so their types need not be.
 STAGE_WITHOUT = {
     "config",
@@ -27,6 +37,7 @@ STAGE_WITHOUT = {
     "settings",
     "errors",
     "files",
+    "origin",
     "provenance",
 }
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
@@ -162,16 +173,3 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 node.body = body[1:]
     return tree
-
-
-def git_state() -> dict[str, object]:
-    """Commit of this checkout and whether files differ from it; empty outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(PACKAGE), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}

@@ -38,6 +38,7 @@ def make_features(
         test_pooled=pool(test_maps),
         test_labels=test_labels,
         classes=[str(c) for c in range(classes)],
+        manifest={"dataset": "d" * 64, "backbone": {"sha256": "b" * 64}, "files": {}},
     )
 
 

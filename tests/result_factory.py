@@ -76,6 +76,14 @@ def make_document(
             "torch": "2",
             "torchvision": "0",
         },
+        "origin": {
+            "commit": "c0" * 20,
+            "dirty": False,
+            "data": "da" * 32,
+            "weights": "3e" * 32,
+            "features": "fe" * 32,
+            "host": "Linux x86_64, a processor",
+        },
     }
 
 
