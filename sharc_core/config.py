@@ -18,6 +18,7 @@ from sharc_core.cell import HeadConfig, Importance, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.errors import UserError
 from sharc_core.explain import explain
+from sharc_core.files import digest, short_sha256
 from sharc_core.methods import METHODS
 from sharc_core.protocol import name_of, rules_of
 from sharc_core.recall_settings import RecallStudy
@@ -40,6 +41,7 @@ Storage = Literal["float32", "float16", "int8"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
 TAKEN = {MAIN, "learning_curves", "bytes"}  # by the grid itself, in runs.csv and among the figures
 
 
@@ -162,6 +164,11 @@ class Grid(Settings):
         return no_repeats(value)
 
     @property
+    def config_hash(self) -> str:
+        """What tables name: a hash of all keys, defaults filled in, but for where the grid is run."""
+        return config_hash(self.model_dump(mode="json"))
+
+    @property
     def backbones(self) -> list[BackboneConfig]:
         """The backbone axis."""
         return listed(self.backbone)
@@ -169,6 +176,11 @@ class Grid(Settings):
     def source(self, dataset: str) -> Source:
         """The data source of one data set."""
         return self.datasets[dataset].open_source(self.data_dir, self.mirror)
+
+
+def config_hash(values: dict[str, Any]) -> str:
+    """Grid.config_hash of a grid's keys and values, complete and JSON-able."""
+    return short_sha256(digest({key: value for key, value in values.items() if key not in PLACES}, 64))
 
 
 def load_grid(values: dict[str, Any]) -> Grid:

@@ -140,6 +140,11 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def short_sha256(digits: str) -> str:
+    """A SHA-256 by its first digits. The prefix keeps a table's reader from taking it for a number."""
+    return f"sha256:{digits[:12]}"
+
+
 def digest(content: object, length: int = 8) -> str:
     """Short hex SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -13,6 +13,8 @@ from sharc_core.figures import NAMES
 from sharc_core.files import digest, read_json, write_text
 from sharc_core.findings import equal_bytes_table, findings
 from sharc_core.labels import scenario_key, scenario_name
+from sharc_core.lineage import facts, lineage
+from sharc_core.origin import UNKNOWN
 from sharc_core.pairs import pair_tables
 from sharc_core.protocol_effects import protocol_findings, protocol_tables
 from sharc_core.published import SOURCE, published_for, published_lookup
@@ -33,14 +35,15 @@ def write_report(
     provenance: Mapping[str, object],
     cards: Sequence[Mapping[str, object]] = (),
     drawn: Sequence[Path | str] = (),
+    config: str = UNKNOWN,
 ) -> None:
     """Write the report: scorecard, findings, tables, figures, the paper's numbers, backbones, provenance.
 
     runs, cells: as for figures.write_figures, whose SVG files are read from figures_folder. provenance:
-    shown at the foot as given (commit, config file ...); a date would make the page differ from run to
-    run. cards: backbone cards. drawn: further SVG files of the grid, for a section of their own. A figure's
-    title, alternative text and caption are read from the JSON file beside it. Raises UserError for a missing
-    figure.
+    shown at the foot as given, before where the runs come from; a date would make the page differ from run
+    to run. cards: backbone cards. drawn: further SVG files of the grid, for a section of their own. A
+    figure's title, alternative text and caption are read from the JSON file beside it. config: the grid's
+    hash. Raises UserError for a missing figure.
     """
     entries, everything = summarise(runs), summarise(runs, None)
     lookup = published_lookup(published)
@@ -85,7 +88,7 @@ def write_report(
         has_paper=any(published_for(entry, lookup) for entry in entries),
         paper=SOURCE,
         cards=[flatten(card) for card in cards],
-        provenance=flatten(provenance) + _own_provenance(runs, cells),
+        provenance=flatten(provenance) + _own_provenance(runs, cells, config),
     )
     write_text(out, page)
 
@@ -176,7 +179,7 @@ def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:
     }
 
 
-def _own_provenance(runs: pd.DataFrame, cells: list[dict]) -> list[tuple[str, str]]:
+def _own_provenance(runs: pd.DataFrame, cells: list[dict], config: str) -> list[tuple[str, str]]:
     hashes = sorted({str(document["config_hash"]) for document in cells})
     found = [
         ("cells", str(len(cells))),
@@ -185,4 +188,4 @@ def _own_provenance(runs: pd.DataFrame, cells: list[dict]) -> list[tuple[str, st
     ]
     if len(hashes) <= 4:
         found.append(("config hashes", ", ".join(hashes)))
-    return found + [("versions", text) for text in sorted(set(runs["versions"]))]
+    return found + flatten(facts(lineage(runs, config)))

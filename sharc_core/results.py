@@ -11,6 +11,7 @@ from sharc_core import metrics
 from sharc_core.errors import UserError
 from sharc_core.files import atomic_path
 from sharc_core.labels import method_key, natural_key, scenario_key
+from sharc_core.lineage import FIELDS, origin_fields
 from sharc_core.protocol import PAPER, protocol_key
 from sharc_core.sub_grid import MAIN
 
@@ -53,8 +54,10 @@ COLUMNS = AXES | {
     "config_hash": "str",
     "versions": "str",
     "studies": "str",
+    **{name: kind for name, kind in FIELDS.items() if name != "versions"},
 }
-_PARSERS = {"float64": float, "int64": int, "Int64": int, "bool": {"True": True, "False": False}.__getitem__}
+_PARSERS = {"float64": float, "int64": int, "Int64": int}
+_PARSERS |= dict.fromkeys(("bool", "boolean"), {"True": True, "False": False}.__getitem__)
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
 
 
@@ -174,8 +177,7 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
             row |= {name: float(value[r]) for name, value in values.items()}
             row |= _costs(costs, r)
             row["config_hash"] = document["config_hash"]
-            row["versions"] = "; ".join(f"{k} {v}" for k, v in sorted(document["versions"].items()))
-            row["studies"] = " ".join(studies)
+            row |= {"studies": " ".join(studies), **origin_fields(document)}
             rows.append(row)
     return rows
 

@@ -10,6 +10,8 @@ import pandas as pd
 from sharc_core.claims import check_claims, claim_finding, claims_table
 from sharc_core.files import write_text
 from sharc_core.labels import DASH, method_name, number_text, scenario_key, scenario_name
+from sharc_core.lineage import csv_text, lineage, markdown_text
+from sharc_core.origin import UNKNOWN
 from sharc_core.pairs import equal_bytes, interval_text, p_text
 from sharc_core.published import SEEDS, SETTING, SOURCE, PublishedPair, published_lookup, published_pairs
 from sharc_core.render import Finding, Item, Table, escape_markdown, to_markdown
@@ -29,7 +31,7 @@ from sharc_core.setups import (
     significant,
     verdict,
 )
-from sharc_core.summary import SETTINGS, Entry, buffer_item, summarise, unique
+from sharc_core.summary import SETTINGS, Entry, buffer_item, runs_of, summarise, unique
 from sharc_core.verdicts import verdicts
 
 PAPER = "paper, all"
@@ -62,18 +64,20 @@ def scorecard(entries: Sequence[Entry], published: pd.DataFrame) -> Scorecard:
     return Scorecard(sentences, tables, [_pairs_table(s, theirs) for s in ours if s.pairs])
 
 
-def write_scorecard(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str) -> list[Path]:
+def write_scorecard(
+    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN
+) -> list[Path]:
     """Write scorecard.md, and scorecard.csv with a row for every pair at full precision; returns the paths.
 
-    runs: results.runs_table. published: as for scorecard().
+    runs: results.runs_table. published: as for scorecard(). config: the grid's hash.
     """
-    entries = summarise(runs)
+    entries, origin = summarise(runs), lineage(runs_of(runs), config)
     card = scorecard(entries, published)
     lines = [f"- {escape_markdown(f'{text} {detail}'.strip())}" for text, detail in card.sentences]
     tables = "\n".join(to_markdown(table) for table in card.tables + card.pairs)
     paths = [Path(folder) / "scorecard.md", Path(folder) / "scorecard.csv"]
-    write_text(paths[0], "\n".join(["# Scorecard", "", *lines, "", tables]))
-    write_text(paths[1], tidy_scorecard(entries, published).to_csv(index=False, lineterminator="\n"))
+    write_text(paths[0], markdown_text("\n".join(["# Scorecard", "", *lines, "", tables]), origin))
+    write_text(paths[1], csv_text(tidy_scorecard(entries, published), origin))
     return paths
 
 

@@ -109,15 +109,19 @@ class Entry:
         return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
 
 
-def summarise(runs: pd.DataFrame, study: str | None = MAIN) -> list[Entry]:
-    """Entries of the grid itself or of one of its studies, in the order of the runs (results.runs_table).
+def runs_of(runs: pd.DataFrame, study: str | None = MAIN, scenario: str | None = None) -> pd.DataFrame:
+    """The runs of the grid itself or of one of its studies, in one scenario or (None) in all.
 
     study: None for all that was run, whichever study asked for it.
     """
+    rows = zip(runs["studies"], runs["scenario"], strict=True)
+    return runs[[study in (None, *names.split()) and scenario in (None, where) for names, where in rows]]
+
+
+def summarise(runs: pd.DataFrame, study: str | None = MAIN) -> list[Entry]:
+    """Entries of the grid itself or of one of its studies (see runs_of), in the order of the runs."""
     groups: dict[tuple, list[dict]] = {}
-    for record in runs.to_dict("records"):
-        if study is not None and study not in record["studies"].split():
-            continue
+    for record in runs_of(runs, study).to_dict("records"):
         axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
         groups.setdefault(tuple(axes.items()), []).append(record)
     return [_entry(dict(axes), records) for axes, records in groups.items()]

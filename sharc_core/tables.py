@@ -19,10 +19,13 @@ from sharc_core.labels import (
     scenario_key,
     scenario_name,
 )
+from sharc_core.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.origin import UNKNOWN
 from sharc_core.pairs import pair_tables, tidy_pairs
 from sharc_core.protocol import PAPER
 from sharc_core.published import SETTING, SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table, to_latex, to_markdown
+from sharc_core.sub_grid import MAIN
 from sharc_core.summary import (
     COSTS,
     METRICS,
@@ -33,6 +36,7 @@ from sharc_core.summary import (
     buffer_item,
     model_label,
     row_key,
+    runs_of,
     seeds_text,
     setting_text,
     summarise,
@@ -56,24 +60,32 @@ AXIS_NAMES = {
 }
 
 
-def write_tables(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str) -> list[Path]:
+def write_tables(
+    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN
+) -> list[Path]:
     """Write {scenario}.md, .csv, .tex and {scenario}_pairs.csv for every scenario present; returns the paths.
 
-    runs: results.runs_table. published: published.load_published or published.no_published.
+    runs: results.runs_table. published: published.load_published or published.no_published. config: the
+    grid's hash, which every table names beside where its runs come from.
     """
     written = []
     entries = summarise(runs)
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
         chosen = [entry for entry in entries if entry.scenario == scenario]
         main, pairs = main_tables(chosen, published), pair_tables(chosen)
+        origin = lineage(runs_of(runs, MAIN, scenario), config)
         base = Path(folder) / scenario
         contents = {
-            base.with_suffix(".md"): f"# {scenario_name(scenario)}\n\n"
-            + "\n".join(to_markdown(table) for table in main + pairs),
-            base.with_suffix(".csv"): _csv(tidy(chosen, published)),
-            base.with_suffix(".tex"): "% needs booktabs; with graphicx, wide tables are fitted to the text\n"
-            + "\n".join(to_latex(table) for table in main),
-            base.with_name(f"{scenario}_pairs.csv"): _csv(tidy_pairs(chosen)),
+            base.with_suffix(".md"): markdown_text(
+                f"# {scenario_name(scenario)}\n\n" + "\n".join(map(to_markdown, main + pairs)), origin
+            ),
+            base.with_suffix(".csv"): csv_text(tidy(chosen, published), origin),
+            base.with_suffix(".tex"): latex_text(
+                "% needs booktabs; with graphicx, wide tables are fitted to the text\n"
+                + "\n".join(map(to_latex, main)),
+                origin,
+            ),
+            base.with_name(f"{scenario}_pairs.csv"): csv_text(tidy_pairs(chosen), origin),
         }
         for path, text in contents.items():
             write_text(path, text)
@@ -82,7 +94,11 @@ def write_tables(runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str
 
 
 def write_study_tables(
-    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, studies: Sequence[str]
+    runs: pd.DataFrame,
+    published: pd.DataFrame,
+    folder: Path | str,
+    studies: Sequence[str],
+    config: str = UNKNOWN,
 ) -> list[Path]:
     """Write study_{name}.csv, a study's numbers as `tidy` has them, both scenarios; returns the paths."""
     written = []
@@ -91,7 +107,8 @@ def write_study_tables(
         scenarios = sorted({entry.scenario for entry in entries}, key=scenario_key)
         parts = [tidy([e for e in entries if e.scenario == scenario], published) for scenario in scenarios]
         written.append(Path(folder) / f"study_{name}.csv")
-        write_text(written[-1], _csv(pd.concat(parts, ignore_index=True)))
+        origin = lineage(runs_of(runs, name), config)
+        write_text(written[-1], csv_text(pd.concat(parts, ignore_index=True), origin))
     return written
 
 
@@ -226,7 +243,3 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             "published mean lies outside the 95 % Student-t interval of our mean over the seeds"
         )
     return ". ".join(parts) + "."
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")

@@ -166,7 +166,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
     }
     assert set(tmp_path.iterdir()) == set(paths)
     words = json.loads((tmp_path / "sweep_class_il.json").read_text())
-    assert list(words) == ["kind", "study", "scenario", "title", "alt", "caption"]
+    assert list(words) == ["kind", "study", "scenario", "title", "alt", "caption", "origin"]
     assert (words["kind"], words["study"], words["scenario"]) == ("theta", "sweep", "class_il")
     assert words["title"] == "Channels dropped, Class-IL"
     assert "theta from 0.2 to 0.5" in words["alt"] and "SGD" in words["alt"] and words["caption"]

@@ -17,21 +17,28 @@ from sharc_core.figures.theta import theta_figure
 from sharc_core.figures.words import words
 from sharc_core.files import write_json
 from sharc_core.labels import scenario_key
+from sharc_core.lineage import lineage
+from sharc_core.origin import UNKNOWN
 from sharc_core.sub_grid import MAIN, Study
-from sharc_core.summary import summarise
+from sharc_core.summary import runs_of, summarise
 
 NAMES = ("learning_curves", "bytes")  # figures of the grid itself
 SETTINGS = ("associative_memory", "saliency")
 
 
 def write_figures(
-    cells: list[dict], runs: pd.DataFrame, folder: Path | str, studies: Mapping[str, Study] | None = None
+    cells: list[dict],
+    runs: pd.DataFrame,
+    folder: Path | str,
+    studies: Mapping[str, Study] | None = None,
+    config: str = UNKNOWN,
 ) -> list[Path]:
     """Write {learning_curves,bytes}_{scenario}.{svg,png,json}, and {study}_{scenario} of every study with
     a figure, for the scenarios in their runs; returns the paths.
 
     cells: the documents that the runs come from (the curves need their matrices). The .json holds the
-    figure's words (see words.words) and what it is: {"kind", "study", "scenario", "title", "alt", "caption"}.
+    figure's words (see words.words), what it is and what it comes from: {"kind", "study", "scenario",
+    "title", "alt", "caption", "origin"}. config: the grid's hash.
     """
     written, curves = [], curves_of(cells)
     draw = {
@@ -57,6 +64,7 @@ def write_figures(
             with style.context(["default", STYLE]):
                 written += save(draw[kind](chosen), base)
             about = {"kind": kind, "study": study, "scenario": scenario}
-            write_json(base.with_suffix(".json"), about | words(kind, chosen, title))
+            origin = lineage(runs_of(runs, study, scenario), config)
+            write_json(base.with_suffix(".json"), about | words(kind, chosen, title) | {"origin": origin})
             written.append(base.with_suffix(".json"))
     return written

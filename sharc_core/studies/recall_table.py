@@ -1,25 +1,30 @@
 """The recall study's table: each associative memory at the fixed mask, mean and deviation over seeds."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sharc_core.errors import UserError
 from sharc_core.files import write_text
 from sharc_core.labels import DASH, bytes_text, mean_text
+from sharc_core.lineage import FIELDS, csv_text, latex_text, lineage, markdown_text, origin_fields
+from sharc_core.origin import UNKNOWN
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.render import Item, Table, to_latex, to_markdown
 from sharc_core.studies.recall import COLUMNS, MEASURES
 
 PLACE = ["dataset", "backbone", "memory"]
 TEXT = ("dataset", "backbone", "memory", "sweep", "mask", "reason")
-TYPES = dict.fromkeys(TEXT, "str") | {"seed": "int64", "forgetting": "boolean"}
+TYPES = dict.fromkeys(TEXT, "str") | {"seed": "int64", "forgetting": "boolean"} | FIELDS
 NUMBERS = [*MEASURES, "state_bytes", "write_ms", "read_ms"]
 
 
-def write_rows(frame: pd.DataFrame, path: Path | str) -> None:
-    """One job's rows as CSV, at full precision."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+def write_rows(frame: pd.DataFrame, path: Path | str, made_by: Mapping[str, Any]) -> None:
+    """One job's rows as CSV, at full precision. made_by: `origin` and `versions` of the job."""
+    rows = frame.assign(**origin_fields(made_by))[[*COLUMNS, *FIELDS]]
+    write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def read_rows(paths: list[Path | str]) -> pd.DataFrame:
@@ -33,7 +38,7 @@ def read_rows(paths: list[Path | str]) -> pd.DataFrame:
             frames.append(pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, "float64") | TYPES))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete it and run again") from None
-        if tuple(frames[-1].columns) != COLUMNS:
+        if tuple(frames[-1].columns) != (*COLUMNS, *FIELDS):
             raise UserError(f"{path} has other columns than the recall study: delete it and run again")
     rows = pd.concat(frames, ignore_index=True)
     return rows.assign(
@@ -57,14 +62,16 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def write_recall_tables(rows: pd.DataFrame, study: RecallStudy, folder: Path | str) -> list[Path]:
-    """Write recall.csv, .md and .tex; returns the paths. rows: read_rows."""
-    lines = summary(rows)
+def write_recall_tables(
+    rows: pd.DataFrame, study: RecallStudy, folder: Path | str, config: str = UNKNOWN
+) -> list[Path]:
+    """Write recall.csv, .md and .tex; returns the paths. rows: read_rows. config: the grid's hash."""
+    lines, origin = summary(rows), lineage(rows, config)
     tables = [_table(group, place, study) for place, group in lines.groupby(PLACE[:2], sort=False)]
     contents = {
-        "csv": lines.to_csv(index=False, lineterminator="\n"),
-        "md": "# Recall\n\n" + "\n".join(map(to_markdown, tables)),
-        "tex": "% needs booktabs\n" + "\n".join(map(to_latex, tables)),
+        "csv": csv_text(lines, origin),
+        "md": markdown_text("# Recall\n\n" + "\n".join(map(to_markdown, tables)), origin),
+        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
     }
     for kind, text in contents.items():
         write_text(Path(folder) / f"recall.{kind}", text)

@@ -12,4 +12,5 @@ with job(snakemake, "figures"):
 
     documents = [read_json(path) for path in snakemake.input.cells]
     studies = {name: Study.model_validate(values) for name, values in snakemake.params.studies.items()}
-    write_figures(documents, read_runs(snakemake.input.runs), Path(snakemake.output[0]).parent, studies)
+    folder, grid = Path(snakemake.output[0]).parent, snakemake.params.grid
+    write_figures(documents, read_runs(snakemake.input.runs), folder, studies, grid)

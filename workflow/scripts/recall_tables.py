@@ -9,4 +9,5 @@ with job(snakemake, "recall tables"):
     from sharc_core.studies.recall_table import read_rows, write_recall_tables
 
     study = RecallStudy.model_validate(snakemake.params.study)
-    write_recall_tables(read_rows(snakemake.input), study, Path(snakemake.output[0]).parent)
+    folder, grid = Path(snakemake.output[0]).parent, snakemake.params.grid
+    write_recall_tables(read_rows(snakemake.input), study, folder, grid)

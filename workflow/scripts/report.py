@@ -5,8 +5,7 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "report"):
-    from sharc_core.files import digest, read_json
-    from sharc_core.provenance import git_state
+    from sharc_core.files import read_json
     from sharc_core.published import load_published
     from sharc_core.report import write_report
     from sharc_core.results import read_runs
@@ -18,7 +17,8 @@ with job(snakemake, "report"):
         Path(snakemake.input.figures[0]).parent,
         Path(snakemake.output[0]),
         title="SHARC-Bench",
-        provenance={"config": digest(dict(snakemake.config)), **git_state()},
+        provenance={"checksums": "provenance.json beside this page; python -m sharc_core verify checks them"},
         drawn=[path for path in snakemake.input.figures if path.endswith(".svg")],
         cards=[read_json(path) for path in snakemake.input.cards],
+        config=snakemake.params.grid,
     )
