@@ -20,6 +20,7 @@ try:
     from sharc_core.inputs import check_inputs
     from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
+    from sharc_core.record import NAMES, TABLE_CODE
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
     from sharc_core.unroll import extracted_views, memberships
     from sharc_core.views import needed_views
@@ -88,6 +89,7 @@ rule all:
         TABLES,
         FIGURES,
         result("report.html"),
+        result(NAMES["grid"]),
 
 
 # A study is a target of its own: snakemake --cores all recall --configfile config/recall.yaml
@@ -97,6 +99,7 @@ rule recall:
         RECALL_TABLES,
         RECALL_FIGURES,
         RECALL_PICTURES,
+        result(NAMES["recall"]),
 
 
 include: "workflow/rules/cluster.smk"

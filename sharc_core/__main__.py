@@ -1,4 +1,4 @@
-"""`python -m sharc_core`: one run without Snakemake, for debugging."""
+"""`python -m sharc_core`: one run without Snakemake, a check of a grid file, a check of finished results."""
 
 import argparse
 import sys
@@ -28,9 +28,18 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--protocol", help="paper, code or paper+<rule> (default: the grid's first)")
     check = commands.add_parser("check", help="check a grid file, its data, weights and device")
     check.add_argument("--config", default="config.yaml")
+    verify = commands.add_parser("verify", help="check results: every checksum, tables against matrices")
+    verify.add_argument("results", nargs="?", default="results", help="a results_dir (default: %(default)s)")
+    verify.add_argument(
+        "--data",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="hash prepared data, weights and features, too; in the grid's data_dir unless another is named",
+    )
     options = parser.parse_args(arguments)
     try:
-        return _check(options) if options.command == "check" else _run(options)
+        return {"run": _run, "check": _check, "verify": _verify}[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,6 +57,21 @@ def _check(options: argparse.Namespace) -> int:
         f"{options.config}: fine; {len(found)} cells, {sum(len(cell.seeds) for cell in found)} training runs"
     )
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from sharc_core.verify import recorded_data_dir, verify
+
+    data_dir = recorded_data_dir(options.results) if options.data == "" else options.data
+    verdict = verify(options.results, data_dir)
+    for line in [*verdict.problems.values(), *verdict.notes]:
+        print(line)
+    problems = len(verdict.problems)
+    if problems:
+        print(f"{options.results}: {problems} {'problem' if problems == 1 else 'problems'}")
+    else:
+        print(f"{options.results}: fine; {'; '.join(verdict.checked)}")
+    return int(bool(problems))
 
 
 def _run(options: argparse.Namespace) -> int:

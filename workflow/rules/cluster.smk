@@ -13,8 +13,10 @@ localrules:
     tables,
     figures,
     report,
+    provenance,
     recall_tables,
     recall_figures,
+    recall_provenance,
 
 
 # A grid that may use a GPU (`device`) asks for one where a backbone runs.

@@ -65,7 +65,8 @@ rule tables:
         [reported(path, "Tables") for path in TABLES],
     params:
         studies=list(STUDIES),
-        code=stage_hash("tables", "scorecard", "published", "results"),
+        grid=grid.config_hash,
+        code=stage_hash(*TABLE_CODE["grid"]),
     log:
         f"{LOGS}/tables.log",
     benchmark:
@@ -85,6 +86,7 @@ rule figures:
         [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
     params:
         studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
+        grid=grid.config_hash,
         code=stage_hash("figures", "results"),
     log:
         f"{LOGS}/figures.log",
@@ -106,6 +108,7 @@ rule report:
     output:
         reported(result("report.html"), "Report"),
     params:
+        grid=grid.config_hash,
         code=stage_hash("report", "templates", "published", "results"),
     log:
         f"{LOGS}/report.log",
@@ -115,3 +118,31 @@ rule report:
         "../../envs/sharc.yaml"
     script:
         "../scripts/report.py"
+
+
+# Last of all: checksums of everything above, and what it comes from. Its parameters are all that those files
+# depend on, so that it is written anew whenever one of them was, be it by a call that did not live to write it.
+rule provenance:
+    input:
+        cells=list(CELLS),
+        others=[result("runs.csv"), *TABLES, *FIGURES, result("report.html")],
+        published=PUBLISHED,
+        cards=CARDS,
+    output:
+        result(NAMES["grid"]),
+    params:
+        config=grid.model_dump(mode="json"),
+        members=list(MEMBERS.values()),
+        features=sorted({str(layout.features(*key)) for key in extracted_views(grid)}),
+        code=[
+            stage_hash(*TABLE_CODE["grid"], "figures", "report", "templates"),
+            *sorted({code_hash(cell.method, cell.memory_kind, cell.saliency) for cell in CELLS.values()}),
+        ],
+    log:
+        f"{LOGS}/provenance.log",
+    benchmark:
+        f"{LOGS}/provenance.tsv"
+    conda:
+        "../../envs/sharc.yaml"
+    script:
+        "../scripts/provenance.py"

@@ -34,7 +34,8 @@ rule recall_tables:
         RECALL_TABLES,
     params:
         study=grid.recall.model_dump(mode="json"),
-        code=stage_hash("studies.recall_table"),
+        grid=grid.config_hash,
+        code=stage_hash(*TABLE_CODE["recall"]),
     log:
         f"{LOGS}/recall_tables.log",
     benchmark:
@@ -81,3 +82,27 @@ rule recall_pictures:
         "../../envs/sharc.yaml"
     script:
         "../scripts/recall_pictures.py"
+
+
+rule recall_provenance:
+    input:
+        rows=list(RECALL),
+        others=[*RECALL_TABLES, *RECALL_FIGURES, *RECALL_PICTURES],
+        cards=CARDS,
+    output:
+        result(NAMES["recall"]),
+    params:
+        config=grid.model_dump(mode="json"),
+        features=sorted({str(layout.features(*key[:2])) for key in extracted_views(grid)}),
+        code=[
+            stage_hash(*TABLE_CODE["recall"], "studies.recall_figures"),
+            *sorted({recall_hash(job.memory_kind) for job in RECALL.values()}),
+        ],
+    log:
+        f"{LOGS}/recall_provenance.log",
+    benchmark:
+        f"{LOGS}/recall_provenance.tsv"
+    conda:
+        "../../envs/sharc.yaml"
+    script:
+        "../scripts/recall_provenance.py"

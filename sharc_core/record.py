@@ -1,0 +1,206 @@
+"""results/provenance.json: what a grid's results come from, and the checksum of every one of them.
+
+Written last, when all other files of its target are there; `verify` reads it.
+"""
+
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field, ValidationError, field_validator
+
+from sharc_core.config import Grid
+from sharc_core.errors import UserError
+from sharc_core.explain import explain
+from sharc_core.files import read_json, sha256_file, write_json
+from sharc_core.integrity import entry
+from sharc_core.lineage import lineage
+from sharc_core.origin import features_hash, git_state, host
+from sharc_core.pipeline import Layout
+from sharc_core.provenance import library_versions, stage_hash
+from sharc_core.results import read_runs
+from sharc_core.settings import Settings
+from sharc_core.studies.recall_table import read_rows
+from sharc_core.unroll import extracted_views
+
+NAMES = {"grid": "provenance.json", "recall": "provenance_recall.json"}
+# Roots (see provenance.stage_hash) of the code that makes tables of results.
+TABLE_CODE = {"grid": ("table_files", "published", "results"), "recall": ("studies.recall_table",)}
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Members = dict[str, list[str]]
+
+
+class File(Settings):
+    """One file of the results."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Made(Settings):
+    """By what tables were made and this record was written; its runs' own origins are in `origin`.
+
+    code: hash of the code that tables come from. versions: of the libraries that it imports.
+    """
+
+    commit: str
+    dirty: bool | None
+    host: str
+    code: str
+    versions: dict[str, str]
+
+
+class Data(Settings):
+    """A prepared data set: its folder below data_dir, and the hash of its manifest."""
+
+    folder: str
+    sha256: Sha256
+
+
+class Weights(Settings):
+    """A backbone's weights. file: below data_dir, or as the grid file gives it; None for torchvision's.
+
+    sha256: of the file (of the tensors for torchvision's). card, pretraining: of weights pre-trained here.
+    """
+
+    weights: str
+    file: str | None
+    sha256: Sha256
+    card: dict[str, Any] | None = None
+    pretraining: Data | None = None
+
+
+class Record(Settings):
+    """One target's results: of the grid itself, or of its recall study.
+
+    config: the grid, defaults filled in. origin: lineage.lineage of all runs. features: folders below
+    data_dir with their features_hash. published: hash of the paper's numbers. members: per matrix, who
+    reports which scenario (see unroll.memberships). files: by their path below results_dir.
+    """
+
+    format: Literal[1] = 1
+    kind: Literal["grid", "recall"]
+    made: Made
+    config: dict[str, Any]
+    config_hash: str
+    origin: dict[str, Any]
+    cells: int
+    runs: int
+    data: dict[str, Data]
+    weights: dict[str, Weights]
+    features: dict[str, Sha256]
+    published: Sha256 | None = None
+    studies: list[str] = []
+    members: dict[str, Members] = {}
+    files: dict[str, File]
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, value: dict[str, File]) -> dict[str, File]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise ValueError(f"{name!r} is not the name of a file below the results")
+        return value
+
+
+def write_grid_record(
+    grid: Grid, cells: Mapping[Path | str, Members], others: Iterable[Path | str], published: Path | str
+) -> Path:
+    """Write results_dir/provenance.json of a finished grid; returns the path.
+
+    cells: documents with their members. others: all that was made of them, runs.csv among it. published:
+    the paper's numbers.
+    """
+    folder = Path(grid.results_dir)
+    return _write(
+        grid,
+        "grid",
+        read_runs(folder / "runs.csv"),
+        extracted_views(grid),
+        [*cells, *others],
+        cells=len(cells),
+        published=sha256_file(published),
+        studies=list(grid.studies),
+        members={_below(folder, path): members for path, members in cells.items()},
+    )
+
+
+def write_recall_record(grid: Grid, rows: list[Path | str], others: Iterable[Path | str]) -> Path:
+    """Write results_dir/provenance_recall.json; returns the path. rows: the jobs' files, in their order."""
+    layout = Layout(grid)
+    views = [(dataset, name, layout.views(name)[0]) for dataset in grid.datasets for name in layout.backbones]
+    return _write(grid, "recall", read_rows(rows), views, [*rows, *others], cells=len(rows))
+
+
+def _write(
+    grid: Grid,
+    kind: str,
+    runs: pd.DataFrame,
+    views: list[tuple[str, str, int]],
+    files: Iterable[Path | str],
+    **further: Any,
+) -> Path:
+    folder = Path(grid.results_dir)
+    record = Record(
+        kind=kind,
+        made=made(kind),
+        config=grid.model_dump(mode="json"),
+        config_hash=grid.config_hash,
+        origin=lineage(runs, grid.config_hash),
+        runs=len(runs),
+        **_inputs(Layout(grid), views),
+        files={_below(folder, path): File(**entry(Path(path))) for path in files},
+        **further,
+    )
+    write_json(folder / NAMES[kind], record.model_dump(mode="json"))
+    return folder / NAMES[kind]
+
+
+def made(kind: str) -> Made:
+    """The code and libraries here, as makers of the tables of a grid or of a recall study (`kind`)."""
+    roots = TABLE_CODE[kind]
+    versions = {"python": platform.python_version(), **library_versions(*roots)}
+    return Made(**git_state(), host=host(), code=stage_hash(*roots), versions=versions)
+
+
+def _inputs(layout: Layout, views: list[tuple[str, str, int]]) -> dict[str, Any]:
+    """data, weights and features of a record, as they lie in data_dir."""
+    data, weights, features = {}, {}, {}
+    for dataset, backbone, view in views:
+        folder = layout.features(dataset, backbone, view)
+        manifest = read_json(folder / "manifest.json")
+        features[_below(layout.data, folder)] = features_hash(manifest)
+        prepared = _below(layout.data, layout.prepared(dataset))
+        data[dataset] = Data(folder=prepared, sha256=manifest["dataset"])
+        weights[backbone] = _weights(layout, backbone, manifest["backbone"])
+    return {"data": data, "weights": weights, "features": features}
+
+
+def _weights(layout: Layout, backbone: str, described: Mapping[str, Any]) -> Weights:
+    file, card = layout.weights(backbone), layout.card(backbone)
+    common = {"weights": described["weights"], "sha256": described["sha256"]}
+    if card is None:
+        return Weights(**common, file=None if file is None else str(file))
+    found = read_json(card)
+    folder = _below(layout.data, layout.pretraining_data(backbone))
+    trained_on = Data(folder=folder, sha256=found["data"]["sha256"])
+    return Weights(**common, file=_below(layout.data, file), card=found, pretraining=trained_on)
+
+
+def _below(folder: Path, path: Path | str) -> str:
+    return Path(path).relative_to(folder).as_posix()
+
+
+def read_record(path: Path | str) -> Record:
+    """Read a record. Raises UserError: one line for one that is missing, damaged or of another version."""
+    values = read_json(path)
+    problem = "not keys and values"
+    try:
+        if isinstance(values, dict):
+            return Record.model_validate(values)
+    except ValidationError as error:
+        problem = explain(error, Record)
+    raise UserError(f"{path} is damaged ({problem}): make it again with snakemake, or get it again")

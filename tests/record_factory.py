@@ -1,0 +1,127 @@
+"""A finished grid made of synthetic documents: data_dir, results_dir and record, without a job run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from result_factory import make_document
+
+from sharc_core.config import Grid, load_grid
+from sharc_core.files import digest, read_json, sha256_file, write_json, write_text
+from sharc_core.integrity import entry
+from sharc_core.origin import features_hash, versions
+from sharc_core.pipeline import Layout
+from sharc_core.published import load_published
+from sharc_core.record import write_grid_record, write_recall_record
+from sharc_core.results import read_runs, runs_table, write_runs
+from sharc_core.studies.jobs import recall_jobs, recall_path
+from sharc_core.studies.recall import COLUMNS
+from sharc_core.studies.recall_table import read_rows, write_recall_tables, write_rows
+from sharc_core.table_files import write_all_tables
+from sharc_core.unroll import extracted_views, memberships
+from sharc_core.verify import PUBLISHED
+
+SMOKE = Path(__file__).parents[1] / "config/smoke.yaml"
+
+
+@dataclass
+class Finished:
+    """A grid whose files are all there, and the origin of its runs."""
+
+    grid: Grid
+    origin: dict[str, Any]
+
+    @property
+    def results(self) -> Path:
+        return Path(self.grid.results_dir)
+
+    @property
+    def data(self) -> Path:
+        return Path(self.grid.data_dir)
+
+
+def finished_grid(folder: Path, **changes) -> Finished:
+    """The smoke grid with a study, below `folder`: numbers made up, tables and record by the rules' code."""
+    values = yaml.safe_load(SMOKE.read_text()) | {"data_dir": str(folder / "data")}
+    values |= {"results_dir": str(folder / "results"), "studies": {"sweep": {"scenarios": ["task_il"]}}}
+    grid = load_grid(values | changes)
+    done = Finished(grid, _make_data(grid))
+    cells = {}
+    for cell, members in memberships(grid):
+        document = make_document(
+            cell.method,
+            cell.variant,
+            dataset=cell.dataset,
+            backbone=cell.backbone,
+            buffer=cell.buffer,
+            seeds=cell.seeds,
+            theta=cell.theta,
+        )
+        document["origin"], document["versions"] = done.origin, versions()
+        path = Layout(grid).cell(cell)
+        write_json(path, document)
+        cells[path] = members
+    write_runs(
+        runs_table([read_json(path) for path in cells], list(cells.values())), done.results / "runs.csv"
+    )
+    runs = read_runs(done.results / "runs.csv")
+    tables = done.results / "tables"
+    others = write_all_tables(runs, load_published(PUBLISHED), tables, list(grid.studies), grid.config_hash)
+    for name in ("figures/bytes_task_il.svg", "report.html"):
+        write_text(done.results / name, f"<p>{name}</p>\n")
+        others.append(done.results / name)
+    write_grid_record(grid, cells, [done.results / "runs.csv", *others], PUBLISHED)
+    return done
+
+
+def add_recall(done: Finished) -> None:
+    """The same grid's recall study, one point measured."""
+    rows = []
+    for number, job in enumerate(recall_jobs(done.grid), 1):
+        values = dict.fromkeys(COLUMNS, 0.25) | {"dataset": job.dataset, "backbone": job.backbone}
+        values |= {"memory": job.associative_memory, "seed": 0, "sweep": "base", "mask": "saliency"}
+        values |= {
+            "relative_error": number / 7,
+            "patterns": 10,
+            "maps_read": 10,
+            "forgetting": None,
+            "reason": None,
+        }
+        rows.append(recall_path(done.grid, job))
+        made_by = {"origin": done.origin, "versions": versions()}
+        write_rows(pd.DataFrame([values], columns=list(COLUMNS)), rows[-1], made_by)
+    tables = done.results / "tables"
+    others = write_recall_tables(read_rows(rows), done.grid.recall, tables, done.grid.config_hash)
+    write_recall_record(done.grid, rows, others)
+
+
+def _make_data(grid: Grid) -> dict[str, Any]:
+    """Prepared data, weights and features as small files under their real names; returns a run's origin."""
+    layout = Layout(grid)
+    (name,) = layout.backbones
+    trained_on = _folder(layout.pretraining_data(name), "images.npy")
+    weights, card = layout.weights(name), layout.card(name)
+    write_text(weights, "weights")
+    write_json(card, {"data": {"sha256": digest(trained_on, 64)}, "weights_sha256": sha256_file(weights)})
+    described = {"weights": "pretrain", "sha256": sha256_file(weights)}
+    for dataset, _, view in extracted_views(grid):
+        prepared = _folder(layout.prepared(dataset), "train_images.npy")
+        further = {"dataset": digest(prepared, 64), "backbone": described}
+        manifest = _folder(layout.features(dataset, name, view), "train_maps.npy", **further)
+    origin = {"commit": "c0" * 20, "dirty": False, "host": "Linux x86_64, a processor"}
+    origin |= {
+        "data": manifest["dataset"],
+        "weights": described["sha256"],
+        "features": features_hash(manifest),
+    }
+    return origin
+
+
+def _folder(path: Path, name: str, **further) -> dict:
+    write_text(path / name, f"{path.name}/{name}\n")
+    manifest = {"files": {name: entry(path / name)}, **further}
+    write_json(path / "manifest.json", manifest)
+    return json.loads((path / "manifest.json").read_text())
