@@ -17,9 +17,11 @@ from sharc_core.backbones.architectures import (
 )
 from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import PretrainConfig
+from sharc_core.config import load_grid
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.files import sha256_file
+from sharc_core.pipeline import Layout, fetch_weights
 from sharc_core.pooling import pool
 
 torch.set_num_threads(1)
@@ -245,6 +247,34 @@ def test_failed_download_says_where_to_put_the_file(monkeypatch):
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", unreachable)
     with pytest.raises(UserError, match=r"cannot get torchvision weights.*put that file into .*checkpoints"):
         load_backbone(config("resnet18", "imagenet1k_v1", 64), None, "cpu")
+
+
+def test_weights_are_fetched_for_features_that_are_yet_to_come(tmp_path, monkeypatch):
+    """Those of torchvision only; here of one backbone that is done, one that is not, one that is a file."""
+    from torchvision.models import ResNet18_Weights, ResNet34_Weights
+
+    grid = load_grid(
+        {
+            "datasets": {"s_digits": {"source": "digits", "tasks": 5}},
+            "backbone": [
+                {"arch": "resnet18", "weights": "imagenet1k_v1"},
+                {"arch": "resnet34", "weights": "default"},
+                {"arch": "resnet_small", "weights": "pretrain", "image_size": 32},
+            ],
+            "data_dir": str(tmp_path / "data"),
+            "mirror": str(tmp_path),
+        }
+    )
+    fetched = []
+    monkeypatch.setattr("sharc_core.pipeline.download", lambda entry, mirror: fetched.append((entry, mirror)))
+    done = Layout(grid).features("s_digits", "resnet18-imagenet1k_v1") / "manifest.json"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    fetch_weights(grid)
+    assert fetched == [(ResNet34_Weights.DEFAULT, tmp_path)]
+    done.unlink()
+    fetch_weights(grid)
+    assert [entry for entry, _ in fetched[1:]] == [ResNet18_Weights.IMAGENET1K_V1, ResNet34_Weights.DEFAULT]
 
 
 # Settings

@@ -174,6 +174,7 @@ def test_cuda_without_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="device: .*cuda"):
         check_inputs(load_grid(changed("device", "cuda")))
+    check_inputs(load_grid(changed("device", "cuda")), elsewhere=True)  # on a cluster's login node
 
 
 def test_a_backbone_must_not_have_seen_the_stream():
