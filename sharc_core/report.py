@@ -23,6 +23,7 @@ from sharc_core.summary import Entry, summarise
 from sharc_core.tables import main_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCALE = 1.7  # pixels per point of a drawing, at most: letters of 10 points as large as the page's
 
 
 def write_report(
@@ -133,11 +134,20 @@ def _figure(path: Path, words: tuple[str, str, str] | None = None) -> dict[str, 
     title, alternative, caption = words or (path.stem.replace("_", " "),) * 3
     # the XML head must not stand inside HTML; what is left is our own file, not user input
     svg = text[text.index("<svg") :]
+    width = re.match(r'<svg[^>]*?\swidth="([\d.]+)pt"', svg)
+    if width is None:
+        raise UserError(f"{path} does not say how wide it is: delete it and draw the figures again")
     # a label and not the file's own metadata: screen readers skip the drawing's parts
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     # each drawing names its glyphs and clips for itself; in one page the names would meet
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", svg)
-    return {"svg": Markup(svg), "title": title, "alternative": alternative, "caption": caption}
+    return {
+        "svg": Markup(svg),
+        "width": round(SCALE * float(width[1])),
+        "title": title,
+        "alternative": alternative,
+        "caption": caption,
+    }
 
 
 def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[str, str, str]:
