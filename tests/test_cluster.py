@@ -188,5 +188,12 @@ def test_every_cluster_job_says_what_it_needs():
     names = {name.strip(" ,") for name in local.splitlines()}
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
     assert set(rules) - names == {"pretrain", "features", "cell", "recall_memory", "recall_pictures"}
+    rows = [line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("| `")]
     for name in set(rules) - names:
-        assert "mem_mb=growing(" in rules[name] and "runtime=growing(" in rules[name], name
+        memory, minutes = (
+            int(re.search(rf"{key}=growing\((\d+)\)", rules[name])[1]) for key in ("mem_mb", "runtime")
+        )
+        (row,) = (row for row in rows if f"`{name}`" in row.split("|")[1])
+        assert f"{memory // 1000} GB, {minutes // 60} h" in row, row
+    for name in names - {"all", "recall"}:
+        assert any(f"`{name}`" in row.split("|")[1] and "login node" in row for row in rows), name
