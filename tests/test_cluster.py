@@ -27,6 +27,8 @@ CLUSTER = (
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"),
 )
 TOO_LITTLE = "cell:mem_mb=80 if attempt == 1 else 2000"
+A_GPU_AT_FIRST = "cell:gpu=1 if attempt == 1 else 0"
+SECONDS = 1200  # until a run on the cluster must have ended
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +63,11 @@ def disturbed(process: subprocess.Popen, disturb) -> str:
         said = reader.submit(process.communicate)
         try:
             disturb()
+            return said.result(SECONDS)[0]
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             print(said.result()[0])
             raise
-        return said.result()[0]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,8 @@ def run(slurm, tmp_path_factory):
     """The project after the whole grid ran on SLURM, what Snakemake said, and SLURM's jobs."""
     folder = tmp_path_factory.mktemp("cluster")
     copy_project(folder)
-    arguments = (*SMOKE, *CLUSTER, "--group-components", "cells=4", "--set-resources", TOO_LITTLE)
+    changed = ("--group-components", "cells=4", "--set-resources", TOO_LITTLE, A_GPU_AT_FIRST)
+    arguments = (*SMOKE, *CLUSTER, *changed)
     process = start_snakemake(folder, *arguments, environment=slurm.environment)
     said = disturbed(process, lambda: slurm.cancel(running_job(slurm, "features", process)["JobId"]))
     assert process.returncode == 0, said
@@ -103,19 +106,19 @@ def test_a_cancelled_job_runs_again_with_twice_the_memory_and_time(run):
 
 
 def test_a_job_killed_for_memory_runs_again_with_more(run):
-    """Four cells are one job with two cores, so it asks for the memory of two at a time."""
-    assert fields(run.jobs["cell"], "JobState", "MinMemoryNode", "NumCPUs") == [
-        ("FAILED", "160M", "2"),
-        ("COMPLETED", "4000M", "2"),
+    """Four cells are one job. With a GPU they take turns; else they run two at a time, as there are cores."""
+    names = ("JobState", "MinMemoryNode", "TimeLimit", "NumCPUs", "TresPerJob", "Partition")
+    assert fields(run.jobs["cell"], *names) == [
+        ("FAILED", "80M", "08:00:00", "1", "gres:gpu:1", "gpu"),
+        ("COMPLETED", "4000M", "08:00:00", "2", "", "cpu"),
     ]
     (log,) = (run.folder / "logs/slurm/group_cells_cell").glob("*.log")
     assert "exceeded memory limit" in log.read_text()
 
 
-def test_backbones_ask_for_a_gpu_and_cells_do_not(run):
+def test_backbones_ask_for_a_gpu(run):
     jobs = run.jobs["pretrain"] + run.jobs["features"]
     assert set(fields(jobs, "TresPerJob", "Partition")) == {("gres:gpu:1", "gpu")}
-    assert set(fields(run.jobs["cell"], "TresPerJob", "Partition")) == {("", "cpu")}
 
 
 def test_fetching_and_tables_are_no_cluster_jobs(run):
@@ -174,7 +177,8 @@ def test_a_login_node_needs_no_gpu(tmp_path):
     copy_project(tmp_path)
     done = snakemake(tmp_path, *SMOKE, "--profile", "profiles/slurm", "--dry-run", "--config", "device=cuda")
     assert done.returncode == 0, done.stdout
-    resources = re.findall(r"^rule (\w+):.*?^    resources: (.*?)$", done.stdout, re.M | re.S)
+    resources = re.findall(r"^ *rule (\w+):.*?^ *resources: (.*?)$", done.stdout, re.M | re.S)
+    assert len([rule for rule, _ in resources if rule == "cell"]) == 4
     assert {rule for rule, line in resources if "gpu=1" in line} == {"pretrain", "features"}
 
 
@@ -184,5 +188,12 @@ def test_every_cluster_job_says_what_it_needs():
     names = {name.strip(" ,") for name in local.splitlines()}
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
     assert set(rules) - names == {"pretrain", "features", "cell", "recall_memory", "recall_pictures"}
+    rows = [line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("| `")]
     for name in set(rules) - names:
-        assert "mem_mb=growing(" in rules[name] and "runtime=growing(" in rules[name], name
+        memory, minutes = (
+            int(re.search(rf"{key}=growing\((\d+)\)", rules[name])[1]) for key in ("mem_mb", "runtime")
+        )
+        (row,) = (row for row in rows if f"`{name}`" in row.split("|")[1])
+        assert f"{memory // 1000} GB, {minutes // 60} h" in row, row
+    for name in names - {"all", "recall"}:
+        assert any(f"`{name}`" in row.split("|")[1] and "login node" in row for row in rows), name
