@@ -1,7 +1,4 @@
-"""Where tensors are computed, and computing the same bits there every time."""
-
-import contextlib
-from collections.abc import Iterator
+"""Where tensors are computed, and how that place is called in results."""
 
 import torch
 
@@ -18,9 +15,9 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-@contextlib.contextmanager
-def same_bits() -> Iterator[None]:
-    """Make cuDNN's convolutions deterministic and true float32 for a while (the CPU's are already)."""
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+def device_text(device: torch.device | str) -> str:
+    """`cpu`, or the GPU's model and the versions of its libraries: numbers depend on these."""
+    if torch.device(device).type == "cpu":
+        return "cpu"
+    libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{torch.cuda.get_device_name(device)} ({libraries})"

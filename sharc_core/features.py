@@ -16,7 +16,8 @@ import torch
 from sharc_core.backbones import Backbone
 from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.datasets import PreparedData
-from sharc_core.device import same_bits
+from sharc_core.determinism import same_bits
+from sharc_core.device import device_text
 from sharc_core.errors import UserError
 from sharc_core.files import atomic_folder, digest, read_json, write_json
 from sharc_core.integrity import REMEDY, check_files, stamp
@@ -102,7 +103,7 @@ def extract_features(
     backbone = backbone.to(device)
     tally = _Tally(sum(counts.values()), progress)
     files: dict[str, dict] = {}
-    with atomic_folder(out) as folder, torch.inference_mode(), same_bits():
+    with atomic_folder(out) as folder, torch.inference_mode(), same_bits(device):
         for split in counts:
             writers = {
                 f"{split}_maps.npy": _ArrayWriter(
@@ -131,6 +132,7 @@ def extract_features(
             "dataset": digest(prepared.manifest, 64),
             "backbone": backbone.describe(),
             "view": view,
+            "device": device_text(device),
             "shape": list(shape),
             "counts": counts,
             "classes": list(prepared.manifest["classes"]),

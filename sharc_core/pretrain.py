@@ -19,7 +19,8 @@ from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import BackboneConfig, PretrainConfig
 from sharc_core.backbones.preprocess import Preprocess, resolve
 from sharc_core.datasets import PreparedData
-from sharc_core.device import same_bits
+from sharc_core.determinism import replace_pools, same_bits
+from sharc_core.device import device_text
 from sharc_core.errors import UserError
 from sharc_core.files import atomic_path, digest, sha256_file, write_json
 from sharc_core.seeds import derived_seed, generator
@@ -48,10 +49,13 @@ def pretrain(
     settings = config.pretrain
     began = time.perf_counter()
     classes = len(prepared.manifest["classes"])
-    with torch.random.fork_rng(devices=[]), same_bits():
+    on_gpu = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []), same_bits(device):
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         form = resolve(config)
         model = build_classifier(config.arch, classes, side=form.image_size)
+        if on_gpu:
+            replace_pools(model)
         model = model.to(device, memory_format=torch.channels_last)
         to_input = Preprocess(form).to(device)
         losses = _train(model, prepared, settings, to_input, progress)
@@ -75,7 +79,7 @@ def pretrain(
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights_sha256": sha256_file(weights),
         "seconds": round(time.perf_counter() - began, 1),
-        "device": str(device),
+        "device": device_text(device),
         "threads": torch.get_num_threads(),
         "versions": {
             "sharc_bench": sharc_core.__version__,

@@ -33,6 +33,7 @@ STAGE_WITHOUT = {
     "config",
     "backbones.config",
     "datasets.download",  # what it gets is known by its checksum
+    "device",  # which one is chosen; what it computes: determinism
     "registry",
     "settings",
     "errors",
