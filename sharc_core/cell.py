@@ -13,6 +13,7 @@ from sharc_core.settings import Settings
 Scenario = Literal["task_il", "class_il"]
 Variant = Literal["plain", "sharc"]
 Importance = Literal["absolute", "positive"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Training(Settings):
@@ -39,6 +40,7 @@ class Cell(Settings):
     method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
     views: of the backbone, see sharc_core.views.
     protocol: a name for some of the other fields' values, see sharc_core.protocol.
+    device: where it is computed, as the grid file has it; what `auto` turned out to be stands in the result.
     """
 
     dataset: str
@@ -69,6 +71,7 @@ class Cell(Settings):
     forget_beta: float | None = None
     views: int = 1
     protocol: str = "paper"
+    device: Device = "cpu"
 
     @property
     def id(self) -> str:

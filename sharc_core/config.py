@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig
-from sharc_core.cell import HeadConfig, Importance, Scenario, Training, Variant
+from sharc_core.cell import Device, HeadConfig, Importance, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.errors import UserError
 from sharc_core.explain import explain
@@ -42,6 +42,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
+GPU_BATCH = 8  # cells per job there, unless the file says otherwise
 TAKEN = {MAIN, "learning_curves", "bytes"}  # by the grid itself, in runs.csv and among the figures
 
 
@@ -103,6 +104,18 @@ class BudgetConfig(Settings):
         return self
 
 
+class CellsConfig(Settings):
+    """Where cells are trained, and how many of one data set, backbone and method share a process."""
+
+    device: Device = "cpu"
+    per_job: int | None = Field(default=None, ge=1)
+
+    @property
+    def batch(self) -> int:
+        """Cells per job: those on a GPU share its start by default."""
+        return self.per_job or (1 if self.device == "cpu" else GPU_BATCH)
+
+
 class DatasetConfig(BaseModel):
     """One entry of `datasets`: source, tasks, class order, and whatever its source takes."""
 
@@ -143,7 +156,8 @@ class Grid(Settings):
     data_dir: str = Field(default="data", min_length=1)
     results_dir: str = Field(default="results", min_length=1)
     mirror: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
+    cells: CellsConfig = CellsConfig()
 
     @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol", mode="before")
     @classmethod
@@ -179,8 +193,10 @@ class Grid(Settings):
 
 
 def config_hash(values: dict[str, Any]) -> str:
-    """Grid.config_hash of a grid's keys and values, complete and JSON-able."""
-    return short_sha256(digest({key: value for key, value in values.items() if key not in PLACES}, 64))
+    """Grid.config_hash of a grid's keys and values, complete and JSON-able (but for cells per job)."""
+    cells = {key: value for key, value in values.get("cells", {}).items() if key != "per_job"}
+    identity = {key: value for key, value in (values | {"cells": cells}).items() if key not in PLACES}
+    return short_sha256(digest(identity, 64))
 
 
 def load_grid(values: dict[str, Any]) -> Grid:

@@ -24,14 +24,11 @@ def check_inputs(
     """Everything that can be found wrong in data, weights and device before hours are spent.
 
     progress: told a line now and then when there is much to read. planning: data that the user has yet to
-    bring is told and no error. elsewhere: jobs run on other machines, so this one's device does not
-    matter. Raises UserError.
+    bring and a GPU that is missing are told and no error. elsewhere: jobs run on other machines, whose
+    devices only they can tell. Raises UserError.
     """
-    try:
-        if not elsewhere:
-            resolve_device(grid.device)
-    except UserError as error:
-        raise UserError(f"config: device: {error}") from None
+    if not elsewhere:
+        _check_devices(grid, progress, planning)
     if grid.mirror is not None and not Path(grid.mirror).is_dir():
         raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
     for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
@@ -54,6 +51,17 @@ def check_inputs(
             raise UserError(f"config: backbone: {error}") from None
     _check_disk(grid, shapes, {name: _counts(source) for name, source in sources.items()})
     _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
+
+
+def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning: bool) -> None:
+    for key, name in (("device", grid.device), ("cells.device", grid.cells.device)):
+        try:
+            resolve_device(name)
+        except UserError as error:
+            if not planning:
+                raise UserError(f"config: {key}: {error}") from None
+            if progress:
+                progress(f"warning: config: {key}: {error}")
 
 
 def _check_source(source: Source, progress: Callable[[str], None] | None, planning: bool) -> None:

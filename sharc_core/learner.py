@@ -13,6 +13,8 @@ import torch
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.capacity import budget_of
 from sharc_core.cell import Cell
+from sharc_core.determinism import same_bits
+from sharc_core.device import device_text, resolve_device
 from sharc_core.errors import UserError
 from sharc_core.features import Features
 from sharc_core.heads import Batch, Head, make_head
@@ -30,21 +32,22 @@ EVALUATE = 4096  # test samples per product
 def run_cell(
     features: Features,
     cell: Cell,
-    device: torch.device | str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train and evaluate a cell; returns the result document (see docs/results.md for its fields).
+    """Train and evaluate a cell on its device; returns the result document (see docs/results.md).
 
     features: the data set's cached features, with all views that the seeds train on. progress: called
-    with a line after every task. Raises UserError when the budget holds nothing, a view is missing or the
-    training diverges.
+    with a line after every task. Raises UserError when the budget holds nothing, a view is missing, the
+    training diverges or there is no such device.
     """
+    device = resolve_device(cell.device)
     origin = run_origin(features.manifest, device)
     threads = torch.get_num_threads()
     try:
-        if torch.device(device).type == "cpu":
-            torch.set_num_threads(1)  # sums over several threads round differently: same seed, same bits
-        return _run_seeds(features, cell, device, progress) | {"origin": origin}
+        # sums over several threads round differently (with a GPU, too, maps are pooled on the CPU)
+        torch.set_num_threads(1)
+        with same_bits(device):
+            return _run_seeds(features, cell, device, progress) | {"origin": origin}
     finally:
         torch.set_num_threads(threads)
 
@@ -133,7 +136,7 @@ def _run(
             "recall_mse": memory.recall_mse(),
             "train_seconds": (time.perf_counter() - started) / len(cell.seeds),
         },
-        "versions": versions(),
+        "versions": versions() | {"device": device_text(device)},
     }
 
 

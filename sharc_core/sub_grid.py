@@ -8,7 +8,7 @@ from sharc_core.errors import UserError
 from sharc_core.registry import nearest
 
 MAIN = "main"  # the grid itself, beside its studies
-FIXED = {"studies", "backbone", "recall", "data_dir", "results_dir", "mirror", "device"}
+FIXED = {"studies", "backbone", "recall", "data_dir", "results_dir", "mirror", "device", "cells"}
 Figure = Literal["learning_curves", "bytes", "associative_memory", "saliency", "theta", "protocol"]
 OF_SHARC = ("associative_memory", "saliency", "theta", "protocol")  # figures that need runs of SHARC
 

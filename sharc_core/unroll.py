@@ -92,6 +92,7 @@ def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
             "views": backbone.views,
             "method": method,
             "seeds": grid.seeds,
+            "device": grid.cells.device,
             "training": grid.training,
             "head": grid.head,
             "method_settings": settings_of(

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sharc_core"
 # within a package.
 RANKS = {
     "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
-    "registry": 1, "files": 1, "device": 1, "differences": 1, "origin": 2, "lineage": 3,
+    "registry": 1, "files": 1, "device": 1, "determinism": 1, "differences": 1, "origin": 2, "lineage": 3,
     "integrity": 2, "seeds": 2, "metrics": 1, "labels": 1, "published": 2, "render": 2,
     "encoding": 2, "cell": 2, "views": 2, "protocol": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
@@ -20,7 +20,7 @@ RANKS = {
     "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
     "inputs": 11, "learner": 9, "provenance": 9,
     "results": 9,
-    "pipeline": 10, "summary": 10, "pairs": 11, "figures": 12, "claims": 11,
+    "batches": 10, "pipeline": 10, "summary": 10, "pairs": 11, "figures": 12, "claims": 11,
     "tables": 12, "findings": 12, "setups": 12, "protocol_effects": 12,
     "verdicts": 13, "scorecard": 14, "report": 15, "studies": 13, "record": 14, "table_files": 15,
     "__init__": 16, "verify": 16, "__main__": 17,

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -147,16 +148,21 @@ def test_readme_names_real_keys_and_commands():
 
 def test_every_config_key_is_documented():
     """docs/config.md names every key of every block, with its default."""
-    from sharc_core.cell import HeadConfig, Training
-    from sharc_core.config import BackboneConfig, BudgetConfig, Grid, Sharc
+    from sharc_core.cell import Device, HeadConfig, Training
+    from sharc_core.config import GPU_BATCH, BackboneConfig, BudgetConfig, CellsConfig, Grid, Sharc
 
     text = (ROOT / "docs/config.md").read_text()
-    for model in (Grid, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig):
+    for model in (Grid, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig, CellsConfig):
         for key, field in model.model_fields.items():
             assert f"`{key}`" in text, f"{model.__name__}.{key} is not in docs/config.md"
             if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
                 stated = re.search(rf"`{key}` (\| )?{re.escape(str(field.default))}\b", text)
                 assert stated, f"default of {model.__name__}.{key}"
+    assert f"| `per_job` | 1 on the CPU, else {GPU_BATCH} |" in text
+    block = text.split("## `cells`")[1].split("##")[0]
+    assert f"| `device` | `{CellsConfig().device}` |" in block
+    for device in get_args(Device):
+        assert f"`{device}`" in block
 
 
 def test_documented_pretraining_defaults():

@@ -91,6 +91,11 @@ def changed(path: str, value) -> dict:
         ),
         ("budget", [{}, {"split": [1.0] * 6}], r"budget\.split has 6 shares but s_digits has 5 tasks"),
         ("device", "gpu", "device: .*'gpu'"),
+        ("cells.device", "gpu", r"cells\.device: .*'gpu'"),
+        ("cells.device", None, r"cells\.device: "),
+        ("cells.per_job", 0, r"cells\.per_job: .*greater than or equal to 1"),
+        ("cells.per_job", 2.0, r"cells\.per_job: .*integer"),
+        ("cells.perjob", 2, r"unknown key 'cells\.perjob' \(did you mean 'per_job'\?\); valid: device, "),
         (
             "seeds",
             [2**63],
@@ -170,11 +175,32 @@ def test_a_missing_mirror_is_named():
         check_inputs(load_grid(changed("mirror", "nowhere")))
 
 
-def test_cuda_without_a_gpu(monkeypatch):
+@pytest.mark.parametrize("key", ["device", "cells.device"])
+def test_cuda_without_a_gpu(monkeypatch, key):
+    """Refused where the jobs will run; a plan only warns; other machines are not this one's to judge."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match="device: .*cuda"):
-        check_inputs(load_grid(changed("device", "cuda")))
-    check_inputs(load_grid(changed("device", "cuda")), elsewhere=True)  # on a cluster's login node
+    grid, told = load_grid(changed(key, "cuda")), []
+    with pytest.raises(UserError, match=f"^config: {key}: cuda was asked for.*no usable GPU"):
+        check_inputs(grid)
+    check_inputs(grid, told.append, planning=True)
+    assert len(told) == 1 and told[0].startswith(f"warning: config: {key}: cuda was asked for")
+    check_inputs(grid, told.append, elsewhere=True)
+    assert len(told) == 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    check_inputs(grid)
+
+
+def test_cells_know_their_device_and_batches_their_size():
+    """The device is part of what a cell is a function of; how many share a job is not."""
+    blocks = {}, {"device": "cuda"}, {"device": "cuda", "per_job": 3}
+    plain, gpu, batched = (load_grid(changed("cells", block)) for block in blocks)
+    assert [grid.cells.batch for grid in (plain, gpu, batched)] == [1, 8, 3]
+    assert load_grid(changed("cells", {"device": "auto"})).cells.batch == 8
+    assert {cell.device for cell in cells(plain)} == {"cpu"}
+    assert [cell.job for cell in cells(gpu)] == [cell.job for cell in cells(batched)]
+    assert plain.config_hash != gpu.config_hash == batched.config_hash
+    assert not {c.config_hash for c in cells(gpu)} & {c.config_hash for c in cells(plain)}
+    assert [cell.id for cell in cells(gpu)] == [cell.id for cell in cells(plain)]
 
 
 def test_a_backbone_must_not_have_seen_the_stream():

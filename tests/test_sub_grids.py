@@ -105,6 +105,7 @@ def test_one_name_for_two_trainings_is_refused():
     [
         ({"bufers": [20]}, r"studies\.x: unknown key 'bufers' \(did you mean 'buffers'\?\); valid: .*figure"),
         ({"results_dir": "elsewhere"}, r"studies\.x: unknown key 'results_dir'"),
+        ({"cells": {"device": "cuda"}}, r"studies\.x: unknown key 'cells'"),
         (
             {"datasets": ["s_digit"]},
             r"studies\.x: datasets: .*no data set 's_digit' \(did you mean 's_digits'",
