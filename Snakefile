@@ -1,6 +1,6 @@
 # From raw images to tables:
 #
-#   data -> backbone -> features -> cells (one job each, all seeds) -> runs.csv -> tables, figures, report
+#   data -> backbone -> features -> cells (all seeds at once) -> runs.csv -> tables, figures, report
 #
 # Data, weights and features are shared between grids (data_dir); everything below results_dir is this
 # grid's. A cell's job depends on its features, its own settings and the code behind it, nothing else:
@@ -16,7 +16,9 @@ sys.path.insert(0, workflow.basedir)
 from sharc_core.errors import UserError
 
 try:
+    from sharc_core.batches import FINISHED, batches, kept_document
     from sharc_core.config import load_grid, read_config, study_grid
+    from sharc_core.device import resolve_device
     from sharc_core.inputs import check_inputs
     from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, stage_hash
@@ -32,19 +34,21 @@ try:
         configfile: "config.yaml"
 
     grid = load_grid(config)
+    SUBMITS = workflow.nodes is not None  # a cluster's profile says how many jobs at once
     if workflow.is_main_process:
         # a dry run shows the plan even where the data are yet to come; Snakemake says only later that it is one
         dry = any(re.fullmatch("--dry-?run|-n|-np", argument) for argument in sys.argv)
-        # a cluster's profile says how many jobs at once; the login node need not have the jobs' GPU
+        # the login node need not have the jobs' GPU
         check_inputs(
             grid,
             progress=lambda line: print(line, file=sys.stderr),
             planning=dry,
-            elsewhere=workflow.nodes is not None,
+            elsewhere=SUBMITS,
         )
     layout = Layout(grid)
     MEMBERSHIPS = [(str(layout.cell(cell)), cell, members) for cell, members in memberships(grid)]
     CELLS = {path: cell for path, cell, _ in MEMBERSHIPS}
+    BATCHES = batches(CELLS.values(), grid.cells.batch) if grid.cells.batch > 1 else {}
     MEMBERS = {path: members for path, _, members in MEMBERSHIPS}
     STUDIES = {name: study_grid(grid, name) for name in grid.studies}
     RECALL = {str(recall_path(grid, job)): job for job in recall_jobs(grid)}
@@ -106,3 +110,6 @@ include: "workflow/rules/cluster.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/results.smk"
 include: "workflow/rules/studies.smk"
+if BATCHES:
+
+    include: "workflow/rules/batches.smk"

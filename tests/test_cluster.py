@@ -4,6 +4,7 @@ One run of everything: the first attempt at the features is cancelled, the first
 memory, and what comes out is, bit for bit, what a local run makes.
 """
 
+import json
 import os
 import re
 import shutil
@@ -172,6 +173,28 @@ def test_weights_are_fetched_before_the_first_job(slurm, run):
     assert set(slurm.jobs()) == before
 
 
+def test_cells_on_a_gpu_are_jobs_of_several_and_ask_for_one(slurm, run):
+    """`auto` finds none behind what this SLURM counts as one; so the numbers are those of the CPU."""
+    values = yaml.safe_load((run.folder / "config/smoke.yaml").read_text())
+    values |= {"cells": {"device": "auto", "per_job": 3}, "results_dir": "results/batched"}
+    (run.folder / "config/batched.yaml").write_text(yaml.safe_dump(values))
+    arguments = ("--configfile", "config/batched.yaml", *CLUSTER)
+    done = snakemake(run.folder, "results/batched/runs.csv", *arguments, environment=slurm.environment)
+    assert done.returncode == 0, done.stdout
+    assert (
+        fields(of_rule(slurm, "cells"), "JobState", "TresPerJob", "Partition", "TimeLimit")
+        == [("COMPLETED", "gres:gpu:1", "gpu", "16:00:00")] * 2
+    )
+    alone, together = (
+        {path.name: json.loads(path.read_text()) for path in run.folder.glob(f"{folder}/matrices/*/*/*.json")}
+        for folder in ("results/smoke", "results/batched")
+    )
+    assert len(alone) == 4 and set(alone) == set(together)
+    for name in alone:
+        for part in ("matrix", "untrained", "seeds", "versions"):
+            assert alone[name][part] == together[name][part]
+
+
 def test_a_login_node_needs_no_gpu(tmp_path):
     """`device: cuda` is the jobs' business; planned without a SLURM."""
     copy_project(tmp_path)
@@ -187,7 +210,8 @@ def test_every_cluster_job_says_what_it_needs():
     local = re.search(r"^localrules:\n((?:    \w+,\n)+)", text, re.M)[1]
     names = {name.strip(" ,") for name in local.splitlines()}
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
-    assert set(rules) - names == {"pretrain", "features", "cell", "recall_memory", "recall_pictures"}
+    cells = {"cell", "cells"}
+    assert set(rules) - names == {"pretrain", "features", *cells, "recall_memory", "recall_pictures"}
     rows = [line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("| `")]
     for name in set(rules) - names:
         memory, minutes = (

@@ -9,6 +9,7 @@ localrules:
     all,
     recall,
     data,
+    document,
     runs,
     tables,
     figures,
@@ -19,8 +20,13 @@ localrules:
     recall_provenance,
 
 
-# A grid that may use a GPU (`device`) asks for one where a backbone runs.
+# A grid that may use a GPU asks for one where a backbone runs (`device`) or cells are trained (`cells.device`).
 GPUS = 0 if grid.device == "cpu" else 1
+CELL_GPUS = 0 if grid.cells.device == "cpu" else 1
+
+# The jobs of this machine share its GPU: one at a time, unless --resources gpu=... says otherwise.
+if not SUBMITS and "gpu" not in workflow.global_resources and resolve_device("auto").type == "cuda":
+    workflow.register_resource("gpu", 1)
 
 
 def growing(amount):

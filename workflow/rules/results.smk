@@ -32,6 +32,7 @@ rule cell:
     resources:
         mem_mb=growing(4000),
         runtime=growing(120),
+        gpu=CELL_GPUS,
     conda:
         "../../envs/sharc.yaml"
     script:

@@ -1,0 +1,102 @@
+"""Cells in batches in a real `snakemake`: equal documents, what re-runs, a killed batch, a missing GPU."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from snake import snakemake, start_snakemake
+from test_faults import jobs, wait_for
+
+pytestmark = pytest.mark.pipeline
+FOLDER = "matrices/s_digits/resnet_small-pretrain"
+
+
+def write(project: Path, **changes) -> tuple[str, ...]:
+    """The smoke grid with keys changed, in batches of its own results, as arguments."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values |= {"results_dir": "results/batched", "cells": {"per_job": 3}} | changes
+    (project / "config/batched.yaml").write_text(yaml.safe_dump(values))
+    return "--configfile", "config/batched.yaml"
+
+
+def documents(project: Path, results: str) -> dict[str, dict]:
+    paths = project.glob(f"results/{results}/{FOLDER}/*.json")
+    found = {path.name: json.loads(path.read_text()) for path in paths}
+    for document in found.values():
+        del document["costs"]["train_seconds"]
+    return found
+
+
+def planned(project: Path, *arguments: str) -> set[str]:
+    """Batches that would be run, and cells whose documents would be made."""
+    dry = snakemake(project, *arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stdout
+    lines = [line.split("output: ")[1] for line in dry.stdout.splitlines() if "output: " in line]
+    return {Path(name).stem for line in lines for name in line.split(", ") if f"/{FOLDER}/" in name}
+
+
+def errors(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture(scope="module")
+def copy(project, tmp_path_factory):
+    """The finished project, to be changed."""
+    folder = tmp_path_factory.mktemp("batches") / "copy"
+    shutil.copytree(project, folder)
+    return folder
+
+
+def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
+    """Its finished cells are not trained again, and all equal those of one job per cell."""
+    arguments = write(copy)
+    kept = copy / f"results/batched/{FOLDER}/.finished"
+    process = start_snakemake(copy, "results/batched/runs.csv", *arguments)
+    wait_for(lambda: list(kept.glob("er-*.key")), "a finished cell")
+    for job in jobs(process, "cells.py"):
+        job.send_signal(signal.SIGKILL)
+    said, _ = process.communicate()
+    assert process.returncode == 1 and "/logs/cells/s_digits/resnet_small-pretrain/er-1.log" in said
+    finished = {path.stem for path in kept.glob("er-*.key")}
+    assert 0 < len(finished) < 3, "it was killed too late"
+    assert not list(kept.parent.glob("er-*.json"))
+    done = snakemake(copy, "results/batched/runs.csv", *arguments)
+    assert done.returncode == 0, done.stdout
+    log = (copy / "results/batched/logs/cells/s_digits/resnet_small-pretrain/er-1.log").read_text()
+    for cell in finished:
+        assert f"{cell}: finished by an earlier run of this job" in log
+    assert log.count("task 5/5") == 3 - len(finished)
+    alone = documents(copy, "smoke")
+    assert len(alone) == 4 and documents(copy, "batched") == alone
+
+
+def test_what_re_runs(copy):
+    """After the test above: a method's own cells for its setting, none for a new method, all for a device."""
+    er = {"er-1", *(path.stem for path in copy.glob(f"results/smoke/{FOLDER}/er-*.json"))}
+    assert planned(copy, *write(copy, method_settings={"er": {"replay": "whole"}})) == er
+    gem = {name.replace("er-", "gem-") for name in er}
+    assert planned(copy, *write(copy, methods=["sgd", "er", "gem"])) == gem
+    assert planned(copy, *write(copy)) == set()
+    assert planned(copy, *write(copy, cells={"per_job": 3, "device": "auto"})) == {"sgd-1", "sgd", *er}
+
+
+def test_a_gpu_that_is_missing(copy):
+    """Said before anything runs; by the job, where jobs run on other machines; no matter to a plan."""
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
+    on_gpu = {"device": "cuda", "cells": {"device": "cuda"}, "results_dir": "results/gpu"}
+    arguments = write(copy, **on_gpu)
+    line = "config: device: cuda was asked for, but torch sees no usable GPU"
+    here = snakemake(copy, *arguments, environment=no_gpu)
+    assert here.returncode == 1
+    assert errors(here.stdout)[0].startswith(f"error: {line}")
+    assert "Building DAG" not in here.stdout
+    plan = snakemake(copy, *arguments, "--dry-run", environment=no_gpu)
+    assert plan.returncode == 0 and f"warning: {line}" in plan.stdout
+    assert "warning: config: cells.device: cuda" in plan.stdout and "gpu=1" in plan.stdout
+    there = snakemake(copy, *arguments, "--jobs", "1", environment=no_gpu)  # as with a cluster's executor
+    assert there.returncode == 1 and "Building DAG" in there.stdout
+    said = errors(there.stdout)
+    assert said and all("cuda was asked for" in one and "(log: results/gpu/logs/" in one for one in said)
