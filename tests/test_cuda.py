@@ -1,0 +1,98 @@
+"""What computes on a GPU, on a real one: loosely as on the CPU, and the same bits every time."""
+
+import numpy as np
+import pytest
+import torch
+from factories import QUICK, make_cell, make_features
+from safetensors.torch import load_file, save_file
+from test_features import random_images
+from test_pretrain import coloured_squares
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.backbones import BackboneConfig, load_backbone
+from sharc_core.backbones.architectures import build_classifier
+from sharc_core.device import device_text, resolve_device
+from sharc_core.features import extract_features, open_features
+from sharc_core.learner import run_cell
+from sharc_core.methods import METHODS
+from sharc_core.pretrain import pretrain
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
+CASES = [(m, "plain") for m in METHODS.names()] + [(m, "sharc") for m in REPLAYING]
+POINTS = 5.0  # by which the mean accuracy may differ: rounding decides some of 90 test images
+
+
+@pytest.fixture(scope="module")
+def features():
+    return make_features(channels=32)
+
+
+def check(features, cell) -> None:
+    """On the CPU and twice on the GPU."""
+    here, *there = (
+        run_cell(features, cell.model_copy(update={"device": device})) for device in ("cpu", "cuda", "cuda")
+    )
+    assert there[0]["versions"]["device"] == device_text("cuda") != here["versions"]["device"] == "cpu"
+    for document in (here, *there):
+        del document["costs"]["train_seconds"]
+    assert there[0] == there[1]
+    for cost in ("episodic_bytes", "associative_bytes", "learner_bytes", "samples_stored"):
+        assert there[0]["costs"][cost] == here["costs"][cost]
+    for scenario in ("task_il", "class_il"):
+        one, other = (np.array(d["matrix"][scenario], dtype=float) for d in (here, there[0]))
+        assert np.isnan(one).tolist() == np.isnan(other).tolist()
+        assert np.nanmean(np.abs(one - other)) < POINTS
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+def test_every_method(features, method, variant):
+    check(features, make_cell(method, variant))
+
+
+@pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
+def test_every_associative_memory(features, kind):
+    settings = ASSOCIATIVE_MEMORIES.get(kind).Settings(**QUICK.get(kind, {})).model_dump()
+    am = {"associative_memory": kind, "associative_settings": settings}
+    check(features, make_cell("er", "sharc", forget_every=2, forget_beta=0.1, **am))
+
+
+def test_perfect_recall_is_plain_replay(features):
+    """Maps are pooled on the CPU, so that what is recalled unchanged is replayed unchanged, there too."""
+    plain, sharc = (
+        run_cell(features, make_cell("er", variant, budget_unit="slots", device="cuda"))
+        for variant in ("plain", "sharc")
+    )
+    assert sharc["costs"]["recall_mse"] == [0.0, 0.0, 0.0] and sharc["matrix"] == plain["matrix"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_features(tmp_path, precision):
+    torch.manual_seed(0)
+    save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
+    config = BackboneConfig(arch="resnet_small", weights=str(path), image_size=32, precision=precision)
+    found = {}
+    for name, device in (("here", "cpu"), ("there", "cuda"), ("again", "cuda")):
+        backbone = load_backbone(config, path, device)
+        extract_features(random_images(), backbone, tmp_path / name, device=device)
+        found[name] = open_features(tmp_path / name, verify=True)
+    assert found["there"].manifest == found["again"].manifest  # checksums among it
+    here, there = (found[name].train_maps.float() for name in ("here", "there"))
+    assert (here - there).abs().max() <= (0.01 if precision == "float32" else 0.1) * here.abs().max()
+
+
+@pytest.mark.parametrize("arch", ["resnet_small", "mobilenet_v3_small"])
+def test_pretraining(tmp_path, arch):
+    settings = {"epochs": 2, "batch_size": 16, "lr": 0.003, "flip": True}
+    config = BackboneConfig(arch=arch, weights="pretrain", image_size=32, pretrain=settings)
+    cards = []
+    for name in ("one", "two"):
+        files = tmp_path / f"{name}.safetensors", tmp_path / f"{name}.json"
+        cards.append(pretrain(config, coloured_squares(side=32), *files, device="cuda"))
+    assert cards[0]["weights_sha256"] == cards[1]["weights_sha256"]
+    assert cards[0]["device"] == device_text("cuda")
+    assert all(tensor.isfinite().all() for tensor in load_file(files[0]).values())
+
+
+def test_auto_is_the_gpu():
+    assert resolve_device("auto").type == "cuda"
