@@ -36,8 +36,8 @@ def copy(project, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def small_features(tmp_path_factory):
     """A folder in which the small grid's data, weights and features were made; to be copied."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("small")
     ensure_features(small_grid(folder), "s_glyphs")
     return folder

@@ -31,8 +31,8 @@ def flip(path, where: float = 0.5) -> None:
 
 
 @pytest.fixture
-def folder(made, tmp_path):
-    shutil.copytree(made, tmp_path / "copy")
+def folder(small_features, tmp_path):
+    shutil.copytree(small_features, tmp_path / "copy")
     return tmp_path / "copy"
 
 

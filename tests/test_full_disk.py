@@ -129,9 +129,9 @@ def test_results_on_a_full_disk(tmp_path, new_disk, drawn, what, room):
 
 
 @pytest.mark.parametrize("what", ["prepared", "weights", "features"])
-def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, made, what):
+def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what):
     """Each stage checks for room first where it can; here the room goes while it works."""
-    shutil.copytree(made / "data", tmp_path / "data")
+    shutil.copytree(small_features / "data", tmp_path / "data")
     disk = new_disk(tmp_path / "data", 64 * 2**20)
     layout = Layout(small_grid(tmp_path))
     path = {
@@ -139,7 +139,7 @@ def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, made, what):
         "weights": layout.weights("small"),
         "features": layout.features("s_glyphs", "small"),
     }[what]
-    reference = Disk(path=made / "data").files()
+    reference = Disk(path=small_features / "data").files()
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def fill(line: str = "") -> None:
