@@ -6,7 +6,7 @@ CORES ?= all
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: all paper test lint format bench lock clean
+.PHONY: all paper test lint format bench lock audit clean
 
 all: $(STAMP)
 	$(BIN)/snakemake --cores $(CORES)
@@ -42,6 +42,12 @@ lock:
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  --constraint constraints.txt -o requirements.lock
 	python3 envs/make_env.py
+
+# Known holes in the locked versions; needs internet. --strict: what cannot be looked up is no pass.
+audit:
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 clean:
 	rm -rf $(VENV) data results logs .snakemake

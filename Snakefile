@@ -10,6 +10,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
@@ -17,16 +18,19 @@ from sharc_core.errors import UserError
 
 try:
     from sharc_core.batches import FINISHED, batches, kept_document
-    from sharc_core.config import load_grid, read_config, study_grid
+    from sharc_core.config import load_grid, read_config, refuse_code, study_grid
     from sharc_core.device import resolve_device
-    from sharc_core.inputs import check_inputs
+    from sharc_core.inputs import check_folder, check_inputs
     from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
-    from sharc_core.provenance import code_hash, recall_hash, stage_hash
+    from sharc_core.provenance import code_hash, recall_hash, script_hash, stage_hash
     from sharc_core.record import NAMES, TABLE_CODE
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
     from sharc_core.unroll import extracted_views, memberships
     from sharc_core.views import needed_views
 
+    check_folder(workflow.basedir)
+    for path in workflow.overwrite_configfiles:
+        refuse_code(path)
     # A grid file stands for itself: with --configfile, the default's data sets must not leak in.
     if not workflow.overwrite_configfiles:
         read_config("config.yaml")  # what is wrong with it in one line; Snakemake reads a --configfile itself
@@ -55,6 +59,11 @@ try:
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     os._exit(1)  # Snakemake would bury the line under its own traceback
+
+
+def script_of(name):
+    # Snakemake itself goes by a script's time: after a checkout, or where a clock is behind, all would run again
+    return script_hash(Path(workflow.basedir) / "workflow/scripts" / name)
 
 
 def result(path):

@@ -16,7 +16,7 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig
 from sharc_core.cell import Device, HeadConfig, Importance, Scenario, Training, Variant
 from sharc_core.datasets import SOURCES, Source
-from sharc_core.errors import UserError
+from sharc_core.errors import UserError, shown
 from sharc_core.explain import explain
 from sharc_core.files import digest, short_sha256
 from sharc_core.methods import METHODS
@@ -24,7 +24,7 @@ from sharc_core.protocol import name_of, rules_of
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry
 from sharc_core.saliency import SALIENCIES
-from sharc_core.settings import Settings, no_repeats
+from sharc_core.settings import LARGEST, NAME, Name, Settings, WorkflowPath, has_control, no_repeats
 from sharc_core.sub_grid import MAIN, OF_SHARC, Study, overridden
 
 
@@ -38,9 +38,11 @@ Theta = Annotated[float, Field(ge=0, lt=1)] | Mass
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
 Storage = Literal["float32", "float16", "int8"]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
-StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples: their bytes still fit 64 bits
+TEMPLATES = "__use_yte__"
+PATH_NAME_LIMIT = 200  # letters of a backbone's name, which may be that of its weights file
+DEPTH_LIMIT, COUNT_LIMIT = 20, 100_000  # of the values in a grid file
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
 GPU_BATCH = 8  # cells per job there, unless the file says otherwise
 TAKEN = {MAIN, "learning_curves", "bytes"}  # by the grid itself, in runs.csv and among the figures
@@ -141,7 +143,7 @@ class Grid(Settings):
         default=["sgd", "joint", "er", "mer", "gem", "agem", "derpp", "clser"], min_length=1
     )
     variants: list[Variant] = Field(default=["plain", "sharc"], min_length=1)
-    buffers: list[Annotated[int, Field(ge=1)]] = Field(default=[200, 500], min_length=1)
+    buffers: list[Buffer] = Field(default=[200, 500], min_length=1)
     scenarios: list[Scenario] = Field(default=["task_il", "class_il"], min_length=1)
     seeds: list[Seed] = Field(default=[0, 1, 2, 3, 4], min_length=1)
     protocol: list[str] = Field(default=["paper"], min_length=1)
@@ -153,8 +155,8 @@ class Grid(Settings):
     method_settings: dict[str, dict[str, Any]] = {}
     studies: dict[StudyName, Study] = {}
     recall: RecallStudy = RecallStudy()
-    data_dir: str = Field(default="data", min_length=1)
-    results_dir: str = Field(default="results", min_length=1)
+    data_dir: WorkflowPath = "data"
+    results_dir: WorkflowPath = "results"
     mirror: str | None = None
     device: Device = "auto"
     cells: CellsConfig = CellsConfig()
@@ -201,10 +203,12 @@ def config_hash(values: dict[str, Any]) -> str:
 
 def load_grid(values: dict[str, Any]) -> Grid:
     """Validate a config. Raises UserError: one line for the first thing wrong, with the remedy."""
+    _check_extent(values)
     try:
         grid = Grid.model_validate(values)
     except ValidationError as error:
         raise UserError(f"config: {explain(error, Grid)}") from None
+    _check_values(grid)
     _check_axes(grid)
     _check_names(grid)
     for name in grid.studies:
@@ -241,15 +245,31 @@ def load_config(path: Path | str) -> Grid:
 def read_config(path: Path | str) -> dict[str, Any]:
     """The keys and values of a YAML file, not validated. Raises UserError when it holds none."""
     try:
+        refuse_code(path)
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"config file {path} is not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # also text, dates and numbers that are none
         problem = " ".join(str(error).split())
         raise UserError(f"config file {path} is not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise UserError(f"config file {path} must hold keys and values")
     return values
+
+
+def refuse_code(path: Path | str) -> None:
+    """Raises UserError for a grid file that asks Snakemake for its templates, which run code in the file.
+
+    Snakemake reads what follows --configfile before it reads a Snakefile: there this comes too late, and
+    only `python -m sharc_core check` looks first.
+    """
+    if TEMPLATES in Path(path).read_text(encoding="utf-8", errors="replace"):
+        raise UserError(
+            f"config file {path} has {TEMPLATES}, with which Snakemake runs code that stands in the file: "
+            "refused, write the values themselves"
+        )
 
 
 def settings_of(
@@ -278,12 +298,45 @@ def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") ->
         registered = ASSOCIATIVE_MEMORIES.names()
         if name in registered and kind != name:
             raise UserError(f"{name!r} is a kind itself: choose another name for a {kind}")
-        if kind != name and not re.fullmatch(NAME, name):
-            raise UserError(f"{name!r} must consist of letters, digits, '_', '.' and '-': it names files")
+        if kind != name and (len(name) > 64 or not re.fullmatch(NAME, name)):
+            raise UserError(
+                f"{shown(name)} must consist of up to 64 letters, digits, '_', '.' and '-': it names files"
+            )
         ASSOCIATIVE_MEMORIES.get(kind)
     except UserError as error:
         raise UserError(f"config: {key}: {error}") from None
     return kind, settings_of(ASSOCIATIVE_MEMORIES, kind, values, "sharc.associative_settings", name)
+
+
+def _check_extent(values: Any) -> None:
+    """No value that contains itself, and no aliases of aliases that unfold to more than memory holds."""
+    todo, count = [(values, 0)], 0
+    while todo:
+        value, depth = todo.pop()
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            count += len(inner)
+            if depth > DEPTH_LIMIT or count > COUNT_LIMIT:
+                raise UserError(
+                    f"config: more than {COUNT_LIMIT:,} values, or nested deeper than {DEPTH_LIMIT}: does an "
+                    "alias (*) refer to itself?"
+                )
+            todo += [(item, depth + 1) for item in inner]
+
+
+def _check_values(grid: Grid) -> None:
+    """Nothing that files or numbers would stumble over later, wherever it stands."""
+
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, dict | list):
+            for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(inner, f"{key}.{name}" if key else str(name))
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"config: {key}: numbers go up to {LARGEST} (got {shown(value)})")
+        elif isinstance(value, str) and not key.endswith(".title") and has_control(value):
+            raise UserError(f"config: {key}: no control characters, please (got {shown(value)})")
+
+    walk(grid.model_dump(), "")
 
 
 def _check_axes(grid: Grid) -> None:
@@ -352,6 +405,8 @@ def _check_names(grid: Grid) -> None:
                 f"give every task a slot: {dataset.tasks} or more"
             )
     names = [backbone.path_name for backbone in grid.backbones]
+    if long := [name for name in names if len(name) > PATH_NAME_LIMIT]:
+        raise UserError(f"config: backbone: {shown(long[0])} is too long for a folder: give a shorter name")
     repeated = {n for n in names if names.count(n) > 1}
     if repeated:
         raise UserError(f"config: backbone: two are called {repeated.pop()!r}: give each a name")

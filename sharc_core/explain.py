@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ValidationError
 
+from sharc_core.errors import shown
 from sharc_core.registry import nearest
 
 
@@ -19,13 +20,13 @@ def explain(
     value = first["input"]
     if first["type"] == "extra_forbidden":
         valid = sorted([*_keys_beside(model, first["loc"]), *(also or [])])
-        return f"unknown key {key!r}{nearest(where[-1], valid)}; valid: {', '.join(valid)}"
+        return f"unknown key {shown(key)}{nearest(where[-1], valid)}; valid: {', '.join(valid)}"
     if first["type"] == "missing":
         return f"{key} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    got = "" if isinstance(value, dict) else f" (got {shown(value)})"
     hint = nearest(value, _expected(first)) if first["type"] == "literal_error" else ""
-    return f"{key}: {message[:1].lower()}{message[1:]}{shown}{hint}"
+    return f"{key}: {message[:1].lower()}{message[1:]}{got}{hint}"
 
 
 def _is_union_tag(part: str | int) -> bool:

@@ -1,6 +1,7 @@
 """Writing and checking files so that nothing half-written is ever taken for a result."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import glob
@@ -15,6 +16,7 @@ from pathlib import Path
 from sharc_core.errors import UserError
 
 PART = ".part"  # ending of what is being written
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk's own limit, the user's share of it
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise UserError(f"disk full while writing {path}: free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(f"cannot write {path}: {os.strerror(error.errno).lower()}") from error
@@ -49,19 +51,47 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a fresh temporary folder beside `path`; it replaces `path` on success, vanishes on failure."""
+    """Yield a fresh temporary folder beside `path`; it replaces `path` on success, vanishes on failure.
+
+    Several processes may do so at once: each puts its folder there whole, the last one's stays.
+    """
     path = Path(path)
     temporary, lock = _claim(path, _new_folder)
     try:
         with disk_errors(path):
             yield temporary
             os.chmod(temporary, 0o755)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+            _put_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def _put_folder(temporary: Path, path: Path) -> None:
+    """Rename a folder onto `path`: whoever looks there finds the old or the new one, if the system can."""
+    while True:
+        try:
+            os.replace(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if _exchange(temporary, path):
+            return  # `temporary` is now the old one
+        aside = tempfile.mkdtemp(PART, f".{path.name}.", path.parent)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where that cannot be done. (Linux's own disks can.)"""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _claim(path: Path, make: Callable[[Path], tuple[Path, int]]) -> tuple[Path, int]:
@@ -76,11 +106,11 @@ def _claim(path: Path, make: Callable[[Path], tuple[Path, int]]) -> tuple[Path, 
             _remove_abandoned(left)
         while True:
             temporary, descriptor = make(path)
-            _lock(descriptor)
-            # another process may have taken it for abandoned before it was locked
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(temporary), os.fstat(descriptor)):
-                    return temporary, descriptor
+            # another process may have taken it for abandoned before it was locked, and be removing it
+            if _lock(descriptor) is not False:
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.stat(temporary), os.fstat(descriptor)):
+                        return temporary, descriptor
             os.close(descriptor)
 
 
@@ -90,16 +120,20 @@ def _new_file(path: Path) -> tuple[Path, int]:
 
 
 def _new_folder(path: Path) -> tuple[Path, int]:
-    temporary = tempfile.mkdtemp(PART, f".{path.name}.", path.parent)
-    return Path(temporary), os.open(temporary, os.O_RDONLY)
+    while True:
+        temporary = tempfile.mkdtemp(PART, f".{path.name}.", path.parent)
+        with contextlib.suppress(FileNotFoundError):  # as above
+            return Path(temporary), os.open(temporary, os.O_RDONLY)
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether the lock was free (and is ours now); False, too, where the file system has no locks."""
+def _lock(descriptor: int) -> bool | None:
+    """Whether the lock was free (and is ours now) or is another's; None where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
@@ -125,13 +159,16 @@ def write_json(path: Path | str, content: object) -> None:
 
 
 def read_json(path: Path | str) -> dict:
-    """Read JSON; a missing or damaged file is a UserError that names it."""
+    """Read keys and values from JSON; a missing or damaged file is a UserError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or a number of thousands of digits
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no keys and values: delete it and run again")
+    return found
 
 
 def sha256_file(path: Path | str) -> str:

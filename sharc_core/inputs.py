@@ -1,18 +1,24 @@
 """What a grid needs from outside, checked before any job runs: data, weights, device, folders, budgets."""
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.backbones.checksums import check_stated
 from sharc_core.capacity import budget_of
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source
 from sharc_core.device import resolve_device
-from sharc_core.errors import Missing, UserError
+from sharc_core.errors import Missing, UserError, shown
 from sharc_core.features import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.pipeline import Layout
+from sharc_core.settings import fit_for_snakemake
 from sharc_core.streams import split_classes
 from sharc_core.unroll import cells, extracted_views
+
+ROOM = 1_000_000  # bytes that the smallest results take; without them Snakemake itself breaks down
 
 
 def check_inputs(
@@ -29,39 +35,58 @@ def check_inputs(
     """
     if not elsewhere:
         _check_devices(grid, progress, planning)
-    if grid.mirror is not None and not Path(grid.mirror).is_dir():
+    if grid.mirror is not None and not os.path.isdir(grid.mirror):
         raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
     for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
         _check_folder(key, Path(folder))
     sources = {name: grid.source(name) for name in grid.datasets}
     for name, dataset in grid.datasets.items():
         source = sources[name]
-        try:
+        with _named(f"datasets.{name}"):
             _check_source(source, progress, planning)
             split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
-        except UserError as error:
-            raise UserError(f"config: datasets.{name}: {error}") from None
     shapes = {}
     for backbone in grid.backbones:
-        try:
+        with _named("backbone"):
             shapes[backbone.path_name] = check_backbone(backbone)
+            check_stated(backbone)
             if backbone.weights == "pretrain":
                 _check_pretraining(grid, backbone, sources, progress, planning)
-        except UserError as error:
-            raise UserError(f"config: backbone: {error}") from None
     _check_disk(grid, shapes, {name: _counts(source) for name, source in sources.items()})
+    if not planning:
+        _check_room(grid)
     _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
 
 
 def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning: bool) -> None:
     for key, name in (("device", grid.device), ("cells.device", grid.cells.device)):
         try:
-            resolve_device(name)
+            with _named(key):
+                resolve_device(name)
         except UserError as error:
             if not planning:
-                raise UserError(f"config: {key}: {error}") from None
+                raise
             if progress:
-                progress(f"warning: config: {key}: {error}")
+                progress(f"warning: {error}")
+
+
+def check_folder(path: str) -> None:
+    """Raises UserError for a project's folder that Snakemake would read something into."""
+    try:
+        fit_for_snakemake(path)
+    except ValueError as error:
+        raise UserError(f"the project's folder {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Say which key an error is about; so is what the system has against a path (too long, not permitted)."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config: {key}: {error}") from None
+    except OSError as error:
+        raise UserError(f"config: {key}: {shown(error.filename)}: {(error.strerror or '').lower()}") from None
 
 
 def _check_source(source: Source, progress: Callable[[str], None] | None, planning: bool) -> None:
@@ -85,10 +110,17 @@ def _counts(source: Source) -> dict[str, int] | None:
 def _check_folder(key: str, folder: Path) -> None:
     """A folder that is to be written to is one already, or can be made."""
     for place in (folder, *folder.parents):
+        try:
+            os.stat(place)
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:  # below a file, which is among the parents
+            continue
+        except OSError as error:
+            raise UserError(f"config: {key}: {shown(str(place))}: {error.strerror.lower()}") from None
         if place.is_dir():
             return
-        if place.exists():
-            raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
+        raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
 
 
 def _check_pretraining(
@@ -123,16 +155,26 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
         missing = [
             size for key, size in sizes.items() if not (layout.features(*key) / "manifest.json").exists()
         ]
-        try:
+        with _named("data_dir"):
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
-        except UserError as error:
-            raise UserError(f"config: data_dir: {error}") from None
+
+
+def _check_room(grid: Grid) -> None:
+    """Results can be written, and Snakemake can keep its own files in the working folder."""
+    for what, place in ((f"results_dir: {grid.results_dir}", Path(grid.results_dir)), ("here", Path())):
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"config: {what}: no permission to write into {there}")
+        free = free_bytes(place)
+        if free < ROOM:
+            raise UserError(
+                f"config: {what}: the disk is full, {there} has {free:,} bytes free: free some space and run "
+                "again"
+            )
 
 
 def _check_budgets(grid: Grid, shapes: dict[str, tuple], classes: dict[str, int]) -> None:
     """Every cell's memory against the maps it will hold."""
     for cell in cells(grid):
-        try:
+        with _named(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
             budget_of(cell, shapes[cell.backbone], classes[cell.dataset])
-        except UserError as error:
-            raise UserError(f"config: {cell.dataset}, {cell.backbone}, {cell.id}: {error}") from None

@@ -6,13 +6,17 @@ they are made from, code and libraries included; a grid's own results lie in its
 plain names.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import ARCHITECTURES
+from sharc_core.backbones.checksums import check_weights
 from sharc_core.backbones.preprocess import resolve
 from sharc_core.backbones.weights import download, weights_entry
 from sharc_core.cell import Cell
@@ -21,7 +25,7 @@ from sharc_core.datasets import SOURCES, Source, open_prepared
 from sharc_core.device import resolve_device
 from sharc_core.errors import UserError
 from sharc_core.features import Features, extract_features, open_views
-from sharc_core.files import digest, sha256_file
+from sharc_core.files import digest, disk_errors, sha256_file
 from sharc_core.pretrain import pretrain
 from sharc_core.provenance import library_versions, stage_hash
 from sharc_core.unroll import extracted_views
@@ -143,6 +147,7 @@ def fetch_weights(grid: Grid, progress: Progress = None) -> None:
             entry = weights_entry(config.arch, config.weights)
             if progress:
                 progress(f"weights: {entry}")
+            check_weights(config, None, None, mirror)
             download(entry, mirror)
 
 
@@ -154,14 +159,20 @@ def prepare_data(source: Source, folder: Path, progress: Progress = None) -> Non
 def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> None:
     """Pre-train a backbone on its prepared data; writes weights and card."""
     layout = Layout(grid)
-    pretrain(
-        layout.backbones[backbone],
-        open_prepared(layout.pretraining_data(backbone)),
-        layout.weights(backbone),
-        layout.card(backbone),
-        device=resolve_device(grid.device),
-        progress=progress,
-    )
+    weights = layout.weights(backbone)
+    try:
+        pretrain(
+            layout.backbones[backbone],
+            open_prepared(layout.pretraining_data(backbone)),
+            weights,
+            layout.card(backbone),
+            device=resolve_device(grid.device),
+            progress=progress,
+        )
+    except SafetensorError as error:  # what it has for the system's errors when it writes
+        number = re.search(r"os error (\d+)", str(error))
+        with disk_errors(weights):
+            raise OSError(int(number[1]) if number else 0, str(error)) from error
 
 
 def build_features(grid: Grid, dataset: str, backbone: str, view: int, progress: Progress = None) -> None:
@@ -169,6 +180,7 @@ def build_features(grid: Grid, dataset: str, backbone: str, view: int, progress:
     layout = Layout(grid)
     device = resolve_device(grid.device)
     mirror = Path(grid.mirror) if grid.mirror else None
+    check_weights(layout.backbones[backbone], layout.weights(backbone), layout.card(backbone), mirror)
     model = load_backbone(layout.backbones[backbone], layout.weights(backbone), device, mirror)
     extract_features(
         open_prepared(layout.prepared(dataset)),

@@ -98,6 +98,11 @@ def library_versions(*roots: str | Path) -> dict[str, str]:
     return found
 
 
+def script_hash(path: Path) -> str:
+    """Short hash of one script of the workflow, whatever it imports: that is its stage's or cell's hash."""
+    return _hash({path: _read(path.read_text(encoding="utf-8"), True)})
+
+
 def _files_of(roots: tuple[str | Path, ...]) -> list[Path]:
     files = []
     for root in roots:

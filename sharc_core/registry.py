@@ -9,12 +9,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from sharc_core.errors import UserError
+from sharc_core.errors import UserError, shown
 
 
-def nearest(word: str, valid: list[str]) -> str:
+def nearest(word: object, valid: list[str]) -> str:
     """' (did you mean X?)' for the closest valid word, or an empty string."""
-    close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1, cutoff=0.5)
+    text = word if isinstance(word, str) else shown(word)
+    close = difflib.get_close_matches(text, [str(v) for v in valid], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -59,9 +60,10 @@ class Registry:
     def get(self, name: str):
         """The entry called `name`. Raises UserError naming the nearest valid one."""
         self._discover()
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
+            valid = self.names()
             raise UserError(
-                f"unknown {self.kind} {name!r}{nearest(name, self.names())}; valid: {', '.join(self.names())}"
+                f"unknown {self.kind} {shown(name)}{nearest(name, valid)}; valid: {', '.join(valid)}"
             )
         return self._entries[name]
 

@@ -125,6 +125,8 @@ def _figure(path: Path, words: tuple[str, str, str] | None = None) -> dict[str, 
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: draw the figures before the report") from None
+    except UnicodeDecodeError:
+        text = ""
     beside = path.with_suffix(".json")
     if beside.exists():
         found = read_json(beside)
@@ -132,6 +134,8 @@ def _figure(path: Path, words: tuple[str, str, str] | None = None) -> dict[str, 
             raise UserError(f"{beside} has no {missing[0]!r}: delete it and draw the figures again")
         words = found["title"], found["alt"], found["caption"]
     title, alternative, caption = words or (path.stem.replace("_", " "),) * 3
+    if "<svg" not in text:
+        raise UserError(f"{path} is no drawing: delete it and run again")
     # the XML head must not stand inside HTML; what is left is our own file, not user input
     svg = text[text.index("<svg") :]
     width = re.match(r'<svg[^>]*?\swidth="([\d.]+)pt"', svg)

@@ -124,7 +124,8 @@ def cell_label(document: dict) -> str:
     """A cell's name in messages: data set, backbone, method, variant, buffer."""
     cell = document.get("cell", {})
     parts = [cell.get(key) for key in ("dataset", "backbone", "method", "variant", "buffer")]
-    return "/".join(str(part) for part in parts if part is not None)
+    named = "/".join(str(part) for part in parts if part is not None)
+    return named or f"a cell without a name (its config_hash: {document.get('config_hash')})"
 
 
 def matrix_array(document: dict, scenario: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from sharc_core.errors import UserError
+from sharc_core.errors import UserError, shown
 from sharc_core.registry import nearest
 
 MAIN = "main"  # the grid itself, beside its studies
@@ -35,18 +35,20 @@ def overridden(grid: dict[str, Any], study: Study) -> dict[str, Any]:
     for key in changes:
         if key not in valid:
             known = [*Study.model_fields, *valid]
-            raise UserError(f"unknown key {key!r}{nearest(key, known)}; valid: {', '.join(sorted(known))}")
+            raise UserError(
+                f"unknown key {shown(key)}{nearest(key, known)}; valid: {', '.join(sorted(known))}"
+            )
     if "datasets" in changes:
         names = changes["datasets"] if isinstance(changes["datasets"], list) else [changes["datasets"]]
         for dataset in names:
-            if dataset not in grid["datasets"]:
+            if dataset not in list(grid["datasets"]):  # in a list: whatever stands there, be it a list
                 raise UserError(
-                    f"datasets: the grid has no data set {dataset!r}"
+                    f"datasets: the grid has no data set {shown(dataset)}"
                     f"{nearest(dataset, grid['datasets'])}; it has: {', '.join(grid['datasets'])}"
                 )
         changes["datasets"] = {dataset: grid["datasets"][dataset] for dataset in names}
     if "sharc" in changes:
         if not isinstance(changes["sharc"], dict):
-            raise UserError(f"sharc: must hold keys and values (got {changes['sharc']!r})")
+            raise UserError(f"sharc: must hold keys and values (got {shown(changes['sharc'])})")
         changes["sharc"] = grid["sharc"] | changes["sharc"]
     return grid | changes | {"studies": {}}

@@ -372,7 +372,7 @@ def test_one_kind_with_several_settings():
             r"sharc.associative_settings.mine.hiden.*did you mean 'hidden'",
         ),
         ("mean", {"kind": "pcn"}, "'mean' is a kind itself"),
-        ("a/b", {"kind": "pcn"}, "'a/b' must consist of letters"),
+        ("a/b", {"kind": "pcn"}, "'a/b' must consist of up to 64 letters"),
     ],
 )
 def test_names_and_kinds_are_checked(name, settings, message):

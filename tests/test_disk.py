@@ -11,7 +11,7 @@ import sharc_core.features as features_module
 from sharc_core.config import load_grid
 from sharc_core.datasets import Source, open_prepared
 from sharc_core.errors import Missing, UserError
-from sharc_core.inputs import check_inputs
+from sharc_core.inputs import ROOM, check_inputs
 from sharc_core.pipeline import Layout, prepare_data
 
 SMALL = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}  # maps of 128 x 4 x 4
@@ -66,13 +66,13 @@ def test_features_that_are_there_need_no_room(tmp_path, free):
         (folder / "manifest.json").write_text("{}")
         if rest:
             assert rest <= needed(wanted, free) < both - TEST * PER_IMAGE
-    free.free = 0
+    free.free = ROOM  # for results
     check_inputs(wanted)
 
 
 def test_a_source_that_cannot_tell_is_left_out(tmp_path, free, monkeypatch):
     monkeypatch.setattr("sharc_core.datasets.digits.Digits.counts", Source.counts)
-    free.free = 0
+    free.free = ROOM
     check_inputs(grid(tmp_path))
 
 

@@ -1,80 +1,41 @@
-"""What clusters and laptops do to a running grid, really done to one: killed jobs, full disks, two at once.
+"""What clusters and laptops do to a running grid, really done to one: killed jobs, two at once, damage.
 
-Every test ends with the grid whole again and equal, bit for bit, to an undisturbed one.
+Every test ends with the grid whole again and equal, bit for bit, to an undisturbed one. Full disks:
+test_full_disk.py.
 """
 
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from snake import smoke_results, snakemake, start_snakemake
+from snake import (
+    PATIENCE,
+    SECONDS,
+    SMOKE,
+    copy_project,
+    finish,
+    half_written,
+    jobs_of,
+    smoke_results,
+    snakemake,
+    start_snakemake,
+    wait_for,
+)
+
+from sharc_core.errors import UserError
+from sharc_core.features import open_features
 
 pytestmark = pytest.mark.pipeline
-SMOKE = ("--configfile", "config/smoke.yaml")
-PATIENCE = 120  # seconds until something that is waited for must have happened
-
-
-@pytest.fixture
-def copy(project, tmp_path):
-    """The finished project, to be disturbed."""
-    folder = tmp_path / "copy"
-    shutil.copytree(project, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def undisturbed(project):
-    found = smoke_results(project)
-    assert len([name for name in found if "/matrices/" in name]) == 4
-    return found
-
-
-def wait_for(found, what: str):
-    """What `found` returns once it is true."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not happen within {PATIENCE} s")
-
-
-def jobs(process: subprocess.Popen, script: str) -> list[psutil.Process]:
-    """Running Python processes of a script (Snakemake runs a copy of it under a name of its own)."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if any(part.endswith(f".{script}") for part in child.cmdline()[1:]):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
-
-
-def half_written(folder: Path) -> list[Path]:
-    return list(folder.rglob(".*.part"))
-
-
-def finish(folder: Path, undisturbed: dict) -> str:
-    """Run the grid to its end: equal bits, nothing half-written left."""
-    done = snakemake(folder, *SMOKE)
-    assert done.returncode == 0, done.stdout
-    assert smoke_results(folder) == undisturbed
-    assert half_written(folder) == []
-    return done.stdout
 
 
 def test_a_killed_cell(copy, undisturbed):
     shutil.rmtree(copy / "results/smoke/matrices")
     process = start_snakemake(copy, *SMOKE)
-    victim = wait_for(lambda: jobs(process, "cell.py"), "a cell")[0]
+    victim = wait_for(lambda: jobs_of(process, "cell.py"), "a cell")[0]
     victim.send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
@@ -87,7 +48,7 @@ def test_an_extraction_killed_half_way(copy, undisturbed):
     shutil.rmtree(copy / "results/smoke/matrices")
     process = start_snakemake(copy, *SMOKE)
     wait_for(lambda: list(copy.glob("data/features/*/*/.view0.*.part/train_maps.npy")), "half an extraction")
-    for job in jobs(process, "features.py"):
+    for job in jobs_of(process, "features.py"):
         job.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
@@ -100,7 +61,7 @@ def test_snakemake_itself_killed(copy, undisturbed):
     """With all its children, as when a machine loses its power. The lock stays; Snakemake says what to do."""
     shutil.rmtree(copy / "results/smoke/matrices")
     process = start_snakemake(copy, *SMOKE)
-    wait_for(lambda: jobs(process, "cell.py"), "a cell")
+    wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     refused = snakemake(copy, *SMOKE)
@@ -112,7 +73,7 @@ def test_snakemake_itself_killed(copy, undisturbed):
 def test_two_grids_at_once_in_a_folder(copy, undisturbed):
     shutil.rmtree(copy / "results/smoke/matrices")
     process = start_snakemake(copy, *SMOKE)
-    wait_for(lambda: jobs(process, "cell.py"), "a cell")
+    wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
     second = snakemake(copy, *SMOKE)
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stdout
@@ -138,12 +99,110 @@ def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
 
 
 def test_clocks_that_disagree(copy, undisturbed):
-    """An hour between two nodes' clocks: inputs are younger than what was made from them, or will be."""
+    """An hour between two nodes' clocks: inputs are younger than what was made from them, or will be.
+
+    So are the scripts: a checkout dates them anew.
+    """
     later = time.time() + 3600
     for path in [*copy.glob("data/*/**/manifest.json"), *copy.glob("results/smoke/matrices/**/*.json")]:
         os.utime(path, (later, later))
-    for path in copy.glob("data/backbones/*"):
+    for path in [*copy.glob("data/backbones/*"), *copy.glob("workflow/**/*")]:
         os.utime(path, (later, later))
     assert "Nothing to be done" in snakemake(copy, *SMOKE).stdout
     shutil.rmtree(copy / "results/smoke/matrices")
     assert "rule features" not in finish(copy, undisturbed)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def refused(folder: Path, *targets: str) -> str:
+    """The one line of a run that fails, without a traceback."""
+    run = snakemake(folder, *targets, *SMOKE)
+    assert run.returncode == 1
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in run.stdout and line.isprintable()
+    return line
+
+
+def test_damaged_files_are_named_by_the_job_that_reads_them(copy, undisturbed):
+    """A flipped bit each in features, weights and images; what the line says to delete is made again."""
+    cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
+    (copy / cell).unlink()
+    (view,) = (copy / "data/features").glob("*/*/view0")
+    (weights,) = (copy / "data/backbones").glob("*.safetensors")
+    (prepared,) = (copy / "data/prepared").glob("s_digits-*")
+    features = str((view / "manifest.json").relative_to(copy))
+    sums = {
+        path: path.read_bytes() for path in (view / "train_maps.npy", weights, prepared / "train_images.npy")
+    }
+
+    flip(view / "train_maps.npy")
+    line = refused(copy, cell)
+    assert line.startswith("error: s_digits sgd: ")
+    assert f"{(view / 'train_maps.npy').relative_to(copy)} was altered" in line
+    assert "delete the folder and run again (log: results/smoke/logs/cells/" in line
+    shutil.rmtree(view)
+
+    flip(weights)
+    line = refused(copy, features)
+    assert line.startswith("error: features s_digits: ")
+    assert f"{weights.relative_to(copy)} was altered (its SHA-256 differs from its card's)" in line
+    assert f"delete it and {weights.stem}.json beside it and run again" in line
+    weights.unlink()
+    weights.with_suffix(".json").unlink()
+
+    flip(prepared / "train_images.npy")
+    line = refused(copy, features)
+    assert line.startswith("error: features s_digits: ")
+    assert f"{(prepared / 'train_images.npy').relative_to(copy)} was altered" in line
+    assert "delete the folder and run again" in line
+    shutil.rmtree(prepared)
+
+    done = snakemake(copy, cell, *SMOKE)
+    assert done.returncode == 0, done.stdout
+    assert {path: path.read_bytes() for path in sums} == sums
+    assert smoke_results(copy) == undisturbed
+    assert half_written(copy) == []
+
+
+def test_two_projects_share_a_data_folder(tmp_path, project, undisturbed):
+    """Started at once from nothing: both make the same folders, neither disturbs the other."""
+    (reference,) = (project / "data/features").glob("*/*/view0")
+    target = str((reference / "manifest.json").relative_to(project))
+    processes = []
+    for name in ("one", "two"):
+        copy_project(tmp_path / name)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / name / "data").symlink_to(tmp_path / "data")
+        processes.append(start_snakemake(tmp_path / name, target, *SMOKE))
+    for process in processes:
+        said, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, said
+    assert half_written(tmp_path) == []
+    view = tmp_path / "data" / reference.relative_to(project / "data")
+    open_features(view, verify=True)
+    for path in reference.glob("*.npy"):
+        assert (view / path.name).read_bytes() == path.read_bytes()
+
+
+def test_features_can_be_read_while_another_grid_makes_them_anew(copy):
+    """A run in another folder with the same data_dir may have begun before they were there."""
+    (view,) = (copy / "data/features").glob("*/*/view0")
+    before = view.stat().st_ino
+    target = str((view / "manifest.json").relative_to(copy))
+    process = start_snakemake(copy, target, "--force", *SMOKE)
+    opened = 0
+    while process.poll() is None:
+        try:
+            open_features(view)
+        except (UserError, FileNotFoundError):  # just where folders cannot change places in one step
+            time.sleep(0.2)
+            open_features(view)
+        opened += 1
+        time.sleep(0.01)
+    assert process.returncode == 0, process.stdout.read()
+    assert opened > 100 and view.stat().st_ino != before

@@ -1,6 +1,7 @@
 """Writing: whatever the system has against it is one line that names the path."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import pytest
 
 from sharc_core import files
 from sharc_core.errors import UserError
-from sharc_core.files import atomic_path, disk_errors, write_json, write_text
+from sharc_core.files import atomic_folder, atomic_path, disk_errors, read_json, write_json, write_text
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "disk full while writing out"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk full while writing out"),
         (PermissionError(errno.EACCES, "Permission denied"), "cannot write out: permission denied"),
         (OSError(errno.EIO, "Input/output error"), "cannot write out: input/output error"),
         (
@@ -94,3 +96,128 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", refuse)
     write_text(tmp_path / "x", "whole")
     assert (tmp_path / ".x.left.part").exists() and (tmp_path / "x").read_text() == "whole"
+
+
+# --- several processes, one folder -----------------------------------------------------------------
+
+
+def whole(folder: Path) -> bool:
+    """Whether both files of a folder are one writer's."""
+    return (folder / "a").read_text() == (folder / "b").read_text()
+
+
+def fill(folder: Path, who: str) -> None:
+    for name in ("a", "b"):
+        (folder / name).write_text(who)
+
+
+@pytest.fixture(params=["exchanged", "moved aside"])
+def put(request, monkeypatch, tmp_path_factory):
+    """How one folder takes another's place: in one step, or in two where the system cannot."""
+    if request.param == "moved aside":
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    elif not files._exchange(tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")):
+        pytest.skip("folders cannot change places in one step here")
+    return request.param
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["there before", "not there before"])
+def test_of_two_writers_of_a_folder_both_end_well(tmp_path, put, before):
+    """The second ends while the first is still writing, and the other way round."""
+    target = tmp_path / "target"
+    if before:
+        target.mkdir()
+        fill(target, "old")
+    with atomic_folder(target) as one:
+        fill(one, "one")
+        with atomic_folder(target) as other:
+            fill(other, "other")
+        assert (target / "a").read_text() == "other" and whole(target)
+    assert (target / "a").read_text() == "one" and whole(target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_appears_at_the_last_moment(tmp_path, put, monkeypatch):
+    """Between the look at what is there and the renaming, as another process would do it."""
+    target, real, calls = tmp_path / "target", os.replace, []
+
+    def replace(source, destination):
+        if Path(destination) == target and len(calls) < 2:
+            calls.append(source)
+            if not target.exists():
+                target.mkdir()
+            fill(target, f"other {len(calls)}")
+        return real(source, destination)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with atomic_folder(target) as mine:
+        fill(mine, "mine")
+    assert (
+        len(calls) == (1 if put == "exchanged" else 2)
+        and (target / "a").read_text() == "mine"
+        and whole(target)
+    )
+    assert list(tmp_path.iterdir()) == [target]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from sharc_core.files import atomic_folder
+target, who = sys.argv[1:]
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    with atomic_folder(target) as folder:
+        for name in "ab":
+            (folder / name).write_text(who)
+"""
+
+
+def test_processes_that_write_a_folder_at_once(tmp_path):
+    """Really at once, again and again: no error, and at no moment a half-written folder."""
+    target = tmp_path / "target"
+    root = Path(__file__).parents[1]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(target), who], cwd=root, stderr=subprocess.PIPE)
+        for who in ("one", "two", "three")
+    ]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        try:
+            folder = os.open(target, os.O_RDONLY)
+        except FileNotFoundError:  # not there yet, or just being exchanged
+            continue
+        try:
+            texts = [Path(f"/proc/self/fd/{folder}/{name}").read_text() for name in "ab"]
+        except FileNotFoundError:  # it was replaced and is being deleted
+            continue
+        finally:
+            os.close(folder)
+        seen += 1
+        assert texts[0] == texts[1] != ""
+    for writer in writers:
+        assert (writer.wait(), writer.stderr.read()) == (0, b"")
+    assert seen > 10 and whole(target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1', "is not valid JSON"),
+        (b"", "is not valid JSON"),
+        (b'{"a": "\xff"}', "is not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b"[1]", "holds no keys and values"),
+        (b"null", "holds no keys and values"),
+    ],
+)
+def test_damaged_json_is_named(tmp_path, content, message):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"x\.json {message}.*: delete it and run again$") as caught:
+        read_json(tmp_path / "x.json")
+    assert str(caught.value).isprintable()

@@ -224,6 +224,18 @@ def test_missing_figure_is_one_line(tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"not a drawing", b"\xff<svg"])
+def test_a_damaged_figure_is_one_line(tmp_path, content):
+    cells = [cell("sgd", [90.0])]
+    write_figures(cells, runs_table(cells), tmp_path)
+    (tmp_path / "learning_curves_task_il.svg").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"learning_curves_task_il\.svg is no drawing: delete it and run again"
+    ):
+        write_report(runs_table(cells), cells, no_published(), tmp_path, tmp_path / "r.html", "T", {})
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_flatten():
     card = {"a": 1, "b": {"c": [1, 2.5], "d": None}, "e": [{"f": True}], "g": 0.1 + 0.2}
     assert flatten(card) == [("a", "1"), ("b.c", "1, 2.5"), ("b.d", "–"), ("e.0.f", "True"), ("g", "0.3")]

@@ -161,6 +161,11 @@ def test_bad_input_is_one_line():
     del damaged["costs"]["learner_bytes"]
     with pytest.raises(UserError, match=r"s_digits/tiny/er/plain/100 is damaged \(no 'learner_bytes'\)"):
         runs_table([damaged])
+    del damaged["cell"]
+    with pytest.raises(
+        UserError, match=r"the result of a cell without a name \(its config_hash: .*\(no 'cell'\)"
+    ):
+        runs_table([damaged])
     short = make_document("er")
     short["matrix"]["task_il"] = short["matrix"]["task_il"][:2]
     with pytest.raises(UserError, match="for 3 seeds"):

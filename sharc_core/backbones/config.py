@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sharc_core.settings import Settings
+from sharc_core.settings import Name, Settings, WorkflowPath
 
 SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
 VIEW_LIMIT = 100  # each is a copy of the training features
@@ -50,10 +50,11 @@ class BackboneConfig(Settings):
     channel, of images in [0, 1]), what torchvision's weights say holds; see preprocess.resolve.
     views: above 1, seed s trains on the (s mod views)-th augmented copy of the training images.
     precision: what the network computes in; the maps are stored as float16 either way.
+    sha256: of a weights file of one's own, checked before anything else.
     """
 
     arch: str
-    weights: str
+    weights: WorkflowPath
     image_size: int | None = Field(default=None, ge=1, le=SIDE_LIMIT)
     resize_size: int | None = Field(default=None, ge=1, le=2 * SIDE_LIMIT)
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
@@ -61,7 +62,8 @@ class BackboneConfig(Settings):
     mean: Channels | None = None
     std: Channels | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    name: Name | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     pretrain: PretrainConfig = PretrainConfig()
 
     @model_validator(mode="after")
@@ -71,6 +73,12 @@ class BackboneConfig(Settings):
                 f"image_size is missing: weights {self.weights!r} do not say how many pixels per side their "
                 "images have, so give it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sum_of_a_file(self) -> "BackboneConfig":
+        if self.sha256 is not None and not self.is_local_file:
+            raise ValueError("sha256 is for a weights file of your own: those of others bring theirs")
         return self
 
     @field_validator("std")

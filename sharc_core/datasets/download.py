@@ -5,7 +5,6 @@ Whatever the way, an archive is used only when its checksum is right, and is rea
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import shutil
 import socket
@@ -19,7 +18,7 @@ from pydantic import Field
 
 from sharc_core.datasets.base import Progress, Source
 from sharc_core.errors import Missing, UserError
-from sharc_core.files import atomic_path
+from sharc_core.files import FULL, atomic_path
 from sharc_core.settings import Settings as BaseSettings
 
 SECONDS_BETWEEN_LINES = 5
@@ -149,7 +148,7 @@ def _download(archive: Archive, path: Path, progress: Progress) -> None:
     except RuntimeError:
         return  # "corrupted": our own check says how
     except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise  # no fault of the server's
         raise _unreachable(archive, path.parent, error) from error
 

@@ -166,8 +166,11 @@ class ImageFolder(Source):
     def _side(self) -> int:
         if self.settings.size is not None:
             return self.settings.size
-        sizes = list(read_json(self._note)["sizes"])
-        width, height = map(int, sizes[0].split("x"))
+        try:
+            sizes = list(read_json(self._note)["sizes"])
+            width, height = map(int, sizes[0].split("x"))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{self._note} is damaged: delete it and run again") from None
         if len(sizes) > 1 or width != height:
             return MIXED_SIDE
         if width > SIDE_LIMIT:

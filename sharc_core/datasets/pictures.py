@@ -26,6 +26,8 @@ EXTENSIONS = (
     ".tif",
     ".tiff",
 )
+# What those hold. Pillow knows many more by their content, whatever their name, and hands one to Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
 BATCH = 256
 
@@ -49,7 +51,7 @@ def decode_all(
 def decode(content: bytes, name: str) -> Image.Image:
     """An image file as RGB. Raises UserError naming it when it is damaged, or too large to be one."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 raise UserError(f"{name} is {image.width} x {image.height} pixels: too large, refused")
             if image.mode.startswith("I;16") or image.mode == "I":

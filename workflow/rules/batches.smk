@@ -18,6 +18,7 @@ rule cells:
     output:
         result(f"matrices/{{dataset}}/{{backbone}}/{FINISHED}/{{batch}}.batch"),
     params:
+        script=script_of("cells.py"),
         cells=lambda w: [cell.job for cell in batch_of(w)],
         code=lambda w: [code_hash(cell.method, cell.memory_kind, cell.saliency) for cell in batch_of(w)],
     log:

@@ -1,5 +1,7 @@
 # Data sets, backbones and features: made once, shared between grids. Their paths carry a hash of what they
 # are made from; what a path stands for is looked up, so that each has its own settings and code.
+# update: Snakemake would delete what is there before a job makes it anew, also what another grid, in another
+# folder with the same data_dir, has just made and is reading. Our jobs replace it whole when they are done.
 
 # Backbones that are pre-trained on the same data share its folder and the job that makes it. No backbone
 # is among its parameters, so that another one, in this grid or the next, does not make it anew.
@@ -21,8 +23,9 @@ def one_of(names):
 
 rule data:
     output:
-        str(layout.data / "prepared/{data}/manifest.json"),
+        update(str(layout.data / "prepared/{data}/manifest.json")),
     params:
+        script=script_of("prepare.py"),
         name=lambda w: PREPARED[w.data][0],
         pretraining=lambda w: PREPARED[w.data][1],
         code=lambda w: stage_hash(*data_code(PREPARED[w.data][2])),
@@ -43,9 +46,10 @@ rule pretrain:
     input:
         lambda w: f"{layout.pretraining_data(PRETRAINED[w.weights])}/manifest.json",
     output:
-        weights=str(layout.data / "backbones/{weights}.safetensors"),
-        card=str(layout.data / "backbones/{weights}.json"),
+        weights=update(str(layout.data / "backbones/{weights}.safetensors")),
+        card=update(str(layout.data / "backbones/{weights}.json")),
     params:
+        script=script_of("pretrain.py"),
         backbone=lambda w: PRETRAINED[w.weights],
         code=lambda w: stage_hash(*pretrain_code(layout.backbones[PRETRAINED[w.weights]])),
     wildcard_constraints:
@@ -82,8 +86,9 @@ rule features:
     input:
         extracted_from,
     output:
-        str(layout.data / "features/{cache}/manifest.json"),
+        update(str(layout.data / "features/{cache}/manifest.json")),
     params:
+        script=script_of("features.py"),
         dataset=lambda w: CACHES[w.cache][0],
         backbone=lambda w: CACHES[w.cache][1],
         view=lambda w: CACHES[w.cache][2],

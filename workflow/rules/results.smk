@@ -22,6 +22,7 @@ rule cell:
     output:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:
+        script=script_of("cell.py"),
         cell=lambda w: cell_of(w).job,
         code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
     log:
@@ -45,6 +46,7 @@ rule runs:
     output:
         result("runs.csv"),
     params:
+        script=script_of("runs.py"),
         # who reports which scenario of which cell: a matter of this table, not of the cells
         members=list(MEMBERS.values()),
         code=stage_hash("results"),
@@ -65,6 +67,7 @@ rule tables:
     output:
         [reported(path, "Tables") for path in TABLES],
     params:
+        script=script_of("tables.py"),
         studies=list(STUDIES),
         grid=grid.config_hash,
         code=stage_hash(*TABLE_CODE["grid"]),
@@ -86,6 +89,7 @@ rule figures:
         # a PNG beside an SVG is the same figure
         [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
     params:
+        script=script_of("figures.py"),
         studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
         grid=grid.config_hash,
         code=stage_hash("figures", "results"),
@@ -109,6 +113,7 @@ rule report:
     output:
         reported(result("report.html"), "Report"),
     params:
+        script=script_of("report.py"),
         grid=grid.config_hash,
         code=stage_hash("report", "templates", "published", "results"),
     log:
@@ -132,6 +137,7 @@ rule provenance:
     output:
         result(NAMES["grid"]),
     params:
+        script=script_of("provenance.py"),
         config=grid.model_dump(mode="json"),
         members=list(MEMBERS.values()),
         features=sorted({str(layout.features(*key)) for key in extracted_views(grid)}),

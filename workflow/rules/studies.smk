@@ -11,6 +11,7 @@ rule recall_memory:
     output:
         result("recall/{dataset}/{backbone}/{memory}.csv"),
     params:
+        script=script_of("recall_memory.py"),
         job=lambda w: recall_of(w).model_dump(mode="json"),
         code=lambda w: recall_hash(recall_of(w).memory_kind),
     log:
@@ -33,6 +34,7 @@ rule recall_tables:
     output:
         RECALL_TABLES,
     params:
+        script=script_of("recall_tables.py"),
         study=grid.recall.model_dump(mode="json"),
         grid=grid.config_hash,
         code=stage_hash(*TABLE_CODE["recall"]),
@@ -52,6 +54,7 @@ rule recall_figures:
     output:
         RECALL_FIGURES,
     params:
+        script=script_of("recall_figures.py"),
         code=stage_hash("studies.recall_figures", "studies.recall_table"),
     log:
         f"{LOGS}/recall_figures.log",
@@ -67,6 +70,7 @@ rule recall_pictures:
     output:
         RECALL_PICTURES,
     params:
+        script=script_of("recall_pictures.py"),
         memories=recall_settings(grid),
         pictures=grid.recall.pictures,
         side=grid.recall.side,
@@ -92,6 +96,7 @@ rule recall_provenance:
     output:
         result(NAMES["recall"]),
     params:
+        script=script_of("recall_provenance.py"),
         config=grid.model_dump(mode="json"),
         features=sorted({str(layout.features(*key[:2])) for key in extracted_views(grid)}),
         code=[
