@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from snake import snakemake, start_snakemake
-from test_faults import jobs, wait_for
+from snake import jobs_of, snakemake, start_snakemake, wait_for
 
 pytestmark = pytest.mark.pipeline
 FOLDER = "matrices/s_digits/resnet_small-pretrain"
@@ -56,7 +55,7 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     kept = copy / f"results/batched/{FOLDER}/.finished"
     process = start_snakemake(copy, "results/batched/runs.csv", *arguments)
     wait_for(lambda: list(kept.glob("er-*.key")), "a finished cell")
-    for job in jobs(process, "cells.py"):
+    for job in jobs_of(process, "cells.py"):
         job.send_signal(signal.SIGKILL)
     said, _ = process.communicate()
     assert process.returncode == 1 and "/logs/cells/s_digits/resnet_small-pretrain/er-1.log" in said
