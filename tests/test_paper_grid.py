@@ -80,8 +80,8 @@ def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_miss
 def stand_in(tmp_path_factory):
     """The paper's grid on small archives in the original formats and a backbone of random weights.
 
-    All data sets, methods, variants, scenarios and studies; fewer buffers and seeds, and in batches, because a
-    job takes seconds to start.
+    All data sets, methods, variants, scenarios and studies; fewer buffers and seeds, and in batches, because
+    a job takes seconds to start.
     """
     folder = tmp_path_factory.mktemp("paper")
     copy_project(folder)
