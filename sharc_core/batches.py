@@ -60,7 +60,7 @@ def run_batch(
     known = stamp.with_suffix(
         ".keys"
     )  # what this batch was when it was last complete; no output, so it stays
-    if _content(known) == keys:
+    if _content(known) == {"keys": keys}:
         known.unlink()
         for cell in cells:
             kept_document(stamp.parent, cell).unlink(missing_ok=True)
@@ -74,8 +74,8 @@ def run_batch(
     if failed:
         reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise UserError(f"{len(failed)} of {len(cells)} cells failed, the others are kept: {reasons}")
-    write_json(known, keys)
-    write_json(stamp, keys)
+    write_json(known, {"keys": keys})
+    write_json(stamp, {"keys": keys})
 
 
 def _keys(cells: list[Cell], codes: list[str], manifests: list[Path]) -> list[str]:

@@ -54,6 +54,7 @@ seeds: [0, 1]
 protocol: [paper]
 training: {lr: 0.1, batch_size: 10, replay_batch_size: 10, epochs: 1}
 head: {kind: linear, hidden: 256}
+cells: {device: cpu, per_job: 2}
 sharc:
   theta: {task_il: [0.8], class_il: 0.4}
   saliency: [gradient]

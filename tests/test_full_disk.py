@@ -4,6 +4,7 @@ Whatever is being written: one clear line that names it, nothing half-written, a
 """
 
 import os
+import re
 import shutil
 import subprocess
 from functools import partial
@@ -13,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 from result_factory import make_grid
 from small_grid import small_grid
-from snake import PATIENCE, SMOKE, finish, half_written, jobs_of, start_snakemake, wait_for
+from snake import PATIENCE, ROOT, SMOKE, finish, half_written, jobs_of, start_snakemake, wait_for
+from snakemake.utils import format as filled_in
 
 from sharc_core.backbones import load_backbone
 from sharc_core.datasets import open_prepared
@@ -126,6 +128,23 @@ def test_results_on_a_full_disk(tmp_path, new_disk, drawn, what, room):
     disk.free()
     write(disk.path)
     assert disk.files() == expected
+
+
+def test_a_batchs_document_on_a_full_disk(tmp_path, new_disk):
+    """The one file that a shell command puts in its place."""
+    rules = (ROOT / "workflow/rules/batches.smk").read_text().split("    shell:\n")[1]
+    command = "".join(re.findall(r'"(.*)"', rules))
+    finished, document = tmp_path / "it's finished", tmp_path / "disk/$(it's) done.json"
+    finished.write_text("x" * 100_000)
+    disk = new_disk(tmp_path / "disk", 8 * 2**20)
+    disk.fill(leave=8192)
+    command = filled_in(command, params=SimpleNamespace(finished=str(finished)), output=str(document))
+    failed = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert failed.returncode != 0 and "No space left on device" in failed.stderr
+    assert disk.files() == {}
+    disk.free()
+    subprocess.run(["bash", "-c", command], check=True)
+    assert disk.files() == {document.name: finished.read_bytes()}
 
 
 @pytest.mark.parametrize("what", ["prepared", "weights", "features"])

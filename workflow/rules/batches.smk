@@ -49,4 +49,6 @@ rule document:
         cell=lambda w: cell_of(w).job,
         code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
     shell:
-        "cp {params.finished:q} {output:q}"
+        # as everywhere, whole or not at all: beside it first, then renamed
+        "cp {params.finished:q} {output:q}.part && mv {output:q}.part {output:q}"
+        " || {{ rm -f {output:q}.part; false; }}"
