@@ -197,10 +197,8 @@ def _below(folder: Path, path: Path | str) -> str:
 def read_record(path: Path | str) -> Record:
     """Read a record. Raises UserError: one line for one that is missing, damaged or of another version."""
     values = read_json(path)
-    problem = "not keys and values"
     try:
-        if isinstance(values, dict):
-            return Record.model_validate(values)
+        return Record.model_validate(values)
     except ValidationError as error:
         problem = explain(error, Record)
     raise UserError(f"{path} is damaged ({problem}): make it again with snakemake, or get it again")

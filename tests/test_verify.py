@@ -214,7 +214,7 @@ def test_logs_notes_half_written_files_and_other_grids_are_no_matter(place, veri
     ("content", "reason"),
     [
         ("not json", "cannot be made again: results/.*/sgd.json is not valid JSON"),
-        ("[1]", "cannot be made again: results/.*/sgd.json is not a cell's document"),
+        ("[1]", "cannot be made again: results/.*/sgd.json holds no keys and values"),
         ("{}", "cannot be made again: results/.*/sgd.json is not a cell's document"),
         ('{"cell": {"method": "sgd"}}', r"cannot be made again: the result of sgd is damaged \(no 'costs'\)"),
     ],
@@ -247,7 +247,7 @@ def test_an_impossible_matrix_is_no_defect_of_ours(place, verify):
     [
         (lambda text: text[: len(text) // 2], r"is not valid JSON \("),
         (lambda text: "", r"is not valid JSON \("),
-        (lambda text: "[]", r"is damaged \(not keys and values\)"),
+        (lambda text: "[]", r"holds no keys and values: "),
         (lambda text: text.replace('"format": 1', '"format": 2'), r"is damaged \(format: "),
         (lambda text: text.replace('"files"', '"flies"'), r"is damaged \("),
         (
@@ -284,6 +284,15 @@ def test_an_edited_config_or_origin(place, verify):
     record["origin"]["hosts"] = ["a supercomputer"]
     write_json(path, record)
     told = "altered: provenance.json: config_hash is not that of config; origin is not that of the runs"
+    assert verify() == (1, [told, "results: 1 problem"])
+
+
+def test_a_config_that_is_no_grid_file(place, verify):
+    path = place / "results/provenance.json"
+    record = read_json(path)
+    record["config"]["cells"] = None
+    write_json(path, record)
+    told = "altered: provenance.json: config_hash is not that of config"
     assert verify() == (1, [told, "results: 1 problem"])
 
 
