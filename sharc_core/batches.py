@@ -57,9 +57,8 @@ def run_batch(
     """
     features = open_views([manifest.parent for manifest in manifests])
     keys = _keys(cells, codes, manifests)
-    known = stamp.with_suffix(
-        ".keys"
-    )  # what this batch was when it was last complete; no output, so it stays
+    # what this batch was when it was last complete; no job's output, so it stays
+    known = stamp.with_suffix(".keys")
     if _content(known) == {"keys": keys}:
         known.unlink()
         for cell in cells:
