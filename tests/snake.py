@@ -13,9 +13,9 @@ from typing import TypeVar
 import psutil
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 500
+SECONDS = 1500
 SMOKE = ("--configfile", "config/smoke.yaml")
-PATIENCE = 120  # seconds until something that is waited for must have happened
+PATIENCE = 300  # seconds until something that is waited for must have happened
 Found = TypeVar("Found")
 
 
