@@ -19,20 +19,20 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def undisturbed(project):
-    """Its matrices and tables, as every copy should have them in the end, whatever was done to it."""
-    found = smoke_results(project)
-    assert len([name for name in found if "/matrices/" in name]) == 4
-    return found
-
-
 @pytest.fixture
 def copy(project, tmp_path):
     """The finished project, to be disturbed."""
     folder = tmp_path / "copy"
     shutil.copytree(project, folder)
     return folder
+
+
+@pytest.fixture
+def undisturbed(copy):
+    """The copy's matrices and tables, as it should have them in the end, whatever is done to it."""
+    found = smoke_results(copy)
+    assert len([name for name in found if "/matrices/" in name]) == 4
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,8 @@ def own_lines(run: subprocess.CompletedProcess) -> list[str]:
 def smoke_results(folder: Path) -> dict[str, object]:
     """Every matrix and table by path, wall times left out."""
     found = {}
-    for path in sorted((folder / "results/smoke").rglob("*.json")) + sorted(folder.rglob("tables/*")):
+    place = folder / "results/smoke"
+    for path in sorted(place.rglob("*.json")) + sorted(place.glob("tables/*")):
         name = str(path.relative_to(folder))
         if path.stem == "recall":
             continue  # the recall study's, which only one test makes

@@ -202,13 +202,16 @@ def test_features_can_be_read_while_another_grid_makes_them_anew(copy):
     target = str((view / "manifest.json").relative_to(copy))
     process = start_snakemake(copy, target, "--force", *SMOKE)
     opened = 0
-    while process.poll() is None:
-        try:
-            open_features(view)
-        except (UserError, FileNotFoundError):  # just where folders cannot change places in one step
-            time.sleep(0.2)
-            open_features(view)
-        opened += 1
-        time.sleep(0.01)
-    assert process.returncode == 0, process.stdout.read()
+    try:
+        while process.poll() is None:
+            try:
+                open_features(view)
+            except (UserError, FileNotFoundError):  # just where folders cannot change places in one step
+                time.sleep(0.2)
+                open_features(view)
+            opened += 1
+            time.sleep(0.01)
+    finally:
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
     assert opened > 100 and view.stat().st_ino != before
