@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 def acc(matrix: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ def confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return np.nan, np.nan
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -103,11 +103,11 @@ def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
     if n >= 2 and not np.isnan(mean):
         rounded = difference.round(9)
         constant = np.ptp(rounded) == 0
-        p_t = float(rounded[0] == 0) if constant else float(stats.ttest_1samp(difference, 0).pvalue)
+        p_t = float(rounded[0] == 0) if constant else float(scipy.stats.ttest_1samp(difference, 0).pvalue)
         if not constant:
             effect = float(mean / difference.std(ddof=1) * (1 - 3 / (4 * (n - 1) - 1)))
         moved = rounded[rounded != 0]
-        p_wilcoxon = float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
+        p_wilcoxon = float(scipy.stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
     return PairedTest(n, mean, low, high, p_t, p_wilcoxon, effect)
 
 
@@ -135,7 +135,7 @@ def relative_gain(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     gain = float(100 * (mean_b / mean_a - 1)) if mean_a else np.nan
     if n < 2:
         return gain, np.nan, np.nan
-    covariance = np.cov(a, b) * stats.t.ppf(0.975, n - 1) ** 2 / n
+    covariance = np.cov(a, b) * scipy.stats.t.ppf(0.975, n - 1) ** 2 / n
     quadratic = mean_a**2 - covariance[0, 0]
     linear, constant = mean_a * mean_b - covariance[0, 1], mean_b**2 - covariance[1, 1]
     if quadratic <= 0:
@@ -152,7 +152,7 @@ def welch(mean_a: float, std_a: float, mean_b: float, std_b: float, n: int) -> t
     if error == 0:
         return difference, difference, difference
     freedom = (share_a + share_b) ** 2 * (n - 1) / (share_a**2 + share_b**2)
-    half = float(stats.t.ppf(0.975, freedom) * error)
+    half = float(scipy.stats.t.ppf(0.975, freedom) * error)
     return difference, difference - half, difference + half
 
 

@@ -1,13 +1,18 @@
 """One registry for every kind of plug-in: data sources, methods, associative memories, saliencies.
 
 A plug-in is one file in the kind's package with one class or function under `@KIND.register("name")`.
-Nothing else has to be edited: the package's modules are imported on first use.
+Nothing else has to be edited: a module of the package is imported when its plug-in is asked for, so that
+no job waits for the libraries of plug-ins it does not use.
 """
 
 import difflib
+import functools
 import importlib
+import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 from sharc_core.errors import UserError, shown
 
@@ -30,7 +35,6 @@ class Registry:
         self.kind = kind
         self.package = package
         self._entries: dict[str, object] = {}
-        self._discovered = False
 
     def register(self, name: str) -> Callable:
         """Decorator: file the class or function under `name`; a second one of that name is an error."""
@@ -44,28 +48,37 @@ class Registry:
 
         return decorate
 
-    def _discover(self) -> None:
-        if self._discovered:
-            return
-        self._discovered = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-            importlib.import_module(f"{self.package}.{module.name}")
-
     def names(self) -> list[str]:
         """All registered names, sorted."""
-        self._discover()
+        for module in self._sources:
+            importlib.import_module(module)
         return sorted(self._entries)
 
     def get(self, name: str):
         """The entry called `name`. Raises UserError naming the nearest valid one."""
-        self._discover()
-        if not isinstance(name, str) or name not in self._entries:
+        if isinstance(name, str) and name not in self._entries:
+            named = re.compile(rf"""\.register\(\s*["']{re.escape(name)}["']""")
+            for module, text in self._sources.items():
+                if named.search(text):
+                    importlib.import_module(module)
+        # names that a module makes in a loop are only known once it was imported
+        if not isinstance(name, str) or (name not in self._entries and name not in self.names()):
             valid = self.names()
             raise UserError(
                 f"unknown {self.kind} {shown(name)}{nearest(name, valid)}; valid: {', '.join(valid)}"
             )
         return self._entries[name]
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, str]:
+        """Dotted names of the package's modules, and their text."""
+        package = importlib.import_module(self.package)
+        found = {}
+        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            name = f"{self.package}.{module.name}"
+            origin = importlib.util.find_spec(name).origin
+            found[name] = Path(origin).read_text(encoding="utf-8")
+        return found
 
     def module_file(self, name: str) -> str:
         """Path of the source file that defines the entry (its hash is part of a cell's identity)."""

@@ -1,29 +1,59 @@
 """What several files of tests share and only want to be made once."""
 
+import os
 import shutil
 
 import pytest
+from filelock import FileLock
 from small_grid import small_grid
 from snake import SMOKE, copy_project, smoke_results, snakemake
 
 from sharc_core.pipeline import ensure_features
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # who run parts of the tests at once
+
+
+def pytest_configure():
+    if WORKERS > 1:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // WORKERS))
+
+
+def pytest_collection_modifyitems(items):
+    """What runs a real Snakemake first: long, and idle at times, so that nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory):
-    """The project's files, and the smoke grid run in them; who changes a file puts it back."""
-    folder = tmp_path_factory.mktemp("project")
-    copy_project(folder)
-    done = snakemake(folder, *SMOKE)
-    assert done.returncode == 0, done.stdout
+def smoke_run(tmp_path_factory):
+    """The project's files, and the smoke grid run in them: once, whoever asks first. To be copied."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if WORKERS > 1 else shared
+    folder = shared / "smoke_run"
+    with FileLock(shared / "smoke_run.lock"):
+        if not folder.exists():
+            made = tmp_path_factory.mktemp("smoke")
+            copy_project(made)
+            done = snakemake(made, *SMOKE)
+            assert done.returncode == 0, done.stdout
+            made.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project(smoke_run, tmp_path_factory):
+    """A copy of it; who changes a file puts it back."""
+    folder = tmp_path_factory.mktemp("project") / "project"
+    shutil.copytree(smoke_run, folder)
     return folder
 
 
 @pytest.fixture
-def copy(project, tmp_path):
+def copy(smoke_run, tmp_path):
     """The finished project, to be disturbed."""
     folder = tmp_path / "copy"
-    shutil.copytree(project, folder)
+    shutil.copytree(smoke_run, folder)
     return folder
 
 

@@ -27,6 +27,8 @@ MAPS_NEEDED = (
     "has neither an average pool nor a class token, so there are no feature maps to take: "
     "use another architecture"
 )
+# What changes a tensor's values and not its shape, and adds tensors of one shape
+ELEMENTWISE = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.add, F.batch_norm, F.relu)
 CLASS_TOKEN = (slice(None), 0)  # tokens[:, 0], what a vision transformer's classifier takes
 
 
@@ -39,24 +41,32 @@ def build_classifier(arch: str, classes: int = 1000, device: str = "cpu", side: 
     build: Callable[[int, int], nn.Module] = ARCHITECTURES.get(arch)
     try:
         if device == "meta":
-            with _EmptyOnMeta():
+            with OnlyShapes():
                 return build(classes, side).to("meta").eval()
         return build(classes, side).to(device).eval()
     except AssertionError as error:  # a vision transformer's patches do not divide the image
         raise UserError(f"architecture {arch} does not take images of {side} px: {error}") from None
 
 
-class _EmptyOnMeta(TorchFunctionMode):
-    """Tensors made by torch.empty, as layers make their weights, get no memory.
+class OnlyShapes(TorchFunctionMode):
+    """Tensors made by torch.empty, as layers make their weights, get no memory, and no random values.
 
     (Under `torch.device("meta")` nothing would have values, but RegNet computes its widths with tensors.)
+    What only changes values is left out where there are none: torch would load its compiler for it, which
+    takes seconds.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.empty:
             kwargs = kwargs | {"device": "meta"}
+        if func in ELEMENTWISE and args[0].is_meta and _is_of_one_shape(func, args):
+            return args[0]
         return func(*args, **kwargs)
+
+
+def _is_of_one_shape(func: Callable, args: tuple) -> bool:
+    return func is not torch.Tensor.add or getattr(args[1], "shape", None) == args[0].shape
 
 
 def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:

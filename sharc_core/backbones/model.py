@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from sharc_core.backbones.architectures import (
     ARCHITECTURES,
+    OnlyShapes,
     build_classifier,
     cut_at_maps,
     fuse_batch_norms,
@@ -87,7 +88,8 @@ def maps_shape(config: BackboneConfig, side: int) -> tuple[int, int, int]:
     """(K, h, w) of the maps of `side` px images. Raises UserError when those are too small."""
     body = _body(config.arch, side, "meta")
     try:
-        maps = body(torch.empty(1, 3, side, side, device="meta"))
+        with OnlyShapes():
+            maps = body(torch.empty(1, 3, side, side))
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"architecture {config.arch} does not take images of {side} px: {reason}") from None

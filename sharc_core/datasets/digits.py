@@ -3,8 +3,6 @@
 import numpy as np
 from PIL import Image
 from pydantic import Field
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
 from sharc_core.errors import UserError
@@ -33,14 +31,16 @@ class Digits(Source):
 
     def check(self, progress=None) -> None:
         """Every class must have train and test images."""
-        self._split(load_digits(return_X_y=True)[1])
+        self._split(_grey_and_labels()[1])
 
     def counts(self) -> dict[str, int]:
         """As the split falls."""
-        return {name: len(rows) for name, rows in self._split(load_digits(return_X_y=True)[1]).items()}
+        return {name: len(rows) for name, rows in self._split(_grey_and_labels()[1]).items()}
 
     def _split(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Sorted rows by split. Raises UserError when a class has none in one of them."""
+        from sklearn.model_selection import train_test_split
+
         classes = len(self.class_names())
         try:
             split = train_test_split(
@@ -62,7 +62,7 @@ class Digits(Source):
 
     def prepare(self, out, progress=None) -> None:
         """Enlarge and split."""
-        grey, labels = load_digits(return_X_y=True)
+        grey, labels = _grey_and_labels()
         levels = (grey.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
         images = np.stack(
             [np.asarray(Image.fromarray(i).resize((SIDE, SIDE), Image.BICUBIC)) for i in levels]
@@ -73,3 +73,10 @@ class Digits(Source):
         with writing(self, out, counts, (SIDE, SIDE)) as writer:
             for name, chosen in index.items():
                 writer.add(name, images[chosen], labels[chosen])
+
+
+def _grey_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """(n, 64) grey levels and (n,) labels."""
+    from sklearn.datasets import load_digits  # takes seconds, which no job but this source's should wait
+
+    return load_digits(return_X_y=True)

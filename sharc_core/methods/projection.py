@@ -1,8 +1,8 @@
 """Gradient projections shared by GEM and A-GEM. Rows are replicas; nothing crosses them."""
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import nnls
 
 # Added to the diagonal of the Gram matrix of *unit* reference gradients, whose diagonal is 1. The QP needs
 # it only to be strictly convex when references are parallel: Cholesky in float64 breaks down at about
@@ -32,7 +32,7 @@ def solve_dual(gram: np.ndarray, products: np.ndarray, lower: np.ndarray) -> np.
     """
     factor = np.linalg.cholesky(gram)
     target = np.linalg.solve(factor, products + gram @ lower)
-    return nnls(factor.T, -target, maxiter=100 * len(gram))[0] + lower
+    return scipy.optimize.nnls(factor.T, -target, maxiter=100 * len(gram))[0] + lower
 
 
 def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float) -> torch.Tensor:
