@@ -60,7 +60,7 @@ def own_lines(run: subprocess.CompletedProcess) -> list[str]:
 
 
 def smoke_results(folder: Path) -> dict[str, object]:
-    """Every matrix and table by path, wall times left out."""
+    """Every matrix, table and figure (in words) by path, wall times left out."""
     found = {}
     place = folder / "results/smoke"
     for path in sorted(place.rglob("*.json")) + sorted(place.glob("tables/*")):
@@ -70,7 +70,7 @@ def smoke_results(folder: Path) -> dict[str, object]:
         if "/matrices/" in name:
             found[name] = json.loads(path.read_text())
             del found[name]["costs"]["train_seconds"]
-        elif "/tables/" in name:
+        elif "/tables/" in name or "/figures/" in name:
             found[name] = path.read_bytes()
     return found
 

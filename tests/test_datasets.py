@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
+from sklearn.datasets import load_digits
 
 from sharc_core.datasets import SOURCES, open_prepared, pictures
 from sharc_core.datasets.archives import Container, natural
+from sharc_core.datasets.digits import FEWEST, IMAGES
 from sharc_core.datasets.glyph_pool import faces_of, pool
 from sharc_core.datasets.glyphs import render_class
 from sharc_core.errors import UserError
@@ -105,6 +107,20 @@ def test_digits_without_images_of_a_class_are_refused(tmp_path, fraction):
 def test_the_range_that_digits_name_is_valid(tmp_path, fraction):
     for seed in range(5):
         source("digits", tmp_path, test_fraction=fraction, seed=seed).check()
+
+
+@pytest.mark.parametrize("fraction", [0.005, 0.0058, 0.006, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.99, 0.9942, 0.995])
+def test_what_is_said_of_the_digits_split_without_making_it(tmp_path, fraction):
+    digits = source("digits", tmp_path, test_fraction=fraction)
+    grey, labels = load_digits(return_X_y=True)
+    assert len(grey) == IMAGES and np.bincount(labels).min() == FEWEST
+    try:
+        split = {name: labels[rows] for name, rows in digits._split(labels).items()}
+    except UserError:
+        with pytest.raises(UserError, match="leaves a class without"):
+            digits.counts()
+    else:
+        assert digits.counts() == {name: len(chosen) for name, chosen in split.items()}
 
 
 def test_glyphs_are_deterministic_whatever_the_workers(tmp_path):

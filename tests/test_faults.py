@@ -1,12 +1,13 @@
 """What clusters and laptops do to a running grid, really done to one: killed jobs, two at once, damage.
 
-Every test ends with the grid whole again and equal, bit for bit, to an undisturbed one. Full disks:
+Every test ends with what was disturbed whole again and equal, bit for bit, to what it was. Full disks:
 test_full_disk.py.
 """
 
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -32,67 +33,97 @@ from sharc_core.features import open_features
 pytestmark = pytest.mark.pipeline
 
 
-def test_a_killed_cell(copy, undisturbed):
-    shutil.rmtree(copy / "results/smoke/matrices")
-    process = start_snakemake(copy, *SMOKE)
+@pytest.fixture(scope="module")
+def disturbed(smoke_run, tmp_path_factory):
+    """One grid, trained anew and disturbed again and again until it is whole: what was said each time."""
+    folder = tmp_path_factory.mktemp("disturbed") / "copy"
+    shutil.copytree(smoke_run, folder)
+    undisturbed = smoke_results(folder)
+    shutil.rmtree(folder / "results/smoke/matrices")
+    told = {}
+
+    process = start_snakemake(folder, *SMOKE)
     victim = wait_for(lambda: jobs_of(process, "cell.py"), "a cell")[0]
     victim.send_signal(signal.SIGKILL)
+    told["killed cell"] = ended(process)
+
+    process = start_snakemake(folder, *SMOKE)
+    wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    told["locked"] = snakemake(folder, *SMOKE)
+    told["unlock"] = snakemake(folder, *SMOKE, "--unlock")
+
+    process = start_snakemake(folder, *SMOKE)
+    held = wait_for(lambda: jobs_of(process, "cell.py"), "a cell")[0]
+    held.send_signal(signal.SIGSTOP)  # so that the first is not done before the second has begun
+    told["second"] = snakemake(folder, *SMOKE)
+    held.send_signal(signal.SIGCONT)
+    told["first"] = ended(process)
+
+    assert smoke_results(folder) == undisturbed
+    assert half_written(folder) == []
+    return told
+
+
+def ended(process: subprocess.Popen) -> subprocess.CompletedProcess:
     said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert "Error in rule cell" in said and "/logs/cells/" in said  # names the log
-    finish(copy, undisturbed)
+    return subprocess.CompletedProcess(process.args, process.returncode, said)
 
 
-def test_an_extraction_killed_half_way(copy, undisturbed):
+def test_a_killed_cell(disturbed):
+    run = disturbed["killed cell"]
+    assert run.returncode == 1
+    assert "Error in rule cell" in run.stdout and "/logs/cells/" in run.stdout  # names the log
+
+
+def test_snakemake_itself_killed(disturbed):
+    """With all its children, as when a machine loses its power. The lock stays; Snakemake says what to do."""
+    assert disturbed["locked"].returncode == 1 and "--unlock" in disturbed["locked"].stdout
+    assert disturbed["unlock"].returncode == 0
+
+
+def test_two_grids_at_once_in_a_folder(disturbed):
+    """The second is refused, the first goes on."""
+    assert disturbed["second"].returncode == 1
+    assert "Directory cannot be locked" in disturbed["second"].stdout
+    assert disturbed["first"].returncode == 0, disturbed["first"].stdout
+
+
+def test_an_extraction_killed_half_way(copy):
+    (view,) = (copy / "data/features").glob("*/*/view0")
+    target = str((view / "manifest.json").relative_to(copy))
+    before = {path.name: path.read_bytes() for path in view.glob("*.npy")}
     shutil.rmtree(copy / "data/features")
-    shutil.rmtree(copy / "results/smoke/matrices")
-    process = start_snakemake(copy, *SMOKE)
+    process = start_snakemake(copy, target, *SMOKE)
     wait_for(lambda: list(copy.glob("data/features/*/*/.view0.*.part/train_maps.npy")), "half an extraction")
     for job in jobs_of(process, "features.py"):
         job.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert half_written(copy), "it was killed too late"
-    assert not list(copy.glob("data/features/*/*/view0"))
-    finish(copy, undisturbed)
-
-
-def test_snakemake_itself_killed(copy, undisturbed):
-    """With all its children, as when a machine loses its power. The lock stays; Snakemake says what to do."""
-    shutil.rmtree(copy / "results/smoke/matrices")
-    process = start_snakemake(copy, *SMOKE)
-    wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
-    refused = snakemake(copy, *SMOKE)
-    assert refused.returncode == 1 and "--unlock" in refused.stdout
-    assert snakemake(copy, *SMOKE, "--unlock").returncode == 0
-    finish(copy, undisturbed)
-
-
-def test_two_grids_at_once_in_a_folder(copy, undisturbed):
-    shutil.rmtree(copy / "results/smoke/matrices")
-    process = start_snakemake(copy, *SMOKE)
-    wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
-    second = snakemake(copy, *SMOKE)
-    assert second.returncode == 1
-    assert "Directory cannot be locked" in second.stdout
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
-    assert smoke_results(copy) == undisturbed
+    assert not view.exists()
+    done = snakemake(copy, target, *SMOKE)
+    assert done.returncode == 0, done.stdout
+    assert before and {path.name: path.read_bytes() for path in view.glob("*.npy")} == before
+    assert half_written(copy) == []
 
 
 def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     """A cell re-run by a call that died before the tables: the next call makes them anew."""
     cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
-    before = (copy / "results/smoke/runs.csv").read_text()
+    runs = copy / "results/smoke/runs.csv"
+    before = runs.read_text()
     values = yaml.safe_load((copy / "config/smoke.yaml").read_text()) | {"training": {"lr": 0.2}}
     (copy / "config/changed.yaml").write_text(yaml.safe_dump(values))
     changed = ("--configfile", "config/changed.yaml")
     assert snakemake(copy, cell, *changed).returncode == 0
-    done = snakemake(copy, *changed)
-    assert done.returncode == 0, done.stdout
-    assert (copy / "results/smoke/runs.csv").read_text() != before
+    plan = snakemake(copy, *changed, "--dry-run").stdout
+    for name in ("runs.csv", "tables/class_il.csv", "figures/bytes_task_il.svg", "report.html"):
+        assert f"results/smoke/{name}" in plan
+    # as far as the cell's row, and back: now it is the record of the runs that is behind
+    assert snakemake(copy, str(runs.relative_to(copy)), "--allowed-rules", "runs", *changed).returncode == 0
+    assert runs.read_text() != before
     back = snakemake(copy, cell, *SMOKE)
     assert back.returncode == 0, back.stdout
     finish(copy, undisturbed)
@@ -109,8 +140,11 @@ def test_clocks_that_disagree(copy, undisturbed):
     for path in [*copy.glob("data/backbones/*"), *copy.glob("workflow/**/*")]:
         os.utime(path, (later, later))
     assert "Nothing to be done" in snakemake(copy, *SMOKE).stdout
-    shutil.rmtree(copy / "results/smoke/matrices")
-    assert "rule features" not in finish(copy, undisturbed)
+    shutil.rmtree(copy / "results/smoke/tables")
+    (copy / "results/smoke/runs.csv").unlink()
+    next(copy.glob("results/smoke/matrices/*/*/sgd.json")).unlink()
+    said = finish(copy, undisturbed)
+    assert "rule tables" in said and said.count("rule cell:") == 1 and "rule features" not in said
 
 
 def flip(path: Path) -> None:

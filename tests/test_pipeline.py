@@ -1,7 +1,5 @@
 """A real `snakemake` on the smoke grid, in a copy of the project in a temporary folder."""
 
-import json
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,15 +9,6 @@ import yaml
 from snake import own_lines, snakemake
 
 pytestmark = pytest.mark.pipeline
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    """Every table, figure and matrix by path; wall times and logs left out."""
-    found = {}
-    for path in sorted((folder / "results/smoke").rglob("*")):
-        if path.is_file() and "logs" not in path.parts:
-            found[str(path.relative_to(folder))] = path.read_bytes()
-    return found
 
 
 def test_outputs(project):
@@ -284,24 +273,6 @@ def test_a_broken_default_grid_is_one_line(project, text, message):
     lines = own_lines(run)
     assert run.returncode == 1
     assert len(lines) == 1 and lines[0].startswith(message), lines
-
-
-def test_same_bits_in_another_process(project):
-    """Delete the results and run again from the same features: equal files, byte for byte, but for times."""
-    before = results(project)
-    shutil.rmtree(project / "results/smoke/matrices")
-    again = snakemake(project, "--configfile", "config/smoke.yaml")
-    assert again.returncode == 0, again.stdout + again.stderr
-    after = results(project)
-    assert before.keys() == after.keys()
-    for name in before:
-        if "/matrices/" in name:
-            one, other = json.loads(before[name]), json.loads(after[name])
-            for document in (one, other):
-                del document["costs"]["train_seconds"]
-            assert one == other, name
-        elif "/tables/" in name or ("/figures/" in name and name.endswith(".json")):
-            assert before[name] == after[name], name
 
 
 def test_the_recall_study_is_a_target_of_its_own(project):

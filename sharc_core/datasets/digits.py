@@ -1,5 +1,7 @@
 """scikit-learn's bundled handwritten digits: 1,797 real images, 10 classes, no download."""
 
+import math
+
 import numpy as np
 from PIL import Image
 from pydantic import Field
@@ -8,6 +10,7 @@ from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
 from sharc_core.errors import UserError
 from sharc_core.settings import Settings as BaseSettings
 
+IMAGES, FEWEST = 1797, 174  # of all classes, and of the smallest (the eights)
 SIDE = 32  # the originals are 8 x 8
 
 
@@ -31,11 +34,19 @@ class Digits(Source):
 
     def check(self, progress=None) -> None:
         """Every class must have train and test images."""
-        self._split(_grey_and_labels()[1])
+        # a stratified split gives a class its share, rounded: only where that may be none, look
+        if min(self._sizes()) * FEWEST < IMAGES:
+            self._split(_grey_and_labels()[1])
 
     def counts(self) -> dict[str, int]:
         """As the split falls."""
-        return {name: len(rows) for name, rows in self._split(_grey_and_labels()[1]).items()}
+        self.check()
+        return dict(zip(SPLITS, self._sizes(), strict=True))
+
+    def _sizes(self) -> tuple[int, int]:
+        """Numbers of train and test images, as scikit-learn rounds them."""
+        test = math.ceil(self.settings.test_fraction * IMAGES)
+        return IMAGES - test, test
 
     def _split(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Sorted rows by split. Raises UserError when a class has none in one of them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from fontTools.ttLib import TTFont
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
 # Every face of the four text families that matplotlib ships. (Its Computer Modern and STIX symbol fonts
 # have encodings of their own: their character codes do not say what is drawn.)
@@ -77,9 +77,12 @@ def _normalised(points: list[int]) -> tuple[np.ndarray, np.ndarray]:
     fonts: dict[str, ImageFont.FreeTypeFont] = {}
     for row, point in enumerate(points):
         face = faces_of()[point][0]
-        font = fonts.setdefault(face, ImageFont.truetype(face_path(face), 40))
-        image = Image.new("L", (96, 96))
-        ImageDraw.Draw(image).text((48, 48), chr(point), font=font, fill=255, anchor="mm")
+        if face not in fonts:
+            fonts[face] = ImageFont.truetype(face_path(face), 40)
+        mask = fonts[face].getmask(chr(point))
+        if 0 in mask.size:
+            continue
+        image = Image.frombytes("L", mask.size, bytes(mask))
         box = image.getbbox()
         if box is None or max(box[2] - box[0], box[3] - box[1]) < 6:
             continue
