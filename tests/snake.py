@@ -1,21 +1,31 @@
 """Running a real `snakemake` in a copy of the project, and looking at what it makes."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import reduction
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
+from snakemake.cli import main
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 1500
 SMOKE = ("--configfile", "config/smoke.yaml")
 PATIENCE = 300  # seconds until something that is waited for must have happened
+LIBRARIES = [
+    *("snakemake.cli", "snakemake.api", "snakemake.scheduling.job_scheduler"),
+    *("torch", "torch.fx.experimental.symbolic_shapes", "torch._meta_registrations", "torchvision"),
+    *("pandas", "pydantic", "safetensors", "scipy.stats", "matplotlib", "fontTools.ttLib", "PIL.ImageFont"),
+]
 Found = TypeVar("Found")
 
 
@@ -30,11 +40,10 @@ def copy_project(folder: Path) -> None:
 def start_snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.Popen:
     """`snakemake` in the folder with two cores, in a process group of its own; its output in one pipe."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    home = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, **home, **(environment or {})},
+        env={**os.environ, **_home(folder), **(environment or {})},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -42,15 +51,46 @@ def start_snakemake(folder: Path, *arguments: str, environment: dict | None = No
     )
 
 
+def _home(folder: Path) -> dict[str, str]:
+    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
+
+
 def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    """The same, waited for; `stdout` has all that was said."""
-    process = start_snakemake(folder, *arguments, environment=environment)
-    try:
-        said, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, said, "")
+    """The same, waited for; `stdout` has all that was said.
+
+    A process of its own like the other, but forked from one in which libraries (and nothing of ours) are
+    loaded: most of what a dry run takes.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(LIBRARIES)
+    with tempfile.TemporaryFile() as said:
+        process = server.Process(
+            target=_snakemake,
+            args=(folder, ("--cores", "2", *arguments), environment or {}, reduction.DupFd(said.fileno())),
+        )
+        process.start()
+        process.join(SECONDS)
+        late = process.is_alive()
+        if late:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        said.seek(0)
+        text = said.read().decode()
+        if late:
+            raise subprocess.TimeoutExpired(arguments, SECONDS, text)
+        return subprocess.CompletedProcess(arguments, process.exitcode, text, "")
+
+
+def _snakemake(folder: Path, arguments: tuple[str, ...], environment: dict, said) -> None:
+    os.setsid()
+    os.chdir(folder)
+    output = said.detach()
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.environ |= {**_home(folder), **environment}
+    sys.argv = ["snakemake", *arguments]
+    assert "sharc_core" not in sys.modules  # the folder's own will be loaded
+    main()
 
 
 def own_lines(run: subprocess.CompletedProcess) -> list[str]:

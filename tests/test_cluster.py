@@ -138,20 +138,25 @@ def test_the_command_line_overrides_and_an_interrupt_cancels(slurm, run, tmp_pat
     arguments = (
         *(str(manifest.relative_to(folder)), "--force", *SMOKE, *CLUSTER, "--config", "device=cpu"),
         *("--default-resources", "slurm_partition=gpu"),
-        *("--set-resources", "features:mem_mb=1234", "features:runtime=7"),
+        *("--set-resources", "features:mem_mb=2345", "features:runtime=7"),
     )
     before = set(slurm.jobs())
+    logs = set(folder.glob(".snakemake/log/*"))
     process = start_snakemake(folder, *arguments, environment=slurm.environment)
 
     def interrupt():
-        while process.poll() is None and not set(slurm.jobs()) - before:
+        """As soon as Snakemake knows the job's number: before, it would not know what to cancel."""
+        while process.poll() is None:
+            new = set(folder.glob(".snakemake/log/*")) - logs
+            if any("submitted with SLURM jobid" in log.read_text() for log in new):
+                break
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
 
     said = disturbed(process, interrupt)
     (number,) = set(slurm.jobs()) - before
     job = slurm.jobs()[number]
-    expected = ("", "gpu", "1234M", "00:07:00")
+    expected = ("", "gpu", "2345M", "00:07:00")
     assert fields([job], "TresPerJob", "Partition", "MinMemoryNode", "TimeLimit") == [expected], said
     assert process.returncode != 0
     assert job["JobState"] == "CANCELLED"
@@ -207,7 +212,7 @@ def test_a_login_node_needs_no_gpu(tmp_path):
 
 def test_every_cluster_job_says_what_it_needs():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    local = re.search(r"^localrules:\n((?:    \w+,\n)+)", text, re.M)[1]
+    local = "".join(re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.M))
     names = {name.strip(" ,") for name in local.splitlines()}
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
     cells = {"cell", "cells"}

@@ -39,6 +39,10 @@ rule cells:
 ruleorder: document > cell
 
 
+localrules:
+    document,
+
+
 rule document:
     input:
         lambda w: STAMPS[str(layout.cell(cell_of(w)))],

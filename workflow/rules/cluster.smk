@@ -9,7 +9,6 @@ localrules:
     all,
     recall,
     data,
-    document,
     runs,
     tables,
     figures,
