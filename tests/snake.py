@@ -52,7 +52,8 @@ def start_snakemake(folder: Path, *arguments: str, environment: dict | None = No
 
 
 def _home(folder: Path) -> dict[str, str]:
-    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
+    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # or every job would compile the project's modules again
+    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), **bytecode}
 
 
 def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
