@@ -48,6 +48,8 @@ def start_snakemake(folder: Path, *arguments: str, environment: dict | None = No
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # a shell's background job ignores interrupts, and so would all that it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
