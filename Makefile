@@ -23,7 +23,7 @@ $(STAMP): requirements.lock
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
