@@ -26,8 +26,16 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """What runs a real Snakemake first: long, and idle at times, so that nobody waits for it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+    """What runs a real Snakemake first: long, and idle at times, so that nobody waits for it at the end.
+
+    Of that, what needs no `smoke_run` before what does, so that not all workers wait while it is made.
+    """
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("pipeline") is None,
+            "smoke_run" in getattr(item, "fixturenames", ()),
+        )
+    )
 
 
 @pytest.fixture(scope="session")
