@@ -24,8 +24,9 @@ $(STAMP): requirements.lock
 	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 	@touch $@
 
+# bytecode is written, or each of the many processes would compile the project again
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -13,11 +13,6 @@ from sharc_core.pipeline import ensure_features
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # who run parts of the tests at once
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores: what runs a real Snakemake or SLURM also waits."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_configure():
     if WORKERS > 1:
         import torch

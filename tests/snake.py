@@ -1,5 +1,6 @@
 """Running a real `snakemake` in a copy of the project, and looking at what it makes."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import reduction
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import psutil
 from snakemake.cli import main
@@ -30,67 +31,84 @@ Found = TypeVar("Found")
 
 
 def copy_project(folder: Path) -> None:
-    """The project's files, without results or data, into a folder."""
+    """The project's files, without results or data, into a folder. With them what Python has compiled."""
     for name in ("sharc_core", "workflow", "config", "envs", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder / name)
 
 
-def start_snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.Popen:
-    """`snakemake` in the folder with two cores, in a process group of its own; its output in one pipe."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **_home(folder), **(environment or {})},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        # a shell's background job ignores interrupts, and so would all that it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+class Running:
+    """A Snakemake that was started, much as subprocess.Popen has it."""
+
+    def __init__(self, process: multiprocessing.process.BaseProcess, said: BinaryIO):
+        self.pid = process.pid
+        self._process, self._said = process, said
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status once it has ended."""
+        return self.poll()
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """To it, not to what it has started."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """It and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def ended(self, within: float = SECONDS) -> subprocess.CompletedProcess:
+        """Wait for its end; `stdout` has all that was said. One that takes longer is killed."""
+        self._process.join(within)
+        late = self.poll() is None
+        if late:
+            self.kill()
+            self._process.join()
+        self._said.seek(0)
+        text = self._said.read().decode()
+        if late:
+            raise subprocess.TimeoutExpired("snakemake", within, text)
+        return subprocess.CompletedProcess("snakemake", self.poll(), text, "")
 
 
-def _home(folder: Path) -> dict[str, str]:
-    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # or every job would compile the project's modules again
-    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), **bytecode}
+def start_snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> Running:
+    """`snakemake` in the folder with two cores, in a process group of its own.
 
-
-def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    """The same, waited for; `stdout` has all that was said.
-
-    A process of its own like the other, but forked from one in which libraries (and nothing of ours) are
-    loaded: most of what a dry run takes.
+    It is forked from a process in which libraries (and nothing of ours) are loaded: most of what a dry run
+    takes.
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryFile() as said:
-        process = server.Process(
-            target=_snakemake,
-            args=(folder, ("--cores", "2", *arguments), environment or {}, reduction.DupFd(said.fileno())),
-        )
-        process.start()
-        process.join(SECONDS)
-        late = process.is_alive()
-        if late:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.join()
-        said.seek(0)
-        text = said.read().decode()
-        if late:
-            raise subprocess.TimeoutExpired(arguments, SECONDS, text)
-        return subprocess.CompletedProcess(arguments, process.exitcode, text, "")
+    said = tempfile.TemporaryFile()  # noqa: SIM115  (Running reads it in the end)
+    process = server.Process(
+        target=_snakemake,
+        args=(folder, ("--cores", "2", *arguments), environment or {}, reduction.DupFd(said.fileno())),
+    )
+    process.start()
+    return Running(process, said)
+
+
+def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
+    """The same, waited for."""
+    return start_snakemake(folder, *arguments, environment=environment).ended()
 
 
 def _snakemake(folder: Path, arguments: tuple[str, ...], environment: dict, said) -> None:
     os.setsid()
+    # a shell's background job ignores interrupts, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     output = said.detach()
     for stream in (1, 2):
         os.dup2(output, stream)
-    os.environ |= {**_home(folder), **environment}
+    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # or every job would compile the project's modules again
+    os.environ |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), **bytecode, **environment}
     sys.argv = ["snakemake", *arguments]
     assert "sharc_core" not in sys.modules  # the folder's own will be loaded
     main()
@@ -129,7 +147,7 @@ def wait_for(found: Callable[[], Found], what: str) -> Found:
     raise AssertionError(f"{what} did not happen within {PATIENCE} s")
 
 
-def jobs_of(process: subprocess.Popen, script: str) -> list[psutil.Process]:
+def jobs_of(process: Running, script: str) -> list[psutil.Process]:
     """Running Python processes of a script (Snakemake runs a copy of it under a name of its own)."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):

@@ -57,7 +57,7 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     wait_for(lambda: list(kept.glob("er-*.key")), "a finished cell")
     for job in jobs_of(process, "cells.py"):
         job.send_signal(signal.SIGKILL)
-    said, _ = process.communicate()
+    said = process.ended().stdout
     assert process.returncode == 1 and "/logs/cells/s_digits/resnet_small-pretrain/er-1.log" in said
     finished = {path.stem for path in kept.glob("er-*.key")}
     assert 0 < len(finished) < 3, "it was killed too late"

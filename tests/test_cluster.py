@@ -5,19 +5,16 @@ memory, and what comes out is, bit for bit, what a local run makes.
 """
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import one_node_slurm
 import pytest
 import yaml
-from snake import ROOT, copy_project, smoke_results, snakemake, start_snakemake
+from snake import ROOT, Running, copy_project, smoke_results, snakemake, start_snakemake
 
 pytestmark = pytest.mark.pipeline
 
@@ -49,7 +46,7 @@ def of_rule(slurm, rule: str) -> list[dict[str, str]]:
     ]
 
 
-def running_job(slurm, rule: str, process: subprocess.Popen) -> dict[str, str]:
+def running_job(slurm, rule: str, process: Running) -> dict[str, str]:
     """The first job of a rule, as soon as it runs."""
     while process.poll() is None:
         if (found := of_rule(slurm, rule)) and found[0]["JobState"] == "RUNNING":
@@ -58,17 +55,15 @@ def running_job(slurm, rule: str, process: subprocess.Popen) -> dict[str, str]:
     raise AssertionError(f"no job of rule {rule} ran")
 
 
-def disturbed(process: subprocess.Popen, disturb) -> str:
+def disturbed(process: Running, disturb) -> str:
     """Do something while a Snakemake runs, and wait for its end; all that it said."""
-    with ThreadPoolExecutor(1) as reader:  # or a full pipe would stop it
-        said = reader.submit(process.communicate)
-        try:
-            disturb()
-            return said.result(SECONDS)[0]
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            print(said.result()[0])
-            raise
+    try:
+        disturb()
+        return process.ended(SECONDS).stdout
+    except BaseException:
+        process.kill()
+        print(process.ended().stdout)
+        raise
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ test_full_disk.py.
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -45,12 +44,12 @@ def disturbed(smoke_run, tmp_path_factory):
     process = start_snakemake(folder, *SMOKE)
     victim = wait_for(lambda: jobs_of(process, "cell.py"), "a cell")[0]
     victim.send_signal(signal.SIGKILL)
-    told["killed cell"] = ended(process)
+    told["killed cell"] = process.ended(PATIENCE)
 
     process = start_snakemake(folder, *SMOKE)
     wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
+    process.kill()
+    process.ended(PATIENCE)
     told["locked"] = snakemake(folder, *SMOKE)
     told["unlock"] = snakemake(folder, *SMOKE, "--unlock")
 
@@ -59,16 +58,11 @@ def disturbed(smoke_run, tmp_path_factory):
     held.send_signal(signal.SIGSTOP)  # so that the first is not done before the second has begun
     told["second"] = snakemake(folder, *SMOKE)
     held.send_signal(signal.SIGCONT)
-    told["first"] = ended(process)
+    told["first"] = process.ended(PATIENCE)
 
     assert smoke_results(folder) == undisturbed
     assert half_written(folder) == []
     return told
-
-
-def ended(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    said, _ = process.communicate(timeout=PATIENCE)
-    return subprocess.CompletedProcess(process.args, process.returncode, said)
 
 
 def test_a_killed_cell(disturbed):
@@ -99,7 +93,7 @@ def test_an_extraction_killed_half_way(copy):
     wait_for(lambda: list(copy.glob("data/features/*/*/.view0.*.part/train_maps.npy")), "half an extraction")
     for job in jobs_of(process, "features.py"):
         job.send_signal(signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
+    process.ended(PATIENCE)
     assert process.returncode == 1
     assert half_written(copy), "it was killed too late"
     assert not view.exists()
@@ -219,7 +213,7 @@ def test_two_projects_share_a_data_folder(tmp_path, project):
         (tmp_path / name / "data").symlink_to(tmp_path / "data")
         processes.append(start_snakemake(tmp_path / name, target, *SMOKE))
     for process in processes:
-        said, _ = process.communicate(timeout=SECONDS)
+        said = process.ended(SECONDS).stdout
         assert process.returncode == 0, said
         assert "rule data:" in said and "rule features:" in said and "rule pretrain:" not in said
     assert half_written(tmp_path) == []
@@ -246,6 +240,6 @@ def test_features_can_be_read_while_another_grid_makes_them_anew(copy):
             opened += 1
             time.sleep(0.01)
     finally:
-        said, _ = process.communicate(timeout=PATIENCE)
+        said = process.ended(PATIENCE).stdout
     assert process.returncode == 0, said
     assert opened > 100 and view.stat().st_ino != before

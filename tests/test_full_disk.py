@@ -251,7 +251,7 @@ def test_a_grid_on_disks_that_fill_up(copy, undisturbed, new_disk):
     process = start_snakemake(copy, *SMOKE)
     wait_for(lambda: list(copy.glob("data/features/*/*/.view0.*.part/train_maps.npy")), "half an extraction")
     data.fill()
-    said, _ = process.communicate(timeout=PATIENCE)
+    said = process.ended(PATIENCE).stdout
     assert process.returncode == 1
     (line,) = errors(said)
     assert line.startswith("error: features s_digits: disk full while writing data/features/s_digits-")
@@ -263,7 +263,7 @@ def test_a_grid_on_disks_that_fill_up(copy, undisturbed, new_disk):
     process = start_snakemake(copy, *SMOKE)
     wait_for(lambda: jobs_of(process, "cell.py"), "a cell")
     results.fill()
-    said, _ = process.communicate(timeout=PATIENCE)
+    said = process.ended(PATIENCE).stdout
     assert process.returncode == 1
     assert errors(said) and "Traceback" not in said
     for line in errors(said):
