@@ -21,7 +21,7 @@ $(STAMP): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	@# compiled now, on all cores: where Python may write no bytecode, every start would do it again
-	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
+	-$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/(pip|setuptools)/' $(VENV)/lib
 	@touch $@
 
 # bytecode is written, or each of the many processes would compile the project again

@@ -35,6 +35,7 @@ class Registry:
         self.kind = kind
         self.package = package
         self._entries: dict[str, object] = {}
+        self._searched: set[str] = set()
 
     def register(self, name: str) -> Callable:
         """Decorator: file the class or function under `name`; a second one of that name is an error."""
@@ -56,7 +57,8 @@ class Registry:
 
     def get(self, name: str):
         """The entry called `name`. Raises UserError naming the nearest valid one."""
-        if isinstance(name, str) and name not in self._entries:
+        if isinstance(name, str) and name not in self._searched:
+            self._searched.add(name)  # also where it is known: a second one of that name is an error
             named = re.compile(rf"""\.register\(\s*["']{re.escape(name)}["']""")
             for module, text in self._sources.items():
                 if named.search(text):
@@ -77,7 +79,7 @@ class Registry:
         for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
             name = f"{self.package}.{module.name}"
             origin = importlib.util.find_spec(name).origin
-            found[name] = Path(origin).read_text(encoding="utf-8")
+            found[name] = Path(origin).read_text(encoding="utf-8", errors="replace")
         return found
 
     def module_file(self, name: str) -> str:

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from filelock import FileLock
 from small_grid import small_grid
-from snake import SMOKE, copy_project, smoke_results, snakemake
+from snake import CORES, SMOKE, copy_project, smoke_results, variables
 
 from sharc_core.pipeline import ensure_features
 
@@ -43,8 +45,10 @@ def smoke_run(tmp_path_factory):
         if not folder.exists():
             made = tmp_path_factory.mktemp("smoke")
             copy_project(made)
-            done = snakemake(made, *SMOKE)
-            assert done.returncode == 0, done.stdout
+            command = [sys.executable, "-m", "snakemake", *CORES, *SMOKE]
+            environment = os.environ | variables(made)
+            done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
             made.rename(folder)
     return folder
 
@@ -67,7 +71,7 @@ def copy(smoke_run, tmp_path):
 
 @pytest.fixture
 def undisturbed(copy):
-    """The copy's matrices and tables, as it should have them in the end, whatever is done to it."""
+    """What the copy should have in the end, whatever is done to it: matrices, tables, figures in words."""
     found = smoke_results(copy)
     assert len([name for name in found if "/matrices/" in name]) == 4
     return found

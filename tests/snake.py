@@ -1,6 +1,6 @@
 """Running a real `snakemake` in a copy of the project, and looking at what it makes."""
 
-import contextlib
+import atexit
 import json
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing import reduction
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -20,6 +20,7 @@ from snakemake.cli import main
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 1500
+CORES = ("--cores", "2")
 SMOKE = ("--configfile", "config/smoke.yaml")
 PATIENCE = 300  # seconds until something that is waited for must have happened
 LIBRARIES = [
@@ -33,7 +34,8 @@ Found = TypeVar("Found")
 def copy_project(folder: Path) -> None:
     """The project's files, without results or data, into a folder. With them what Python has compiled."""
     for name in ("sharc_core", "workflow", "config", "envs", "profiles"):
-        shutil.copytree(ROOT / name, folder / name)
+        # what is just being compiled has such names, and may be gone before it is copied
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder / name)
 
@@ -55,13 +57,18 @@ class Running:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """To it, not to what it has started."""
-        os.kill(self.pid, number)
+        """To it, not to what it has started; to nobody once it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """It and what it has started."""
-        with contextlib.suppress(ProcessLookupError):
+        """It and what it has started, unless it has ended."""
+        if self.poll() is not None:
+            return
+        try:
             os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has only just been forked: the group is yet to come
+            self.send_signal(signal.SIGKILL)
 
     def ended(self, within: float = SECONDS) -> subprocess.CompletedProcess:
         """Wait for its end; `stdout` has all that was said. One that takes longer is killed."""
@@ -70,8 +77,8 @@ class Running:
         if late:
             self.kill()
             self._process.join()
-        self._said.seek(0)
-        text = self._said.read().decode()
+        said = self._said.fileno()  # whose position is also the writers'
+        text = os.pread(said, os.fstat(said).st_size, 0).decode()
         if late:
             raise subprocess.TimeoutExpired("snakemake", within, text)
         return subprocess.CompletedProcess("snakemake", self.poll(), text, "")
@@ -81,17 +88,25 @@ def start_snakemake(folder: Path, *arguments: str, environment: dict | None = No
     """`snakemake` in the folder with two cores, in a process group of its own.
 
     It is forked from a process in which libraries (and nothing of ours) are loaded: most of what a dry run
-    takes.
+    takes. (conftest.smoke_run is made by the command as users give it.)
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(LIBRARIES)
     said = tempfile.TemporaryFile()  # noqa: SIM115  (Running reads it in the end)
     process = server.Process(
         target=_snakemake,
-        args=(folder, ("--cores", "2", *arguments), environment or {}, reduction.DupFd(said.fileno())),
+        args=(folder, arguments, os.environ | variables(folder) | (environment or {}), DupFd(said.fileno())),
     )
     process.start()
-    return Running(process, said)
+    running = Running(process, said)
+    atexit.register(running.kill)  # if a test fails before its end, or pytest would wait for it
+    return running
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """For a Snakemake of which nothing is to remain outside the folder."""
+    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # or every job would compile the project's modules again
+    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), **bytecode}
 
 
 def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
@@ -107,9 +122,9 @@ def _snakemake(folder: Path, arguments: tuple[str, ...], environment: dict, said
     output = said.detach()
     for stream in (1, 2):
         os.dup2(output, stream)
-    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # or every job would compile the project's modules again
-    os.environ |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), **bytecode, **environment}
-    sys.argv = ["snakemake", *arguments]
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["snakemake", *CORES, *arguments]
     assert "sharc_core" not in sys.modules  # the folder's own will be loaded
     main()
 
@@ -163,9 +178,9 @@ def half_written(folder: Path) -> list[Path]:
     return list(folder.rglob(".*.part"))
 
 
-def finish(folder: Path, undisturbed: dict) -> str:
-    """Run the grid to its end: equal bits, nothing half-written left."""
-    done = snakemake(folder, *SMOKE)
+def finish(folder: Path, undisturbed: dict, *targets: str) -> str:
+    """Run the grid to its end, or as far as the targets: equal bits, nothing half-written left."""
+    done = snakemake(folder, *targets, *SMOKE)
     assert done.returncode == 0, done.stdout
     assert smoke_results(folder) == undisturbed
     assert half_written(folder) == []

@@ -179,20 +179,18 @@ def test_cells_on_a_gpu_are_jobs_of_several_and_ask_for_one(slurm, run):
     values |= {"cells": {"device": "auto", "per_job": 3}, "results_dir": "results/batched"}
     (run.folder / "config/batched.yaml").write_text(yaml.safe_dump(values))
     arguments = ("--configfile", "config/batched.yaml", *CLUSTER)
-    done = snakemake(run.folder, "results/batched/runs.csv", *arguments, environment=slurm.environment)
+    alone = [path.relative_to(run.folder) for path in run.folder.glob("results/smoke/matrices/*/*/er-*.json")]
+    together = [str(path).replace("results/smoke/", "results/batched/") for path in alone]
+    assert len(alone) == 3
+    done = snakemake(run.folder, *together, *arguments, environment=slurm.environment)
     assert done.returncode == 0, done.stdout
-    assert (
-        fields(of_rule(slurm, "cells"), "JobState", "TresPerJob", "Partition", "TimeLimit")
-        == [("COMPLETED", "gres:gpu:1", "gpu", "16:00:00")] * 2
-    )
-    alone, together = (
-        {path.name: json.loads(path.read_text()) for path in run.folder.glob(f"{folder}/matrices/*/*/*.json")}
-        for folder in ("results/smoke", "results/batched")
-    )
-    assert len(alone) == 4 and set(alone) == set(together)
-    for name in alone:
+    assert fields(of_rule(slurm, "cells"), "JobState", "TresPerJob", "Partition", "TimeLimit") == [
+        ("COMPLETED", "gres:gpu:1", "gpu", "16:00:00")
+    ]
+    for paths in zip(alone, together, strict=True):
+        one, other = (json.loads((run.folder / path).read_text()) for path in paths)
         for part in ("matrix", "untrained", "seeds", "versions"):
-            assert alone[name][part] == together[name][part]
+            assert one[part] == other[part]
 
 
 def test_a_login_node_needs_no_gpu(tmp_path):

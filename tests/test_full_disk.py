@@ -273,4 +273,4 @@ def test_a_grid_on_disks_that_fill_up(copy, undisturbed, new_disk):
     assert half_written(copy) == []
     results.free()
 
-    finish(copy, undisturbed)
+    finish(copy, undisturbed, "results/smoke/runs.csv")

@@ -94,6 +94,23 @@ def test_two_of_one_name_are_refused_whichever_is_asked_for(package):
         kind.get("a")
 
 
+def test_two_of_one_name_are_refused_if_one_of_them_came_with_another(package):
+    name, folder = package
+    (folder / "z.py").write_text(PLAIN.format(package=name, name="z") + PLAIN.format(package=name, name="a"))
+    kind = registry(name)
+    kind.get("z")
+    with pytest.raises(ValueError, match="thing 'a' is registered twice"):
+        kind.get("a")
+
+
+def test_a_module_in_another_encoding_is_no_obstacle(package):
+    name, folder = package
+    text = "# -*- coding: latin-1 -*-\n# \xe9\n" + PLAIN.format(package=name, name="e")
+    (folder / "e.py").write_bytes(text.encode("latin-1"))
+    assert registry(name).get("b").name == "b"
+    assert registry(name).get("e").name == "e"
+
+
 def test_a_cells_job_does_not_wait_for_libraries_it_has_no_use_for():
     """scikit-learn, SciPy, pandas, torchvision and torch's compiler take longer to load than a small cell."""
     code = """

@@ -60,13 +60,19 @@ class OnlyShapes(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.empty:
             kwargs = kwargs | {"device": "meta"}
-        if func in ELEMENTWISE and args[0].is_meta and _is_of_one_shape(func, args):
+        if func in ELEMENTWISE and args and args[0].is_meta and _keeps_shape(func, args):
             return args[0]
         return func(*args, **kwargs)
 
 
-def _is_of_one_shape(func: Callable, args: tuple) -> bool:
-    return func is not torch.Tensor.add or getattr(args[1], "shape", None) == args[0].shape
+def _keeps_shape(func: Callable, args: tuple) -> bool:
+    """Whether the result has the first argument's shape for certain; whatever is wrong is left to torch."""
+    other = args[1] if len(args) > 1 else None
+    if func is torch.Tensor.add:
+        return isinstance(other, torch.Tensor) and other.shape == args[0].shape
+    if func is F.batch_norm:
+        return isinstance(other, torch.Tensor) and other.shape == args[0].shape[1:2]
+    return True
 
 
 def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:

@@ -64,7 +64,7 @@ def save(figure: Figure, base: Path) -> list[Path]:
         with matplotlib.rc_context({"svg.hashsalt": base.name}), atomic_path(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
         written.append(path)
-        figure.set_layout_engine("none")  # both with one layout, which takes as long as drawing
+        figure.set_layout_engine("none")  # the second has the first's layout, which takes as long as drawing
     return written
 
 
