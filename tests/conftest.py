@@ -8,7 +8,7 @@ import sys
 import pytest
 from filelock import FileLock
 from small_grid import small_grid
-from snake import CORES, SMOKE, copy_project, smoke_results, variables
+from snake import CORES, SMOKE, copy_project, matrices, smoke_results, variables
 
 from sharc_core.pipeline import ensure_features
 
@@ -73,7 +73,7 @@ def copy(smoke_run, tmp_path):
 def undisturbed(copy):
     """What the copy should have in the end, whatever is done to it: matrices, tables, figures in words."""
     found = smoke_results(copy)
-    assert len([name for name in found if "/matrices/" in name]) == 4
+    assert len(matrices(found)) == 4
     return found
 
 

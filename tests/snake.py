@@ -151,6 +151,11 @@ def smoke_results(folder: Path) -> dict[str, object]:
     return found
 
 
+def matrices(found: dict[str, object]) -> list[str]:
+    """The paths of cells' documents among results: targets to make."""
+    return [name for name in found if "/matrices/" in name]
+
+
 def wait_for(found: Callable[[], Found], what: str) -> Found:
     """What `found` returns once it is true."""
     end = time.monotonic() + PATIENCE

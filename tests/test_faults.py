@@ -20,6 +20,7 @@ from snake import (
     finish,
     half_written,
     jobs_of,
+    matrices,
     smoke_results,
     snakemake,
     start_snakemake,
@@ -38,9 +39,10 @@ def disturbed(smoke_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("disturbed") / "copy"
     shutil.copytree(smoke_run, folder)
     undisturbed = smoke_results(folder)
-    assert len([name for name in undisturbed if "/matrices/" in name]) == 4
+    cells = (*matrices(undisturbed), *SMOKE)
+    assert len(matrices(undisturbed)) == 4
     shutil.rmtree(folder / "results/smoke/matrices")
-    told, cells = {}, ("results/smoke/runs.csv", *SMOKE)
+    told = {}
 
     process = start_snakemake(folder, *cells)
     victim = wait_for(lambda: jobs_of(process, "cell.py"), "a cell")[0]

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from result_factory import make_grid
 from small_grid import small_grid
-from snake import PATIENCE, ROOT, SMOKE, finish, half_written, jobs_of, start_snakemake, wait_for
+from snake import PATIENCE, ROOT, SMOKE, finish, half_written, jobs_of, matrices, start_snakemake, wait_for
 from snakemake.utils import format as filled_in
 
 from sharc_core.backbones import load_backbone
@@ -273,4 +273,4 @@ def test_a_grid_on_disks_that_fill_up(copy, undisturbed, new_disk):
     assert half_written(copy) == []
     results.free()
 
-    finish(copy, undisturbed, "results/smoke/runs.csv")
+    finish(copy, undisturbed, *matrices(undisturbed))
