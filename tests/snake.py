@@ -4,19 +4,23 @@ import atexit
 import json
 import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import psutil
+from snakemake.benchmark import benchmarked
 from snakemake.cli import main
+from snakemake.script import PythonScript
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 1500
@@ -84,18 +88,31 @@ class Running:
         return subprocess.CompletedProcess("snakemake", self.poll(), text, "")
 
 
-def start_snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> Running:
+def start_snakemake(
+    folder: Path,
+    *arguments: str,
+    environment: dict | None = None,
+    fork_jobs: bool = False,
+) -> Running:
     """`snakemake` in the folder with two cores, in a process group of its own.
 
     It is forked from a process in which libraries (and nothing of ours) are loaded: most of what a dry run
     takes. (conftest.smoke_run is made by the command as users give it.)
+
+    fork_jobs: its jobs are forked in turn, see _fork_scripts; who wants to find and disturb one leaves that.
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(LIBRARIES)
     said = tempfile.TemporaryFile()  # noqa: SIM115  (Running reads it in the end)
     process = server.Process(
         target=_snakemake,
-        args=(folder, arguments, os.environ | variables(folder) | (environment or {}), DupFd(said.fileno())),
+        args=(
+            folder,
+            arguments,
+            os.environ | variables(folder) | (environment or {}),
+            DupFd(said.fileno()),
+            fork_jobs,
+        ),
     )
     process.start()
     running = Running(process, said)
@@ -110,11 +127,17 @@ def variables(folder: Path) -> dict[str, str]:
 
 
 def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    """The same, waited for."""
-    return start_snakemake(folder, *arguments, environment=environment).ended()
+    """The same with forked jobs, waited for."""
+    return start_snakemake(folder, *arguments, environment=environment, fork_jobs=True).ended()
 
 
-def _snakemake(folder: Path, arguments: tuple[str, ...], environment: dict, said) -> None:
+def _snakemake(
+    folder: Path,
+    arguments: tuple[str, ...],
+    environment: dict,
+    said: DupFd,
+    fork_jobs: bool,
+) -> None:
     os.setsid()
     # a shell's background job ignores interrupts, and so would all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -126,7 +149,56 @@ def _snakemake(folder: Path, arguments: tuple[str, ...], environment: dict, said
     os.environ.update(environment)
     sys.argv = ["snakemake", *CORES, *arguments]
     assert "sharc_core" not in sys.modules  # the folder's own will be loaded
+    if fork_jobs:
+        _fork_scripts()
     main()
+
+
+def _fork_scripts() -> None:
+    """Of this Snakemake. A new Python takes seconds to load torch, most jobs here as long for all the rest.
+
+    That it makes no difference to the bits is seen by every test that compares with conftest.smoke_run, whose
+    jobs are started as users' are; so are SLURM's, and those that tests kill.
+    """
+
+    def execute(script: PythonScript, path: str, edit: bool = False) -> None:
+        job = os.fork()  # multiprocessing's processes end in failure when forked from a thread
+        if job == 0:
+            _run_and_end(path, script.threads)
+        with benchmarked(job, script.bench_record):
+            status = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
+        if status:
+            raise subprocess.CalledProcessError(status, f"python {path}")
+
+    PythonScript.execute_script = execute
+
+
+def _run_and_end(path: str, threads: int) -> None:
+    status = 1
+    try:
+        _run_script(path, threads)
+        status = 0
+    except SystemExit as end:
+        status = 1 if end.code else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run_script(path: str, threads: int) -> None:
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    # what Snakemake tells a new process by variables that only count when libraries are loaded
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    sys.argv = [path]
+    sys.path.insert(0, str(Path(path).parent))
+    runpy.run_path(path, run_name="__main__")
 
 
 def own_lines(run: subprocess.CompletedProcess) -> list[str]:

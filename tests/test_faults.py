@@ -215,7 +215,7 @@ def test_two_projects_share_a_data_folder(tmp_path, project):
     for name in ("one", "two"):
         copy_project(tmp_path / name)
         (tmp_path / name / "data").symlink_to(tmp_path / "data")
-        processes.append(start_snakemake(tmp_path / name, target, *SMOKE))
+        processes.append(start_snakemake(tmp_path / name, target, *SMOKE, fork_jobs=True))
     for process in processes:
         said = process.ended(SECONDS).stdout
         assert process.returncode == 0, said
