@@ -1,37 +1,20 @@
-"""Running a real `snakemake` in a copy of the project, and looking at what it makes."""
+"""Real runs of `snakemake` and `python -m sharc_core` in a copy of the project, and what they make."""
 
-import atexit
 import json
-import multiprocessing
-import os
-import runpy
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable
-from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import psutil
-from snakemake.benchmark import benchmarked
-from snakemake.cli import main
-from snakemake.script import PythonScript
+from forks import Running, start
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 1500
 CORES = ("--cores", "2")
 SMOKE = ("--configfile", "config/smoke.yaml")
 PATIENCE = 300  # seconds until something that is waited for must have happened
-LIBRARIES = [
-    *("snakemake.cli", "snakemake.api", "snakemake.scheduling.job_scheduler"),
-    *("torch", "torch.fx.experimental.symbolic_shapes", "torch._meta_registrations", "torchvision"),
-    *("pandas", "pydantic", "safetensors", "scipy.stats", "matplotlib", "fontTools.ttLib", "PIL.ImageFont"),
-]
 Found = TypeVar("Found")
 
 
@@ -44,50 +27,6 @@ def copy_project(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-class Running:
-    """A Snakemake that was started, much as subprocess.Popen has it."""
-
-    def __init__(self, process: multiprocessing.process.BaseProcess, said: BinaryIO):
-        self.pid = process.pid
-        self._process, self._said = process, said
-
-    @property
-    def returncode(self) -> int | None:
-        """Its exit status once it has ended."""
-        return self.poll()
-
-    def poll(self) -> int | None:
-        """The same."""
-        return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        """To it, not to what it has started; to nobody once it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """It and what it has started, unless it has ended."""
-        if self.poll() is not None:
-            return
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has only just been forked: the group is yet to come
-            self.send_signal(signal.SIGKILL)
-
-    def ended(self, within: float = SECONDS) -> subprocess.CompletedProcess:
-        """Wait for its end; `stdout` has all that was said. One that takes longer is killed."""
-        self._process.join(within)
-        late = self.poll() is None
-        if late:
-            self.kill()
-            self._process.join()
-        said = self._said.fileno()  # whose position is also the writers'
-        text = os.pread(said, os.fstat(said).st_size, 0).decode()
-        if late:
-            raise subprocess.TimeoutExpired("snakemake", within, text)
-        return subprocess.CompletedProcess("snakemake", self.poll(), text, "")
-
-
 def start_snakemake(
     folder: Path,
     *arguments: str,
@@ -96,28 +35,10 @@ def start_snakemake(
 ) -> Running:
     """`snakemake` in the folder with two cores, in a process group of its own.
 
-    It is forked from a process in which libraries (and nothing of ours) are loaded: most of what a dry run
-    takes. (conftest.smoke_run is made by the command as users give it.)
-
-    fork_jobs: its jobs are forked in turn, see _fork_scripts; who wants to find and disturb one leaves that.
+    fork_jobs: its jobs are forked like itself (see forks.py); who wants to find and disturb one leaves that.
     """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(LIBRARIES)
-    said = tempfile.TemporaryFile()  # noqa: SIM115  (Running reads it in the end)
-    process = server.Process(
-        target=_snakemake,
-        args=(
-            folder,
-            arguments,
-            os.environ | variables(folder) | (environment or {}),
-            DupFd(said.fileno()),
-            fork_jobs,
-        ),
-    )
-    process.start()
-    running = Running(process, said)
-    atexit.register(running.kill)  # if a test fails before its end, or pytest would wait for it
-    return running
+    command = ["snakemake", *CORES, *arguments]
+    return start(command, folder, variables(folder) | (environment or {}), fork_jobs)
 
 
 def variables(folder: Path) -> dict[str, str]:
@@ -131,74 +52,9 @@ def snakemake(folder: Path, *arguments: str, environment: dict | None = None) ->
     return start_snakemake(folder, *arguments, environment=environment, fork_jobs=True).ended()
 
 
-def _snakemake(
-    folder: Path,
-    arguments: tuple[str, ...],
-    environment: dict,
-    said: DupFd,
-    fork_jobs: bool,
-) -> None:
-    os.setsid()
-    # a shell's background job ignores interrupts, and so would all that it starts
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(folder)
-    output = said.detach()
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["snakemake", *CORES, *arguments]
-    assert "sharc_core" not in sys.modules  # the folder's own will be loaded
-    if fork_jobs:
-        _fork_scripts()
-    main()
-
-
-def _fork_scripts() -> None:
-    """Of this Snakemake. A new Python takes seconds to load torch, most jobs here as long for all the rest.
-
-    That it makes no difference to the bits is seen by every test that compares with conftest.smoke_run, whose
-    jobs are started as users' are; so are SLURM's, and those that tests kill.
-    """
-
-    def execute(script: PythonScript, path: str, edit: bool = False) -> None:
-        job = os.fork()  # multiprocessing's processes end in failure when forked from a thread
-        if job == 0:
-            _run_and_end(path, script.threads)
-        with benchmarked(job, script.bench_record):
-            status = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
-        if status:
-            raise subprocess.CalledProcessError(status, f"python {path}")
-
-    PythonScript.execute_script = execute
-
-
-def _run_and_end(path: str, threads: int) -> None:
-    status = 1
-    try:
-        _run_script(path, threads)
-        status = 0
-    except SystemExit as end:
-        status = 1 if end.code else 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _run_script(path: str, threads: int) -> None:
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    # what Snakemake tells a new process by variables that only count when libraries are loaded
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    sys.argv = [path]
-    sys.path.insert(0, str(Path(path).parent))
-    runpy.run_path(path, run_name="__main__")
+def sharc_core(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """`python -m sharc_core`, waited for."""
+    return start(["sharc_core", *arguments], folder, variables(folder)).ended()
 
 
 def own_lines(run: subprocess.CompletedProcess) -> list[str]:

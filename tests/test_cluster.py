@@ -73,7 +73,8 @@ def run(slurm, tmp_path_factory):
     copy_project(folder)
     changed = ("--group-components", "cells=4", "--set-resources", TOO_LITTLE, A_GPU_AT_FIRST)
     arguments = (*SMOKE, *CLUSTER, *changed)
-    process = start_snakemake(folder, *arguments, environment=slurm.environment)
+    # forked are this machine's jobs: SLURM's are not this Snakemake's to start
+    process = start_snakemake(folder, *arguments, environment=slurm.environment, fork_jobs=True)
     said = disturbed(process, lambda: slurm.cancel(running_job(slurm, "features", process)["JobId"]))
     assert process.returncode == 0, said
     jobs = {rule: of_rule(slurm, rule) for rule in ("pretrain", "features", "cell")}

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from snake import (
     PATIENCE,
-    SECONDS,
     SMOKE,
     copy_project,
     finish,
@@ -215,9 +214,9 @@ def test_two_projects_share_a_data_folder(tmp_path, project):
     for name in ("one", "two"):
         copy_project(tmp_path / name)
         (tmp_path / name / "data").symlink_to(tmp_path / "data")
-        processes.append(start_snakemake(tmp_path / name, target, *SMOKE, fork_jobs=True))
+        processes.append(start_snakemake(tmp_path / name, target, *SMOKE))
     for process in processes:
-        said = process.ended(SECONDS).stdout
+        said = process.ended().stdout
         assert process.returncode == 0, said
         assert "rule data:" in said and "rule features:" in said and "rule pretrain:" not in said
     assert half_written(tmp_path) == []

@@ -5,12 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from record_factory import add_recall, finished_grid
-from snake import snakemake
+from snake import sharc_core, snakemake
 
 from sharc_core import verify as verify_module
 from sharc_core.__main__ import main
@@ -410,8 +409,7 @@ def test_cells_that_ran_with_other_weights_are_told(place, verify):
 
 
 def verified(project, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "sharc_core", "verify", *map(str, arguments)]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True)
+    return sharc_core(project, "verify", *map(str, arguments))
 
 
 @pytest.mark.pipeline
