@@ -24,7 +24,7 @@ from snakemake.benchmark import benchmarked
 from snakemake.script import PythonScript
 from threadpoolctl import threadpool_limits
 
-SECONDS = 1500
+SECONDS = 1500  # until a program that has not ended is killed
 LIBRARIES = [
     *("snakemake.cli", "snakemake.api", "snakemake.scheduling.job_scheduler"),
     *("torch", "torch.fx.experimental.symbolic_shapes", "torch._meta_registrations", "torchvision"),
