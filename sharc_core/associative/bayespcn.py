@@ -19,6 +19,7 @@ from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.groups import by_mask, chunked
 from sharc_core.associative.matrix_normal import (
     Grams,
+    RowCovariance,
     cross_of,
     gain_of,
     gram_of,
@@ -176,60 +177,76 @@ class BayesPCN(AssociativeMemory):
         decay1, decay2, epsilon = ADAM
         mode, active = torch.empty_like(state), torch.arange(len(state), device=state.device)
         before = state.new_full((len(state),), math.inf)
-        for step in range(1, s.steps + 1):
-            value, gradient = self.log_joint(state, grams, rows, with_value=s.tolerance is not None)
-            first.lerp_(gradient, 1 - decay1)
-            second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
-            # Adam's bias corrections, moved into the step and epsilon
-            correction = math.sqrt(1 - decay2**step)
-            scale = second.sqrt().add_(epsilon * correction)
-            state.addcdiv_(first, scale, value=s.lr * correction / (1 - decay1**step))
-            if s.tolerance is not None:
-                moving = (value - before).abs() > s.tolerance
-                before = value
-                if not bool(moving.all()):
-                    mode[active] = state  # final for those that no longer move, which go
-                    active, state, first, second, before = (
-                        each[moving] for each in (active, state, first, second, before)
-                    )
-                    grams, rows = grams.of(moving), None if rows is None else rows[moving]
-                    if not len(active):
-                        break
-        mode[active] = state
+        covariances = self._row_covariances()
+        with torch.inference_mode():  # the steps are small: what autograd would note of them counts
+            for step in range(1, s.steps + 1):
+                value, gradient = self.log_joint(state, grams, rows, covariances, s.tolerance is not None)
+                first.lerp_(gradient, 1 - decay1)
+                second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+                # Adam's bias corrections, moved into the step and epsilon
+                correction = math.sqrt(1 - decay2**step)
+                scale = second.sqrt().add_(epsilon * correction)
+                state.addcdiv_(first, scale, value=s.lr * correction / (1 - decay1**step))
+                if s.tolerance is not None:
+                    moving = (value - before).abs() > s.tolerance
+                    before = value
+                    if not bool(moving.all()):
+                        mode[active] = state  # final for those that no longer move, which go
+                        active, state, first, second, before = (
+                            each[moving] for each in (active, state, first, second, before)
+                        )
+                        grams, rows = grams.of(moving), None if rows is None else rows[moving]
+                        if not len(active):
+                            break
+            mode[active] = state
         return list(mode.split(s.hidden, dim=2))
 
+    def _row_covariances(self) -> list[RowCovariance | None]:
+        """Of each layer, for the log joint; None where that takes the weights for their mean."""
+        if self.settings.log_joint != "predictive":
+            return [None] * len(self.layers)
+        return [RowCovariance(layer.covariance, self.settings.sigma_prior**2) for layer in self.layers]
+
     def log_joint(
-        self, state: torch.Tensor, grams: Grams, rows: torch.Tensor | None = None, with_value: bool = True
+        self,
+        state: torch.Tensor,
+        grams: Grams,
+        rows: torch.Tensor | None = None,
+        covariances: list[RowCovariance | None] | None = None,
+        with_value: bool = True,
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Log joint of maps and hidden layers (up to a constant), (G,), and its gradient by the latter.
 
-        state (G, n, (layers - 1) * hidden); rows as in hidden_mode.
+        state (G, n, (layers - 1) * hidden); rows as in hidden_mode; covariances: _row_covariances().
         """
         s, variance = self.settings, self.settings.sigma_obs**2
         predictive = s.log_joint == "predictive"
-        hidden = state.split(s.hidden, dim=2)
+        covariances = covariances or self._row_covariances()
+        hidden = state.split(s.hidden, dim=2) if len(self.layers) > 1 else (state,)
         total = state.new_zeros(len(state)) if with_value else None
         pulls = []  # of each hidden layer, by the layer that it predicts
-        pushes: list[torch.Tensor | None] = [None] * len(hidden)  # by the layer that predicts it
-        for level, (layer, above) in enumerate(zip(self.layers, hidden, strict=True)):
+        pushes = []  # by the layer that predicts it
+        for level, (layer, covariance, above) in enumerate(
+            zip(self.layers, covariances, hidden, strict=True)
+        ):
             z = _kept(phi(s.activation, above), rows)
             if level > 0:  # a hidden layer is small: its Gram matrices are formed on the spot
                 below = _kept(hidden[level - 1], rows)
                 grams = Grams(below @ below.mT, below @ layer.mean.T, layer.mean @ layer.mean.T, s.hidden)
                 residual = below - z @ layer.mean
-                coupled = z @ layer.covariance @ z.mT if predictive else below.new_zeros(grams.xx.shape)
+                coupled = covariance.spread(z) @ z.mT if covariance else below.new_zeros(grams.xx.shape)
                 coupled.diagonal(dim1=-2, dim2=-1).add_(variance)
-                pushes[level - 1] = torch.linalg.solve(coupled, residual)
-            value, slope = log_joint(z, grams, layer.covariance, variance, predictive, with_value)
+                pushes.append(torch.linalg.solve(coupled, residual))
+            value, slope = log_joint(z, grams, covariance, variance, with_value)
             pulls.append(phi_back(s.activation, _kept(slope, rows), above))
             total = total + value if with_value else None
         spread = variance + (self.top_variance if predictive else 0.0)
         off = _kept(hidden[-1] - self.top_mean, rows)
-        pushes[-1] = off / spread
         if with_value:
             total = total - off.square().sum((1, 2)) / (2 * spread)
+        top = pulls.pop().sub_(off, alpha=1 / spread)
         gradients = [pull - push for pull, push in zip(pulls, pushes, strict=True)]
-        return total, gradients[0] if len(gradients) == 1 else torch.cat(gradients, 2)
+        return total, torch.cat([*gradients, top], 2) if gradients else top
 
     # --- forgetting and state --------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ S = Z U Z^T + sigma^2 I (n, n): rows of a batch are coupled.
 
 What an optimisation over Z needs of the data are three Gram matrices: X X^T (n, n), X R^T (n, m) and
 R R^T (m, m), over all columns or only the observed ones. With them a step costs m^2 per row whatever d.
+Half of those m^2 are Z U, and fewer as long as U is the prior less what few rows have taken from it.
 """
 
 import math
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-BLOCK = 4096  # columns converted to float64 at a time
+BLOCK = 1024  # columns converted to float64 at a time: so many stay in a processor's cache
+PARTS = 4  # groups of columns of a Gram matrix; what lies above their blocks is mirrored, not computed
+ROUNDING = 1e-15  # of the prior variance: what is left of a matrix of low rank once all of it is taken away
 
 
 @dataclass
@@ -33,24 +36,69 @@ class Grams:
         rr = self.rr if self.rr.ndim == 2 else self.rr[chosen]
         return Grams(self.xx[chosen], self.xr[chosen], rr, self.columns)
 
+    def fit(self, z: torch.Tensor) -> torch.Tensor:
+        """(X - Z R) R^T of z (G, n, m)."""
+        if self.rr.ndim == 2 and z.shape[0] > 1:  # one product for all batches
+            return self.xr - z @ self.rr
+        return torch.baddbmm(self.xr, z, self.rr.expand(z.shape[0], -1, -1), alpha=-1)
+
+
+class RowCovariance:
+    """U (m, m), float64, as what rows are multiplied with: Z -> Z U.
+
+    The prior is a multiple of I, and r rows learnt take from it a matrix of rank r. While that is small,
+    U = prior I - H^T H with H (r, m) costs 2 m r a row instead of m^2. A GPU takes U itself: there it is
+    the number of operations that counts, not their size.
+    """
+
+    def __init__(self, covariance: torch.Tensor, prior: float):
+        self.dense, self.prior = covariance, prior
+        self.taken = taken_from(prior, covariance) if covariance.device.type == "cpu" else None
+
+    def spread(self, z: torch.Tensor) -> torch.Tensor:
+        """Z U of z (G, n, m)."""
+        if self.taken is None:
+            return z @ self.dense
+        taken = self.taken.expand(z.shape[0], -1, -1)
+        return torch.baddbmm(z, torch.bmm(z, taken.mT), taken, beta=self.prior, alpha=-1)
+
+
+def taken_from(prior: float, covariance: torch.Tensor) -> torch.Tensor | None:
+    """H (r, m) with prior I - H^T H = covariance (m, m) to rounding; None if r would exceed m / 4.
+
+    Pivoted Cholesky decomposition of prior I - U, which is positive semi-definite.
+    """
+    size = len(covariance)
+    rest = -covariance
+    rest.diagonal().add_(prior)
+    found, left = covariance.new_empty(size // 4, size), rest.diagonal().clone()
+    for count in range(len(found) + 1):
+        pivot = int(left.argmax())
+        if left[pivot] <= ROUNDING * prior:
+            return found[:count]
+        if count < len(found):
+            row = rest[pivot] - found[:count, pivot] @ found[:count]
+            found[count] = row / left[pivot].sqrt()
+            left -= found[count].square()
+    return None
+
 
 def log_joint(
     z: torch.Tensor,
     grams: Grams,
-    covariance: torch.Tensor,
+    covariance: RowCovariance | None,
     variance: float,
-    predictive: bool,
     with_value: bool = True,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Log probability (up to a constant) of X given Z, (G,), and its gradient by Z, (G, n, m).
 
     With E = (X - Z R)(X - Z R)^T = XX - XR Z^T - Z XR^T + Z RR Z^T it is
-    -(d log det S + tr(S^-1 E)) / 2. predictive: S as above; otherwise (MAP weights) S = sigma^2 I.
+    -(d log det S + tr(S^-1 E)) / 2. S is as above (predictive) or, without a covariance, sigma^2 I (MAP).
     with_value: False saves the value (None then), which an optimiser need not know.
     """
     zt = z.mT
-    fit = grams.xr - z @ grams.rr
-    if not predictive:
+    fit = grams.fit(z)
+    if covariance is None:
         value = None
         if with_value:
             trace = _trace(grams.xx - (z @ grams.xr.mT) - (fit @ zt))
@@ -58,14 +106,14 @@ def log_joint(
         return value, fit / variance
     # E written as two products, so that no third of size m^2 is needed
     error = torch.baddbmm(torch.baddbmm(grams.xx, z, grams.xr.mT, alpha=-1), fit, zt, alpha=-1)
-    spread = z @ covariance
-    s = spread @ zt
+    spread = covariance.spread(z)
+    s = torch.bmm(spread, zt)
     s.diagonal(dim1=-2, dim2=-1).add_(variance)
     factor = torch.linalg.cholesky_ex(s).L  # S is at least sigma^2 I: it has a factor
     inverse = torch.cholesky_inverse(factor)
-    weighted = inverse @ error
+    weighted = torch.bmm(inverse, error)
     pull = torch.baddbmm(inverse, weighted, inverse, beta=-grams.columns)
-    gradient = torch.baddbmm(inverse @ fit, pull, spread)
+    gradient = torch.baddbmm(torch.bmm(inverse, fit), pull, spread)
     if not with_value:
         return None, gradient
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -93,11 +141,13 @@ def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple
 
 
 def gram_of(weights: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
-    """R R^T (m, m) in float64 of weights (m, d), over all columns or the given ones."""
+    """R R^T (m, m) in float64 of weights (m, d), over all columns or the given ones; exactly symmetric."""
     total = weights.new_zeros(len(weights), len(weights), dtype=torch.float64)
+    rows = range(0, len(weights), -(-len(weights) // PARTS))
     for block in _blocks(weights, columns):
-        total.addmm_(block, block.T)
-    return total
+        for start, part in zip(rows, block.split(rows.step), strict=True):
+            total[start:, start : start + rows.step].addmm_(block[start:], part.T)
+    return total.tril() + total.tril(-1).T
 
 
 def cross_of(
@@ -129,4 +179,4 @@ def learn_rows(weights: torch.Tensor, x: torch.Tensor, z: torch.Tensor, gain: to
     for start in range(0, weights.shape[1], BLOCK):
         part = slice(start, start + BLOCK)
         block = weights[:, part].double()
-        weights[:, part] = block.addmm_(gain, x[:, part].double() - z @ block).to(weights.dtype)
+        weights[:, part] = block.addmm_(gain, x[:, part].double() - z @ block)

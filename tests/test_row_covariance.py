@@ -1,0 +1,95 @@
+"""The posterior's row covariance as the prior less what few rows took from it, against the full matrix."""
+
+import pytest
+import torch
+from test_bayespcn import KIND, direct_log_joint, patterns
+
+from sharc_core.associative.matrix_normal import Grams, RowCovariance, cross_of, gram_of, taken_from
+
+SHAPE = (12, 2, 3)
+HIDDEN = 64
+
+
+def written(count: int, **settings):
+    """A memory of 64 hidden units after so many maps, four at a time, its weights in float64."""
+    settings = KIND.Settings(**{"hidden": HIDDEN, "steps": 40, "batch": 4, **settings})
+    memory, maps = KIND(settings, SHAPE, 1), patterns(count)
+    memory.layers[0].mean = memory.layers[0].mean.double()
+    memory.write(maps, torch.zeros(count))
+    return memory, maps
+
+
+@pytest.mark.parametrize("prior", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("count", [4, 8, 16])
+def test_as_many_rows_as_were_learnt(count, prior):
+    """Exact, also after forgetting a part, which takes less from the prior but no fewer rows."""
+    memory, _ = written(count, sigma_prior=prior**0.5)
+    source = torch.Generator().manual_seed(0)
+    z = torch.rand(3, 5, HIDDEN, generator=source, dtype=torch.float64)
+    for _ in range(2):
+        covariance = memory.layers[0].covariance
+        row_covariance = RowCovariance(covariance, memory.settings.sigma_prior**2)
+        taken = row_covariance.taken
+        assert taken.shape == (count, HIDDEN)
+        assert taken.square().sum() > 0.1 * prior, "else nothing was learnt"
+        full = memory.settings.sigma_prior**2 * torch.eye(HIDDEN, dtype=torch.float64) - taken.T @ taken
+        torch.testing.assert_close(full, covariance, rtol=0, atol=1e-13 * prior)
+        torch.testing.assert_close(row_covariance.spread(z), z @ covariance, rtol=0, atol=1e-12 * prior)
+        memory.forget(0.3)
+
+
+def test_nothing_learnt_is_the_prior():
+    memory, _ = written(4)
+    memory.forget(1.0)
+    row_covariance = RowCovariance(memory.layers[0].covariance, 1.0)
+    assert row_covariance.taken.shape == (0, HIDDEN)
+    z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
+    torch.testing.assert_close(row_covariance.spread(z), z, rtol=0, atol=0)
+
+
+def test_many_rows_take_the_matrix_itself():
+    """At hidden / 4 rows products with the rows still cost half as much; beyond, the matrix is as good."""
+    assert taken_from(1.0, written(16)[0].layers[0].covariance) is not None
+    memory, _ = written(20)
+    row_covariance = RowCovariance(memory.layers[0].covariance, 1.0)
+    assert row_covariance.taken is None
+    z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
+    assert torch.equal(row_covariance.spread(z), z @ memory.layers[0].covariance)
+
+
+def test_on_another_device_the_matrix_itself():
+    covariance = torch.eye(HIDDEN, dtype=torch.float64, device="meta")
+    row_covariance, z = RowCovariance(covariance, 1.0), torch.empty(2, 3, HIDDEN, device="meta").double()
+    assert row_covariance.taken is None
+    assert row_covariance.spread(z).shape == (2, 3, HIDDEN)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_log_joint_equals_autograd_on_the_maps(layers, masked):
+    memory, maps = written(8, layers=layers, sigma_obs=0.1)
+    assert all(each.taken is not None for each in memory._row_covariances())
+    x = maps[:4].double().flatten(1)
+    columns = torch.arange(0, 72, 2) if masked else None
+    width = HIDDEN * (layers - 1)
+    state = torch.rand(1, 4, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    cross, seen = cross_of(x, memory.layers[0].mean, columns)
+    grams = Grams((seen @ seen.T)[None], cross[None], gram_of(memory.layers[0].mean, columns), 72)
+    value, gradient = memory.log_joint(state, grams)
+    leaf = state[0].clone().requires_grad_()
+    direct = direct_log_joint(memory, x, list(leaf.split(HIDDEN, dim=1)), columns)
+    direct.backward()
+    torch.testing.assert_close(value[0], direct.detach(), rtol=1e-6, atol=0)
+    scale = leaf.grad.abs().max()
+    torch.testing.assert_close(gradient[0] / scale, leaf.grad / scale, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 3, 4, 5, 10, 64])
+def test_gram_matrix(hidden):
+    """Formed in blocks of rows and columns: R R^T, symmetric to the last bit."""
+    weights = torch.randn(hidden, 2500, generator=torch.Generator().manual_seed(hidden))
+    for columns in (None, torch.arange(0, 2500, 3)):
+        part = (weights if columns is None else weights[:, columns]).double()
+        gram = gram_of(weights, columns)
+        torch.testing.assert_close(gram, part @ part.T, rtol=1e-12, atol=1e-12)
+        assert torch.equal(gram, gram.T)
