@@ -186,7 +186,7 @@ def test_cells_on_a_gpu_are_jobs_of_several_and_ask_for_one(slurm, run):
     done = snakemake(run.folder, *together, *arguments, environment=slurm.environment)
     assert done.returncode == 0, done.stdout
     assert fields(of_rule(slurm, "cells"), "JobState", "TresPerJob", "Partition", "TimeLimit") == [
-        ("COMPLETED", "gres:gpu:1", "gpu", "16:00:00")
+        ("COMPLETED", "gres:gpu:1", "gpu", "06:00:00")
     ]
     for paths in zip(alone, together, strict=True):
         one, other = (json.loads((run.folder / path).read_text()) for path in paths)
@@ -214,7 +214,7 @@ def test_every_cluster_job_says_what_it_needs():
     rows = [line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("| `")]
     for name in set(rules) - names:
         memory, minutes = (
-            int(re.search(rf"{key}=growing\((\d+)\)", rules[name])[1]) for key in ("mem_mb", "runtime")
+            int(re.search(rf"{key}=growing\((\d+)[,)]", rules[name])[1]) for key in ("mem_mb", "runtime")
         )
         (row,) = (row for row in rows if f"`{name}`" in row.split("|")[1])
         assert f"{memory // 1000} GB, {minutes // 60} h" in row, row

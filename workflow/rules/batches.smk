@@ -28,7 +28,8 @@ rule cells:
     threads: 1
     resources:
         mem_mb=growing(8000),
-        runtime=growing(960),
+        # what each of its cells would ask for alone; large batches have short cells, and partitions limits
+        runtime=growing(120, times=lambda w: min(len(batch_of(w)), 8)),
         gpu=CELL_GPUS,
     conda:
         "../../envs/sharc.yaml"

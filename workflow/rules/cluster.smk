@@ -28,9 +28,9 @@ if not SUBMITS and "gpu" not in workflow.global_resources and resolve_device("au
     workflow.register_resource("gpu", 1)
 
 
-def growing(amount):
+def growing(amount, times=lambda wildcards: 1):
     """A resource of which each attempt gets as much again: a job killed for want of it succeeds later."""
-    return lambda wildcards, attempt: amount * attempt
+    return lambda wildcards, attempt: amount * times(wildcards) * attempt
 
 
 onstart:
