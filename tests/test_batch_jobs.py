@@ -1,6 +1,7 @@
 """Cells in batches in a real `snakemake`: equal documents, what re-runs, a killed batch, a missing GPU."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     assert log.count("task 5/5") == 3 - len(finished)
     alone = documents(copy, "smoke")
     assert len(alone) == 4 and documents(copy, "batched") == alone
+
+
+def test_a_batch_asks_for_the_time_of_its_cells(copy):
+    """Two hours each, and no more than for eight."""
+    arguments = write(copy, buffers=[20, 25, 30, 35, 40], cells={"per_job": 100})
+    dry = snakemake(copy, *arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stdout
+    jobs = re.findall(r"^rule cells:.*?^    resources: .*?runtime=(\d+)", dry.stdout, re.M | re.S)
+    assert sorted(map(int, jobs)) == [120, 960]
 
 
 def test_what_re_runs(copy):

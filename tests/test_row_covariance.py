@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_bayespcn import KIND, direct_log_joint, patterns
 
+from sharc_core.associative import matrix_normal
 from sharc_core.associative.matrix_normal import Grams, RowCovariance, cross_of, gram_of, taken_from
 
 SHAPE = (12, 2, 3)
@@ -36,6 +37,44 @@ def test_as_many_rows_as_were_learnt(count, prior):
         torch.testing.assert_close(full, covariance, rtol=0, atol=1e-13 * prior)
         torch.testing.assert_close(row_covariance.spread(z), z @ covariance, rtol=0, atol=1e-12 * prior)
         memory.forget(0.3)
+
+
+@pytest.mark.parametrize("prior", [0.3, 1.0, 10.0])
+@pytest.mark.parametrize("beta", [1e-3, 1e-2, 0.3])
+def test_what_many_updates_leave_of_rounding_is_no_row(prior, beta):
+    memory, _ = written(12, sigma_prior=prior)
+    for _ in range(20):
+        memory.forget(beta)
+    row_covariance = RowCovariance(memory.layers[0].covariance, prior**2)
+    assert row_covariance.taken is not None and len(row_covariance.taken) <= 12
+    z = torch.rand(2, 3, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = z @ memory.layers[0].covariance
+    torch.testing.assert_close(row_covariance.spread(z), expected, rtol=0, atol=1e-11 * prior**2)
+
+
+@pytest.mark.parametrize("prior", [0.5, 2.0])
+def test_another_ones_prior(prior):
+    """A matrix that is not this prior less some rows is taken as it is."""
+    memory, _ = written(4)
+    row_covariance = RowCovariance(memory.layers[0].covariance, prior)
+    z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
+    assert torch.equal(row_covariance.spread(z), z @ memory.layers[0].covariance)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("log_joint", ["predictive", "map"])
+def test_reading_is_the_same_in_either_form(monkeypatch, layers, log_joint):
+    """Masks of one, two and five cues side by side, and one of more cues than a batch; all plain tensors."""
+    memory, maps = written(14, layers=layers, log_joint=log_joint, sigma_obs=0.1)
+    masks = torch.rand(4, 12, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask = masks[torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3])]
+    recalled = memory.read(maps, mask, torch.zeros(14))
+    assert all((covariance is None) == (log_joint == "map") for covariance in memory._row_covariances())
+    monkeypatch.setattr(matrix_normal, "taken_from", lambda *_: None)
+    full = memory.read(maps, mask, torch.zeros(14))
+    torch.testing.assert_close(recalled, full, rtol=1e-6, atol=1e-6)
+    for tensor in (recalled, *memory.tensors().values()):
+        assert not tensor.is_inference()
 
 
 def test_nothing_learnt_is_the_prior():

@@ -135,13 +135,13 @@ class BayesPCN(AssociativeMemory):
 
     def complete(self, maps, mask, labels):
         """Prediction of every entry from the hidden mode given the observed ones."""
-        flat = maps.flatten(1)
+        flat, covariances = maps.flatten(1), self._row_covariances()
         positions = self.size // self.shape[0]
         weights, out = self.layers[0].mean, torch.empty_like(flat)
         small: list[tuple[torch.Tensor, Grams]] = []  # masks of one batch each, optimised side by side
 
         def finish(members: torch.Tensor, grams: Grams, rows: torch.Tensor) -> None:
-            hidden = self.hidden_mode(grams, None if bool(rows.all()) else rows)[0]
+            hidden = self.hidden_mode(grams, None if bool(rows.all()) else rows, covariances)[0]
             z = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0]
             out[members] = (z.to(weights.dtype) @ weights).to(out.dtype)
 
@@ -164,11 +164,17 @@ class BayesPCN(AssociativeMemory):
 
     # --- the hidden optimisation -----------------------------------------------------------------
 
-    def hidden_mode(self, grams: Grams, rows: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def hidden_mode(
+        self,
+        grams: Grams,
+        rows: torch.Tensor | None = None,
+        covariances: list[RowCovariance | None] | None = None,
+    ) -> list[torch.Tensor]:
         """Hidden layers, each (G, n, hidden) float64, at the mode of the log joint, by Adam.
 
-        rows (G, n, 1): 1 where a batch has a row, 0 where it was filled up; None: there all are rows. Each
-        batch stops on its own, so what it ends at does not depend on the company.
+        rows (G, n, 1): 1 where a batch has a row, 0 where it was filled up; None: there all are rows.
+        covariances: _row_covariances(), for who has them already. Each batch stops on its own, so what it
+        ends at does not depend on the company.
         """
         s = self.settings
         shape = (*grams.xr.shape[:2], (s.layers - 1) * s.hidden)
@@ -177,8 +183,8 @@ class BayesPCN(AssociativeMemory):
         decay1, decay2, epsilon = ADAM
         mode, active = torch.empty_like(state), torch.arange(len(state), device=state.device)
         before = state.new_full((len(state),), math.inf)
-        covariances = self._row_covariances()
-        with torch.inference_mode():  # the steps are small: what autograd would note of them counts
+        covariances = covariances or self._row_covariances()
+        with torch.inference_mode():  # without autograd's bookkeeping, which shows in steps as small as these
             for step in range(1, s.steps + 1):
                 value, gradient = self.log_joint(state, grams, rows, covariances, s.tolerance is not None)
                 first.lerp_(gradient, 1 - decay1)

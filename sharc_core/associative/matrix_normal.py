@@ -6,7 +6,7 @@ S = Z U Z^T + sigma^2 I (n, n): rows of a batch are coupled.
 
 What an optimisation over Z needs of the data are three Gram matrices: X X^T (n, n), X R^T (n, m) and
 R R^T (m, m), over all columns or only the observed ones. With them a step costs m^2 per row whatever d.
-Half of those m^2 are Z U, and fewer as long as U is the prior less what few rows have taken from it.
+Z U costs as much, or less: for as long as U is the prior less what few rows have taken from it.
 """
 
 import math
@@ -16,7 +16,6 @@ import torch
 
 BLOCK = 1024  # columns converted to float64 at a time: so many stay in a processor's cache
 PARTS = 4  # groups of columns of a Gram matrix; what lies above their blocks is mirrored, not computed
-ROUNDING = 1e-15  # of the prior variance: what is left of a matrix of low rank once all of it is taken away
 
 
 @dataclass
@@ -66,16 +65,21 @@ class RowCovariance:
 def taken_from(prior: float, covariance: torch.Tensor) -> torch.Tensor | None:
     """H (r, m) with prior I - H^T H = covariance (m, m) to rounding; None if r would exceed m / 4.
 
-    Pivoted Cholesky decomposition of prior I - U, which is positive semi-definite.
+    Pivoted Cholesky decomposition of prior I - U, whose eigenvalues are between 0 and the prior. It ends
+    where LAPACK's (dpstrf) does by default: what is left of the diagonal is below m eps of the largest.
+    None, too, where that matrix is not positive semi-definite, as if `prior` were another one's.
     """
     size = len(covariance)
     rest = -covariance
     rest.diagonal().add_(prior)
     found, left = covariance.new_empty(size // 4, size), rest.diagonal().clone()
+    rounding = size * torch.finfo(rest.dtype).eps * prior
+    if left.sum() > prior * len(found):  # no eigenvalue exceeds the prior: more than that are not zero
+        return None
     for count in range(len(found) + 1):
         pivot = int(left.argmax())
-        if left[pivot] <= ROUNDING * prior:
-            return found[:count]
+        if left[pivot] <= rounding:
+            return found[:count] if left.min() >= -rounding else None
         if count < len(found):
             row = rest[pivot] - found[:count, pivot] @ found[:count]
             found[count] = row / left[pivot].sqrt()

@@ -28,7 +28,7 @@ rule cells:
     threads: 1
     resources:
         mem_mb=growing(8000),
-        # what each of its cells would ask for alone; large batches have short cells, and partitions limits
+        # what its cells would ask for alone; no more than for eight, as partitions limit a job's time
         runtime=growing(120, times=lambda w: min(len(batch_of(w)), 8)),
         gpu=CELL_GPUS,
     conda:
