@@ -7,6 +7,9 @@ The direct form is the algorithm as published: torch's autograd and Adam over th
 on whole maps in float32 (the small S in float64, as in the Gram form: in float32 it is too coarse). Both
 write the same maps and read the same cues in one process; prints a table and asserts nothing.
 
+Reading, too, works on whole maps there, with what is not observed at its best value. --restricted: it takes
+over from the Gram form that the observed columns are enough.
+
 The last column tells what rounding alone does: with the predictive log joint 500 steps end far from the
 optimum, and where depends on the last bits; with the MAP one they converge.
 """
@@ -34,24 +37,29 @@ KIND = ASSOCIATIVE_MEMORIES.get("bayespcn")
 class Direct(KIND):
     """Writes and reads by autograd over whole maps; the conjugate updates are the same."""
 
+    restricted = False  # to the observed columns, in reading
+
     def learn(self, maps, labels):
         """Batch by batch, the hidden mode given all entries."""
         for x in maps.float().flatten(1).split(self.settings.batch):
-            self.update(x, [self._mode(x, torch.ones_like(x, dtype=torch.bool))])
+            self.update(x, [self._mode(x, self.layers[0].mean)])
 
     def complete(self, maps, mask, labels):
         """The hidden mode given the observed entries, for batches that share a mask."""
         flat, out = maps.flatten(1), torch.empty_like(maps.flatten(1))
+        weights = self.layers[0].mean
         for row in mask.unique(dim=0):
             seen = row.repeat_interleave(SHAPE[1] * SHAPE[2])
             for members in (mask == row).all(1).nonzero().flatten().split(self.settings.batch):
-                hidden = self._mode(flat[members], seen)
-                out[members] = hidden.relu().float() @ self.layers[0].mean
+                if self.restricted:
+                    hidden = self._mode(flat[members][:, seen], weights[:, seen])
+                else:
+                    hidden = self._mode(flat[members], weights, seen)
+                out[members] = hidden.relu().float() @ weights
         return out.view_as(maps)
 
-    def _mode(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def _mode(self, x: torch.Tensor, weights: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         s, top, covariance = self.settings, self.top_mean, self.layers[0].covariance
-        weights = self.layers[0].mean
         noise = s.sigma_obs**2
         predictive = s.log_joint == "predictive"
         spread = noise + (float(self.top_variance) if predictive else 0.0)
@@ -61,8 +69,9 @@ class Direct(KIND):
             optimiser = torch.optim.Adam([hidden], lr=s.lr)
             for _ in range(s.steps):
                 z = hidden.relu()
-                # all that is large is float32; what is not observed equals its prediction
-                error = torch.where(seen, x - z.float() @ weights, 0.0)
+                error = x - z.float() @ weights  # all that is large is float32
+                if seen is not None:  # at the best what is not observed equals its prediction
+                    error = torch.where(seen, error, 0.0)
                 coupled = noise * torch.eye(len(x), dtype=z.dtype)
                 if predictive:
                     coupled = coupled + z @ covariance @ z.T
@@ -117,9 +126,11 @@ def main() -> None:
     parser.add_argument("--theta", type=float, nargs="+", default=[0.4, 0.8])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--restricted", action="store_true")
     parser.add_argument("--log-joint", nargs="+", default=["predictive", "map"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    Direct.restricted = options.restricted
     maps, labels = make_maps(options.maps, options.classes)
     source = torch.Generator().manual_seed(1)
     saliency = torch.rand(options.classes, SHAPE[0], generator=source)[labels]

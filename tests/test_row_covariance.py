@@ -29,13 +29,18 @@ def test_as_many_rows_as_were_learnt(count, prior):
     z = torch.rand(3, 5, HIDDEN, generator=source, dtype=torch.float64)
     for _ in range(2):
         covariance = memory.layers[0].covariance
-        row_covariance = RowCovariance(covariance, memory.settings.sigma_prior**2)
+        row_covariance = RowCovariance(covariance, memory.settings.sigma_prior**2, 1e-4)
         taken = row_covariance.taken
         assert taken.shape == (count, HIDDEN)
         assert taken.square().sum() > 0.1 * prior, "else nothing was learnt"
         full = memory.settings.sigma_prior**2 * torch.eye(HIDDEN, dtype=torch.float64) - taken.T @ taken
         torch.testing.assert_close(full, covariance, rtol=0, atol=1e-13 * prior)
         torch.testing.assert_close(row_covariance.spread(z), z @ covariance, rtol=0, atol=1e-12 * prior)
+        for part in (z, z[:, :3]):
+            spread, coupled = row_covariance.coupled(part)
+            assert torch.equal(spread, row_covariance.spread(part))
+            expected = part @ covariance @ part.mT + 1e-4 * torch.eye(part.shape[1], dtype=z.dtype)
+            torch.testing.assert_close(coupled, expected, rtol=0, atol=1e-11 * prior)
         memory.forget(0.3)
 
 
@@ -45,7 +50,7 @@ def test_what_many_updates_leave_of_rounding_is_no_row(prior, beta):
     memory, _ = written(12, sigma_prior=prior)
     for _ in range(20):
         memory.forget(beta)
-    row_covariance = RowCovariance(memory.layers[0].covariance, prior**2)
+    row_covariance = RowCovariance(memory.layers[0].covariance, prior**2, 1e-4)
     assert row_covariance.taken is not None and len(row_covariance.taken) <= 12
     z = torch.rand(2, 3, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = z @ memory.layers[0].covariance
@@ -56,7 +61,7 @@ def test_what_many_updates_leave_of_rounding_is_no_row(prior, beta):
 def test_another_ones_prior(prior):
     """A matrix that is not this prior less some rows is taken as it is."""
     memory, _ = written(4)
-    row_covariance = RowCovariance(memory.layers[0].covariance, prior)
+    row_covariance = RowCovariance(memory.layers[0].covariance, prior, 1e-4)
     z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
     assert torch.equal(row_covariance.spread(z), z @ memory.layers[0].covariance)
 
@@ -80,7 +85,7 @@ def test_reading_is_the_same_in_either_form(monkeypatch, layers, log_joint):
 def test_nothing_learnt_is_the_prior():
     memory, _ = written(4)
     memory.forget(1.0)
-    row_covariance = RowCovariance(memory.layers[0].covariance, 1.0)
+    row_covariance = RowCovariance(memory.layers[0].covariance, 1.0, 1e-4)
     assert row_covariance.taken.shape == (0, HIDDEN)
     z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
     torch.testing.assert_close(row_covariance.spread(z), z, rtol=0, atol=0)
@@ -90,7 +95,7 @@ def test_many_rows_take_the_matrix_itself():
     """At hidden / 4 rows products with the rows still cost half as much; beyond, the matrix is as good."""
     assert taken_from(1.0, written(16)[0].layers[0].covariance) is not None
     memory, _ = written(20)
-    row_covariance = RowCovariance(memory.layers[0].covariance, 1.0)
+    row_covariance = RowCovariance(memory.layers[0].covariance, 1.0, 1e-4)
     assert row_covariance.taken is None
     z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
     assert torch.equal(row_covariance.spread(z), z @ memory.layers[0].covariance)
@@ -98,7 +103,10 @@ def test_many_rows_take_the_matrix_itself():
 
 def test_on_another_device_the_matrix_itself():
     covariance = torch.eye(HIDDEN, dtype=torch.float64, device="meta")
-    row_covariance, z = RowCovariance(covariance, 1.0), torch.empty(2, 3, HIDDEN, device="meta").double()
+    row_covariance, z = (
+        RowCovariance(covariance, 1.0, 1e-4),
+        torch.empty(2, 3, HIDDEN, device="meta").double(),
+    )
     assert row_covariance.taken is None
     assert row_covariance.spread(z).shape == (2, 3, HIDDEN)
 

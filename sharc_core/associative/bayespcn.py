@@ -211,7 +211,8 @@ class BayesPCN(AssociativeMemory):
         """Of each layer, for the log joint; None where that takes the weights for their mean."""
         if self.settings.log_joint != "predictive":
             return [None] * len(self.layers)
-        return [RowCovariance(layer.covariance, self.settings.sigma_prior**2) for layer in self.layers]
+        prior, variance = self.settings.sigma_prior**2, self.settings.sigma_obs**2
+        return [RowCovariance(layer.covariance, prior, variance) for layer in self.layers]
 
     def log_joint(
         self,
@@ -240,9 +241,10 @@ class BayesPCN(AssociativeMemory):
                 below = _kept(hidden[level - 1], rows)
                 grams = Grams(below @ below.mT, below @ layer.mean.T, layer.mean @ layer.mean.T, s.hidden)
                 residual = below - z @ layer.mean
-                coupled = covariance.spread(z) @ z.mT if covariance else below.new_zeros(grams.xx.shape)
-                coupled.diagonal(dim1=-2, dim2=-1).add_(variance)
-                pushes.append(torch.linalg.solve(coupled, residual))
+                if covariance is None:
+                    pushes.append(residual / variance)
+                else:
+                    pushes.append(torch.linalg.solve(covariance.coupled(z)[1], residual))
             value, slope = log_joint(z, grams, covariance, variance, with_value)
             pulls.append(phi_back(s.activation, _kept(slope, rows), above))
             total = total + value if with_value else None

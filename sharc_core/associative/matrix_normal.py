@@ -43,16 +43,17 @@ class Grams:
 
 
 class RowCovariance:
-    """U (m, m), float64, as what rows are multiplied with: Z -> Z U.
+    """U (m, m), float64, as what couples rows: Z -> Z U and S = Z U Z^T + sigma^2 I.
 
     The prior is a multiple of I, and r rows learnt take from it a matrix of rank r. While that is small,
     U = prior I - H^T H with H (r, m) costs 2 m r a row instead of m^2. A GPU takes U itself: there it is
     the number of operations that counts, not their size.
     """
 
-    def __init__(self, covariance: torch.Tensor, prior: float):
-        self.dense, self.prior = covariance, prior
+    def __init__(self, covariance: torch.Tensor, prior: float, variance: float):
+        self.dense, self.prior, self.variance = covariance, prior, variance
         self.taken = taken_from(prior, covariance) if covariance.device.type == "cpu" else None
+        self.noise = covariance.new_empty(0, 0)
 
     def spread(self, z: torch.Tensor) -> torch.Tensor:
         """Z U of z (G, n, m)."""
@@ -60,6 +61,13 @@ class RowCovariance:
             return z @ self.dense
         taken = self.taken.expand(z.shape[0], -1, -1)
         return torch.baddbmm(z, torch.bmm(z, taken.mT), taken, beta=self.prior, alpha=-1)
+
+    def coupled(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Z U and S (G, n, n) of z (G, n, m)."""
+        if self.noise.shape[0] != z.shape[1]:
+            self.noise = self.variance * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        spread = self.spread(z)
+        return spread, torch.baddbmm(self.noise, spread, z.mT)
 
 
 def taken_from(prior: float, covariance: torch.Tensor) -> torch.Tensor | None:
@@ -110,9 +118,7 @@ def log_joint(
         return value, fit / variance
     # E written as two products, so that no third of size m^2 is needed
     error = torch.baddbmm(torch.baddbmm(grams.xx, z, grams.xr.mT, alpha=-1), fit, zt, alpha=-1)
-    spread = covariance.spread(z)
-    s = torch.bmm(spread, zt)
-    s.diagonal(dim1=-2, dim2=-1).add_(variance)
+    spread, s = covariance.coupled(z)
     factor = torch.linalg.cholesky_ex(s).L  # S is at least sigma^2 I: it has a factor
     inverse = torch.cholesky_inverse(factor)
     weighted = torch.bmm(inverse, error)
