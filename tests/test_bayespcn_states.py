@@ -45,15 +45,16 @@ def test_the_prior_is_normal_by_the_size_of_the_layer_below():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_gram_matrix_is_kept_up_to_date_within_a_write(monkeypatch, dtype):
-    memory, grams, formed = make(), [], []
+def test_products_are_kept_up_to_date_within_a_write(monkeypatch, dtype):
+    memory, grams, crosses, formed = make(), [], [], []
     memory.layers[0].mean = memory.layers[0].mean.to(dtype)
     update = memory.update
 
-    def noted(x, hidden, before):
-        gram = update(x, hidden, before)
+    def noted(x, hidden, before, then):
+        gram, cross = update(x, hidden, before, then)
         grams.append((gram, gram_of(memory.layers[0].mean)))
-        return gram
+        crosses.append((cross, then.double() @ memory.layers[0].mean.double().T))
+        return gram, cross
 
     monkeypatch.setattr(memory, "update", noted)
     monkeypatch.setattr(bayespcn, "gram_of", lambda weights: formed.append(1) or gram_of(weights))
@@ -61,8 +62,8 @@ def test_the_gram_matrix_is_kept_up_to_date_within_a_write(monkeypatch, dtype):
         memory.write(patterns(30), torch.zeros(30))
     assert len(grams) == 2 * 8 and len(formed) == 2
     exact = dtype == torch.float64
-    for kept, fresh in grams:
-        slack = 1e-12 if exact else 1e-6 * float(fresh.abs().max())
+    for kept, fresh in (*grams, *crosses):
+        slack = 1e-12 if exact else 1e-6 * float(max(fresh.abs().flatten(), default=0))
         torch.testing.assert_close(kept, fresh, rtol=1e-9 if exact else 1e-5, atol=slack)
     monkeypatch.setattr(bayespcn, "REFRESH", 3)
     memory.write(patterns(30), torch.zeros(30))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from test_bayespcn import KIND, direct_log_joint, patterns
 
-from sharc_core.associative import matrix_normal
-from sharc_core.associative.matrix_normal import Grams, RowCovariance, cross_of, gram_of, taken_from
+from sharc_core.associative import row_covariance as row_covariances
+from sharc_core.associative.matrix_normal import Grams, cross_of, gram_of
+from sharc_core.associative.row_covariance import RowCovariance, taken_from
 
 SHAPE = (12, 2, 3)
 HIDDEN = 64
@@ -30,7 +31,7 @@ def test_as_many_rows_as_were_learnt(count, prior):
     for _ in range(2):
         covariance = memory.layers[0].covariance
         row_covariance = RowCovariance(covariance, memory.settings.sigma_prior**2, 1e-4)
-        taken = row_covariance.taken
+        taken = row_covariance.taken[0]
         assert taken.shape == (count, HIDDEN)
         assert taken.square().sum() > 0.1 * prior, "else nothing was learnt"
         full = memory.settings.sigma_prior**2 * torch.eye(HIDDEN, dtype=torch.float64) - taken.T @ taken
@@ -51,7 +52,7 @@ def test_what_many_updates_leave_of_rounding_is_no_row(prior, beta):
     for _ in range(20):
         memory.forget(beta)
     row_covariance = RowCovariance(memory.layers[0].covariance, prior**2, 1e-4)
-    assert row_covariance.taken is not None and len(row_covariance.taken) <= 12
+    assert row_covariance.taken is not None and row_covariance.taken.shape[1] <= 12
     z = torch.rand(2, 3, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = z @ memory.layers[0].covariance
     torch.testing.assert_close(row_covariance.spread(z), expected, rtol=0, atol=1e-11 * prior**2)
@@ -75,7 +76,7 @@ def test_reading_is_the_same_in_either_form(monkeypatch, layers, log_joint):
     mask = masks[torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3])]
     recalled = memory.read(maps, mask, torch.zeros(14))
     assert all((covariance is None) == (log_joint == "map") for covariance in memory._row_covariances())
-    monkeypatch.setattr(matrix_normal, "taken_from", lambda *_: None)
+    monkeypatch.setattr(row_covariances, "taken_from", lambda *_: None)
     full = memory.read(maps, mask, torch.zeros(14))
     torch.testing.assert_close(recalled, full, rtol=1e-6, atol=1e-6)
     for tensor in (recalled, *memory.tensors().values()):
@@ -86,7 +87,7 @@ def test_nothing_learnt_is_the_prior():
     memory, _ = written(4)
     memory.forget(1.0)
     row_covariance = RowCovariance(memory.layers[0].covariance, 1.0, 1e-4)
-    assert row_covariance.taken.shape == (0, HIDDEN)
+    assert row_covariance.taken.shape == (1, 0, HIDDEN)
     z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
     torch.testing.assert_close(row_covariance.spread(z), z, rtol=0, atol=0)
 

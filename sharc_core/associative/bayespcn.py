@@ -19,13 +19,13 @@ from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.groups import by_mask, chunked
 from sharc_core.associative.matrix_normal import (
     Grams,
-    RowCovariance,
     cross_of,
     gain_of,
     gram_of,
     learn_rows,
     log_joint,
 )
+from sharc_core.associative.row_covariance import RowCovariance
 from sharc_core.seeds import generator
 from sharc_core.settings import Settings as BaseSettings
 
@@ -100,36 +100,45 @@ class BayesPCN(AssociativeMemory):
 
         R R^T is kept up to date within a write alone: all that a later one starts from is in the state.
         """
-        gram = None
-        for number, part in enumerate(maps.float().flatten(1).split(self.settings.batch)):
+        parts = maps.float().flatten(1).split(self.settings.batch)
+        gram, cross = None, cross_of(parts[0], self.layers[0].mean)[0]
+        for number, part in enumerate(parts):
             if number % REFRESH == 0:
                 gram = gram_of(self.layers[0].mean)
-            cross, x64 = cross_of(part, self.layers[0].mean)
-            grams = Grams((x64 @ x64.T)[None], cross[None], gram, self.size)
-            gram = self.update(part, [layer[0] for layer in self.hidden_mode(grams)], grams)
+            x64 = part.double()
+            grams = Grams((x64 @ x64.T)[None], cross[None], gram[None], self.size)
+            hidden = [layer[0] for layer in self.hidden_mode(grams)]
+            then = parts[number + 1] if number + 1 < len(parts) else part[:0]
+            gram, cross = self.update(part, hidden, grams, then)
 
     def update(
-        self, x: torch.Tensor, hidden: list[torch.Tensor], grams: Grams | None = None
-    ) -> torch.Tensor | None:
+        self,
+        x: torch.Tensor,
+        hidden: list[torch.Tensor],
+        grams: Grams | None = None,
+        then: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Conjugate update of every layer with maps x (n, d) and hidden layers, each (n, hidden) float64.
 
-        grams: of x, before; then R R^T afterwards is returned.
+        grams: of x, before; then: maps (k, d) that come next. What follows from each is returned, R R^T
+        (hidden, hidden) and their products (k, hidden) with R, float64.
         """
         variance = self.settings.sigma_obs**2
-        below, gram = x, None
+        below, gram, cross = x, None, None
         for level, (layer, above) in enumerate(zip(self.layers, hidden, strict=True)):
             z = phi(self.settings.activation, above)
             gain, covariance = gain_of(z, layer.covariance, variance)
             if level == 0 and grams is not None:
                 gram = _updated_gram(grams, z, gain)
-            learn_rows(layer.mean, below, z, gain)
+            products = learn_rows(layer.mean, below, z, gain, None if level else then)
+            cross = cross if level else products
             layer.covariance = covariance
             below = above
         count = len(below)
         precision = count / variance + 1 / self.top_variance
         self.top_mean = (below.sum(0) / variance + self.top_mean / self.top_variance) / precision
         self.top_variance = 1 / precision
-        return gram
+        return gram, cross
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -312,8 +321,8 @@ def _side_by_side(parts: list[tuple[torch.Tensor, Grams]]) -> tuple[torch.Tensor
 
 def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     """(R + G D)(R + G D)^T from R R^T and what D = X - Z R is to R and to itself."""
-    cross = grams.xr[0]
-    to_old = cross - z @ grams.rr  # D R^T
+    cross, rr = grams.xr[0], grams.rr[0]
+    to_old = cross - z @ rr  # D R^T
     error = grams.xx[0] - cross @ z.T - z @ to_old.T  # D D^T
     half = gain @ to_old
-    return grams.rr + half + half.T + gain @ ((error + error.T) / 2) @ gain.T
+    return rr + half + half.T + gain @ ((error + error.T) / 2) @ gain.T

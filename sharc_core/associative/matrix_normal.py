@@ -6,13 +6,15 @@ S = Z U Z^T + sigma^2 I (n, n): rows of a batch are coupled.
 
 What an optimisation over Z needs of the data are three Gram matrices: X X^T (n, n), X R^T (n, m) and
 R R^T (m, m), over all columns or only the observed ones. With them a step costs m^2 per row whatever d.
-Z U costs as much, or less: for as long as U is the prior less what few rows have taken from it.
+Z U costs as much, or less (see row_covariance.py).
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
+
+from sharc_core.associative.row_covariance import RowCovariance
 
 BLOCK = 1024  # columns converted to float64 at a time: so many stay in a processor's cache
 PARTS = 4  # groups of columns of a Gram matrix; what lies above their blocks is mirrored, not computed
@@ -37,62 +39,9 @@ class Grams:
 
     def fit(self, z: torch.Tensor) -> torch.Tensor:
         """(X - Z R) R^T of z (G, n, m)."""
-        if self.rr.ndim == 2 and z.shape[0] > 1:  # one product for all batches
+        if self.rr.ndim == 2:  # one product for all batches
             return self.xr - z @ self.rr
-        return torch.baddbmm(self.xr, z, self.rr.expand(z.shape[0], -1, -1), alpha=-1)
-
-
-class RowCovariance:
-    """U (m, m), float64, as what couples rows: Z -> Z U and S = Z U Z^T + sigma^2 I.
-
-    The prior is a multiple of I, and r rows learnt take from it a matrix of rank r. While that is small,
-    U = prior I - H^T H with H (r, m) costs 2 m r a row instead of m^2. A GPU takes U itself: there it is
-    the number of operations that counts, not their size.
-    """
-
-    def __init__(self, covariance: torch.Tensor, prior: float, variance: float):
-        self.dense, self.prior, self.variance = covariance, prior, variance
-        self.taken = taken_from(prior, covariance) if covariance.device.type == "cpu" else None
-        self.noise = covariance.new_empty(0, 0)
-
-    def spread(self, z: torch.Tensor) -> torch.Tensor:
-        """Z U of z (G, n, m)."""
-        if self.taken is None:
-            return z @ self.dense
-        taken = self.taken.expand(z.shape[0], -1, -1)
-        return torch.baddbmm(z, torch.bmm(z, taken.mT), taken, beta=self.prior, alpha=-1)
-
-    def coupled(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Z U and S (G, n, n) of z (G, n, m)."""
-        if self.noise.shape[0] != z.shape[1]:
-            self.noise = self.variance * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-        spread = self.spread(z)
-        return spread, torch.baddbmm(self.noise, spread, z.mT)
-
-
-def taken_from(prior: float, covariance: torch.Tensor) -> torch.Tensor | None:
-    """H (r, m) with prior I - H^T H = covariance (m, m) to rounding; None if r would exceed m / 4.
-
-    Pivoted Cholesky decomposition of prior I - U, whose eigenvalues are between 0 and the prior. It ends
-    where LAPACK's (dpstrf) does by default: what is left of the diagonal is below m eps of the largest.
-    None, too, where that matrix is not positive semi-definite, as if `prior` were another one's.
-    """
-    size = len(covariance)
-    rest = -covariance
-    rest.diagonal().add_(prior)
-    found, left = covariance.new_empty(size // 4, size), rest.diagonal().clone()
-    rounding = size * torch.finfo(rest.dtype).eps * prior
-    if left.sum() > prior * len(found):  # no eigenvalue exceeds the prior: more than that are not zero
-        return None
-    for count in range(len(found) + 1):
-        pivot = int(left.argmax())
-        if left[pivot] <= rounding:
-            return found[:count] if left.min() >= -rounding else None
-        if count < len(found):
-            row = rest[pivot] - found[:count, pivot] @ found[:count]
-            found[count] = row / left[pivot].sqrt()
-            left -= found[count].square()
-    return None
+        return torch.baddbmm(self.xr, z, self.rr, alpha=-1)
 
 
 def log_joint(
@@ -184,9 +133,23 @@ def _blocks(weights: torch.Tensor, columns: torch.Tensor | None):
             yield weights[:, part].double()
 
 
-def learn_rows(weights: torch.Tensor, x: torch.Tensor, z: torch.Tensor, gain: torch.Tensor) -> None:
-    """R += gain (X - Z R) in place: weights (m, d) any type, x (n, d), z (n, m), gain (m, n) float64."""
+def learn_rows(
+    weights: torch.Tensor,
+    x: torch.Tensor,
+    z: torch.Tensor,
+    gain: torch.Tensor,
+    then: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """R += gain (X - Z R) in place: weights (m, d) any type, x (n, d), z (n, m), gain (m, n) float64.
+
+    then (k, d): rows whose products with the new R are returned, (k, m) float64: R, of which every block is
+    at hand in float64 here, is not read again for them.
+    """
+    cross = None if then is None else gain.new_zeros(len(then), len(weights))
     for start in range(0, weights.shape[1], BLOCK):
         part = slice(start, start + BLOCK)
         block = weights[:, part].double()
         weights[:, part] = block.addmm_(gain, x[:, part].double() - z @ block)
+        if cross is not None:
+            cross.addmm_(then[:, part].double(), block.T)
+    return cross
