@@ -75,7 +75,8 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
 
 def test_a_batch_asks_for_the_time_of_its_cells(copy):
     """Two hours each, and no more than for eight."""
-    arguments = write(copy, buffers=[20, 25, 30, 35, 40], cells={"per_job": 100})
+    many = {"buffers": [20, 25, 30, 35, 40], "cells": {"per_job": 100}}
+    arguments = write(copy, results_dir="results/many", **many)
     dry = snakemake(copy, *arguments, "--dry-run")
     assert dry.returncode == 0, dry.stdout
     jobs = re.findall(r"^rule cells:.*?^    resources: .*?runtime=(\d+)", dry.stdout, re.M | re.S)
