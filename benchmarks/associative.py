@@ -146,7 +146,7 @@ def main() -> None:
         settings = KIND.Settings(steps=options.steps, tolerance=None, log_joint=log_joint)
         for kind in (KIND, Direct):  # what a first step loads is not timed
             kind(settings.model_copy(update={"steps": 2}), SHAPE, 1).write(maps[:10], 0 * labels[:10])
-        # The same form with R R^T formed anew for every batch: equal but for the last bits.
+        # The same form with all products formed anew for every batch: equal but for the last bits.
         bayespcn.REFRESH, usual = 1, bayespcn.REFRESH
         other = measure(KIND, settings, maps, labels, masks)
         bayespcn.REFRESH = usual

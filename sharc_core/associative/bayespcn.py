@@ -29,7 +29,7 @@ from sharc_core.associative.row_covariance import RowCovariance
 from sharc_core.seeds import generator
 from sharc_core.settings import Settings as BaseSettings
 
-REFRESH = 32  # batches after which R R^T, kept up to date by increments, is formed anew from R
+REFRESH = 32  # batches after which R R^T and X R^T, kept up to date, are formed anew from R
 TOGETHER = 16  # masks read side by side: a step on a few rows is mostly overhead
 ADAM = (0.9, 0.999, 1e-8)
 
@@ -98,13 +98,14 @@ class BayesPCN(AssociativeMemory):
     def learn(self, maps, labels):
         """Batch by batch: mode of the hidden layers, then the conjugate updates.
 
-        R R^T is kept up to date within a write alone: all that a later one starts from is in the state.
+        R R^T and X R^T are kept up to date within a write alone: all that a later one starts from is in the
+        state.
         """
         parts = maps.float().flatten(1).split(self.settings.batch)
-        gram, cross = None, cross_of(parts[0], self.layers[0].mean)[0]
+        gram, cross = None, None
         for number, part in enumerate(parts):
             if number % REFRESH == 0:
-                gram = gram_of(self.layers[0].mean)
+                gram, (cross, _) = gram_of(self.layers[0].mean), cross_of(part, self.layers[0].mean)
             x64 = part.double()
             grams = Grams((x64 @ x64.T)[None], cross[None], gram[None], self.size)
             hidden = [layer[0] for layer in self.hidden_mode(grams)]
