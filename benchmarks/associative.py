@@ -1,6 +1,6 @@
 """BayesPCN through Gram matrices against a direct implementation: write and read time, recall error.
 
-    python benchmarks/associative.py [--maps 40] [--classes 2] [--theta 0.4 0.8] [--threads 1]
+    python benchmarks/associative.py [--maps 40] [--classes 2] [--theta 0.4 0.8] [--restricted]
 
 The paper's sizes: maps of 512 x 7 x 7 = 25,088 floats, 256 hidden units, batches of 10, 500 Adam steps.
 The direct form is the algorithm as published: torch's autograd and Adam over the hidden layer, every step
