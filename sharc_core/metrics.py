@@ -53,6 +53,29 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
     return _mean(np.where(np.isinf(best), np.nan, best) - a[..., -1, :-1])
 
 
+def bwt_in_code(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
+    """BWT as SHARC's published code computes it: JOINT's is the gain over the untrained head.
+
+    matrix: (..., T, T); untrained: u, (..., T). Where a[j][j] was not evaluated u[j] takes its place; for
+    every other method it is `bwt`.
+    """
+    a, u = _square(matrix), np.asarray(untrained, dtype=float)
+    just_learned = np.diagonal(a, axis1=-2, axis2=-1)
+    just_learned = np.where(np.isnan(just_learned), u, just_learned)
+    return _mean(a[..., -1, :-1] - just_learned[..., :-1])
+
+
+def forgetting_in_code(matrix: np.ndarray) -> np.ndarray:
+    """Forgetting as mammoth and SHARC's published code compute it. (..., T, T) -> (...), never negative.
+
+    mean_{j<T} (max_i r[i][j] - a[T][j]) over *all* rows, the last one included, where r[i][j] is a[i][j] up
+    to the task that follows i (tested before it is learnt) and 0 beyond. NaN for one task and for JOINT.
+    """
+    a = _square(matrix)
+    tested = np.tril(np.ones(a.shape[-2:], dtype=bool), k=1)
+    return _mean(np.where(tested, a, 0.0).max(-2)[..., :-1] - a[..., -1, :-1])
+
+
 def learning_curve(matrix: np.ndarray) -> np.ndarray:
     """Accuracy over the tasks seen so far, mean_{j<=i} a[i][j] for every i. (..., T, T) -> (..., T)."""
     a = _square(matrix)

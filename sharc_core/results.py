@@ -44,6 +44,8 @@ COLUMNS = AXES | {
     "bwt": "float64",
     "fwt": "float64",
     "forgetting": "float64",
+    "bwt_in_code": "float64",
+    "forgetting_in_code": "float64",
     "episodic_bytes": "int64",
     "associative_bytes": "int64",
     "learner_bytes": "int64",
@@ -67,7 +69,8 @@ def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = N
     members: for every cell, by reported scenario, which studies have it (see unroll.memberships). Without
     it every scenario is reported, as a result of the grid itself.
 
-    Percent for acc, percentage points for bwt, fwt and forgetting; total_bytes is everything that the
+    Percent for acc, percentage points for bwt, fwt and forgetting (*_in_code: as the published code
+    computes them); total_bytes is everything that the
     learner keeps besides the shared frozen backbone: episodic memory, associative memory, head and
     model copies. train_seconds is per seed. What does not apply is missing (NaN, NA or None). The order
     of `cells` does not matter.
@@ -172,6 +175,8 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
             "bwt": metrics.bwt(matrix),
             "fwt": metrics.fwt(matrix, untrained),
             "forgetting": metrics.forgetting(matrix),
+            "bwt_in_code": metrics.bwt_in_code(matrix, untrained),
+            "forgetting_in_code": metrics.forgetting_in_code(matrix),
         }
         for r, seed in enumerate(seeds):
             row = axes_of(cell, scenario) | {"views": int(cell["views"]), "seed": seed}

@@ -12,8 +12,10 @@ from scipy import stats
 from sharc_core.metrics import (
     acc,
     bwt,
+    bwt_in_code,
     confidence_interval,
     forgetting,
+    forgetting_in_code,
     fwt,
     holm,
     learning_curve,
@@ -59,6 +61,23 @@ def test_joint_has_an_accuracy_and_nothing_else():
     assert acc(JOINT) == pytest.approx(72)
     assert np.isnan([bwt(JOINT), fwt(JOINT, UNTRAINED), forgetting(JOINT)]).all()
     np.testing.assert_array_equal(learning_curve(JOINT), [NAN, NAN, 72])
+
+
+def test_metrics_in_code_by_hand():
+    """The best of all rows, the last included, and of the test before a task; zeros beyond."""
+    assert bwt_in_code(A, UNTRAINED) == bwt(A)
+    assert forgetting_in_code(A) == pytest.approx(((90 - 70) + (80 - 50)) / 2)
+    improved = np.array([[40.0, 70.0, 99.0], [55.0, 60.0, 0.0], [80.0, 65.0, 90.0]])
+    assert forgetting_in_code(improved) == pytest.approx(((80 - 80) + (70 - 65)) / 2), "70 was tested before"
+    improved[0, 1] = 10.0
+    assert forgetting_in_code(improved) == pytest.approx(0.0)
+    assert forgetting(improved) == pytest.approx((-25 + -5) / 2)
+
+
+def test_joint_gains_over_the_untrained_head_in_the_code():
+    expected = np.mean(JOINT[-1, :-1] - np.array(UNTRAINED)[:-1])
+    assert bwt_in_code(JOINT, UNTRAINED) == pytest.approx(expected)
+    assert np.isnan(forgetting_in_code(JOINT))
 
 
 def test_one_task_has_no_transfer_and_no_warning():
