@@ -27,6 +27,10 @@ class Batch:
     y: torch.Tensor
     logits: torch.Tensor | None = None
 
+    def joined(self, other: "Batch") -> "Batch":
+        """These samples and then the other's, without logits."""
+        return Batch(torch.cat([self.x, other.x], 1), torch.cat([self.y, other.y], 1))
+
 
 @dataclass
 class Loss:
@@ -53,6 +57,11 @@ class Head:
         self.shapes = shapes
         size = sum(map(math.prod, shapes.values()))
         self._adopt(torch.zeros(replicas, -(-size // ALIGNED) * ALIGNED, device=device))
+
+    def double(self) -> "Head":
+        """The same parameters in float64, for comparisons to the last digits; changes this head."""
+        self._adopt(self.vector.double())
+        return self
 
     def _adopt(self, vector: torch.Tensor) -> None:
         self.vector = vector

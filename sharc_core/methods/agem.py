@@ -8,6 +8,8 @@ from sharc_core.methods.projection import project_one
 class AGEM(Method):
     """The current gradient, made not to conflict with that of one random memory minibatch."""
 
+    fills_at_task_end = True
+
     def observe(self, batch, memory):
         """One step along the projected gradient."""
         loss = self.head.cross_entropy(batch)

@@ -1,5 +1,7 @@
 """DER++ (Buzzega et al. 2020, arXiv 2004.07211)."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from sharc_core.methods.base import METHODS, Method
@@ -13,10 +15,16 @@ class DERpp(Method):
     needs_logits = True
 
     class Settings(BaseSettings):
-        """alpha: weight of the logits' distillation. beta: weight of the replayed labels."""
+        """alpha: weight of the logits' distillation. beta: weight of the replayed labels.
+
+        logits_at: whether a sample's logits are those of the head just before it is learnt from ("visit",
+        as in the published codes) or when its task has been learnt ("task_end"). A reservoir takes them at
+        the visit.
+        """
 
         alpha: float = Field(default=0.1, ge=0)
         beta: float = Field(default=0.5, ge=0)
+        logits_at: Literal["task_end", "visit"] = "task_end"
 
     def observe(self, batch, memory):
         """One step on the three losses."""

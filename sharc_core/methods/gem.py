@@ -12,10 +12,17 @@ from sharc_core.settings import Settings as BaseSettings
 class GEM(Method):
     """The current gradient, made not to conflict with that of any past task's whole memory."""
 
+    fills_at_task_end = True
+
     class Settings(BaseSettings):
-        """margin: lower bound on the dual variables ("memory strength"), favours backward transfer."""
+        """margin: lower bound on the dual variables ("memory strength"), favours backward transfer.
+
+        ridge: what the authors' code, mammoth and SHARC's published code add to the diagonal of the
+        gradients' Gram matrix (1e-3 there); null adds only what keeps the QP solvable, see projection.RIDGE.
+        """
 
         margin: float = Field(default=0.5, ge=0)
+        ridge: float | None = Field(default=None, gt=0)
 
     def observe(self, batch, memory):
         """One step along the projected gradient."""
@@ -24,5 +31,6 @@ class GEM(Method):
             self.head.descend(loss, self.lr)
             return
         gradients = [self.head.gradient(self.head.cross_entropy(task)) for task in memory.tasks()]
-        step = project_many(self.head.gradient(loss), torch.stack(gradients, 1), self.settings.margin)
+        s = self.settings
+        step = project_many(self.head.gradient(loss), torch.stack(gradients, 1), s.margin, s.ridge)
         self.head.vector.sub_(step, alpha=self.lr)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sharc_core.heads import Batch
 from sharc_core.methods.base import METHODS, Method
@@ -21,13 +21,21 @@ class MER(Method):
         """beta, gamma: Reptile rates. batches: inner batches per step, each with its own replay draw.
 
         inner: "batch" makes one SGD step of a batch (current + replayed loss); "sample" one of each
-        sample in turn, as in Riemer et al.'s algorithm 1 (replayed first, the current ones last).
+        sample in turn, as in Riemer et al.'s algorithm 1 (replayed first, the current ones last). mean: of a
+        "batch" step, as for ER.
         """
 
         beta: float = Field(default=1.0, gt=0, le=1)
         gamma: float = Field(default=1.0, gt=0, le=1)
         batches: int = Field(default=1, ge=1)
         inner: Literal["batch", "sample"] = "batch"
+        mean: Literal["separate", "joint"] = "separate"
+
+        @model_validator(mode="after")
+        def _joint_needs_batches(self):
+            if self.mean == "joint" and self.inner == "sample":
+                raise ValueError("mean joint is over a batch: set inner to batch")
+            return self
 
     def observe(self, batch, memory):
         """`batches` inner batches, each from where the last one's Reptile step ended."""
@@ -35,6 +43,8 @@ class MER(Method):
         for _ in range(self.settings.batches):
             start = self.head.vector.clone() if self.settings.beta != 1 else None
             parts = ([memory.sample(self.replay_batch_size)] if memory else []) + [batch]
+            if memory and self.settings.mean == "joint":
+                parts = [batch.joined(parts[0])]
             self._inner(parts)
             self._reptile(start, self.settings.beta)
         self._reptile(outer, self.settings.gamma)

@@ -35,7 +35,9 @@ def solve_dual(gram: np.ndarray, products: np.ndarray, lower: np.ndarray) -> np.
     return scipy.optimize.nnls(factor.T, -target, maxiter=100 * len(gram))[0] + lower
 
 
-def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float) -> torch.Tensor:
+def project_many(
+    gradient: torch.Tensor, references: torch.Tensor, margin: float, ridge: float | None = None
+) -> torch.Tensor:
     """GEM: the nearest gradient that has a non-negative product with every reference.
 
     gradient (R, P); references (R, k, P), one per past task; a reference of zeros constrains nothing.
@@ -44,10 +46,11 @@ def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float
     size: v_i = w_i * scale / |G_i| for the w that it finds, so that no length of any gradient decides
     how exact it is.
 
-    The authors' code, in its later form, adds 1e-3 to the diagonal of G G' itself (their first had none and
-    failed on parallel references). We depart from it: what that does depends on the gradients' length. A
-    head on a frozen backbone's features has short ones, and once their squared norm nears 1e-3 the ridge
-    outweighs the constraints and most projected steps conflict with the memory after all.
+    ridge: added to the diagonal of G G' itself; the authors' code, in its later form, adds 1e-3 (their first
+    had none and failed on parallel references). The default, None, departs from it: what a fixed ridge does
+    depends on the gradients' length. A head on a frozen backbone's features has short ones, and once their
+    squared norm nears 1e-3 the ridge outweighs the constraints and most projected steps conflict with the
+    memory after all.
     """
     # One product per replica: a batched one rounds differently for five replicas than for one.
     products = torch.stack([past @ now for past, now in zip(references, gradient, strict=True)])
@@ -56,13 +59,19 @@ def project_many(gradient: torch.Tensor, references: torch.Tensor, margin: float
         return gradient
     projected = gradient.clone()
     for r in conflicting:
-        projected[r] = _projected(gradient[r].double(), references[r].double(), margin)
+        projected[r] = _projected(gradient[r].double(), references[r].double(), margin, ridge)
     return projected
 
 
-def _projected(gradient: torch.Tensor, references: torch.Tensor, margin: float) -> torch.Tensor:
+def _projected(
+    gradient: torch.Tensor, references: torch.Tensor, margin: float, ridge: float | None
+) -> torch.Tensor:
     """One replica's g + G' v: gradient (P,), references (k, P), both float64."""
     gram = (references @ references.T).cpu().numpy()
+    if ridge is not None:  # also where a reference is zero: the ridge keeps the matrix regular
+        products = (references @ gradient).cpu().numpy()
+        dual = solve_dual(gram + ridge * np.eye(len(gram)), products, np.full(len(gram), margin))
+        return gradient + torch.from_numpy(dual).to(references) @ references
     norms = np.sqrt(gram.diagonal())
     used = norms > 0
     norms, gram = norms[used], gram[used][:, used]
