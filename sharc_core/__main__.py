@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
     run.add_argument("--theta", type=float, help="share of the channels dropped (default: the grid's first)")
     run.add_argument("--associative-memory", help="kind of associative memory (default: the grid's first)")
-    run.add_argument("--protocol", help="paper, code or paper+<rule> (default: the grid's first)")
+    run.add_argument("--protocol", help="paper, code, mammoth or paper+<rule> (default: the grid's first)")
     check = commands.add_parser("check", help="check a grid file, its data, weights and device")
     check.add_argument("--config", default="config.yaml")
     verify = commands.add_parser("verify", help="check results: every checksum, tables against matrices")

@@ -21,9 +21,9 @@ class Budget:
 
     unit: "slots", "floats", "nonzero" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits:
     how many are stored beside a sample (0 or C). storage: type of the stored values. counted: samples
-    differ in how many channels they keep. dense: a sample is kept completed (`read: at_store`), so in
-    bytes it costs a whole map however few channels were salient. split: shares of the tasks, any positive
-    numbers, one per task; None for equal ones. carry: what a task leaves goes to the next.
+    differ in how many channels they keep. dense: samples are kept completed (every `read` but per_task),
+    so in bytes one costs a whole map however few channels were salient. split: shares of the tasks, any
+    positive numbers, one per task; None for equal ones. carry: what a task leaves goes to the next.
     am_bytes: the associative memory's state in bytes for a number of samples, when that is charged too.
     """
 
@@ -54,9 +54,11 @@ class Budget:
         """What task number `task` (from 0) may spend, in the budget's unit.
 
         Equal shares are rounded down, unless what is left is carried over: then they add up to the whole.
+        The published code divides slots: in `nonzero` an equal share is worth floor(m / T) of them.
         """
         if self.split is None and not self.carry:
-            return self.total // self.tasks
+            slots = self.buffer // self.tasks
+            return slots * math.prod(self.shape) if self.unit == "nonzero" else self.total // self.tasks
         return self._part(self.total, task)
 
     def _part(self, whole: int, task: int) -> int:
@@ -69,28 +71,47 @@ class Budget:
         """A task's allowance with what earlier tasks left over, if that is carried."""
         return self.allowance(task) + (left if self.carry else 0)
 
-    def costs(self, kept: torch.Tensor) -> torch.Tensor:
-        """Cost of samples that keep `kept` (n,) channels (`nonzero`: values), in the budget's unit, int64."""
+    def costs(self, kept: torch.Tensor, completed: torch.Tensor | None = None) -> torch.Tensor:
+        """Cost of samples that keep `kept` (n,) channels (`nonzero`: values), in the budget's unit, int64.
+
+        completed (n,) bool: which samples are kept completed where `dense`; None: all of them. Where only
+        some are, every one needs its number of channels.
+        """
         if self.unit == "slots":
             return torch.ones_like(kept)
         if self.unit in ("floats", "nonzero"):
             return kept
-        kept = torch.full_like(kept, self.shape[0]) if self.dense else kept
-        known = {k: self._bytes(k) for k in kept.unique().tolist()}
+        counted = self.counted
+        if self.dense:
+            whole = torch.full_like(kept, self.shape[0])
+            counted = completed is not None and not bool(completed.all())
+            kept = whole if completed is None else torch.where(completed, whole, kept)
+        known = {k: self._bytes(k, counted) for k in kept.unique().tolist()}
         return kept.clone().apply_(known.__getitem__)
 
-    def _bytes(self, keep: int) -> int:
-        return sample_bytes(self.shape, keep, self.logits, self.storage, self.counted and not self.dense)
+    def _bytes(self, keep: int, counted: bool) -> int:
+        return sample_bytes(self.shape, keep, self.logits, self.storage, counted)
 
-    def fitting(self, task: int, kept: torch.Tensor, stored: int, left: int = 0) -> tuple[int, int]:
+    def capacity(self, keep: int) -> int:
+        """Samples of `keep` channels that the whole budget holds (`reservoir`: one buffer for all tasks)."""
+        return self.total // int(self.costs(torch.tensor([keep]))[0])
+
+    def fitting(
+        self,
+        task: int,
+        kept: torch.Tensor,
+        stored: int,
+        left: int = 0,
+        completed: torch.Tensor | None = None,
+    ) -> tuple[int, int]:
         """How many samples of a task fit, and what they leave of its allowance.
 
         kept: (n,) kept channels of the candidates (`nonzero`: values that are not zero in them), the most
         wanted first. stored: samples of earlier tasks. left: what earlier tasks left over (used when
-        `carry`). Raises UserError for none.
+        `carry`). completed: see `costs`. Raises UserError for none.
         """
         allowance = self.available(task, left)
-        spent = self.costs(kept).cumsum(0)
+        spent = self.costs(kept, completed).cumsum(0)
         if self.am_bytes is not None:
             # each task pays for its own patterns, and its part of what the state costs when empty
             before = self.am_bytes(stored) - self._part(self.am_bytes(0), task)

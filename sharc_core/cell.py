@@ -57,6 +57,7 @@ class Cell(Settings):
     buffer: int | None = None
     budget_unit: str | None = None
     budget_split: str | list[float] = "equal"
+    selection: str = "last"
     count_associative_memory: bool = False
     storage: str = "float16"
     theta: float | None = None
@@ -66,8 +67,11 @@ class Cell(Settings):
     associative_memory: str | None = None
     associative_kind: str | None = None
     associative_settings: dict[str, Any] = {}
+    saliency_at: str | None = None
     read: str | None = None
+    complete: str | None = None
     forget_every: int | None = None
+    forget_unit: str | None = None
     forget_beta: float | None = None
     views: int = 1
     protocol: str = "paper"

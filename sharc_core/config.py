@@ -20,7 +20,7 @@ from sharc_core.errors import UserError, shown
 from sharc_core.explain import explain
 from sharc_core.files import digest, short_sha256
 from sharc_core.methods import METHODS
-from sharc_core.protocol import name_of, rules_of
+from sharc_core.protocol import PAPER, name_of, rules_of, with_protocol
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry
 from sharc_core.saliency import SALIENCIES
@@ -54,15 +54,20 @@ def listed(value: Any) -> list:
 
 
 class Forget(Settings):
-    """Before the maps of every so manieth task are written, the associative memory forgets by beta."""
+    """Every `every` writes, the associative memory decays by `beta` before it learns the new maps.
+
+    unit: what one write is, the maps of a task or those of a training batch.
+    """
 
     every: int | None = Field(default=None, ge=1)
+    unit: Literal["task", "batch"] = "task"
     beta: float = Field(default=0.1, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _beta_needs_every(self) -> "Forget":
-        if self.every is None and self.beta != type(self).model_fields["beta"].default:
-            raise ValueError("beta has no effect without every: say after how many tasks to forget")
+    def _nothing_without_every(self) -> "Forget":
+        for name in ("beta", "unit"):
+            if self.every is None and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect without every: say after how many writes to forget")
         return self
 
 
@@ -70,8 +75,8 @@ class Sharc(Settings):
     """Saliency-guided storage and associative recall. Lists are axes of the grid.
 
     theta: share of the channels dropped, or {mass: share of the saliency kept}, per scenario.
-    importance: what a channel is chosen by, see sharc_core.encoding.
-    associative_settings: per kind of memory.
+    importance: what a channel is chosen by, see sharc_core.encoding. saliency_at, read, complete: see
+    sharc_core.completion. associative_settings: per kind of memory.
     """
 
     theta: dict[Scenario, Theta | list[Theta]] = {"task_il": 0.8, "class_il": 0.4}
@@ -79,7 +84,9 @@ class Sharc(Settings):
     importance: Importance = "absolute"
     associative_memory: str | list[str] = "modern_hopfield"
     associative_settings: dict[str, dict[str, Any]] = {}
-    read: Literal["per_task", "at_store"] = "per_task"
+    saliency_at: Literal["task_end", "visit"] = "task_end"
+    read: Literal["per_task", "at_store", "per_batch"] = "per_task"
+    complete: Literal["all", "last_batches"] = "all"
     forget: Forget = Forget()
 
     @model_validator(mode="before")
@@ -104,6 +111,12 @@ class BudgetConfig(Settings):
         if self.count_associative_memory and self.unit != "bytes":
             raise ValueError(f"count_associative_memory needs unit bytes, not {self.unit}")
         return self
+
+
+class MemoryConfig(Settings):
+    """Which samples the episodic memory keeps: the last of a task, whole batches of it, or a reservoir."""
+
+    selection: Literal["last", "batches", "reservoir"] = "last"
 
 
 class CellsConfig(Settings):
@@ -151,6 +164,7 @@ class Grid(Settings):
     head: HeadConfig = HeadConfig()
     sharc: Sharc = Sharc()
     budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
+    memory: MemoryConfig = MemoryConfig()
     storage: Storage | list[Storage] = "float16"
     method_settings: dict[str, dict[str, Any]] = {}
     studies: dict[StudyName, Study] = {}
@@ -211,9 +225,16 @@ def load_grid(values: dict[str, Any]) -> Grid:
     _check_values(grid)
     _check_axes(grid)
     _check_names(grid)
+    for protocol in grid.protocol:
+        _check_selection(under_protocol(grid, protocol), protocol)
     for name in grid.studies:
         study_grid(grid, name)
     return grid
+
+
+def under_protocol(grid: Grid, protocol: str) -> Grid:
+    """The grid with the options that a protocol sets."""
+    return Grid.model_validate(with_protocol(grid.model_dump(), protocol))
 
 
 def study_grid(grid: Grid, name: str) -> Grid:
@@ -357,6 +378,38 @@ def _check_axes(grid: Grid) -> None:
             shown = repeated[0].model_dump() if isinstance(repeated[0], BaseModel) else repeated[0]
             name = repeated[0].path_name if key == "backbone" else shown
             raise UserError(f"config: {key}: {name!r} is listed twice: remove one")
+
+
+def _check_selection(grid: Grid, protocol: str) -> None:
+    """What a selection of samples cannot be combined with; grid: under the protocol."""
+    selection, budgets = grid.memory.selection, listed(grid.budget)
+    replaying = [METHODS.get(method) for method in grid.methods if METHODS.get(method).uses_memory]
+    clashes = []
+    if selection != "last":
+        clashes += [("budget.count_associative_memory", any(b.count_associative_memory for b in budgets))]
+    if selection == "reservoir" and not all(method.fills_at_task_end for method in replaying):
+        er = grid.method_settings.get("er", {})
+        clashes += [
+            ("budget.unit nonzero", any(budget.unit == "nonzero" for budget in budgets)),
+            ("budget.split", any(budget.split != "equal" for budget in budgets)),
+            ("method_settings.er.replay whole", "er" in grid.methods and er.get("replay") == "whole"),
+        ]
+        if "sharc" in grid.variants:
+            sharc, thetas = grid.sharc, chain(*map(listed, grid.sharc.theta.values()))
+            clashes += [
+                ("sharc.theta mass", any(isinstance(theta, Mass) for theta in thetas)),
+                ("sharc.importance positive", sharc.importance == "positive"),
+                (f"sharc.read {sharc.read}", sharc.read != "per_task"),
+                (f"sharc.complete {sharc.complete}", sharc.complete != "all"),
+                ("sharc.forget.unit batch", sharc.forget.unit == "batch"),
+            ]
+    for key, clashes_with_it in clashes:
+        if clashes_with_it:
+            where = "" if protocol == PAPER else f" under protocol {protocol}"
+            raise UserError(
+                f"config: memory.selection {selection}{where} cannot be combined with {key}: the samples it "
+                "keeps must cost the same and be chosen without it; use selection last, or change the other"
+            )
 
 
 def _check_names(grid: Grid) -> None:

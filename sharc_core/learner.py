@@ -13,14 +13,16 @@ import torch
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.capacity import budget_of
 from sharc_core.cell import Cell
+from sharc_core.completion import SharcSettings
 from sharc_core.determinism import same_bits
 from sharc_core.device import device_text, resolve_device
 from sharc_core.errors import UserError
 from sharc_core.features import Features
 from sharc_core.heads import Batch, Head, make_head
-from sharc_core.memory import EpisodicMemory, SharcSettings
+from sharc_core.memory import EpisodicMemory, Storing
 from sharc_core.methods import METHODS, Method
 from sharc_core.origin import run_origin, versions
+from sharc_core.reservoir import ReservoirMemory
 from sharc_core.seeds import derived_seed, generator
 from sharc_core.streams import Stream, make_stream
 from sharc_core.views import ReplicaViews
@@ -146,27 +148,41 @@ def make_memory(
     """The cell's episodic memory. Raises UserError when its budget does not hold a sample of each task."""
     shape = tuple(features.train_maps.shape[1:])
     budget = budget_of(cell, shape, stream.classes)
+    kind = METHODS.get(cell.method)
+    storing = Storing(
+        cell.storage,
+        cell.selection,
+        kind.needs_logits,
+        cell.method_settings.get("logits_at", "task_end"),
+        cell.training.batch_size,
+        cell.views,
+    )
     if budget is None:
-        return EpisodicMemory(features, cell.seeds, None, device=device, views=cell.views)
+        return EpisodicMemory(features, cell.seeds, None, None, storing, device)
     sharc = None
     if cell.variant == "sharc":
-        kind = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
-        settings = kind.Settings.model_validate(cell.associative_settings)
+        associative = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
+        settings = associative.Settings.model_validate(cell.associative_settings)
         sharc = SharcSettings(
             [
-                kind(settings, shape, stream.classes, seed=derived_seed(s, "associative"), device=device)
+                associative(
+                    settings, shape, stream.classes, seed=derived_seed(s, "associative"), device=device
+                )
                 for s in cell.seeds
             ],
             theta=cell.theta,
             mass=cell.mass,
             saliency=cell.saliency,
             importance=cell.importance or "absolute",
+            saliency_at=cell.saliency_at or "task_end",
             read=cell.read,
+            complete=cell.complete or "all",
             forget_every=cell.forget_every,
+            forget_unit=cell.forget_unit or "task",
             forget_beta=cell.forget_beta or 0.0,
         )
-    needs_logits = METHODS.get(cell.method).needs_logits
-    return EpisodicMemory(features, cell.seeds, budget, sharc, cell.storage, needs_logits, device, cell.views)
+    memory = ReservoirMemory if cell.selection == "reservoir" else EpisodicMemory
+    return memory(features, cell.seeds, budget, sharc, storing, device)
 
 
 def _train(
@@ -216,9 +232,14 @@ def _observe_all(
     for chunk in order.split(GATHER * batch_size, dim=1):
         x = views.pooled(chunk).to(device)
         y = views.features.train_labels[chunk].to(device)
-        batches = zip(x.split(batch_size, 1), y.split(batch_size, 1), strict=True)
-        for x_batch, y_batch in batches:
-            method.observe(Batch(x_batch, y_batch), memory)
+        parts = (values.split(batch_size, 1) for values in (chunk, x, y))
+        for index, x_batch, y_batch in zip(*parts, strict=True):
+            batch = Batch(x_batch, y_batch)
+            if method.uses_memory:
+                memory.visit(index, batch, method.head)
+            method.observe(batch, memory)
+            if method.uses_memory:
+                memory.admit()
 
 
 def evaluate(

@@ -1,8 +1,8 @@
-"""Protocols: the paper's rules, and those in which the published code departs from them.
+"""Protocols: the paper's rules, and those in which its published code and mammoth depart from them.
 
 Each rule is an override of ordinary options (docs/config.md), so a protocol can do nothing that a grid
-file cannot: `paper` leaves the grid's options as they are, `code` sets all of RULES, and
-`paper+read+forget` sets those that it names.
+file cannot: `paper` leaves the grid's options as they are, `code` and `mammoth` set all rules of theirs, and
+`paper+read+forget` sets those that it names. Rule by rule, with the test that holds each: docs/fidelity.md.
 """
 
 import copy
@@ -11,26 +11,47 @@ from typing import Any
 from sharc_core.errors import UserError
 from sharc_core.registry import nearest
 
-PAPER, CODE = "paper", "code"
-# What the published code does, by the keys of a grid file, in the order in which names list them.
+PAPER, CODE, MAMMOTH = "paper", "code", "mammoth"
+# What the rules set, by the keys of a grid file, in the order in which names list them.
 RULES: dict[str, dict[str, dict[str, Any]]] = {
     "importance": {"sharc": {"importance": "positive"}},
     "budget": {"budget": {"unit": "nonzero", "count_associative_memory": False}},
+    "batches": {"memory": {"selection": "batches"}},
+    "saliency_at": {"sharc": {"saliency_at": "visit"}},
+    "logits_at": {"method_settings": {"derpp": {"logits_at": "visit"}}},
     "read": {"sharc": {"read": "at_store"}},
-    "forget": {"sharc": {"forget": {"every": 1}}},
+    "read_batch": {"sharc": {"read": "per_batch"}},
+    "forget": {"sharc": {"forget": {"every": 1, "unit": "batch"}}},
+    "complete": {"sharc": {"complete": "last_batches"}},
     "replay": {"method_settings": {"er": {"replay": "whole"}}},
+    "ridge": {"method_settings": {"gem": {"ridge": 0.001}}},
+    "evaluated": {"method_settings": {"clser": {"evaluated": "net"}}},
+    "mean": {
+        "method_settings": {
+            "er": {"replay": "minibatch", "mean": "joint"},
+            "mer": {"inner": "batch", "mean": "joint"},
+        }
+    },
+    "reservoir": {"memory": {"selection": "reservoir"}},
 }
+PRESETS: dict[str, tuple[str, ...]] = {
+    PAPER: (),
+    CODE: tuple(rule for rule in RULES if rule not in ("mean", "reservoir")),
+    MAMMOTH: ("saliency_at", "logits_at", "ridge", "mean", "reservoir"),
+}
+EXCLUSIVE = (("batches", "reservoir"), ("replay", "mean"))
+BY_TASK = ("gem", "agem")  # methods that no reservoir concerns: Method.fills_at_task_end
 
 
 def rules_of(protocol: str) -> tuple[str, ...]:
     """The rules that a protocol switches on, in the order of RULES. Raises UserError for no protocol."""
-    if protocol in (PAPER, CODE):
-        return tuple(RULES) if protocol == CODE else ()
+    if protocol in PRESETS:
+        return PRESETS[protocol]
     first, *named = protocol.split("+")
     if first != PAPER:
         raise UserError(
-            f"unknown protocol {protocol!r}{nearest(protocol, [PAPER, CODE])}; valid: {PAPER}, {CODE}, or "
-            f"{PAPER}+<rule> with {', '.join(RULES)} (several: {PAPER}+read+forget)"
+            f"unknown protocol {protocol!r}{nearest(protocol, list(PRESETS))}; valid: {', '.join(PRESETS)}, "
+            f"or {PAPER}+<rule> with {', '.join(RULES)} (several: {PAPER}+read+forget)"
         )
     for rule in named:
         if rule not in RULES:
@@ -40,29 +61,42 @@ def rules_of(protocol: str) -> tuple[str, ...]:
             )
         if named.count(rule) > 1:
             raise UserError(f"protocol {protocol!r} names the rule {rule!r} twice: remove one")
+    for one, other in EXCLUSIVE:
+        if one in named and other in named:
+            raise UserError(f"protocol {protocol!r}: the rules {one!r} and {other!r} exclude each other")
     return tuple(rule for rule in RULES if rule in named)
 
 
 def name_of(rules: tuple[str, ...], among: tuple[str, ...] = tuple(RULES)) -> str:
-    """The one name of a set of rules: `paper` for none, `code` for all of `among`."""
-    if rules and set(among) <= set(rules):
-        return CODE
-    return "+".join([PAPER, *(rule for rule in RULES if rule in rules)])
+    """The one name of a set of rules, in which only rules `among` count.
+
+    `paper` for none; `code` or `mammoth` for two or more that are all of that preset's; else the rules.
+    """
+    rules = tuple(rule for rule in RULES if rule in rules and rule in among)
+    for preset, all_rules in PRESETS.items():
+        if len(rules) != 1 and set(rules) == set(all_rules) & set(among):
+            return preset
+    return "+".join([PAPER, *rules])
 
 
 def concerning(protocol: str, method: str, variant: str) -> str:
     """The protocol as far as it concerns the runs of a method with a memory: those of equal names are one.
 
     A rule of SHARC changes nothing in a plain run, nor one of ER's settings in another method: it is left
-    out of the name. `code` is what has all the rules that concern it.
+    out of the name. `code` is what has all of the code's rules that concern it, if they are several.
     """
-    all_rules = tuple(rule for rule in RULES if _concerns(RULES[rule], method, variant))
-    return name_of(tuple(rule for rule in rules_of(protocol) if rule in all_rules), all_rules)
+    return name_of(
+        rules_of(protocol), tuple(rule for rule in RULES if _concerns(RULES[rule], method, variant))
+    )
 
 
 def _concerns(options: dict[str, dict[str, Any]], method: str, variant: str) -> bool:
     ((key, values),) = options.items()
-    return {"sharc": variant == "sharc", "method_settings": method in values}.get(key, True)
+    return {
+        "sharc": variant == "sharc",
+        "method_settings": method in values,
+        "memory": values.get("selection") != "reservoir" or method not in BY_TASK,
+    }.get(key, True)
 
 
 def with_protocol(values: dict[str, Any], protocol: str) -> dict[str, Any]:

@@ -27,13 +27,15 @@ class MinibatchSampler:
     instead of a permutation a minibatch.
     """
 
-    block = 256
+    def __init__(self, source: torch.Generator, population: int, size: int, block: int = 256):
+        """population: number of stored samples. size: minibatch size, capped at the population.
 
-    def __init__(self, source: torch.Generator, population: int, size: int):
-        """population: number of stored samples. size: minibatch size, capped at the population."""
+        block: minibatches drawn at a time.
+        """
         self.source = source
         self.population = population
         self.size = min(size, population)
+        self.block = block
 
     def draw(self) -> torch.Tensor:
         """(block, size) int64 indices in [0, population), distinct within a row."""

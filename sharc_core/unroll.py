@@ -4,10 +4,10 @@ from itertools import product
 from typing import Any
 
 from sharc_core.cell import Cell, Scenario
-from sharc_core.config import Grid, Mass, listed, memory_of, settings_of, study_grid
+from sharc_core.config import Grid, Mass, listed, memory_of, settings_of, study_grid, under_protocol
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
-from sharc_core.protocol import concerning, with_protocol
+from sharc_core.protocol import concerning
 from sharc_core.sub_grid import MAIN
 from sharc_core.views import needed_views
 
@@ -73,7 +73,7 @@ def _unrolled(grid: Grid) -> list[Cell]:
     """
     found: list[Cell] = []
     for protocol in grid.protocol:
-        found += _cells_under(Grid.model_validate(with_protocol(grid.model_dump(), protocol)), protocol)
+        found += _cells_under(under_protocol(grid, protocol), protocol)
     unique: dict[tuple, Cell] = {}
     for cell in found:
         if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
@@ -105,6 +105,7 @@ def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
         for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
             spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
             spent |= {"budget_split": budget.split, "storage": storage}
+            spent["selection"] = _selection(grid, method)
             if "plain" in grid.variants:
                 spent["protocol"] = concerning(protocol, method, "plain")
                 found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
@@ -113,6 +114,12 @@ def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
                 spent["count_associative_memory"] = budget.count_associative_memory
                 found += _sharc_cells(grid, spent)
     return found
+
+
+def _selection(grid: Grid, method: str) -> str:
+    """Which samples a method's memory keeps: a method that replays tasks has no reservoir."""
+    selection = grid.memory.selection
+    return "last" if selection == "reservoir" and METHODS.get(method).fills_at_task_end else selection
 
 
 def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
@@ -133,8 +140,11 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             associative_memory=name,
             associative_kind=kind,
             associative_settings=settings,
+            saliency_at=grid.sharc.saliency_at,
             read=grid.sharc.read,
+            complete=grid.sharc.complete,
             forget_every=grid.sharc.forget.every,
+            forget_unit=None if grid.sharc.forget.every is None else grid.sharc.forget.unit,
             forget_beta=None if grid.sharc.forget.every is None else grid.sharc.forget.beta,
         )
         for (theta, scenarios), saliency, (name, kind, settings) in product(

@@ -61,9 +61,12 @@ sharc:
   importance: absolute
   associative_memory: [modern_hopfield, mine]
   associative_settings: {mine: {kind: bayespcn, hidden: 4}, mean: {}}
+  saliency_at: visit
   read: per_task
-  forget: {every: 2, beta: 0.1}
+  complete: last_batches
+  forget: {every: 2, unit: batch, beta: 0.1}
 budget: [{unit: bytes, count_associative_memory: true, split: [1.0, 1.0, 1.0, 1.0, 1.0]}]
+memory: {selection: last}
 storage: [float16]
 method_settings: {gem: {margin: 0.5}}
 studies:

@@ -324,7 +324,11 @@ def test_splits_storages_and_masses_are_axes():
 
 def test_settings_are_complete_and_hashed():
     default = {c.id: c for c in cells(load_grid(BASE))}
-    assert default["derpp-plain-m20-floats"].method_settings == {"alpha": 0.1, "beta": 0.5}
+    assert default["derpp-plain-m20-floats"].method_settings == {
+        "alpha": 0.1,
+        "beta": 0.5,
+        "logits_at": "task_end",
+    }
     explicit = {c.id: c for c in cells(load_grid(changed("method_settings", {"derpp": {"alpha": 0.1}})))}
     other = {c.id: c for c in cells(load_grid(changed("method_settings", {"derpp": {"alpha": 0.2}})))}
     for name, cell in default.items():
@@ -334,9 +338,10 @@ def test_settings_are_complete_and_hashed():
 
 def test_published_settings_are_the_defaults():
     """method.md section 5."""
-    assert METHODS.get("derpp").Settings().model_dump() == {"alpha": 0.1, "beta": 0.5}
+    derpp = METHODS.get("derpp").Settings()
+    assert (derpp.alpha, derpp.beta) == (0.1, 0.5)
     assert METHODS.get("gem").Settings().margin == 0.5
-    assert METHODS.get("clser").Settings().model_dump() == {
+    assert METHODS.get("clser").Settings().model_dump(exclude={"evaluated"}) == {
         "reg": 0.15,
         "stable_rate": 0.1,
         "stable_decay": 0.999,
@@ -408,6 +413,8 @@ def test_a_huge_buffer_takes_no_memory_to_check():
 def test_forgetting_strength_alone_has_no_effect_and_is_refused():
     with pytest.raises(UserError, match=r"sharc.forget: beta has no effect without every"):
         load_grid(changed("sharc.forget", {"beta": 0.5}))
+    with pytest.raises(UserError, match=r"sharc.forget: unit has no effect without every"):
+        load_grid(changed("sharc.forget", {"unit": "batch"}))
     load_grid(changed("sharc.forget", {"beta": 0.5, "every": 2}))
 
 

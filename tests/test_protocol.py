@@ -22,7 +22,8 @@ from sharc_core.errors import UserError
 from sharc_core.heads import make_head
 from sharc_core.learner import make_memory, run_cell
 from sharc_core.memory import EpisodicMemory, SharcSettings
-from sharc_core.protocol import RULES, concerning, name_of, rules_of, with_protocol
+from sharc_core.methods import METHODS
+from sharc_core.protocol import BY_TASK, RULES, concerning, name_of, rules_of, with_protocol
 from sharc_core.streams import make_stream
 from sharc_core.unroll import cells
 
@@ -157,7 +158,7 @@ def test_the_values_that_are_not_zero_are_those_that_fit(
     cell = make_cell(method, variant, buffer=buffer, budget_unit="nonzero", seeds=[seed], **sharc)
     memory = fill(cell, SPARSE)
     stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, 3)
-    allowance = buffer * 12 * 2 * 2 // 3
+    allowance = buffer // 3 * 12 * 2 * 2
     for task, stored in enumerate(memory.stored):
         order = stream.order(task, 0, cell.seeds)[0]
         count = stored.index.shape[1]
@@ -206,7 +207,7 @@ def test_maps_without_zeros_make_it_a_budget_of_floats(variant, importance):
     assert (features.train_maps != 0).all()
     sharc = {"importance": importance, "theta": 0.7} if variant == "sharc" else {}
     both = [
-        run_cell(features, make_cell("derpp", variant, buffer=16, budget_unit=unit, **sharc))
+        run_cell(features, make_cell("derpp", variant, buffer=15, budget_unit=unit, **sharc))
         for unit in ("floats", "nonzero")
     ]
     for name in ("matrix", "untrained", "seeds"):
@@ -224,13 +225,22 @@ def test_a_share_that_holds_no_sample_is_refused_before_anything_is_computed():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"variant": "plain", "budget_unit": "nonzero"},
+        {"variant": "plain", "budget_unit": "nonzero", "buffer": 30},
         {"variant": "sharc", "importance": "positive"},
         {"variant": "sharc", "importance": "positive", "budget_unit": "nonzero", "read": "at_store"},
+        {
+            "variant": "sharc",
+            "importance": "positive",
+            "budget_unit": "nonzero",
+            "read": "per_batch",
+            "complete": "last_batches",
+            "selection": "batches",
+            "saliency_at": "visit",
+        },
     ],
 )
 def test_seeds_that_keep_other_numbers_of_samples_are_what_they_are_alone(changes):
-    cell = make_cell("er", buffer=20, **changes)
+    cell = make_cell("er", **({"buffer": 20} | changes))
     together = run_cell(SPARSE, cell)
     for r, seed in enumerate(cell.seeds):
         alone = run_cell(SPARSE, cell.model_copy(update={"seeds": [seed]}))
@@ -242,19 +252,49 @@ def test_seeds_that_keep_other_numbers_of_samples_are_what_they_are_alone(change
 
 # --- protocols -----------------------------------------------------------------------------------
 
-# The published code, written out as a user would: method.md section 6.
+# The published code and mammoth, written out as a user would: docs/fidelity.md.
 BY_HAND = {
-    "sharc": {"importance": "positive", "read": "at_store", "forget": {"every": 1}},
+    "sharc": {
+        "importance": "positive",
+        "saliency_at": "visit",
+        "read": "per_batch",
+        "complete": "last_batches",
+        "forget": {"every": 1, "unit": "batch"},
+    },
     "budget": {"unit": "nonzero"},
-    "method_settings": {"er": {"replay": "whole"}},
+    "memory": {"selection": "batches"},
+    "method_settings": {
+        "er": {"replay": "whole"},
+        "derpp": {"logits_at": "visit"},
+        "gem": {"ridge": 0.001},
+        "clser": {"evaluated": "net"},
+    },
+}
+MAMMOTH_BY_HAND = {
+    "sharc": {"saliency_at": "visit"},
+    "memory": {"selection": "reservoir"},
+    "method_settings": {
+        "er": {"mean": "joint"},
+        "mer": {"mean": "joint"},
+        "derpp": {"logits_at": "visit"},
+        "gem": {"ridge": 0.001},
+    },
 }
 
 
-def test_code_is_its_options_given_one_by_one():
-    named = cells(load_grid(BASE | {"protocol": "code"}))
-    by_hand = cells(load_grid(BASE | BY_HAND))
-    assert {cell.protocol for cell in named} == {"paper", "code"}
+@pytest.mark.parametrize(("protocol", "by_hand"), [("code", BY_HAND), ("mammoth", MAMMOTH_BY_HAND)])
+def test_a_preset_is_its_options_given_one_by_one(protocol, by_hand):
+    named = cells(load_grid(BASE | {"protocol": protocol}))
+    names = {"er": protocol, "sgd": "paper"}
+    assert all(c.protocol == names[c.method] for c in named if c.method in names)
+    by_hand = cells(load_grid(BASE | by_hand))
     assert [c.model_copy(update={"protocol": "paper"}) for c in named] == by_hand
+
+
+def test_methods_that_no_reservoir_concerns_are_those_that_say_so():
+    assert sorted(BY_TASK) == [name for name in METHODS.names() if METHODS.get(name).fills_at_task_end]
+    selections = {c.method: c.selection for c in cells(load_grid(BASE | MAMMOTH_BY_HAND)) if c.buffer}
+    assert {m for m, selection in selections.items() if selection == "last"} == set(BY_TASK)
 
 
 @pytest.mark.parametrize("method", ["er", "gem"])
@@ -293,15 +333,31 @@ def test_every_rule_changes_the_cells_that_it_concerns_and_no_other():
         for cell in found:
             is_concerned = cell.method != "sgd" and {
                 "replay": cell.method == "er",
+                "mean": cell.method == "er",
+                "reservoir": cell.method == "er",
+                "ridge": cell.method == "gem",
+                "logits_at": False,
+                "evaluated": False,
                 "budget": True,
+                "batches": True,
             }.get(rule, cell.variant == "sharc")
-            assert (cell.id not in paper) == is_concerned == (cell.protocol != "paper")
+            assert (cell.id not in paper) == is_concerned == (cell.protocol != "paper"), (rule, cell.id)
             if not is_concerned:
                 assert cell == paper[cell.id]
+            else:
+                one, other = (c.model_dump(exclude={"protocol"}) for c in (cell, make_like(cell, paper)))
+                assert one != other
+
+
+def make_like(cell, paper):
+    """The paper's cell of the same place in the grid."""
+    same = ("method", "variant", "buffer", "scenarios", "theta")
+    (found,) = [c for c in paper.values() if all(getattr(c, n) == getattr(cell, n) for n in same)]
+    return found
 
 
 def test_what_no_rule_changes_is_run_once():
-    names = ["paper", *(f"paper+{rule}" for rule in RULES), "code"]
+    names = ["paper", *(f"paper+{rule}" for rule in RULES), "mammoth", "code"]
     grid = BASE | {"methods": ["sgd", "er", "gem"], "buffers": [20], "scenarios": ["class_il"]}
     found = cells(load_grid(grid | {"protocol": names}))
     ids = [cell.id for cell in found]
@@ -311,11 +367,14 @@ def test_what_no_rule_changes_is_run_once():
         for method, variant in (("sgd", "plain"), ("er", "plain"), ("er", "sharc"), ("gem", "plain"))
     }
     assert by_kind["sgd", "plain"] == ["paper"]
-    assert by_kind["er", "plain"] == ["paper", "paper+budget", "paper+replay", "code"]
-    assert by_kind["er", "sharc"] == names
-    assert by_kind["gem", "plain"] == ["paper", "code"]
+    its_own = ["paper+budget", "paper+batches", "paper+replay", "paper+mean", "paper+reservoir"]
+    assert by_kind["er", "plain"] == ["paper", *its_own, "mammoth", "code"]
+    others = {"paper+logits_at", "paper+ridge", "paper+evaluated"}
+    assert by_kind["er", "sharc"] == [name for name in names if name not in others]
+    assert by_kind["gem", "plain"] == ["paper", "paper+budget", "paper+batches", "paper+ridge", "code"]
+    others = {f"paper+{rule}" for rule in ("logits_at", "replay", "evaluated", "mean", "reservoir")}
     assert [c.protocol for c in found if (c.method, c.variant) == ("gem", "sharc")] == [
-        name for name in names if name != "paper+replay"
+        name for name in names if name not in others
     ]
 
 
@@ -339,11 +398,16 @@ def test_with_protocol_changes_nothing_of_its_input():
 
 
 def test_names_are_canonical():
-    grid = load_grid(changed("protocol", ["paper+forget+read", "+".join(["paper", *reversed(RULES)])]))
+    spelt_out = "+".join(["paper", *reversed(rules_of("code"))])
+    grid = load_grid(changed("protocol", ["paper+forget+read", spelt_out]))
     assert grid.protocol == ["paper+read+forget", "code"]
-    assert [name_of(rules_of(name)) for name in ("paper", "code")] == ["paper", "code"]
-    assert concerning("code", "gem", "plain") == concerning("paper+budget", "gem", "plain") == "code"
+    presets = ["paper", "code", "mammoth"]
+    assert [name_of(rules_of(name)) for name in presets] == presets
+    assert concerning("paper+budget+batches+ridge", "gem", "plain") == "code"
+    assert concerning("code", "gem", "plain") == "code"
     assert concerning("paper+budget", "er", "plain") == "paper+budget"
+    assert concerning("mammoth", "gem", "plain") == "paper+ridge", "one rule is called by its name"
+    assert concerning("mammoth", "agem", "plain") == "paper"
     assert concerning("paper+read+replay", "gem", "sharc") == "paper+read"
     assert concerning("paper+replay", "gem", "sharc") == "paper"
 
@@ -351,11 +415,15 @@ def test_names_are_canonical():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("codee", r"protocol: .*unknown protocol 'codee' \(did you mean 'code'\?\); valid: paper, code"),
+        (
+            "codee",
+            r"protocol: .*unknown protocol 'codee' \(did you mean 'code'\?\); valid: paper, code, mammoth",
+        ),
         ("code+read", r"unknown protocol 'code\+read'"),
         ("paper+reed", r"unknown rule 'reed' \(did you mean 'read'\?\) in protocol 'paper\+reed'"),
         ("paper+", r"unknown rule ''"),
         ("paper+read+read", r"names the rule 'read' twice"),
+        ("paper+mean+replay", r"the rules 'replay' and 'mean' exclude each other"),
         (["paper+read+forget", "paper+forget+read"], r"'paper\+read\+forget' is listed twice"),
         ([], r"protocol: .*at least 1"),
     ],

@@ -149,7 +149,7 @@ def make_one(found: dict) -> dict:
 
 
 def test_a_plain_run_that_no_rule_changes_is_everyones_partner():
-    """GEM: of the code's rules only the budget changes the plain run."""
+    """GEM: a rule of SHARC's leaves the plain run alone, that of the budget does not."""
     documents = [
         gaining("paper", [4.0, 5.0, 6.0], "gem"),
         gaining("paper+importance", [1.0, 2.0, 3.0], "gem"),
@@ -157,12 +157,12 @@ def test_a_plain_run_that_no_rule_changes_is_everyones_partner():
         gaining("code", [9.0, 9.0, 9.0], "gem", plain=50.0),
     ]
     entries = entries_of(*documents)
-    assert [e.protocol for e in entries if not e.is_sharc] == ["paper", "code"]
+    assert [e.protocol for e in entries if not e.is_sharc] == ["paper", "paper+budget", "code"]
     partners = {pair.sharc.protocol: pair.plain.protocol for pair in paired(entries)}
     assert partners == {
         "paper": "paper",
         "paper+importance": "paper",
-        "paper+budget": "code",
+        "paper+budget": "paper+budget",
         "code": "code",
     }
     (comparison,) = comparisons(entries, no_published())
