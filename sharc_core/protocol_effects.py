@@ -1,4 +1,4 @@
-"""How far each rule in which the published code departs from the paper moves what SHARC gains."""
+"""How far each rule in which other code departs from the paper moves what SHARC gains."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pandas as pd
 from sharc_core.labels import DASH, natural_key, number_text, scenario_key, scenario_name
 from sharc_core.metrics import PairedTest, paired_test
 from sharc_core.pairs import Pair, interval_text, paired
-from sharc_core.protocol import CODE, PAPER, RULES, name_of, protocol_key, rules_of
+from sharc_core.protocol import CODE, MAMMOTH, PAPER, PRESETS, RULES, name_of, protocol_key, rules_of
 from sharc_core.published import SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table
 from sharc_core.summary import (
@@ -159,9 +159,9 @@ def _table(block: Sequence[Comparison]) -> Table:
         "gain: ACC with SHARC less ACC of the plain method under the same rules, seed by seed, with its 95 % "
         "Student-t interval. moved: the gain less that under paper, seed by seed, with its interval. The "
         "intervals are not corrected for the number of comparisons. paper+<rule>: the paper's protocol with "
-        "that rule of the published code; code: with all of them. A rule that does not concern a method has "
-        f"no row. published gain: {SOURCE}, a difference of means. The published code also lets the batch "
-        "statistics of its backbone drift while the head trains; no protocol here does. "
+        "that rule; code: all rules of the published code; mammoth: mammoth's. A rule that does not concern "
+        f"a method has no row. published gain: {SOURCE}, a difference of means. The published code also lets "
+        "the batch statistics of its backbone drift while the head trains; no protocol here does. "
         f"{seeds_text(bases)}."
     )
     title = f"SHARC's gain by protocol. {block_title(bases)}"
@@ -182,7 +182,42 @@ def protocol_findings(entries: Sequence[Entry], published: pd.DataFrame) -> list
     the published gain or away from it only where that lies outside our interval under `paper`.
     """
     found = comparisons(entries, published)
-    return [*filter(None, (_rule(rule, found) for rule in RULES)), *map(_comparison, found)]
+    rules = filter(None, (_rule(rule, found) for rule in RULES))
+    return [*_where_gains_exist(found), *rules, *map(_comparison, found)]
+
+
+def _where_gains_exist(found: Sequence[Comparison]) -> list[str]:
+    """Which gains exist under the paper's text, which in its published code, and which under both."""
+    both = [(c, code) for c in found if (code := c.under(CODE)) is not None]
+    if not both:
+        return []
+    text = {id(c): _sign(c.effects[0]) for c, _ in both}
+    counts = [
+        sum(value > 0 for value in text.values()),
+        sum(_sign(code) > 0 for _, code in both),
+        sum(_sign(code) < 0 for _, code in both),
+    ]
+    sentences = [
+        f"Comparisons under the paper's rules and under all rules of its code: {len(both)}. SHARC gains in "
+        f"{counts[0]} under the paper's (95 % interval above zero) and in {counts[1]} under the code's, "
+        f"where it loses in {counts[2]} (interval below zero)."
+    ]
+    groups: dict[str, list[str]] = {}
+    for comparison, code in both:
+        pair = (text[id(comparison)] > 0, _sign(code) > 0)
+        name = {
+            (True, True): "Gains under both",
+            (True, False): "Gains that exist only under the paper's text",
+            (False, True): "Gains that exist only in the paper's code",
+        }.get(pair, "No gain under either")
+        groups.setdefault(name, []).append(_place(comparison.base))
+    return [*sentences, *(f"{name}: {'; '.join(places)}." for name, places in sorted(groups.items()))]
+
+
+def _sign(effect: Effect) -> int:
+    """1 or -1 where the interval of the gain lies above or below zero, else 0 (NaN: one seed)."""
+    gain = effect.pair.test
+    return int(gain.low > 0) - int(gain.high < 0)
 
 
 def _rule(rule: str, found: Sequence[Comparison]) -> str | None:
@@ -193,7 +228,8 @@ def _rule(rule: str, found: Sequence[Comparison]) -> str | None:
         return None
     up = sum(effect.direction > 0 for effect, _ in ran)
     down = sum(effect.direction < 0 for effect, _ in ran)
-    text = f"The code's rule {rule!r} alone raises SHARC's gain in {up} of {len(ran)} comparisons"
+    whose = "The code's" if rule in PRESETS[CODE] else "Mammoth's"
+    text = f"{whose} rule {rule!r} alone raises SHARC's gain in {up} of {len(ran)} comparisons"
     text += f" and lowers it in {down}"
     apart = [(effect, c) for effect, c in ran if c.missing]
     if apart:
@@ -203,12 +239,9 @@ def _rule(rule: str, found: Sequence[Comparison]) -> str | None:
 
 
 def _comparison(comparison: Comparison) -> str:
-    base = comparison.base
-    label = model_label(base, varying_settings([base]))
-    where = f"{label} on {base.dataset}, {scenario_name(base.scenario)}, buffer {base.buffer}, {base.budget}"
-    code = comparison.under(CODE)
-    gains = [_gain(effect, comparison.published) for effect in (comparison.effects[0], code) if effect]
-    text = f"{where}: SHARC's gain is {' and '.join(gains)}"
+    presets = (comparison.effects[0], comparison.under(CODE), comparison.under(MAMMOTH))
+    gains = [_gain(effect, comparison.published) for effect in presets if effect]
+    text = f"{_place(comparison.base)}: SHARC's gain is {' and '.join(gains)}"
     if not math.isnan(comparison.published):
         text += f"; published: {number_text(comparison.published, signed=True)}"
     text += "."
@@ -233,6 +266,14 @@ def _comparison(comparison: Comparison) -> str:
         if some:
             text += f" {words}: {', '.join(_rule_name(effect) for effect in some)}."
     return text
+
+
+def _place(base: Entry) -> str:
+    """A comparison by its SHARC entry: model, data set, scenario, buffer, budget, and how SHARC is set."""
+    label = model_label(base, varying_settings([base]))
+    how = f"theta {base.theta:g}" if base.mass is None else f"mass {base.mass:g}"
+    where = f"{label} on {base.dataset}, {scenario_name(base.scenario)}, buffer {base.buffer}, {base.budget}"
+    return f"{where}, {how}, {base.associative_memory}"
 
 
 def _gain(effect: Effect, published: float) -> str:

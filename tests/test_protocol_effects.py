@@ -95,7 +95,13 @@ def test_rounding_moves_nothing():
 
 
 def test_findings_claim_what_the_intervals_hold():
-    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
+    summary, where, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
+    assert summary == (
+        "Comparisons under the paper's rules and under all rules of its code: 1. SHARC gains in 1 under the "
+        "paper's (95 % interval above zero) and in 1 under the code's, where it loses in 0 (interval below "
+        "zero)."
+    )
+    assert where == "Gains under both: ER+ on s_digits, Class-IL, buffer 100, floats, theta 0.8, mean."
     assert found[:2] == [
         "The code's rule 'importance' alone raises SHARC's gain in 0 of 1 comparisons and lowers it in 1; "
         "where the published gain is outside our interval, towards it in 0 of 1.",
@@ -103,7 +109,7 @@ def test_findings_claim_what_the_intervals_hold():
         "where the published gain is outside our interval, towards it in 1 of 1.",
     ]
     assert not any("'replay'" in text for text in found), "was not run"
-    (text,) = [text for text in found if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats: ")]
+    (text,) = [text for text in found if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats, ")]
     assert (
         "gain is +5.00 [+2.52, +7.48] (the published one outside) under paper and +2.00 [+1.75, +2.25]"
         in text
@@ -114,9 +120,29 @@ def test_findings_claim_what_the_intervals_hold():
     assert "Not told from no effect: read." in text
 
 
+def test_where_gains_exist_is_told_by_their_intervals():
+    """Under the paper's rules, under the code's, under both and under neither; mammoth's are told, too."""
+    sure, lost, unsure = [4.0, 5.0, 6.0], [-4.0, -5.0, -6.0], [-5.0, 1.0, 5.0]
+    documents = []
+    for buffer, text, code in ((10, sure, lost), (20, unsure, sure), (30, sure, sure), (40, lost, unsure)):
+        documents += [gaining("paper", text, buffer=buffer), gaining("code", code, buffer=buffer)]
+    documents.append(gaining("mammoth", sure, buffer=10))
+    found = protocol_findings(entries_of(*documents), no_published())
+    assert "gains in 2 under the paper's (95 % interval above zero) and in 2 under the code's" in found[0]
+    assert found[0].endswith("where it loses in 1 (interval below zero).")
+    told = {text.split(":")[0]: text.split("buffer ")[1][:2] for text in found[1:5]}
+    assert told == {
+        "Gains that exist only under the paper's text": "10",
+        "Gains that exist only in the paper's code": "20",
+        "Gains under both": "30",
+        "No gain under either": "40",
+    }
+    assert any("under code and +5.00 [+2.52, +7.48] under mammoth" in text for text in found)
+
+
 def test_the_direction_is_counted_from_the_published_gain():
     """The same runs, a published gain below ours: now the importance leads there."""
-    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
+    _, _, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
     assert "towards it in 1 of 1" in found[0] and "towards it in 0 of 1" in found[1]
     assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
 
