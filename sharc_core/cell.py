@@ -17,7 +17,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Training(Settings):
-    """One pass of plain SGD with the published values (method.md section 5)."""
+    """Plain SGD; the defaults are the published code's."""
 
     lr: float = Field(default=0.1, gt=0)
     batch_size: int = Field(default=10, ge=1)

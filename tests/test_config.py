@@ -337,7 +337,7 @@ def test_settings_are_complete_and_hashed():
 
 
 def test_published_settings_are_the_defaults():
-    """method.md section 5."""
+    """Those of the published runs (tests/peer/runs.json)."""
     derpp = METHODS.get("derpp").Settings()
     assert (derpp.alpha, derpp.beta) == (0.1, 0.5)
     assert METHODS.get("gem").Settings().margin == 0.5

@@ -57,6 +57,28 @@ def test_every_associative_memory(features, kind):
     check(features, make_cell("er", "sharc", forget_every=2, forget_beta=0.1, **am))
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("derpp", {"selection": "reservoir", "saliency_at": "visit"}),
+        (
+            "er",
+            {"selection": "batches", "saliency_at": "visit", "read": "per_batch", "complete": "last_batches"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("variant", ["plain", "sharc"])
+def test_other_protocols(features, method, variant, changes):
+    """What `protocol: mammoth` and `protocol: code` do to the memory."""
+    of_sharc = {"saliency_at", "read", "complete"}
+    check(
+        features,
+        make_cell(
+            method, variant, **{k: v for k, v in changes.items() if variant == "sharc" or k not in of_sharc}
+        ),
+    )
+
+
 def test_perfect_recall_is_plain_replay(features):
     """Maps are pooled on the CPU, so that what is recalled unchanged is replayed unchanged, there too."""
     plain, sharc = (

@@ -297,9 +297,12 @@ def test_methods_that_no_reservoir_concerns_are_those_that_say_so():
     assert {m for m, selection in selections.items() if selection == "last"} == set(BY_TASK)
 
 
-@pytest.mark.parametrize("method", ["er", "gem"])
+@pytest.mark.parametrize(
+    ("protocol", "options", "method"),
+    [("code", BY_HAND, "er"), ("code", BY_HAND, "gem"), ("mammoth", MAMMOTH_BY_HAND, "er")],
+)
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
-def test_code_gives_the_numbers_of_its_options(method, variant):
+def test_a_preset_gives_the_numbers_of_its_options(protocol, options, method, variant):
     """Bit for bit, with an associative memory that forgets; and not those of the paper's protocol."""
     toy = {
         "datasets": {"toy": {"source": "digits", "tasks": 3}},
@@ -314,8 +317,8 @@ def test_code_gives_the_numbers_of_its_options(method, variant):
     code, by_hand, paper = (
         run_cell(SPARSE, cell)
         for grid in (
-            toy | {"sharc": sharc, "protocol": "code"},
-            toy | BY_HAND | {"sharc": BY_HAND["sharc"] | sharc},
+            toy | {"sharc": sharc, "protocol": protocol},
+            toy | options | {"sharc": options["sharc"] | sharc},
             toy | {"sharc": sharc},
         )
         for cell in cells(load_grid(grid))
