@@ -45,6 +45,7 @@ def make_features(
 # Small settings of the memories whose learning takes steps, for tests that are about something else.
 QUICK = {
     "bayespcn": {"hidden": 8, "steps": 5},
+    "bayespcn_exact": {"hidden": 8, "steps": 5},
     "pcn": {"hidden": 8, "rounds": 2, "read_steps": 5},
     "autoencoder": {"hidden": 8, "steps": 5},
 }

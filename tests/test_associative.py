@@ -37,6 +37,9 @@ def test_contract(name):
     assert torch.equal(full[mask], masked[mask]), "kept channels must come back unchanged"
     everything = torch.ones_like(mask)
     assert torch.equal(memory.read(maps, everything, labels), maps.float())
+    double = memory.read(masked.double(), mask, labels)
+    assert double.dtype == torch.float64 and torch.equal(double[mask], masked[mask].double())
+    assert (double - full).abs().mean() < 0.01
     kind = type(memory)
     assert memory.state_bytes == kind.planned_bytes(memory.settings, SHAPE, CLASSES, len(maps))
     held = {key: value for key, value in memory.state_dict().items() if key != "written"}

@@ -141,6 +141,9 @@ def test_published_defaults():
     s = KIND.Settings()
     published = (s.layers, s.hidden, s.activation, s.sigma_prior, s.sigma_obs, s.steps, s.lr)
     assert published == (2, 256, "relu", 1.0, 0.01, 500, 0.01)
+    published = (s.log_joint, s.write_start, s.read_start, s.coupled_reading, s.unobserved)
+    assert published == ("predictive", "normal", "normal", False, "joint")
+    assert (s.batch, s.tolerance) == (10, 1e-3)
     # field.md: 25.7 MB of weights at the published settings
     assert KIND.planned_bytes(s, (512, 7, 7), 10, 0) - 256 * 25_088 * 4 < 1e6
     assert math.isclose(256 * 25_088 * 4, 25.7e6, rel_tol=0.01)

@@ -171,6 +171,8 @@ def test_associative_memories_are_where_the_cell_is(features, kind):
         ("modern_hopfield", {"beta": 2.0, "similarity": "dot", "iterations": 2}),
         ("pcn", {"layers": 3, "activation": "gelu"}),
         ("bayespcn", {"layers": 3, "log_joint": "map", "tolerance": None, "activation": "gelu"}),
+        ("bayespcn", {"layers": 3, "coupled_reading": True}),
+        ("bayespcn_exact", {"layers": 3, "coupled_reading": True}),
     ],
 )
 def test_other_ways_of_associative_memories(features, kind, settings):
@@ -192,6 +194,20 @@ def test_every_saliency(features, saliency, head):
         ("er", "sharc", {"theta": None, "mass": 0.7, "storage": "int8"}),
         ("derpp", "sharc", {"importance": "positive", "budget_unit": "nonzero", "read": "at_store"}),
         ("derpp", "sharc", {"budget_unit": "bytes", "count_associative_memory": True, "buffer": 24}),
+        ("derpp", "plain", {"selection": "reservoir"}),
+        ("clser", "sharc", {"selection": "reservoir", "saliency_at": "visit", "storage": "int8"}),
+        (
+            "derpp",
+            "sharc",
+            {
+                "method_settings": {"logits_at": "visit"},
+                "selection": "batches",
+                "saliency_at": "visit",
+                "read": "per_batch",
+                "complete": "last_batches",
+                **quick("bayespcn"),
+            },
+        ),
         ("mer", "plain", {"method_settings": {"beta": 0.5, "gamma": 0.5, "batches": 2, "inner": "sample"}}),
     ],
 )

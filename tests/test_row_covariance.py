@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_bayespcn import KIND, direct_log_joint, patterns
+from test_bayespcn import COUPLED, KIND, direct_log_joint, patterns
 
 from sharc_core.associative import row_covariance as row_covariances
 from sharc_core.associative.matrix_normal import Grams, cross_of, gram_of
@@ -14,7 +14,7 @@ HIDDEN = 64
 
 def written(count: int, **settings):
     """A memory of 64 hidden units after so many maps, four at a time, its weights in float64."""
-    settings = KIND.Settings(**{"hidden": HIDDEN, "steps": 40, "batch": 4, **settings})
+    settings = KIND.Settings(**{"hidden": HIDDEN, "steps": 40, "batch": 4, **COUPLED, **settings})
     memory, maps = KIND(settings, SHAPE, 1), patterns(count)
     memory.layers[0].mean = memory.layers[0].mean.double()
     memory.write(maps, torch.zeros(count))
@@ -40,6 +40,10 @@ def test_as_many_rows_as_were_learnt(count, prior):
         for part in (z, z[:, :3]):
             spread, coupled = row_covariance.coupled(part)
             assert torch.equal(spread, row_covariance.spread(part))
+            spread, alone = row_covariance.alone(part)
+            assert torch.equal(spread, row_covariance.spread(part))
+            diagonal = coupled.diagonal(dim1=1, dim2=2)[:, :, None]
+            torch.testing.assert_close(alone, diagonal, rtol=0, atol=1e-12 * prior)
             expected = part @ covariance @ part.mT + 1e-4 * torch.eye(part.shape[1], dtype=z.dtype)
             torch.testing.assert_close(coupled, expected, rtol=0, atol=1e-11 * prior)
         memory.forget(0.3)
@@ -120,12 +124,13 @@ def test_log_joint_equals_autograd_on_the_maps(layers, masked):
     state = torch.rand(1, 4, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     cross, seen = cross_of(x, memory.layers[0].mean, columns)
     grams = Grams((seen @ seen.T)[None], cross[None], gram_of(memory.layers[0].mean, columns), 72)
-    assert not any(layer.is_inference() for layer in memory.hidden_mode(grams))
+    start = memory.draw_start("write", 0, 4)[None]
+    assert not any(layer.is_inference() for layer in memory.hidden_mode(grams, start))
     value, gradient = memory.log_joint(state, grams)
     leaf = state[0].clone().requires_grad_()
     direct = direct_log_joint(memory, x, list(leaf.split(HIDDEN, dim=1)), columns)
     direct.backward()
-    torch.testing.assert_close(value[0], direct.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(value[0, 0], direct.detach(), rtol=1e-6, atol=0)
     scale = leaf.grad.abs().max()
     torch.testing.assert_close(gradient[0] / scale, leaf.grad / scale, rtol=0, atol=1e-6)
 

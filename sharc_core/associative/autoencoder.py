@@ -78,7 +78,7 @@ class Autoencoder(AssociativeMemory):
 
     def complete(self, maps, mask, labels):
         """What the decoder makes of the observed entries."""
-        values = maps.flatten(1) / self.scale
+        values = maps.float().flatten(1) / self.scale
         code = torch.addmm(self.bias, values, self.encoder).relu()
         return (code @ self.decoder * self.scale).view_as(maps)
 

@@ -63,7 +63,9 @@ class AssociativeMemory:
         self.written += len(maps)
 
     def read(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Masked maps -> completed maps, (n, K, h, w) float32. Kept channels come back unchanged.
+        """Masked maps -> completed maps, (n, K, h, w). Kept channels come back unchanged.
+
+        The result is float32, or float64 for float64 maps.
 
         What dropped channels hold is ignored, NaN included. Raises UserError for no maps, maps or masks of
         another shape, kept entries that are not finite, before anything was written, and where what is
@@ -79,7 +81,8 @@ class AssociativeMemory:
             raise UserError(f"associative memory {self.name}: a mask of {mask.dtype}: it must be torch.bool")
         maps, mask, labels = (t.to(self.device) for t in (maps, mask, labels))
         seen = mask[:, :, None, None]
-        maps = torch.where(seen, maps.to(torch.float32), 0.0)  # a copy, never the caller's own
+        wide = torch.promote_types(maps.dtype, torch.float32)
+        maps = torch.where(seen, maps.to(wide), 0.0)  # a copy, never the caller's own
         self._check_finite(maps, "read")
         if bool(mask.all()):
             return maps
@@ -125,9 +128,9 @@ class AssociativeMemory:
         raise NotImplementedError  # abstract
 
     def complete(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """A guess for every entry, (n, K, h, w) float32; what it says of kept channels is ignored.
+        """A guess for every entry, (n, K, h, w); what it says of kept channels is ignored.
 
-        maps: float32, zero where a channel was dropped.
+        maps: float32 or float64, zero where a channel was dropped.
         """
         raise NotImplementedError  # abstract
 

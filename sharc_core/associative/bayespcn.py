@@ -2,9 +2,9 @@
 
 Layers x_l | x_{l+1} ~ N(phi(x_{l+1}) R_l, sigma^2 I), the bottom x_0 being the map, with a matrix-normal
 posterior over every layer's weights; the top layer is a normal whose mean is learnt. Writing finds the
-mode of the hidden layers given the maps (Adam), then updates each layer's posterior by conjugacy. The
-hidden optimisation runs on Gram matrices (see matrix_normal.py): a step costs hidden^2 per map instead of
-hidden x map size, and finds the same optimum.
+mode of the hidden layers given the maps (Adam), then updates each layer's posterior by conjugacy. Hidden
+units see the clamped entries of a map through Gram matrices (see matrix_normal.py): a step costs hidden^2
+per map instead of hidden x map size.
 """
 
 import math
@@ -15,15 +15,18 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.activations import phi, phi_back
+from sharc_core.associative.adam import Adam
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.cues import Cues, MaskedWeights
 from sharc_core.associative.groups import by_mask, chunked
 from sharc_core.associative.matrix_normal import (
+    LOG_TWO_PI,
     Grams,
+    Noise,
     cross_of,
     gain_of,
     gram_of,
     learn_rows,
-    log_joint,
 )
 from sharc_core.associative.row_covariance import RowCovariance
 from sharc_core.seeds import generator
@@ -31,7 +34,7 @@ from sharc_core.settings import Settings as BaseSettings
 
 REFRESH = 32  # batches after which R R^T and X R^T, kept up to date, are formed anew from R
 TOGETHER = 16  # masks read side by side: a step on a few rows is mostly overhead
-ADAM = (0.9, 0.999, 1e-8)
+STACK = 100  # cues whose steps share a pass over the weights
 
 
 @dataclass
@@ -44,11 +47,13 @@ class Layer:
 
 @ASSOCIATIVE_MEMORIES.register("bayespcn")
 class BayesPCN(AssociativeMemory):
-    """Maps are written `batch` at a time, in order; cues that share a mask are read `batch` at a time.
+    """The procedure of the authors' code, with their values as defaults.
 
-    log_joint "predictive" integrates the weights out, which couples the maps of a batch (as published);
-    "map" takes the posterior mean for the weights. Reading clamps the observed entries; the others are
-    maximised out exactly (they equal their prediction), so only observed columns enter.
+    Maps are written, and cues are read, `batch` at a time and in order. Both start the hidden units from
+    normal draws and take up to `steps` Adam steps. Writing with the predictive log joint couples the maps of
+    a batch, because the weights are integrated out for all of them. Reading takes each cue alone. It
+    optimises hidden units and unobserved entries together, the latter from zero, and returns the entries as
+    they are in the end, which differ from the network's prediction.
 
     State: float32 bottom weights, float64 everything else. The prior means, normal with a standard
     deviation of 1 / sqrt(size of the layer below), the top's of 1 / sqrt(hidden) (as in the authors' code),
@@ -58,9 +63,14 @@ class BayesPCN(AssociativeMemory):
     """
 
     class Settings(BaseSettings):
-        """The published values. layers counts the map: 2 is the map and one hidden layer.
+        """layers counts the map: 2 is the map and one hidden layer.
 
-        tolerance: a batch stops early once its log joint moves by no more; null runs all `steps`.
+        log_joint: "predictive" integrates the weights out, "map" takes their posterior mean. write_start,
+        read_start: hidden units start from normal draws or from a constant. coupled_reading: the predictive
+        log joint couples cues that share a mask, as it couples maps in writing. unobserved: "joint" optimises
+        unobserved entries with the hidden units, "exact" maximises over them in closed form (they equal
+        their prediction). tolerance: a batch stops once none of its log joints moves by more; null takes all
+        `steps`. A batch has one log joint where its rows are coupled, and otherwise one per row.
         """
 
         layers: int = Field(default=2, ge=2, le=8)
@@ -69,6 +79,10 @@ class BayesPCN(AssociativeMemory):
         sigma_prior: float = Field(default=1.0, ge=1e-4, le=1e4, allow_inf_nan=False)
         sigma_obs: float = Field(default=0.01, ge=1e-4, le=1e4, allow_inf_nan=False)
         log_joint: Literal["predictive", "map"] = "predictive"
+        write_start: Literal["normal", "constant"] = "normal"
+        read_start: Literal["normal", "constant"] = "normal"
+        coupled_reading: bool = False
+        unobserved: Literal["joint", "exact"] = "joint"
         steps: int = Field(default=500, ge=1)
         lr: float = Field(default=0.01, gt=0, le=100, allow_inf_nan=False)
         batch: int = Field(default=10, ge=1, le=2**20)
@@ -93,6 +107,22 @@ class BayesPCN(AssociativeMemory):
         top = torch.randn(hidden, generator=source, dtype=torch.float64) / math.sqrt(hidden)
         return means, top.to(self.device)
 
+    def draw_start(self, what: str, offset: int, count: int) -> torch.Tensor:
+        """Hidden units (count, (layers - 1) * hidden), float64, that optimisations start from.
+
+        what: "write" or "read". offset: position in the call of the first map. A map's draw depends on the
+        seed, on the number of maps written before the call and on its position in it, not on its company.
+        """
+        s = self.settings
+        width, scale = (s.layers - 1) * s.hidden, s.hidden**-0.5
+        if (s.write_start if what == "write" else s.read_start) == "constant":
+            return torch.full((count, width), scale, dtype=torch.float64, device=self.device)
+        rows = []
+        for row in range(offset, offset + count):
+            source = generator(self.seed, "bayespcn", what, self.written, row)
+            rows.append(torch.randn(width, generator=source, dtype=torch.float64))
+        return (scale * torch.stack(rows)).to(self.device)
+
     # --- writing ---------------------------------------------------------------------------------
 
     def learn(self, maps, labels):
@@ -101,16 +131,18 @@ class BayesPCN(AssociativeMemory):
         R R^T and X R^T are kept up to date within a write alone: all that a later one starts from is in the
         state.
         """
-        parts = maps.float().flatten(1).split(self.settings.batch)
-        gram, cross = None, None
+        parts = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1).split(self.settings.batch)
+        gram, cross, offset = None, None, 0
         for number, part in enumerate(parts):
             if number % REFRESH == 0:
                 gram, (cross, _) = gram_of(self.layers[0].mean), cross_of(part, self.layers[0].mean)
             x64 = part.double()
             grams = Grams((x64 @ x64.T)[None], cross[None], gram[None], self.size)
-            hidden = [layer[0] for layer in self.hidden_mode(grams)]
+            start = self.draw_start("write", offset, len(part))[None]
+            hidden = [layer[0] for layer in self.hidden_mode(grams, start)]
             then = parts[number + 1] if number + 1 < len(parts) else part[:0]
             gram, cross = self.update(part, hidden, grams, then)
+            offset += len(part)
 
     def update(
         self,
@@ -144,16 +176,47 @@ class BayesPCN(AssociativeMemory):
     # --- reading ---------------------------------------------------------------------------------
 
     def complete(self, maps, mask, labels):
-        """Prediction of every entry from the hidden mode given the observed ones."""
-        flat, covariances = maps.flatten(1), self._row_covariances()
+        """Unobserved entries at the mode of the log joint given the observed ones."""
+        s, flat = self.settings, maps.flatten(1)
+        start, covariances = self.draw_start("read", 0, len(flat)), self._row_covariances()
+        coupled = s.coupled_reading and s.log_joint == "predictive"
+        if coupled and s.unobserved == "exact":
+            return self._complete_from_grams(flat, mask, start, covariances).view_as(maps)
+        out = torch.empty_like(flat)
+        stack = s.batch if coupled else s.batch * max(1, STACK // s.batch)
+        everyone = torch.arange(len(flat), device=flat.device)
+        for members in [rows for _, rows in by_mask(mask)] if coupled else [everyone]:
+            weights = MaskedWeights(self.layers[0].mean, mask[members], s.unobserved == "joint")
+            for chosen in everyone[: len(members)].split(stack):
+                own = members[chosen]
+                index, rows = chunked(len(own), s.batch, self.device)
+                cues = Cues(weights, chosen, flat[own], rows, s.lr, coupled)
+                filled = None if bool(rows.all()) else rows
+                hidden = self.hidden_mode(cues, start[own][index], filled, covariances, coupled)
+                out[own] = cues.maps() if s.unobserved == "joint" else self._predict(hidden[0], rows, flat)
+        return out.view_as(maps)
+
+    def _predict(self, hidden: torch.Tensor, rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Prediction of every entry from the lowest hidden layer (G, n, hidden), of the rows that are 1."""
+        z, weights = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0], self.layers[0].mean
+        return (z.to(weights.dtype) @ weights).to(like.dtype)
+
+    def _complete_from_grams(
+        self,
+        flat: torch.Tensor,
+        mask: torch.Tensor,
+        start: torch.Tensor,
+        covariances: list[RowCovariance | None],
+    ) -> torch.Tensor:
+        """Coupled reading with unobserved entries maximised out, so that only observed columns enter."""
         positions = self.size // self.shape[0]
         weights, out = self.layers[0].mean, torch.empty_like(flat)
         small: list[tuple[torch.Tensor, Grams]] = []  # masks of one batch each, optimised side by side
 
-        def finish(members: torch.Tensor, grams: Grams, rows: torch.Tensor) -> None:
-            hidden = self.hidden_mode(grams, None if bool(rows.all()) else rows, covariances)[0]
-            z = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0]
-            out[members] = (z.to(weights.dtype) @ weights).to(out.dtype)
+        def finish(members: torch.Tensor, grams: Grams, index: torch.Tensor, rows: torch.Tensor) -> None:
+            filled = None if bool(rows.all()) else rows
+            hidden = self.hidden_mode(grams, start[members][index], filled, covariances)[0]
+            out[members] = self._predict(hidden, rows, flat)
 
         for observed, members in by_mask(mask):
             columns = observed.repeat_interleave(positions).nonzero().flatten()
@@ -162,7 +225,7 @@ class BayesPCN(AssociativeMemory):
             x64 = x64[index] * rows
             grams = Grams(x64 @ x64.mT, cross[index] * rows, gram_of(weights, columns), self.size)
             if len(index) > 1:
-                finish(members, grams, rows)
+                finish(members, grams, index, rows)
                 continue
             small.append((members, grams))
             if len(small) == TOGETHER:
@@ -170,50 +233,44 @@ class BayesPCN(AssociativeMemory):
                 small.clear()
         if small:
             finish(*_side_by_side(small))
-        return out.view_as(maps)
+        return out
 
     # --- the hidden optimisation -----------------------------------------------------------------
 
     def hidden_mode(
         self,
-        grams: Grams,
+        bottom: Grams | Cues,
+        start: torch.Tensor,
         rows: torch.Tensor | None = None,
         covariances: list[RowCovariance | None] | None = None,
+        coupled: bool = True,
     ) -> list[torch.Tensor]:
         """Hidden layers, each (G, n, hidden) float64, at the mode of the log joint, by Adam.
 
-        rows (G, n, 1): 1 where a batch has a row, 0 where it was filled up; None: there all are rows.
-        covariances: _row_covariances(), for who has them already. Each batch stops on its own, so what it
-        ends at does not depend on the company.
+        bottom: G batches of maps; free entries of Cues are optimised with the hidden units. start: hidden
+        units (G, n, (layers - 1) * hidden). rows (G, n, 1): 1 where a batch has a row, 0 where it was filled
+        up; None: there all are rows. covariances: _row_covariances(), for who has them already. Each batch
+        stops on its own, so what it ends at does not depend on the company.
         """
-        s = self.settings
-        shape = (*grams.xr.shape[:2], (s.layers - 1) * s.hidden)
-        state = grams.xr.new_full(shape, s.hidden**-0.5)
-        first, second = torch.zeros_like(state), torch.zeros_like(state)
-        decay1, decay2, epsilon = ADAM
-        mode, active = torch.empty_like(state), torch.arange(len(state), device=state.device)
-        before = state.new_full((len(state),), math.inf)
+        s, state = self.settings, start.clone()
+        adam, mode = Adam(state, s.lr), torch.empty_like(state)
+        active, before = torch.arange(len(state), device=state.device), math.inf
         covariances = covariances or self._row_covariances()
         with torch.inference_mode():  # without autograd's bookkeeping, which shows in steps as small as these
-            for step in range(1, s.steps + 1):
-                value, gradient = self.log_joint(state, grams, rows, covariances, s.tolerance is not None)
-                first.lerp_(gradient, 1 - decay1)
-                second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
-                # Adam's bias corrections, moved into the step and epsilon
-                correction = math.sqrt(1 - decay2**step)
-                scale = second.sqrt().add_(epsilon * correction)
-                state.addcdiv_(first, scale, value=s.lr * correction / (1 - decay1**step))
-                if s.tolerance is not None:
-                    moving = (value - before).abs() > s.tolerance
-                    before = value
-                    if not bool(moving.all()):
-                        mode[active] = state  # final for those that no longer move, which go
-                        active, state, first, second, before = (
-                            each[moving] for each in (active, state, first, second, before)
-                        )
-                        grams, rows = grams.of(moving), None if rows is None else rows[moving]
-                        if not len(active):
-                            break
+            for _ in range(s.steps):
+                value, gradient = self.log_joint(state, bottom, rows, covariances, coupled)
+                adam.ascend(state, gradient)
+                if s.tolerance is None:
+                    continue
+                moving = ((value - before).abs() > s.tolerance).any(1)
+                before = value
+                if not bool(moving.all()):
+                    mode[active] = state  # final for those that no longer move, which go
+                    active, state, before = active[moving], state[moving], before[moving]
+                    adam.keep(moving)
+                    bottom, rows = bottom.of(moving), None if rows is None else rows[moving]
+                    if not len(active):
+                        break
             mode[active] = state
         return list(mode.split(s.hidden, dim=2))
 
@@ -227,41 +284,43 @@ class BayesPCN(AssociativeMemory):
     def log_joint(
         self,
         state: torch.Tensor,
-        grams: Grams,
+        bottom: Grams | Cues,
         rows: torch.Tensor | None = None,
         covariances: list[RowCovariance | None] | None = None,
-        with_value: bool = True,
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Log joint of maps and hidden layers (up to a constant), (G,), and its gradient by the latter.
+        coupled: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log joint of maps and hidden layers, and its gradient by the latter, (G, n, (layers - 1) * hidden).
 
-        state (G, n, (layers - 1) * hidden); rows as in hidden_mode; covariances: _row_covariances().
+        The log joint is one number per batch, (G, 1), where rows are coupled: with the predictive form, if
+        `coupled`. Otherwise it is one per row, (G, n). state (G, n, (layers - 1) * hidden); rows as in
+        hidden_mode; covariances: _row_covariances(). Free entries of Cues take their step after this.
         """
         s, variance = self.settings, self.settings.sigma_obs**2
-        predictive = s.log_joint == "predictive"
         covariances = covariances or self._row_covariances()
         hidden = state.split(s.hidden, dim=2) if len(self.layers) > 1 else (state,)
-        total = state.new_zeros(len(state)) if with_value else None
+        total = 0.0
         pulls = []  # of each hidden layer, by the layer that it predicts
         pushes = []  # by the layer that predicts it
         for level, (layer, covariance, above) in enumerate(
             zip(self.layers, covariances, hidden, strict=True)
         ):
             z = _kept(phi(s.activation, above), rows)
-            if level > 0:  # a hidden layer is small: its Gram matrices are formed on the spot
-                below = _kept(hidden[level - 1], rows)
-                grams = Grams(below @ below.mT, below @ layer.mean.T, layer.mean @ layer.mean.T, s.hidden)
-                residual = below - z @ layer.mean
-                if covariance is None:
-                    pushes.append(residual / variance)
-                else:
-                    pushes.append(torch.linalg.solve(covariance.coupled(z)[1], residual))
-            value, slope = log_joint(z, grams, covariance, variance, with_value)
+            noise = Noise.of(z, covariance, variance, coupled)
+            if level == 0:
+                fit, error = bottom.products(z, noise)
+            else:
+                residual = _kept(hidden[level - 1], rows) - z @ layer.mean
+                fit = residual @ layer.mean.T
+                error = residual @ residual.mT if noise.coupled else residual.square().sum(2)
+                pushes.append(noise.weigh(residual))
+            value, slope = noise.log_density(fit, error, s.hidden if level else bottom.columns)
             pulls.append(phi_back(s.activation, _kept(slope, rows), above))
-            total = total + value if with_value else None
-        spread = variance + (self.top_variance if predictive else 0.0)
+            total = total + value
+        spread = variance + (self.top_variance if s.log_joint == "predictive" else 0.0)
         off = _kept(hidden[-1] - self.top_mean, rows)
-        if with_value:
-            total = total - off.square().sum((1, 2)) / (2 * spread)
+        value = -(off.square().sum(2) / spread + s.hidden * (LOG_TWO_PI + math.log(spread))) / 2
+        value = value if rows is None else value * rows.squeeze(2)
+        total = total + (value.sum(1, keepdim=True) if total.shape[1] < value.shape[1] else value)
         top = pulls.pop().sub_(off, alpha=1 / spread)
         gradients = [pull - push for pull, push in zip(pulls, pushes, strict=True)]
         return total, torch.cat([*gradients, top], 2) if gradients else top
@@ -307,17 +366,25 @@ def _kept(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     return x if rows is None else x * rows
 
 
-def _side_by_side(parts: list[tuple[torch.Tensor, Grams]]) -> tuple[torch.Tensor, Grams, torch.Tensor]:
-    """Batches of different masks and sizes as one stack, the smaller ones filled up: members, Grams, rows."""
+def _side_by_side(
+    parts: list[tuple[torch.Tensor, Grams]],
+) -> tuple[torch.Tensor, Grams, torch.Tensor, torch.Tensor]:
+    """Batches of different masks and sizes as one stack, the smaller ones filled up.
+
+    Returns the members, their Grams, and index and rows as `chunked` gives them.
+    """
     sizes = [len(members) for members, _ in parts]
-    most = max(sizes)
+    most, first = max(sizes), 0
     like = parts[0][1].xr
     xx, xr = like.new_zeros(len(parts), most, most), like.new_zeros(len(parts), most, like.shape[2])
     rows = like.new_zeros(len(parts), most, 1)
+    index = torch.zeros(len(parts), most, dtype=torch.int64, device=like.device)
     for g, (size, (_, grams)) in enumerate(zip(sizes, parts, strict=True)):
         xx[g, :size, :size], xr[g, :size], rows[g, :size] = grams.xx[0], grams.xr[0], 1
+        index[g, :size] = torch.arange(first, first + size, device=like.device)
+        first += size
     stack = Grams(xx, xr, torch.stack([grams.rr for _, grams in parts]), parts[0][1].columns)
-    return torch.cat([members for members, _ in parts]), stack, rows
+    return torch.cat([members for members, _ in parts]), stack, index, rows
 
 
 def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,11 @@
 """One layer of a BayesPCN: Bayesian linear regression with a matrix-normal posterior over its weights.
 
 x | z ~ N(z W, sigma^2 I) for rows z (m,) and x (d,), W ~ MN(R, U, I) with mean R (m, d) and row covariance
-U (m, m). For a batch Z (n, m), X (n, d) the weights integrate out to X ~ MN(Z R, S, I), with
-S = Z U Z^T + sigma^2 I (n, n): rows of a batch are coupled.
+U (m, m). Three log densities of a batch X (n, d) given Z (n, m) are used:
+
+- coupled: the weights integrate out to X ~ MN(Z R, S, I), with S = Z U Z^T + sigma^2 I (n, n);
+- alone: the same for every row as a batch of one, x ~ N(z R, v I) with v = z U z^T + sigma^2;
+- MAP: the weights are taken at their mean, x ~ N(z R, sigma^2 I).
 
 What an optimisation over Z needs of the data are three Gram matrices: X X^T (n, n), X R^T (n, m) and
 R R^T (m, m), over all columns or only the observed ones. With them a step costs m^2 per row whatever d.
@@ -18,6 +21,58 @@ from sharc_core.associative.row_covariance import RowCovariance
 
 BLOCK = 1024  # columns converted to float64 at a time: so many stay in a processor's cache
 PARTS = 4  # groups of columns of a Gram matrix; what lies above their blocks is mirrored, not computed
+LOG_TWO_PI = math.log(2 * math.pi)
+
+
+@dataclass
+class Noise:
+    """Covariance of X - Z R over the rows of G batches, given Z (G, n, m).
+
+    precision: S^-1 (G, n, n) if coupled, 1 / v (G, n, 1) if alone, the number 1 / sigma^2 for MAP.
+    log_det: log det S (G, 1), log v (G, n) or the number log sigma^2. spread: Z U; None for MAP.
+    """
+
+    coupled: bool
+    precision: torch.Tensor | float
+    log_det: torch.Tensor | float
+    spread: torch.Tensor | None
+
+    @classmethod
+    def of(cls, z: torch.Tensor, covariance: RowCovariance | None, variance: float, coupled: bool) -> "Noise":
+        """covariance: None for MAP, which never couples rows. variance: sigma^2."""
+        if covariance is None:
+            return cls(False, 1 / variance, math.log(variance), None)
+        if not coupled:
+            spread, v = covariance.alone(z)
+            return cls(False, 1 / v, v.squeeze(2).log(), spread)
+        spread, s = covariance.coupled(z)
+        factor = torch.linalg.cholesky_ex(s).L  # S is at least sigma^2 I: it has a factor
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        return cls(True, torch.cholesky_inverse(factor), log_det, spread)
+
+    def weigh(self, residual: torch.Tensor) -> torch.Tensor:
+        """Precision times X - Z R (G, n, k): minus the gradient of the log density by X."""
+        return torch.bmm(self.precision, residual) if self.coupled else residual * self.precision
+
+    def log_density(
+        self, fit: torch.Tensor, error: torch.Tensor, columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log density of X given Z, (G, 1) if coupled and else (G, n), and its gradient by Z (G, n, m).
+
+        fit: (X - Z R) R^T (G, n, m). error: (X - Z R)(X - Z R)^T (G, n, n) if coupled and else its diagonal
+        (G, n). columns: number of columns of X, observed or not.
+        """
+        if self.coupled:
+            weighted = torch.bmm(self.precision, error)
+            pull = torch.baddbmm(self.precision, weighted, self.precision, beta=-columns)
+            gradient = torch.baddbmm(torch.bmm(self.precision, fit), pull, self.spread)
+            constant = columns * LOG_TWO_PI * fit.shape[1]
+            return -(columns * self.log_det + _trace(weighted) + constant) / 2, gradient
+        precision = self.precision if self.spread is None else self.precision.squeeze(2)
+        weighted, gradient = error * precision, fit * self.precision
+        if self.spread is not None:
+            gradient.addcmul_(((weighted - columns) * precision).unsqueeze(2), self.spread)
+        return -(columns * (self.log_det + LOG_TWO_PI) + weighted) / 2, gradient
 
 
 @dataclass
@@ -43,44 +98,18 @@ class Grams:
             return self.xr - z @ self.rr
         return torch.baddbmm(self.xr, z, self.rr, alpha=-1)
 
-
-def log_joint(
-    z: torch.Tensor,
-    grams: Grams,
-    covariance: RowCovariance | None,
-    variance: float,
-    with_value: bool = True,
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Log probability (up to a constant) of X given Z, (G,), and its gradient by Z, (G, n, m).
-
-    With E = (X - Z R)(X - Z R)^T = XX - XR Z^T - Z XR^T + Z RR Z^T it is
-    -(d log det S + tr(S^-1 E)) / 2. S is as above (predictive) or, without a covariance, sigma^2 I (MAP).
-    with_value: False saves the value (None then), which an optimiser need not know.
-    """
-    zt = z.mT
-    fit = grams.fit(z)
-    if covariance is None:
-        value = None
-        if with_value:
-            trace = _trace(grams.xx - (z @ grams.xr.mT) - (fit @ zt))
-            value = -(grams.columns * z.shape[1] * math.log(variance) + trace / variance) / 2
-        return value, fit / variance
-    # E written as two products, so that no third of size m^2 is needed
-    error = torch.baddbmm(torch.baddbmm(grams.xx, z, grams.xr.mT, alpha=-1), fit, zt, alpha=-1)
-    spread, s = covariance.coupled(z)
-    factor = torch.linalg.cholesky_ex(s).L  # S is at least sigma^2 I: it has a factor
-    inverse = torch.cholesky_inverse(factor)
-    weighted = torch.bmm(inverse, error)
-    pull = torch.baddbmm(inverse, weighted, inverse, beta=-grams.columns)
-    gradient = torch.baddbmm(torch.bmm(inverse, fit), pull, spread)
-    if not with_value:
-        return None, gradient
-    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -(grams.columns * log_det + _trace(weighted)) / 2, gradient
+    def products(self, z: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
+        """`fit` and `error`, as Noise.log_density takes them, of z (G, n, m)."""
+        fit = self.fit(z)
+        if not noise.coupled:
+            return fit, self.xx.diagonal(dim1=-2, dim2=-1) - (z * (self.xr + fit)).sum(2)
+        # E = XX - XR Z^T - Z XR^T + Z RR Z^T as two products, so that no third of size m^2 is needed
+        error = torch.baddbmm(self.xx, z, self.xr.mT, alpha=-1)
+        return fit, torch.baddbmm(error, fit, z.mT, alpha=-1)
 
 
 def _trace(matrices: torch.Tensor) -> torch.Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
 
 
 def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,7 +53,7 @@ class ModernHopfield(AssociativeMemory):
         """The associated map after `iterations` updates; observed entries stay clamped in between."""
         stored = self.stored.float()
         observed = mask[:, :, None, None]
-        state = maps
+        state = maps.float()
         for step in range(self.settings.iterations):
             cue = mask if step == 0 or not self.settings.full_state else torch.ones_like(mask)
             similarity = self._similarity(state, cue, stored)

@@ -78,7 +78,8 @@ class PredictiveCoding(AssociativeMemory):
         for rows, products in self._batches(values, mask, network.weights[0]):
             start = network.start(len(rows))
             units, _ = network.settle(start, products, self.settings.read_steps, watch=watch)
-            full[rows] = phi(network.activation, units[:, 0]).float() @ self.weights
+            guess = phi(network.activation, units[:, 0]).float() @ self.weights
+            full[rows] = guess.to(full.dtype)
         return full.view_as(maps)
 
     def _batches(

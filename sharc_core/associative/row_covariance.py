@@ -4,7 +4,7 @@ import torch
 
 
 class RowCovariance:
-    """U (m, m), float64, as what couples rows: Z -> Z U and S = Z U Z^T + sigma^2 I.
+    """U (m, m), float64, applied to rows: Z U, S = Z U Z^T + sigma^2 I, and the diagonal of S.
 
     The prior is a multiple of I, and r rows learnt take from it a matrix of rank r. While that is small,
     U = prior I - H^T H with H (r, m) costs 2 m r a row instead of m^2. A GPU takes U itself: there it is
@@ -34,6 +34,11 @@ class RowCovariance:
             self.noise = self.variance * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         spread = self.spread(z)
         return spread, torch.baddbmm(self.noise, spread, z.mT)
+
+    def alone(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Z U and the diagonal of S, (G, n, 1), of z (G, n, m)."""
+        spread = self.spread(z)
+        return spread, (spread * z).sum(2, keepdim=True).add_(self.variance)
 
 
 def taken_from(prior: float, covariance: torch.Tensor) -> torch.Tensor | None:

@@ -54,6 +54,7 @@ LOOKS = {
     "modern_hopfield": ("#0072b2", "o"),
     "pcn": ("#d55e00", "P"),
     "bayespcn": ("#cc79a7", "^"),
+    "bayespcn_exact": ("#332288", "<"),
     "autoencoder": ("#009e73", "v"),
 }
 

@@ -1,0 +1,30 @@
+"""Adam on plain tensors, in place and without autograd."""
+
+import math
+
+import torch
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class Adam:
+    """Gradient ascent with Adam (Kingma & Ba 2015, arXiv 1412.6980) on one tensor."""
+
+    def __init__(self, like: torch.Tensor, lr: float):
+        self.first, self.second = torch.zeros_like(like), torch.zeros_like(like)
+        self.lr, self.steps = lr, 0
+
+    def ascend(self, values: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Move `values` one step up the gradient, in place."""
+        self.steps += 1
+        decay1, decay2 = BETAS
+        self.first.lerp_(gradient, 1 - decay1)
+        self.second.mul_(decay2).addcmul_(gradient, gradient, value=1 - decay2)
+        # the bias corrections are applied to the step size and to epsilon
+        correction = math.sqrt(1 - decay2**self.steps)
+        scale = self.second.sqrt().add_(EPSILON * correction)
+        values.addcdiv_(self.first, scale, value=self.lr * correction / (1 - decay1**self.steps))
+
+    def keep(self, chosen: torch.Tensor) -> None:
+        """Keep the averages of some rows: chosen is bool or an index."""
+        self.first, self.second = self.first[chosen], self.second[chosen]

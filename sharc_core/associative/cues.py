@@ -1,0 +1,206 @@
+"""Masked maps as the bottom of a BayesPCN: observed entries clamped, others free or maximised out.
+
+A free entry is a variable of the optimisation like a hidden unit: it starts from zero and takes Adam's steps
+towards the prediction. Such steps need the entries themselves, not only Gram matrices, so this is where
+reading costs hidden x map size. The work is kept small in three ways: the weights are read from memory once
+a step, in blocks of columns that stay in a processor's cache; all cues of a stack share that pass; and what
+is observed for a mask is taken from Gram matrices. An entry that is maximised out equals its prediction and
+drops out of the log joint. Gram matrices are then all that is needed, unless there are too many masks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from sharc_core.associative.adam import Adam
+from sharc_core.associative.matrix_normal import Noise, cross_of, gram_of
+
+BLOCK = 1024  # columns of a block on a CPU
+GPU_BLOCK = 2**16  # on a GPU, where the number of operations counts
+MANY = 2  # ratio masks x hidden / map size above which a Gram matrix per mask costs more than the columns
+
+
+class MaskedWeights:
+    """Weights R (m, d) of the bottom layer, with their columns arranged by what masks (n, K) drop.
+
+    Channels that the same cues drop are put together into blocks, whose columns are computed entry by entry
+    for the cues that use the block. The other columns enter through a Gram matrix per mask. free: unobserved
+    entries are free, and a block is used by the cues that drop any of its channels. Otherwise the observed
+    entries count alone; they need no blocks where masks are few enough for Gram matrices to be cheaper.
+    """
+
+    def __init__(self, weights: torch.Tensor, mask: torch.Tensor, free: bool):
+        self.weights, self.free = weights, free
+        self.masks, self.member = mask.unique(dim=0, return_inverse=True)
+        self.positions = weights.shape[1] // mask.shape[1]
+        self.grams: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.blocks: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # columns, users, weights
+        self.clamped = self.masks.clone()  # (M, K): channels that a mask's Gram matrix covers
+        if not free and len(self.masks) * len(weights) <= MANY * weights.shape[1]:
+            return
+        kinds = self.masks.T.unique(dim=0, return_inverse=True)[1]
+        size = GPU_BLOCK if weights.is_cuda else BLOCK
+        for channels in kinds.argsort(stable=True).split(max(1, size // self.positions)):
+            users = (self.masks[:, channels] != free).any(1)
+            if bool(users.any()):
+                self.clamped[:, channels] &= ~users[:, None]
+                columns = self.columns(channels)
+                self.blocks.append((columns, users, weights[:, columns]))
+
+    def columns(self, channels: torch.Tensor) -> torch.Tensor:
+        """Columns of some channels (k,)."""
+        each = torch.arange(self.positions, device=channels.device)
+        return (channels[:, None] * self.positions + each).flatten()
+
+    def gram(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Columns that the Gram matrix of a mask covers, and R R^T over them, (m, m) float64."""
+        if number not in self.grams:
+            columns = self.columns(self.clamped[number].nonzero().flatten())
+            self.grams[number] = columns, gram_of(self.weights, columns)
+        return self.grams[number]
+
+
+@dataclass
+class Block:
+    """Some columns of the cues that use them. rows: indices of these cues in the stack.
+
+    adam: the optimiser of free entries; None if unobserved entries are maximised out. counted: 1 at the
+    entries that matter, the free ones or else the observed ones, and 0 at the others; None if all are 1.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    weights: torch.Tensor
+    entries: torch.Tensor
+    counted: torch.Tensor | None
+    adam: Adam | None
+
+    def residual(self, z: torch.Tensor) -> torch.Tensor:
+        """X - Z R, which is 0 at entries that are maximised out."""
+        residual = torch.addmm(self.entries, z.to(self.entries.dtype), self.weights, alpha=-1)
+        return residual if self.adam or self.counted is None else residual.mul_(self.counted)
+
+    def step(self, gradient: torch.Tensor) -> None:
+        """Move free entries one step up the gradient, which is overwritten."""
+        if self.adam:
+            self.adam.ascend(self.entries, gradient if self.counted is None else gradient.mul_(self.counted))
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Keep some cues of the stack, (r,) bool, and renumber them."""
+        here = kept[self.rows]
+        self.entries, self.counted = self.entries[here], None if self.counted is None else self.counted[here]
+        self.rows = (kept.cumsum(0) - 1)[self.rows[here]]
+        if self.adam:
+            self.adam.keep(here)
+
+
+class Cues:
+    """A stack of G batches of up to n cues, to be completed; the interface of Grams (matrix_normal.py)."""
+
+    def __init__(
+        self,
+        weights: MaskedWeights,
+        chosen: torch.Tensor,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        lr: float,
+        coupled: bool,
+    ):
+        """Set up cues x (r, d), zero where unobserved, at rows `chosen` (r,) of the masks of `weights`.
+
+        rows (G, n, 1): 1 where a batch has a cue and 0 where it is filled up; r are 1. coupled: cues of a
+        batch are coupled; then there is one batch, of one mask.
+        """
+        self.x, self.columns = x, x.shape[1]
+        self.place, self.shape = rows.flatten().nonzero().flatten(), rows.shape[:2]
+        self.active = torch.arange(len(x), device=x.device)  # of the cues in x
+        member, width = weights.member[chosen], len(weights.weights)
+        double = {"dtype": torch.float64, "device": x.device}
+        self.xr = torch.zeros(len(x), width, **double)
+        self.xx = torch.zeros(len(x), len(x) if coupled else 1, **double)
+        self.groups: list[tuple[torch.Tensor, torch.Tensor]] = []  # cues of a mask, R R^T
+        for number in member.unique().tolist():
+            columns, gram = weights.gram(number)
+            if len(columns):
+                own = (member == number).nonzero().flatten()
+                self.xr[own], seen = cross_of(x[own], weights.weights, columns)
+                self.xx[own] = seen @ seen.T if coupled else seen.square().sum(1, keepdim=True)
+                self.groups.append((own, gram))
+        self.blocks: list[Block] = []
+        for columns, users, part in weights.blocks:
+            own = users[member].nonzero().flatten()
+            if not len(own):
+                continue
+            channels = columns[:: weights.positions] // weights.positions
+            entries = x[own][:, columns].to(part.dtype)
+            counted = weights.masks[member[own]][:, channels] != weights.free
+            every = bool(counted.all())
+            counted = None if every else counted.repeat_interleave(weights.positions, 1).to(part.dtype)
+            adam = Adam(entries, lr) if weights.free else None
+            self.blocks.append(Block(own, columns, part, entries, counted, adam))
+
+    def products(self, z: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
+        """`fit` and `error`, as Noise.log_density takes them, of z (G, n, m); then free entries take a step.
+
+        Both are of the entries before that step. It shares the pass over the weights.
+        """
+        shape, z = z.shape, z.flatten(0, 1)
+        z = z if len(z) == len(self.place) else z[self.place]
+        fit, error = self.xr.clone(), self.xx.clone()
+        for own, gram in self.groups:
+            fit[own] -= z[own] @ gram
+        if self.groups and noise.coupled:
+            error -= z @ self.xr.T + fit @ z.T
+        elif self.groups:
+            error -= (z * (self.xr + fit)).sum(1, keepdim=True)
+        if self.blocks:
+            dtype = self.blocks[0].entries.dtype
+            narrow, pull = z.to(dtype), self._pull(noise, dtype)
+        for block in self.blocks:
+            own = slice(None) if len(block.rows) == len(z) else block.rows
+            residual = block.residual(narrow[own])
+            fit[own] += residual @ block.weights.T
+            if noise.coupled:
+                error += residual @ residual.T
+                block.step(pull @ residual)
+            else:
+                error[own] += residual.square().sum(1, keepdim=True)
+                block.step(residual.mul_(pull[own] if noise.spread is not None else pull))
+        if noise.coupled:
+            return fit[None], error[None]
+        return self._batches(fit, shape), self._batches(error, (*shape[:2], 1)).squeeze(2)
+
+    def _pull(self, noise: Noise, dtype: torch.dtype) -> torch.Tensor | float:
+        """What a residual is multiplied by to give the gradient of the log joint by the entries."""
+        if noise.spread is None:
+            return -noise.precision
+        precision = noise.precision[0] if noise.coupled else noise.precision.flatten(0, 1)
+        if not noise.coupled and len(precision) != len(self.place):
+            precision = precision[self.place]
+        return -precision.to(dtype)
+
+    def _batches(self, values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """Values (r, k) of the cues, as (G, n, k) with zeros where batches are filled up."""
+        if len(values) == shape[0] * shape[1]:
+            return values.view(shape)
+        return values.new_zeros(shape).flatten(0, 1).index_copy(0, self.place, values).view(shape)
+
+    def of(self, chosen: torch.Tensor) -> "Cues":
+        """Restrict this, in place, to some batches, chosen (G,) bool; the others keep their entries."""
+        self.maps()
+        batch = self.place // self.shape[1]
+        kept = chosen[batch]
+        self.place = ((chosen.cumsum(0) - 1)[batch] * self.shape[1] + self.place % self.shape[1])[kept]
+        self.shape = (int(chosen.sum()), self.shape[1])
+        self.active, self.xr, self.xx = self.active[kept], self.xr[kept], self.xx[kept]
+        number = kept.cumsum(0) - 1
+        self.groups = [(number[own[kept[own]]], gram) for own, gram in self.groups]
+        for block in self.blocks:
+            block.keep(kept)
+        return self
+
+    def maps(self) -> torch.Tensor:
+        """The maps (r, d) as they are now: observed entries, and free ones after the steps they took."""
+        for block in self.blocks:
+            self.x[self.active[block.rows][:, None], block.columns] = block.entries.to(self.x.dtype)
+        return self.x
