@@ -99,6 +99,7 @@ def stand_in(tmp_path_factory):
     # memories that stop learning early: less work, the same way through the code
     values["sharc"]["associative_settings"] |= {
         "bayespcn": {"hidden": 8, "steps": 5},
+        "bayespcn_exact": {"hidden": 8, "steps": 5},
         "bayespcn_map": {"kind": "bayespcn", "log_joint": "map", "hidden": 8, "steps": 5},
         "pcn": {"hidden": 8, "rounds": 2, "read_steps": 5},
         "autoencoder": {"hidden": 8, "steps": 5},

@@ -50,3 +50,13 @@ def test_the_audit_covers_the_lock_file():
 
 def test_the_readme_points_there():
     assert "docs/reliability.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_test_that_the_page_on_fidelity_names_is_there():
+    text = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
+    files = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py")}
+    everything = "".join(files.values())
+    named = set(re.findall(r"`(?:tests/)?(test_\w+\.py)", text))
+    assert {"test_peer_bayespcn.py", "test_peer_runs.py", "test_peer_mammoth.py"} <= named <= set(files)
+    tests = re.findall(r"(?:`|::)(test_\w+)`", text)
+    assert tests and all(f"def {name}(" in everything for name in tests)
