@@ -158,9 +158,8 @@ def read(memory, peer, kind: int, members: slice) -> torch.Tensor:
 
 
 @strategies
-@pytest.mark.parametrize("mode", ["alone", "batch"])
+@pytest.mark.parametrize(("mode", "block"), [("alone", 1024), ("batch", 1024), ("batch", 32)])
 @pytest.mark.parametrize("kind", range(3), ids=MASKS)
-@pytest.mark.parametrize("block", [32, 1024])
 def test_reading(peer, monkeypatch, strategy, kind, mode, block):
     """All cues in one call; batches of one or ten cues share nothing but the stop of the batch.
 
@@ -179,7 +178,14 @@ def test_reading(peer, monkeypatch, strategy, kind, mode, block):
         assert error.median() <= 1e-8 and error.max() <= 5e-2
     steps = torch.stack([active for *_, active in trace]).sum(0)
     other = (steps != peer[f"{name}_steps"]).sum()
-    assert other <= (4 if mode == "alone" else 0)
+    # lone cues of p_pred creep up to the tolerance, where rounding decides at which step they stop
+    assert other <= (4 if (mode, strategy) == ("alone", "p_pred") else 0)
+    x, weights = recalled.flatten(1), memory.layers[0].mean
+    ends = Grams((x @ x.T)[None], (x @ weights.T)[None], gram_of(weights), 256)
+    value, _ = memory.log_joint(hidden.flatten(0, 1)[None], ends, coupled=False)
+    expected = peer[f"{name}_log_joint_end"]
+    error = (value[0] - expected).abs() / expected.abs()
+    assert error.median() <= 1e-8 and error.max() <= 5e-2
 
 
 @strategies
