@@ -112,6 +112,9 @@ class Budget:
         """
         allowance = self.available(task, left)
         spent = self.costs(kept, completed).cumsum(0)
+        if self.dense and completed is not None:  # the first of them alone need no numbers of channels
+            alike = completed.long().cumprod(0).bool()
+            spent = torch.where(alike, self.costs(kept).cumsum(0), spent)
         if self.am_bytes is not None:
             # each task pays for its own patterns, and its part of what the state costs when empty
             before = self.am_bytes(stored) - self._part(self.am_bytes(0), task)

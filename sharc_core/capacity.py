@@ -26,7 +26,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         logits=classes if METHODS.get(cell.method).needs_logits else 0,
         storage=cell.storage,
         counted=cell.has_ragged_channels,
-        dense=cell.read in ("at_store", "per_batch"),
+        dense=cell.read not in (None, "per_task"),
         split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
         carry=cell.budget_split == "carry",
     )

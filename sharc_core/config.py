@@ -384,9 +384,16 @@ def _check_selection(grid: Grid, protocol: str) -> None:
     """What a selection of samples cannot be combined with; grid: under the protocol."""
     selection, budgets = grid.memory.selection, listed(grid.budget)
     replaying = [METHODS.get(method) for method in grid.methods if METHODS.get(method).uses_memory]
+    charged = any(budget.count_associative_memory for budget in budgets)
+    if charged and grid.sharc.complete != "all" and "sharc" in grid.variants:
+        raise UserError(
+            f"config: sharc.complete {grid.sharc.complete} cannot be combined with "
+            "budget.count_associative_memory: the associative memory learns maps that are not stored, which "
+            "the budget does not foresee; use complete all, or do not count it"
+        )
     clashes = []
     if selection != "last":
-        clashes += [("budget.count_associative_memory", any(b.count_associative_memory for b in budgets))]
+        clashes += [("budget.count_associative_memory", charged)]
     if selection == "reservoir" and not all(method.fills_at_task_end for method in replaying):
         er = grid.method_settings.get("er", {})
         clashes += [

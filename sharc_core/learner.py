@@ -204,6 +204,7 @@ def _train(
         method.begin_task(memory)
         for epoch in range(cell.training.epochs):
             order = lessons.order(task, epoch, cell.seeds)
+            memory.begin_pass()
             _observe_all(views, order, cell.training.batch_size, method, memory, device)
         if not bool(torch.isfinite(method.evaluated_head.vector).all()):
             raise UserError(

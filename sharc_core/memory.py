@@ -64,8 +64,8 @@ class StoredTask:
 class EpisodicMemory:
     """All replicas' memories.
 
-    The learner calls `begin_task`, for every step `visit` before it and `admit` after it, and `store` at a
-    task's end; methods call `sample` and `tasks`.
+    The learner calls `begin_task`, for every pass over the task `begin_pass`, for every step `visit` before
+    it and `admit` after it, and `store` at the task's end; methods call `sample` and `tasks`.
     """
 
     def __init__(
@@ -97,6 +97,11 @@ class EpisodicMemory:
 
     # --- while a task is being learnt ------------------------------------------------------------
 
+    def begin_pass(self) -> None:
+        """A pass over the task begins; what was recorded in an earlier pass is dropped."""
+        for recorded in self._visited.values():
+            recorded.clear()
+
     def visit(self, index: torch.Tensor, batch: Batch, head: Head) -> None:
         """A step is about to be taken on samples index (R, B): note what is recorded at the visit."""
         if self.sharc is not None and self.sharc.saliency_at == "visit":
@@ -114,11 +119,7 @@ class EpisodicMemory:
     def _at_visit(self, what: str, samples: int) -> torch.Tensor | None:
         """(R, samples, ...) as recorded in the last pass over the task; None where nothing was."""
         recorded = self._visited[what]
-        if not recorded:
-            return None
-        together = torch.cat(recorded, 1)[:, -samples:]
-        recorded.clear()
-        return together
+        return torch.cat(recorded, 1)[:, -samples:] if recorded else None
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -205,7 +206,7 @@ class EpisodicMemory:
             costs = self.budget.costs(kept, completed[: len(kept)]).flip(0).tolist()
             allowance = self.budget.available(task, self._left)
             held = whole_batches(costs, self.storing.batch_size, allowance)
-            return torch.tensor(held), max(0, allowance - sum(costs[position] for position in held))
+            return torch.tensor(held), allowance - sum(costs[position] for position in held)
         kept = self._kept(replica, order[len(order) - count :], mask)
         number, left = self.budget.fitting(
             task, kept, self.samples_stored, self._left, completed[: len(kept)]
@@ -339,13 +340,16 @@ class EpisodicMemory:
                 sparse = SparseMaps.encode(recalled, kept, self.storing.storage)
                 stored.sparse[r], stored.map_bytes[r] = sparse, sparse.nbytes
                 recalled = sparse.decode()  # what is replayed from now on: the error is that of these maps
-            dropped = ~mask[:, :, None, None].expand_as(recalled)
-            true = widened(self.views.maps(r, stored.index[r]))
-            error = (recalled - true)[dropped].square()
-            errors.append(error.mean().item() if len(error) else 0.0)
+            errors.append(self._recall_error(r, stored.index[r], recalled, mask))
             pooled.append(pool(recalled))
         stored.x = torch.stack(pooled).to(self.device)
         stored.recall_errors = errors
+
+    def _recall_error(self, r: int, index: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> float:
+        """Mean squared error of maps (n, K, h, w) over the entries that mask (n, K) dropped; 0 for none."""
+        dropped = ~mask[:, :, None, None].expand_as(maps)
+        error = (maps - widened(self.views.maps(r, index)))[dropped].square()
+        return error.mean().item() if len(error) else 0.0
 
     def __bool__(self) -> bool:
         return self._replay is not None

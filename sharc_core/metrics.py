@@ -57,7 +57,7 @@ def bwt_in_code(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
     """BWT as SHARC's published code computes it: JOINT's is the gain over the untrained head.
 
     matrix: (..., T, T); untrained: u, (..., T). Where a[j][j] was not evaluated u[j] takes its place; for
-    every other method it is `bwt`.
+    every other method it is `bwt`. Over which tasks the code takes JOINT's mean is not known: here j < T.
     """
     a, u = _square(matrix), np.asarray(untrained, dtype=float)
     just_learned = np.diagonal(a, axis1=-2, axis2=-1)

@@ -21,7 +21,7 @@ RULES: dict[str, dict[str, dict[str, Any]]] = {
     "logits_at": {"method_settings": {"derpp": {"logits_at": "visit"}}},
     "read": {"sharc": {"read": "at_store"}},
     "read_batch": {"sharc": {"read": "per_batch"}},
-    "forget": {"sharc": {"forget": {"every": 1, "unit": "batch"}}},
+    "forget": {"sharc": {"forget": {"every": 1, "unit": "batch", "beta": 0.1}}},
     "complete": {"sharc": {"complete": "last_batches"}},
     "replay": {"method_settings": {"er": {"replay": "whole"}}},
     "ridge": {"method_settings": {"gem": {"ridge": 0.001}}},
@@ -36,10 +36,10 @@ RULES: dict[str, dict[str, dict[str, Any]]] = {
 }
 PRESETS: dict[str, tuple[str, ...]] = {
     PAPER: (),
-    CODE: tuple(rule for rule in RULES if rule not in ("mean", "reservoir")),
+    CODE: tuple(rule for rule in RULES if rule not in ("read", "mean", "reservoir")),
     MAMMOTH: ("saliency_at", "logits_at", "ridge", "mean", "reservoir"),
 }
-EXCLUSIVE = (("batches", "reservoir"), ("replay", "mean"))
+EXCLUSIVE = (("batches", "reservoir"), ("read", "read_batch"), ("replay", "mean"))
 BY_TASK = ("gem", "agem")  # methods that no reservoir concerns: Method.fills_at_task_end
 
 

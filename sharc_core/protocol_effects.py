@@ -187,31 +187,44 @@ def protocol_findings(entries: Sequence[Entry], published: pd.DataFrame) -> list
 
 
 def _where_gains_exist(found: Sequence[Comparison]) -> list[str]:
-    """Which gains exist under the paper's text, which in its published code, and which under both."""
+    """Which gains exist under the paper's text, which in its published code, and which under both.
+
+    An interval that holds zero decides nothing: a gain is said to exist only under one of the two where it is
+    shown there and the other's is shown to be smaller or a loss. Single seeds have no interval: they are left
+    out.
+    """
     both = [(c, code) for c in found if (code := c.under(CODE)) is not None]
+    both = [(c, code) for c, code in both if not math.isnan(c.effects[0].pair.test.low + code.pair.test.low)]
     if not both:
         return []
-    text = {id(c): _sign(c.effects[0]) for c, _ in both}
-    counts = [
-        sum(value > 0 for value in text.values()),
-        sum(_sign(code) > 0 for _, code in both),
-        sum(_sign(code) < 0 for _, code in both),
-    ]
+    text, code_signs = [_sign(c.effects[0]) for c, _ in both], [_sign(code) for _, code in both]
     sentences = [
         f"Comparisons under the paper's rules and under all rules of its code: {len(both)}. SHARC gains in "
-        f"{counts[0]} under the paper's (95 % interval above zero) and in {counts[1]} under the code's, "
-        f"where it loses in {counts[2]} (interval below zero)."
+        f"{text.count(1)} under the paper's (95 % interval above zero) and in {code_signs.count(1)} under "
+        f"the code's, where it loses in {code_signs.count(-1)} (interval below zero)."
     ]
     groups: dict[str, list[str]] = {}
-    for comparison, code in both:
-        pair = (text[id(comparison)] > 0, _sign(code) > 0)
-        name = {
-            (True, True): "Gains under both",
-            (True, False): "Gains that exist only under the paper's text",
-            (False, True): "Gains that exist only in the paper's code",
-        }.get(pair, "No gain under either")
+    for (comparison, code), here, there in zip(both, text, code_signs, strict=True):
+        name = _existence(here, there, code.direction)
         groups.setdefault(name, []).append(_place(comparison.base))
     return [*sentences, *(f"{name}: {'; '.join(places)}." for name, places in sorted(groups.items()))]
+
+
+def _existence(text: int, code: int, direction: int) -> str:
+    """Where a gain exists: the signs of its intervals under the text and the code, and of the movement."""
+    if text > 0 and code > 0:
+        return "Gains under both"
+    if text > 0:
+        only = code < 0 or direction < 0
+        return (
+            f"Gains that exist only under the paper's text{'' if only else ' or are undecided in its code'}"
+        )
+    if code > 0:
+        only = text < 0 or direction > 0
+        return (
+            f"Gains that exist only in the paper's code{'' if only else ' or are undecided under its text'}"
+        )
+    return "No gain shown under either"
 
 
 def _sign(effect: Effect) -> int:
@@ -228,7 +241,7 @@ def _rule(rule: str, found: Sequence[Comparison]) -> str | None:
         return None
     up = sum(effect.direction > 0 for effect, _ in ran)
     down = sum(effect.direction < 0 for effect, _ in ran)
-    whose = "The code's" if rule in PRESETS[CODE] else "Mammoth's"
+    whose = "Mammoth's" if rule in set(PRESETS[MAMMOTH]) - set(PRESETS[CODE]) else "The code's"
     text = f"{whose} rule {rule!r} alone raises SHARC's gain in {up} of {len(ran)} comparisons"
     text += f" and lowers it in {down}"
     apart = [(effect, c) for effect, c in ran if c.missing]

@@ -7,7 +7,7 @@ from sharc_core.errors import UserError
 from sharc_core.filling import Reservoir
 from sharc_core.heads import Batch
 from sharc_core.memory import EpisodicMemory
-from sharc_core.pooling import pool, widened
+from sharc_core.pooling import pool
 from sharc_core.seeds import MinibatchSampler, generator
 
 DRAWN = 256  # minibatches drawn at a time, once the buffer is full
@@ -57,12 +57,13 @@ class ReservoirMemory(EpisodicMemory):
     def visit(self, index, batch, head):
         """Choose slots for the minibatch, and record what is kept of the samples that get one."""
         slots = [reservoir.slots(index.shape[1]) for reservoir in self._reservoirs]
+        # at every visit, so that what a random saliency draws does not depend on other replicas' slots
+        saliency = None if self.sharc is None else self._saliency(batch.x, batch.y, head)
         if all(slot < 0 for row in slots for slot in row):
             self._pending = None
             return
         masks = logits = None
-        if self.sharc is not None:
-            saliency = self._saliency(batch.x, batch.y, head)
+        if saliency is not None:
             masks = kept_mask(saliency, self.sharc.theta, None, self.sharc.importance)
         if self.storing.keep_logits:
             logits = head.logits(batch.x).clone()
@@ -133,9 +134,7 @@ class ReservoirMemory(EpisodicMemory):
             sparse, index = self._encoded(r, at), self._index[r, at]
             mask = sparse.mask
             full = memory.read(sparse.decode(), mask, self.features.train_labels[index]).cpu()
-            dropped = ~mask[:, :, None, None].expand_as(full)
-            error = (full - widened(self.views.maps(r, index)))[dropped].square()
-            self._errors[r] = error.mean().item() if len(error) else 0.0
+            self._errors[r] = self._recall_error(r, index, full, mask)
             self._x[r, at.to(self.device)] = pool(full).to(self.device)
 
     # --- reading and accounting ------------------------------------------------------------------

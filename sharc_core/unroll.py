@@ -73,7 +73,7 @@ def _unrolled(grid: Grid) -> list[Cell]:
     """
     found: list[Cell] = []
     for protocol in grid.protocol:
-        found += _cells_under(under_protocol(grid, protocol), protocol)
+        found += _cells_under(under_protocol(grid, protocol), protocol, grid.memory.selection)
     unique: dict[tuple, Cell] = {}
     for cell in found:
         if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
@@ -81,7 +81,8 @@ def _unrolled(grid: Grid) -> list[Cell]:
     return list(unique.values())
 
 
-def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
+def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
+    """The cells of one protocol. given: the file's own memory.selection."""
     found: list[Cell] = []
     for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
         common = {
@@ -105,7 +106,9 @@ def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
         for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
             spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
             spent |= {"budget_split": budget.split, "storage": storage}
-            spent["selection"] = _selection(grid, method)
+            spent["selection"] = _selection(grid, method, given)
+            if spent["selection"] == "reservoir" and "logits_at" in common["method_settings"]:
+                spent["method_settings"] = common["method_settings"] | {"logits_at": "visit"}
             if "plain" in grid.variants:
                 spent["protocol"] = concerning(protocol, method, "plain")
                 found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
@@ -116,10 +119,11 @@ def _cells_under(grid: Grid, protocol: str) -> list[Cell]:
     return found
 
 
-def _selection(grid: Grid, method: str) -> str:
-    """Which samples a method's memory keeps: a method that replays tasks has no reservoir."""
-    selection = grid.memory.selection
-    return "last" if selection == "reservoir" and METHODS.get(method).fills_at_task_end else selection
+def _selection(grid: Grid, method: str, given: str) -> str:
+    """Which samples a method's memory keeps; no reservoir concerns one that is filled at a task's end."""
+    if grid.memory.selection != "reservoir" or not METHODS.get(method).fills_at_task_end:
+        return grid.memory.selection
+    return "last" if given == "reservoir" else given
 
 
 def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
@@ -140,7 +144,8 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             associative_memory=name,
             associative_kind=kind,
             associative_settings=settings,
-            saliency_at=grid.sharc.saliency_at,
+            # a reservoir chooses what a sample keeps when it admits it
+            saliency_at="visit" if spent["selection"] == "reservoir" else grid.sharc.saliency_at,
             read=grid.sharc.read,
             complete=grid.sharc.complete,
             forget_every=grid.sharc.forget.every,

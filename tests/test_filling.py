@@ -169,10 +169,15 @@ def test_a_reservoir_stays_within_its_budget(unit, variant, buffer, storage):
 
 
 @pytest.mark.parametrize("method", RESERVOIRS)
-@pytest.mark.parametrize("variant", ["plain", "sharc"])
+@pytest.mark.parametrize("variant", ["plain", "sharc", "random"])
 def test_reservoirs_of_five_seeds_are_those_of_one(method, variant):
-    features = make_features(channels=16, train_per_class=20)
-    cell = make_cell(method, variant, selection="reservoir", seeds=[0, 1, 2])
+    """A random saliency, too, draws the same whichever seeds are in company, and zeros show what it drew."""
+    features = make_features(channels=16, train_per_class=60)
+    changes = {"selection": "reservoir", "seeds": [0, 1, 2]}
+    if variant == "random":
+        changes |= {"saliency": "random", "associative_memory": "none", "associative_settings": {}}
+        changes |= {"buffer": 4, "tasks": 3}
+    cell = make_cell(method, "plain" if variant == "plain" else "sharc", **changes)
     together = run_cell(features, cell)
     for r, seed in enumerate(cell.seeds):
         alone = run_cell(features, cell.model_copy(update={"seeds": [seed]}))
@@ -213,6 +218,13 @@ def test_what_a_reservoir_cannot_be_combined_with_is_one_line(path, value, messa
         load_grid(changed(path, value) | {"memory": {"selection": "reservoir"}})
     if "count" not in message:  # methods that it does not concern take everything
         load_grid(changed(path, value) | {"memory": {"selection": "reservoir"}, "methods": ["gem", "agem"]})
+
+
+def test_maps_that_are_learnt_but_not_stored_cannot_be_charged():
+    values = BASE | {"budget": {"unit": "bytes", "count_associative_memory": True}}
+    with pytest.raises(UserError, match=r"sharc.complete last_batches cannot be combined with budget.count"):
+        load_grid(values | {"sharc": {"complete": "last_batches"}})
+    load_grid(values | {"sharc": {"complete": "last_batches"}, "variants": ["plain"]})
 
 
 def test_a_protocol_that_clashes_with_the_file_says_which():

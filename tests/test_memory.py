@@ -43,16 +43,22 @@ def fill(cell, features=FEATURES):
     kind=st.sampled_from(ASSOCIATIVE_MEMORIES.names()),
     charge=st.booleans(),
     tasks=st.sampled_from([1, 3]),
+    read=st.sampled_from(["per_task", "at_store", "per_batch"]),
+    complete=st.sampled_from(["all", "last_batches"]),
 )
 @settings(max_examples=120, deadline=None)
-def test_budgets_are_never_exceeded(method, variant, buffer, unit, theta, kind, charge, tasks):
+def test_budgets_are_never_exceeded(
+    method, variant, buffer, unit, theta, kind, charge, tasks, read, complete
+):
     sharc = {}
     if variant == "sharc":
         sharc = {
             "theta": theta,
             "associative_memory": kind,
             "associative_settings": settings_of(ASSOCIATIVE_MEMORIES, kind, QUICK.get(kind, {}), "x"),
-            "count_associative_memory": charge and unit == "bytes",
+            "count_associative_memory": charge and unit == "bytes" and complete == "all",
+            "read": read,
+            "complete": complete,
         }
     cell = make_cell(method, variant, buffer=buffer, budget_unit=unit, tasks=tasks, seeds=[0, 1], **sharc)
     try:
@@ -64,7 +70,10 @@ def test_budgets_are_never_exceeded(method, variant, buffer, unit, theta, kind, 
     logits = 6 if method == "derpp" else 0
     keep = kept_channels(shape[0], theta) if variant == "sharc" else shape[0]
     spent = memory.episodic_bytes()[0]
-    assert spent == memory.samples_stored * sample_bytes(shape, keep, logits)
+    if variant == "plain" or read == "per_task":
+        assert spent == memory.samples_stored * sample_bytes(shape, keep, logits)
+    elif complete == "all":
+        assert spent == memory.samples_stored * sample_bytes(shape, shape[0], logits)
     if unit == "slots":
         assert memory.samples_stored <= buffer
     if unit == "floats":

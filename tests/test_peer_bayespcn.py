@@ -178,7 +178,8 @@ def test_reading(peer, monkeypatch, strategy, kind, mode, block):
         assert error.median() <= 1e-8 and error.max() <= 5e-2
     steps = torch.stack([active for *_, active in trace]).sum(0)
     other = (steps != peer[f"{name}_steps"]).sum()
-    # lone cues of p_pred creep up to the tolerance, where rounding decides at which step they stop
+    # lone cues of p_pred creep up to the tolerance, where rounding decides at which step they stop: a second
+    # implementation had 1 to 3 of 20 elsewhere, ours has 4 in one case
     assert other <= (4 if (mode, strategy) == ("alone", "p_pred") else 0)
     x, weights = recalled.flatten(1), memory.layers[0].mean
     ends = Grams((x @ x.T)[None], (x @ weights.T)[None], gram_of(weights), 256)

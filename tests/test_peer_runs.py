@@ -1,6 +1,7 @@
 """Whole runs under `protocol: code` against those of the authors' own classes (tests/peer/README.md)."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.config import load_grid
 from sharc_core.filling import whole_batches
 from sharc_core.heads import make_head
-from sharc_core.methods import METHODS
+from sharc_core.methods import METHODS, agem, gem
 from sharc_core.pooling import pool
 from sharc_core.streams import Stream, make_stream
 from sharc_core.unroll import cells
@@ -25,7 +26,6 @@ ARRAYS = np.load(PEER / "runs.npz", allow_pickle=False)
 RUNS = json.loads((PEER / "runs.json").read_text())["runs"]
 KEYS = sorted(RUNS)
 SHARC = [key for key in KEYS if RUNS[key]["theta"]]
-ITS_OWN_MEMORY = ["er_t0.5", "er_t0.8", "er_m70_t0.5", "gem_t0.8", "derpp_t0.5", "clser_t0.8", "mer_b2_t0.5"]
 NAMES = {
     "gem": {"gamma": "margin"},
     "mer": {"batch_num": "batches"},
@@ -162,6 +162,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
     if store.sharc is not None:
         store.sharc.associative[0] = associative or Recorded(key)
     seen = SimpleNamespace(every10=[], task=[], masks=[], costs=[], importance=[], drawn=draws, store=store)
+    seen.tested, seen.replaced = defaultdict(list), []
     observe, masks, saliency = method.observe, store._masks, store._saliency
 
     def observing(batch, memory):
@@ -172,6 +173,8 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
         if seen.steps % 12 == 0:
             heads = {"": head} | {n: getattr(method, n) for n in ("stable", "plastic") if hasattr(method, n)}
             seen.task.append({n: (h.weight[0].clone(), h.bias[0].clone()) for n, h in heads.items()})
+            for name, tested in heads.items():
+                seen.tested[name or "net"].append(learner.evaluate(features, stream, tested))
 
     def masking(*args):
         seen.masks.append(masks(*args))
@@ -185,6 +188,17 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
         seen.costs.append((costs, allowance))
         return whole_batches(costs, batch_size, allowance)
 
+    def projecting(project):
+        def projected(gradient, *args):
+            step = project(gradient, *args)
+            if not torch.equal(step, gradient):
+                seen.replaced.append(getattr(seen, "steps", 0))
+            return step
+
+        return projected
+
+    for module, name in ((gem, "project_many"), (agem, "project_one")):
+        monkeypatch.setattr(module, name, projecting(getattr(module, name)))
     method.observe, store._masks, store._saliency = observing, masking, noting
     monkeypatch.setattr(memory, "whole_batches", filling)
     seen.untrained = learner.evaluate(features, stream, head)
@@ -209,7 +223,13 @@ def check_heads(key: str, seen, tolerance: float) -> None:
 
 
 def check_accuracies(seen) -> None:
-    """Those of the trained network, whose log carries the run's name in both codes."""
+    """Of every network that the code tests; the trained one's log carries the run's name."""
+    for name, results in seen.run["results"].items():
+        for scenario, key in (("class_il", "class"), ("task_il", "task")):
+            for task, row in enumerate(results[f"results_{key}"]):
+                tested = min(task + 2, 3)
+                ours = seen.tested[name][task][scenario][0, :tested]
+                assert ours.tolist() == pytest.approx(row[:tested], abs=1e-9)
     logged = seen.run["results"]["net"]
     for scenario, name in (("class_il", "class"), ("task_il", "task")):
         ours = torch.stack([row[scenario][0] for row in seen.rows])
@@ -234,13 +254,14 @@ def test_whole_runs_are_the_authors(key, features, monkeypatch):
     check_heads(key, seen, 1e-12)
     check_accuracies(seen)
     assert not seen.drawn.rows, "every draw was used"
+    assert seen.replaced == run["violated_steps"]
     assert [s.index.shape[1] for s in seen.store.stored] == run["stored_after_task"]
     if run["theta"]:
         close(torch.cat(seen.importance), array(f"{key}_importance").flatten(0, 1), 1e-12)
         steps = [step for _, step in run["am_calls"]]
         assert seen.store.sharc.associative[0].calls == [name for name, _ in run["am_calls"]]
         assert sorted(set(steps)) == ARRAYS[f"{key}_am_steps"].tolist()
-    ids = json.loads(json.dumps(run["buffer_ids_after_step"]))
+    ids = run["buffer_ids_after_step"]
     for task, stored in enumerate(seen.store.stored):
         costs, allowance = seen.costs[task]
         for step in range(12):
@@ -253,15 +274,15 @@ def test_whole_runs_are_the_authors(key, features, monkeypatch):
         assert stored.index[0].tolist() == ARRAYS[f"{name}_ids"].tolist()
         assert stored.y[0].tolist() == ARRAYS[f"{name}_labels"].tolist()
         assert [costs[position] for position in held] == ARRAYS[f"{name}_needed"].tolist()
+        close(stored.sparse[0].decode().flatten(1), array(f"{name}_values"), 1e-12)
         if run["theta"]:
-            close(stored.sparse[0].decode().flatten(1), array(f"{name}_values"), 1e-12)
             assert torch.equal(seen.masks[task][0, held], array(f"{name}_keep").bool())
             assert torch.equal(stored.completes[0], array(f"{name}_completed").bool())
         if stored.logits is not None:
             close(stored.logits[0], array(f"{name}_logits"), 1e-12)
 
 
-@pytest.mark.parametrize("key", ITS_OWN_MEMORY)
+@pytest.mark.parametrize("key", SHARC)
 def test_whole_runs_with_our_associative_memory(key, features, monkeypatch):
     """Nothing is given but the authors' draws: what our BayesPCN recalls is what theirs did."""
     cell = code_cell(key)

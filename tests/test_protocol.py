@@ -291,6 +291,21 @@ def test_a_preset_is_its_options_given_one_by_one(protocol, by_hand):
     assert [c.model_copy(update={"protocol": "paper"}) for c in named] == by_hand
 
 
+def test_a_protocol_leaves_alone_what_the_file_says_of_methods_it_does_not_concern():
+    """GEM and A-GEM keep the file's whole batches where mammoth gives the others a reservoir."""
+    values = BASE | {"memory": {"selection": "batches"}, "protocol": ["paper", "mammoth"]}
+    found = {(c.method, c.protocol): c.selection for c in cells(load_grid(values)) if c.variant == "plain"}
+    assert found["agem", "paper"] == found["gem", "paper+ridge"] == "batches"
+    assert (found["er", "paper"], found["er", "mammoth"]) == ("batches", "reservoir")
+
+
+def test_what_a_reservoir_takes_at_the_visit_stands_in_the_cell():
+    for cell in cells(load_grid(BASE | {"memory": {"selection": "reservoir"}})):
+        if cell.selection == "reservoir":
+            assert cell.saliency_at == (None if cell.variant == "plain" else "visit")
+            assert cell.method_settings.get("logits_at", "visit") == "visit"
+
+
 def test_methods_that_no_reservoir_concerns_are_those_that_say_so():
     assert sorted(BY_TASK) == [name for name in METHODS.names() if METHODS.get(name).fills_at_task_end]
     selections = {c.method: c.selection for c in cells(load_grid(BASE | MAMMOTH_BY_HAND)) if c.buffer}
@@ -426,6 +441,7 @@ def test_names_are_canonical():
         ("paper+reed", r"unknown rule 'reed' \(did you mean 'read'\?\) in protocol 'paper\+reed'"),
         ("paper+", r"unknown rule ''"),
         ("paper+read+read", r"names the rule 'read' twice"),
+        ("paper+read+read_batch", r"the rules 'read' and 'read_batch' exclude each other"),
         ("paper+mean+replay", r"the rules 'replay' and 'mean' exclude each other"),
         (["paper+read+forget", "paper+forget+read"], r"'paper\+read\+forget' is listed twice"),
         ([], r"protocol: .*at least 1"),

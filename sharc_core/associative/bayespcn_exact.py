@@ -1,4 +1,4 @@
-"""BayesPCN with another way of reading, which recalls better than the published one and is faster."""
+"""BayesPCN that reads in closed form, which on large maps is better and faster than the published way."""
 
 from typing import Literal
 

@@ -120,8 +120,8 @@ class Cues:
         self.xx = torch.zeros(len(x), len(x) if coupled else 1, **double)
         self.groups: list[tuple[torch.Tensor, torch.Tensor]] = []  # cues of a mask, R R^T
         for number in member.unique().tolist():
-            columns, gram = weights.gram(number)
-            if len(columns):
+            if bool(weights.clamped[number].any()):
+                columns, gram = weights.gram(number)
                 own = (member == number).nonzero().flatten()
                 self.xr[own], seen = cross_of(x[own], weights.weights, columns)
                 self.xx[own] = seen @ seen.T if coupled else seen.square().sum(1, keepdim=True)

@@ -15,10 +15,11 @@ class CLSER(Method):
 
     As in the authors' code (NeurAI-Lab/CLS-ER): the cross-entropy is one mean over the current and the
     replayed samples together (not the sum of two means, as in ER: on equal batches the step is half as
-    long), the consistency loss is the mean over the replayed samples' logits, and the stable average is
-    what predicts. The default settings are theirs for Sequential CIFAR-10 with buffer 200. It departs
-    from them in what every method here shares: by default the memory is filled at the end of a task (theirs
-    by reservoir sampling from the first batch on), so during the first task there is nothing to replay.
+    long), and the consistency loss is the mean over the replayed samples' logits. As in their paper, the
+    stable average is what predicts. The default settings are theirs for Sequential CIFAR-10 with buffer 200.
+    It departs from them in what every method here shares: by default the memory is filled at the end of a
+    task (theirs by reservoir sampling from the first batch on), so during the first task there is nothing to
+    replay.
     """
 
     class Settings(BaseSettings):
