@@ -145,11 +145,14 @@ def test_each_mask_is_reduced_once(monkeypatch):
     assert sorted(columns) == sorted(6 * int(row.sum()) for row in mask.unique(dim=0))
 
 
-def test_recalls_what_it_has_seen_better_than_the_mean():
+@pytest.mark.parametrize("name", ["bayespcn", "bayespcn_exact", "coupled"])
+def test_recalls_what_it_has_seen_better_than_the_mean(name):
+    kind = ASSOCIATIVE_MEMORIES.get("bayespcn" if name == "coupled" else name)
+    settings = kind.Settings(**(COUPLED if name == "coupled" else {}))
     source = torch.Generator().manual_seed(1)
     base = torch.randn(6, 400, generator=source)
     maps = (torch.randn(40, 6, generator=source) @ base).relu().view(40, 100, 2, 2)
-    memory = KIND(KIND.Settings(**COUPLED), (100, 2, 2), 1)
+    memory = kind(settings, (100, 2, 2), 1)
     memory.write(maps, torch.zeros(40))
     mask = (torch.rand(100, generator=source) < 0.5).expand(40, 100)
     recalled = memory.read(maps, mask, torch.zeros(40))
