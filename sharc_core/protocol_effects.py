@@ -201,7 +201,9 @@ def _where_gains_exist(found: Sequence[Comparison]) -> list[str]:
     sentences = [
         f"Comparisons under the paper's rules and under all rules of its code: {len(both)}. SHARC gains in "
         f"{text.count(1)} under the paper's (95 % interval above zero) and in {code_signs.count(1)} under "
-        f"the code's, where it loses in {code_signs.count(-1)} (interval below zero)."
+        f"the code's, where it loses in {code_signs.count(-1)} (interval below zero). A gain is said to "
+        "exist only under one of the two where it is shown to be smaller under the other, and none is shown "
+        "there."
     ]
     groups: dict[str, list[str]] = {}
     for (comparison, code), here, there in zip(both, text, code_signs, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sharc_core.files import atomic_path
 from sharc_core.labels import bytes_text, method_key, method_name, natural_key
@@ -68,21 +68,15 @@ def save(figure: Figure, base: Path) -> list[Path]:
     return written
 
 
-class _BytesFormatter(LogFormatterSciNotation):
-    """`3 MB` in place of 3 x 10^6, at the ticks that matplotlib would label."""
-
-    def __call__(self, x, pos=None):
-        """The label of the tick at x, empty where there is none."""
-        label = super().__call__(x, pos)
-        return bytes_text(x).replace(".00", "").replace(".0 ", " ") if label else ""
-
-
 def bytes_axis(panel: Axes, values: Sequence[float]) -> None:
     """A logarithmic x axis in kB, MB ... that has room for the values."""
     panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(_BytesFormatter())
-    panel.xaxis.set_minor_formatter(_BytesFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    panel.set_xlim(min(values) / 1.4, max(values) * 1.4)
+    low, high = min(values) / 1.4, max(values) * 1.4
+    # labels at 1, 2 and 5 of a decade, or at decades alone: more of them overlap in a narrow panel
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,)))
+    panel.xaxis.set_major_formatter(lambda x, _: bytes_text(x).replace(".00", "").replace(".0 ", " "))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_xlim(low, high)
 
 
 def look(method: str, entries: Sequence[Entry]) -> tuple[str, str]:
