@@ -63,7 +63,7 @@ sharc:
   associative_settings: {mine: {kind: bayespcn, hidden: 4}, mean: {}}
   saliency_at: visit
   read: per_task
-  complete: last_batches
+  complete: all
   forget: {every: 2, unit: batch, beta: 0.1}
 budget: [{unit: bytes, count_associative_memory: true, split: [1.0, 1.0, 1.0, 1.0, 1.0]}]
 memory: {selection: last}
