@@ -234,6 +234,8 @@ def load_grid(values: dict[str, Any]) -> Grid:
 
 def under_protocol(grid: Grid, protocol: str) -> Grid:
     """The grid with the options that a protocol sets."""
+    if not rules_of(protocol):
+        return grid
     return Grid.model_validate(with_protocol(grid.model_dump(), protocol))
 
 
