@@ -17,7 +17,7 @@ RANKS = {
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
     "recall_settings": 4,
-    "filling": 1, "completion": 4.5, "reservoir": 5.5,
+    "filling": 1, "config_blocks": 3, "completion": 4.5, "reservoir": 5.5,
     "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
     "inputs": 11, "learner": 9, "provenance": 9,
     "results": 9,
