@@ -62,6 +62,19 @@ def test_the_figures_are_the_papers():
     assert part.sharc.theta == {s: [t / 10 for t in range(1, 10)] for s in part.scenarios}
 
 
+def test_the_grid_of_rules_has_each_of_them():
+    """config/fidelity.yaml: every rule of ER or GEM with either memory, at both thetas, in both scenarios."""
+    grid = load_config(ROOT / "config/fidelity.yaml")
+    rules = {f"paper+{rule}" for rule in RULES if rule not in ("logits_at", "evaluated")}
+    parts = {name: study_grid(grid, name) for name in grid.studies}
+    assert set(parts["rules"].protocol) == {"paper", "code", "mammoth", *rules} - {"paper+forget"}
+    assert set(parts["rules_bayespcn"].protocol) == {"paper", "code", "mammoth", *rules}
+    assert "paper+forget" in parts["rules_recall"].protocol
+    for part in (grid, *parts.values()):
+        assert part.methods == ["er", "gem"] and part.scenarios == ["task_il", "class_il"]
+    assert grid.sharc.theta == parts["rules"].sharc.theta == {s: [0.4, 0.8] for s in grid.scenarios}
+
+
 @pytest.mark.pipeline
 def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_missing(tmp_path):
     folder = tmp_path
