@@ -26,7 +26,6 @@ try:
     from sharc_core.record import NAMES, TABLE_CODE
     from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
     from sharc_core.unroll import extracted_views, memberships
-    from sharc_core.views import needed_views
 
     check_folder(workflow.basedir)
     for path in workflow.overwrite_configfiles:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sharc_core.cell import Cell
 from sharc_core.device import device_text, resolve_device
+from sharc_core.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.errors import UserError
 from sharc_core.features import Features, open_views
 from sharc_core.files import digest, read_json, sha256_file, write_json
@@ -37,6 +38,12 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
     }
 
 
+def open_for(cell: Cell, manifests: list[Path]) -> Features | DriftingFeatures:
+    """The features that a cell is trained on. manifests: of its views, the first one first, or of its parts."""
+    folders = [Path(manifest).parent for manifest in manifests]
+    return open_drifting(folders) if cell.batch_norm == "drifting" else open_views(folders)
+
+
 def kept_document(folder: Path | str, cell: Cell) -> Path:
     """Where a cell's document lies once it is finished. folder: that of the batches."""
     return Path(folder) / f"{cell.id}.document"
@@ -55,7 +62,7 @@ def run_batch(
     stamp: written last. A cell that cannot be trained costs the others nothing: the UserError that names it
     is raised at the end.
     """
-    features = open_views([manifest.parent for manifest in manifests])
+    features = open_for(cells[0], manifests)
     keys = _keys(cells, codes, manifests)
     # what this batch was when it was last complete; no job's output, so it stays
     known = stamp.with_suffix(".keys")
@@ -79,16 +86,27 @@ def run_batch(
 
 def _keys(cells: list[Cell], codes: list[str], manifests: list[Path]) -> list[str]:
     """Of all that each cell's numbers are a function of: settings, code, features, libraries, device."""
-    views = needed_views([seed for cell in cells for seed in cell.seeds], cells[0].views)
-    hashes = dict(zip(views, map(sha256_file, manifests), strict=True))
     made_by = [versions(), device_text(resolve_device(cells[0].device))]
+    hashes = _hashes(cells, manifests)
     return [
-        digest([cell.job, code, [hashes[v] for v in needed_views(cell.seeds, cell.views)], made_by], 64)
-        for cell, code in zip(cells, codes, strict=True)
+        digest([cell.job, code, read, made_by], 64)
+        for cell, code, read in zip(cells, codes, hashes, strict=True)
     ]
 
 
-def _finish(features: Features, cell: Cell, key: str, document: Path, progress: Progress) -> None:
+def _hashes(cells: list[Cell], manifests: list[Path]) -> list[list[str]]:
+    """Of the manifests that each cell reads; drifting cells of a batch have parts, and all count for each."""
+    found = list(map(sha256_file, manifests))
+    if cells[0].batch_norm == "drifting":
+        return [found] * len(cells)
+    views = needed_views([seed for cell in cells for seed in cell.seeds], cells[0].views)
+    by_view = dict(zip(views, found, strict=True))
+    return [[by_view[view] for view in needed_views(cell.seeds, cell.views)] for cell in cells]
+
+
+def _finish(
+    features: Features | DriftingFeatures, cell: Cell, key: str, document: Path, progress: Progress
+) -> None:
     """See to it that the cell's document is there, of this key, whole."""
     note = document.with_suffix(".key")
     if document.exists() and _content(note) == {"key": key, "sha256": sha256_file(document)}:

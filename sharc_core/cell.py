@@ -38,7 +38,8 @@ class Cell(Settings):
     scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
     no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
     method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
-    views: of the backbone, see sharc_core.views.
+    views: of the backbone, see sharc_core.views. batch_norm: what the backbone's does while the head trains;
+    passes: of a training batch through it, None where they move nothing.
     protocol: a name for some of the other fields' values, see sharc_core.protocol.
     device: where it is computed, as the grid file has it; what `auto` turned out to be stands in the result.
     """
@@ -74,6 +75,8 @@ class Cell(Settings):
     forget_unit: str | None = None
     forget_beta: float | None = None
     views: int = 1
+    batch_norm: str = "frozen"
+    passes: int | None = None
     protocol: str = "paper"
     device: Device = "cpu"
 

@@ -126,8 +126,8 @@ class Grid(Settings):
 
     @property
     def backbones(self) -> list[BackboneConfig]:
-        """The backbone axis."""
-        return listed(self.backbone)
+        """The backbone axis: every network with every value of its batch_norm."""
+        return [variant for backbone in listed(self.backbone) for variant in backbone.variants]
 
     def source(self, dataset: str) -> Source:
         """The data source of one data set."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sharc_core.backbones import Backbone
-from sharc_core.backbones.augment import shift_and_flip
+from sharc_core.backbones.augment import Moves, moved, random_moves
 from sharc_core.datasets import PreparedData
 from sharc_core.determinism import same_bits
 from sharc_core.device import device_text
@@ -26,6 +26,7 @@ from sharc_core.seeds import generator
 
 SPLITS = ("train", "test")
 SECONDS_BETWEEN_LINES = 10
+BATCH = 128  # images at a time; what an augmented view draws goes by it
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Features:
     classes: list[str]
     manifest: dict
     further_views: dict[int, View] = field(default_factory=dict)
+
+    def tested(self, index: torch.Tensor) -> torch.Tensor:
+        """Pooled vectors (n, K) of test images index (n,)."""
+        return self.test_pooled[index]
 
 
 class _ArrayWriter:
@@ -86,7 +91,7 @@ def extract_features(
     backbone: Backbone,
     out: Path,
     view: int = 0,
-    batch_size: int = 128,
+    batch_size: int = BATCH,
     device: torch.device | str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> None:
@@ -101,7 +106,7 @@ def extract_features(
     shape = (backbone.channels, *backbone.map_size)
     check_space(Path(out), cache_bytes(sum(counts.values()), shape), f"features {out}")
     backbone = backbone.to(device)
-    tally = _Tally(sum(counts.values()), progress)
+    tally = Tally(sum(counts.values()), progress)
     files: dict[str, dict] = {}
     with atomic_folder(out) as folder, torch.inference_mode(), same_bits(device):
         for split in counts:
@@ -122,7 +127,7 @@ def extract_features(
                 batch = torch.from_numpy(np.array(images[part]))
                 if view > 0 and split == "train":
                     batch = augmented_view(batch, generator(view, "view", start))
-                maps = _half(backbone(backbone.preprocess(batch)).cpu(), f"{split} image {start}", backbone)
+                maps = half(backbone(backbone.preprocess(batch)).cpu(), f"{split} image {start}", backbone)
                 blocks = (maps, pool(maps), torch.from_numpy(np.array(labels[part], dtype=np.int64)))
                 for writer, block in zip(writers.values(), blocks, strict=True):
                     writer.append(block)
@@ -149,11 +154,24 @@ def augmented_view(images: torch.Tensor, source: torch.Generator) -> torch.Tenso
 
     The padding is 4 black pixels per 32 px of the shorter side.
     """
-    padding = round(4 * min(images.shape[1:3]) / 32)
-    return shift_and_flip(images, padding, flip=True, source=source, edge=False)
+    return moved(images, _view_moves(tuple(images.shape), source), edge=False)
 
 
-def _half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:
+def _view_moves(shape: tuple[int, ...], source: torch.Generator) -> Moves:
+    return random_moves(shape[0], round(4 * min(shape[1:3]) / 32), flip=True, source=source)
+
+
+def moves_of_view(shape: tuple[int, ...], view: int) -> Moves:
+    """How view `view` > 0 moves each of the training images of shape (N, H, W, 3), for any of them alone."""
+    blocks = [
+        _view_moves((min(BATCH, shape[0] - start), *shape[1:]), generator(view, "view", start))
+        for start in range(0, shape[0], BATCH)
+    ]
+    names = ("rows", "columns", "mirrored")
+    return Moves(*(torch.cat([getattr(block, name) for block in blocks]) for name in names))
+
+
+def half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:
     """Maps as contiguous float16. Raises UserError for what float16 cannot hold."""
     half = maps.half().contiguous()
     if not half.isfinite().all():
@@ -197,7 +215,7 @@ def check_space(place: Path, needed: int, what: str) -> None:
         )
 
 
-class _Tally:
+class Tally:
     """Counts images and says so every few seconds."""
 
     def __init__(self, total: int, progress: Callable[[str], None] | None):
@@ -213,6 +231,10 @@ class _Tally:
             speed = self.done / (now - self.began)
             left = (self.total - self.done) / speed
             self.progress(f"{split}: {self.done:,}/{self.total:,} images, {speed:.0f}/s, {left:.0f} s left")
+
+    def skip(self, images: int) -> None:
+        """Leave out images that an earlier run has done."""
+        self.total -= images
 
     def summary(self) -> str:
         """The whole run in a line."""
@@ -274,6 +296,15 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> torch.Tensor
         raise UserError(
             f"{path} holds {array.dtype} {array.shape} instead of {dtype.__name__} {shape}: {REMEDY}"
         )
+    return _shared(array)
+
+
+def map_array(path: Path) -> torch.Tensor:
+    """A .npy file mapped into memory: do not write to it."""
+    return _shared(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and says so
         return torch.from_numpy(array)

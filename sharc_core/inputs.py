@@ -11,6 +11,7 @@ from sharc_core.capacity import budget_of
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source
 from sharc_core.device import resolve_device
+from sharc_core.drifting.parts import Part, extent
 from sharc_core.errors import Missing, UserError, shown
 from sharc_core.features import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.pipeline import Layout
@@ -147,8 +148,9 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
     sizes = {}
     for dataset, backbone, view in extracted_views(grid):
         if counts[dataset] is not None:
-            images = sum(counts[dataset][split] for split in splits_of(view))
-            sizes[dataset, backbone, view] = cache_bytes(images, shapes[backbone])
+            sizes[dataset, backbone, view] = _extent(grid, dataset, view, counts[dataset], shapes[backbone])[
+                1
+            ]
     place = Path(grid.data_dir)
     if sum(sizes.values()) > free_bytes(place):  # only then is it worth finding out which are there
         layout = Layout(grid)
@@ -157,6 +159,16 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
         ]
         with _named("data_dir"):
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
+
+
+def _extent(
+    grid: Grid, dataset: str, view: int | str, counts: dict[str, int], shape: tuple[int, int, int]
+) -> tuple[int, int]:
+    """Images and bytes of a view, or of a part of drifting features."""
+    if isinstance(view, str):
+        return extent(Part.parse(view), counts, grid.datasets[dataset].tasks, shape)
+    images = sum(counts[split] for split in splits_of(view))
+    return images, cache_bytes(images, shape)
 
 
 def _check_room(grid: Grid) -> None:

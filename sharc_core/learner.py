@@ -25,7 +25,7 @@ from sharc_core.origin import run_origin, versions
 from sharc_core.reservoir import ReservoirMemory
 from sharc_core.seeds import derived_seed, generator
 from sharc_core.streams import Stream, make_stream
-from sharc_core.views import ReplicaViews
+from sharc_core.views import DriftingReplicas, ReplicaViews, TestFeatures, replicas_of
 
 GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
 EVALUATE = 4096  # test samples per product
@@ -118,7 +118,8 @@ def _run(
             cell.training.replay_batch_size,
             [generator(s, "method") for s in cell.seeds],
         )
-        untrained = evaluate(features, stream, head, device)
+        views = replicas_of(features, cell.seeds, cell.views, method.joint)
+        untrained = evaluate(views.tests(None, cell.passes), stream, head, device)
         rows = _train(features, stream, cell, method, memory, device, progress)
     matrices = {
         scenario: np.stack([row[scenario].numpy() for row in rows], 1) for scenario in ("task_il", "class_il")
@@ -196,7 +197,7 @@ def _train(
 ) -> list[dict[str, torch.Tensor]]:
     """One row of each accuracy matrix per task; NaN rows before JOINT's only evaluation."""
     lessons = stream.joint() if method.joint else stream
-    views = ReplicaViews(features, cell.seeds, cell.views)
+    views = replicas_of(features, cell.seeds, cell.views, method.joint)
     rows = []
     for task in range(lessons.tasks):
         if method.uses_memory:
@@ -213,7 +214,9 @@ def _train(
             )
         if method.uses_memory:
             memory.store(order, method.head)
-        rows.append(evaluate(features, stream, method.evaluated_head, device))
+        # an average of the head is tested on a backbone of its own, which never saw a training batch
+        passes = cell.passes if method.evaluated_head is method.head else None
+        rows.append(evaluate(views.tests(task, passes), stream, method.evaluated_head, device))
         if progress:
             done = rows[-1]["class_il"][:, : task + 1].mean().item()
             progress(f"task {task + 1}/{lessons.tasks}: Class-IL accuracy so far {done:.1f} %")
@@ -222,7 +225,7 @@ def _train(
 
 
 def _observe_all(
-    views: ReplicaViews,
+    views: ReplicaViews | DriftingReplicas,
     order: torch.Tensor,
     batch_size: int,
     method: Method,
@@ -244,9 +247,9 @@ def _observe_all(
 
 
 def evaluate(
-    features: Features, stream: Stream, head: Head, device: torch.device | str = "cpu"
+    features: TestFeatures, stream: Stream, head: Head, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Accuracy in percent on every task's test images, (R, T) float64, for both scenarios.
+    """Accuracy in percent on every task's test images, (R, T) float64, for both scenarios; NaN where not tested.
 
     A prediction is right when the true class's logit exceeds every other one's: among all classes
     (Class-IL) or among the task's own (Task-IL). So Task-IL can never be below Class-IL, ties count
@@ -257,7 +260,11 @@ def evaluate(
         counts = {scenario: torch.zeros(head.replicas, dtype=torch.int64) for scenario in right}
         own = torch.tensor(sorted(classes), device=device)
         for part in index.split(EVALUATE):
-            x = features.test_pooled[part].to(device).expand(head.replicas, -1, -1)
+            x = features.tested(part)
+            if x is None:
+                counts = {scenario: torch.full((head.replicas,), torch.nan) for scenario in right}
+                break
+            x = x.to(device).expand(head.replicas, -1, -1)
             y = features.test_labels[part].to(device).expand(head.replicas, -1).unsqueeze(2)
             logits = head.logits(x)
             true = logits.gather(2, y)

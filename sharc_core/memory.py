@@ -17,7 +17,7 @@ from sharc_core.heads import Batch, Head
 from sharc_core.pooling import pool, widened
 from sharc_core.saliency import SALIENCIES
 from sharc_core.seeds import MinibatchSampler, generator
-from sharc_core.views import ReplicaViews, TrainingFeatures
+from sharc_core.views import TrainingFeatures, replicas_of
 
 COUNTED = 256  # maps whose non-zero values are counted at a time
 
@@ -80,7 +80,7 @@ class EpisodicMemory:
         """budget: what may be kept; None: nothing is ever stored. sharc: None for plain replay."""
         self.storing = storing or Storing()
         self.features = features
-        self.views = ReplicaViews(features, seeds, self.storing.views)
+        self.views = None if budget is None else replicas_of(features, seeds, self.storing.views)
         self.seeds = seeds
         self.budget = budget
         self.sharc = sharc
@@ -227,7 +227,7 @@ class EpisodicMemory:
         available = self.budget.available(len(self.stored), self._left)
         for end in range(len(index), 0, -COUNTED):
             part = slice(max(0, end - COUNTED), end)
-            each = (self.views.maps(replica, index[part]) != 0).sum((2, 3))
+            each = self.views.nonzero(replica, index[part])
             counts.append((each if mask is None else each * mask[part]).sum(1).flip(0))
             spent += int(counts[-1].sum())
             if spent > available and not whole:

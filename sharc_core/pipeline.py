@@ -7,29 +7,36 @@ plain names.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import ARCHITECTURES
+from sharc_core.backbones.batch_norm import adapted
 from sharc_core.backbones.checksums import check_weights
-from sharc_core.backbones.preprocess import resolve
+from sharc_core.backbones.preprocess import of_images, resolve
 from sharc_core.backbones.weights import download, weights_entry
 from sharc_core.cell import Cell
 from sharc_core.config import Grid, pretrain_source
-from sharc_core.datasets import SOURCES, Source, open_prepared
-from sharc_core.device import resolve_device
+from sharc_core.datasets import SOURCES, PreparedData, Source, open_prepared
+from sharc_core.device import keep_memory, resolve_device
+from sharc_core.drifting.extract import Extraction
+from sharc_core.drifting.parts import Part, parts_of
+from sharc_core.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.errors import UserError
 from sharc_core.features import Features, extract_features, open_views
 from sharc_core.files import digest, disk_errors, sha256_file
 from sharc_core.pretrain import pretrain
 from sharc_core.provenance import library_versions, stage_hash
-from sharc_core.unroll import extracted_views
-from sharc_core.views import view_numbers
+from sharc_core.streams import Stream, make_stream
+from sharc_core.unroll import extracted_views, kept_maps
+from sharc_core.views import needed_views, view_numbers
 
 Progress = Callable[[str], None] | None
 
@@ -66,7 +73,8 @@ class Layout:
         """The backbone's weights file; None when torchvision holds them."""
         config = self.backbones[backbone]
         if config.weights == "pretrain":
-            return self.data / "backbones" / f"{backbone}-{digest(self._identity(config))}.safetensors"
+            file = f"{config.network_name}-{digest(self._identity(config))}.safetensors"
+            return self.data / "backbones" / file
         return Path(config.weights) if config.is_local_file else None
 
     def card(self, backbone: str) -> Path | None:
@@ -79,12 +87,43 @@ class Layout:
         """Numbers of the backbone's views."""
         return view_numbers(self.backbones[backbone].views)
 
-    def features(self, dataset: str, backbone: str, view: int | None = None) -> Path:
-        """Feature cache of a data set through a backbone; of its first view by default."""
+    def features(self, dataset: str, backbone: str, view: int | str | None = None) -> Path:
+        """Feature cache of a data set through a backbone; of its first view by default.
+
+        view: its number; of a drifting backbone the name of a part.
+        """
         config = self.backbones[backbone]
         view = self.views(backbone)[0] if view is None else view
-        key = digest([self._identity(config), config.precision, *_made_by(*features_code(config))])
-        return self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}" / f"view{view}"
+        settings = [self._identity(config), config.precision]
+        if config.batch_norm != "frozen":
+            data = self.grid.datasets[dataset]
+            settings.append([config.batch_norm, data.tasks, data.class_order_seed, config.views])
+        key = digest([*settings, *_made_by(*features_code(config))])
+        folder = self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}"
+        return folder / (f"view{view}" if isinstance(view, int) else view)
+
+    def read_by(self, cells: Sequence[Cell]) -> list[Path]:
+        """Folders of the features that cells of one data set and backbone read, in the order of open_for."""
+        first = cells[0]
+        if first.batch_norm == "drifting":
+            pair = (first.dataset, first.backbone)
+            kept = self._once(("kept", *pair), lambda: kept_maps(self.grid, *pair))
+            views = [part.name for part in parts_of(cells, kept)]
+        else:
+            views = needed_views([seed for cell in cells for seed in cell.seeds], first.views)
+        return [self.features(first.dataset, first.backbone, view) for view in views]
+
+    def made_from(self, dataset: str, backbone: str, view: int | str) -> Path | None:
+        """The features that others are made from; None where it is images alone."""
+        part = Part.parse(view) if isinstance(view, str) else None
+        if part is None or part.kind != "tests":
+            return None
+        kept = self._once(("kept", dataset, backbone), lambda: kept_maps(self.grid, dataset, backbone))
+        return self.features(dataset, backbone, part.source(kept).name)
+
+    def network(self, name: str) -> str:
+        """The name of a backbone whose weights are those of a network (its first variant in the grid)."""
+        return next(key for key, config in self.backbones.items() if config.network_name == name)
 
     def cell(self, cell: Cell) -> Path:
         """Result document of a cell."""
@@ -124,7 +163,8 @@ def pretrain_code(config: BackboneConfig) -> tuple[str | Path, ...]:
 
 def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
     """Roots of the code that a backbone's features come from."""
-    return "features", Path(ARCHITECTURES.module_file(config.arch))
+    root = "drifting.extract" if config.batch_norm == "drifting" else "features"
+    return root, Path(ARCHITECTURES.module_file(config.arch))
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
@@ -157,8 +197,11 @@ def prepare_data(source: Source, folder: Path, progress: Progress = None) -> Non
 
 
 def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> None:
-    """Pre-train a backbone on its prepared data; writes weights and card."""
+    """Pre-train a backbone, by its name or its network's, on its prepared data; writes weights and card."""
     layout = Layout(grid)
+    backbone = layout.network(
+        layout.backbones[backbone].network_name if backbone in layout.backbones else backbone
+    )
     weights = layout.weights(backbone)
     try:
         pretrain(
@@ -175,26 +218,39 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
             raise OSError(int(number[1]) if number else 0, str(error)) from error
 
 
-def build_features(grid: Grid, dataset: str, backbone: str, view: int, progress: Progress = None) -> None:
-    """Run the backbone once over a view of a prepared data set."""
-    layout = Layout(grid)
-    device = resolve_device(grid.device)
-    mirror = Path(grid.mirror) if grid.mirror else None
-    check_weights(layout.backbones[backbone], layout.weights(backbone), layout.card(backbone), mirror)
-    model = load_backbone(layout.backbones[backbone], layout.weights(backbone), device, mirror)
-    extract_features(
-        open_prepared(layout.prepared(dataset)),
-        model,
-        layout.features(dataset, backbone, view),
-        view=view,
-        device=device,
-        progress=progress,
+def build_features(
+    grid: Grid, dataset: str, backbone: str, view: int | str, progress: Progress = None
+) -> None:
+    """Run the backbone once over a view of a prepared data set; of a drifting one, over a part."""
+    layout, device = Layout(grid), resolve_device(grid.device)
+    config, mirror = layout.backbones[backbone], Path(grid.mirror) if grid.mirror else None
+    check_weights(config, layout.weights(backbone), layout.card(backbone), mirror)
+    prepared, form = open_prepared(layout.prepared(dataset)), resolve(config)
+    if config.normalisation == "dataset":
+        form = of_images(form, prepared.train_images)
+    keep_memory()
+    model = load_backbone(
+        config, layout.weights(backbone), device, mirror, form, fuse=config.batch_norm == "frozen"
     )
+    out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
+    if config.batch_norm == "drifting":
+        extraction = Extraction(prepared, stream, model, config.views, device, progress)
+        extraction.extract(Part.parse(view), out, layout.made_from(dataset, backbone, view))
+        return
+    if config.batch_norm == "adapted":
+        model = adapted(model, prepared.train_images, stream.train[0], device)
+    extract_features(prepared, model, out, view=view, device=device, progress=progress)
+
+
+def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
+    config = grid.datasets[dataset]
+    labels = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
+    return make_stream(*labels, len(prepared.classes), config.tasks, config.class_order_seed)
 
 
 def ensure_features(
     grid: Grid, dataset: str, backbone: str | None = None, progress: Progress = None
-) -> Features:
+) -> Features | DriftingFeatures:
     """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
 
     All views that the grid's cells train on. backbone: its name; the grid's first by default. Raises
@@ -205,15 +261,15 @@ def ensure_features(
     for name, known in ((dataset, grid.datasets), (backbone, layout.backbones)):
         if name not in known:
             raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
-    folders = {
-        key[2]: layout.features(*key) for key in extracted_views(grid) if key[:2] == (dataset, backbone)
-    }
+    chosen = [key for key in extracted_views(grid) if key[:2] == (dataset, backbone)]
+    folders = {view: layout.features(*pair, view) for *pair, view in chosen}
     missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
     if missing:
         _ensure_inputs(layout, dataset, backbone, progress)
     for view in missing:
         build_features(grid, dataset, backbone, view, progress)
-    return open_views(list(folders.values()))
+    is_drifting = layout.backbones[backbone].batch_norm == "drifting"
+    return (open_drifting if is_drifting else open_views)(list(folders.values()))
 
 
 def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progress) -> None:

@@ -32,7 +32,8 @@ class ReservoirMemory(EpisodicMemory):
         self._index = torch.zeros(replicas, size, dtype=torch.int64)
         self._masks_held = torch.ones(replicas, size, channels, dtype=torch.bool)
         self._learnt = torch.zeros(replicas, size, dtype=torch.bool)
-        self._x = self.features.train_pooled.new_zeros(replicas, size, channels).to(self.device)
+        dtype = self.features.train_pooled.dtype
+        self._x = torch.zeros(replicas, size, channels, dtype=dtype, device=self.device)
         self._y = torch.zeros(replicas, size, dtype=torch.int64, device=self.device)
         self._logits_held: torch.Tensor | None = None
         self._pending: tuple | None = None

@@ -3,8 +3,10 @@
 from itertools import product
 from typing import Any
 
+from sharc_core.backbones import BackboneConfig
 from sharc_core.cell import Cell, Scenario
 from sharc_core.config import Grid, Mass, listed, memory_of, settings_of, study_grid, under_protocol
+from sharc_core.drifting.parts import Kept, kept_for, parts_of
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
 from sharc_core.protocol import concerning
@@ -40,16 +42,33 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
     ]
 
 
-def extracted_views(grid: Grid) -> list[tuple[str, str, int]]:
-    """Data set, backbone and view of all features that the grid's cells and its recall study read."""
-    views = {
-        (name, backbone.path_name): set(needed_views([], backbone.views))
-        for backbone in grid.backbones
-        for name in grid.datasets
+def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
+    """Data set, backbone and view of all features that the grid's cells and its recall study read.
+
+    Of a drifting backbone: names of parts (see sharc_core.drifting.parts) in the place of views.
+    """
+    by_pair: dict[tuple[str, str], list[Cell]] = {
+        (name, backbone.path_name): [] for backbone in grid.backbones for name in grid.datasets
     }
     for cell in cells(grid):
-        views[cell.dataset, cell.backbone].update(needed_views(cell.seeds, cell.views))
-    return [(*pair, view) for pair, numbers in views.items() for view in sorted(numbers)]
+        by_pair[cell.dataset, cell.backbone].append(cell)
+    found = []
+    for backbone, name in product(grid.backbones, grid.datasets):
+        pair = (name, backbone.path_name)
+        if backbone.batch_norm == "drifting":
+            views = [part.name for part in parts_of(by_pair[pair], kept_maps(grid, *pair))]
+        else:
+            seeds = [seed for cell in by_pair[pair] for seed in cell.seeds]
+            views = needed_views(seeds, backbone.views)
+        found += [(*pair, view) for view in views]
+    return found
+
+
+def kept_maps(grid: Grid, dataset: str, backbone: str) -> Kept:
+    """Which training maps of a drifting backbone are kept for the grid's cells."""
+    (config,) = (one for one in grid.backbones if one.path_name == backbone)
+    chosen = [cell for cell in cells(grid) if (cell.dataset, cell.backbone) == (dataset, backbone)]
+    return kept_for(chosen, config.maps == "all")
 
 
 def _check_same(one: Cell, other: Cell, first: str, second: str) -> None:
@@ -91,6 +110,8 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
             "class_order_seed": dataset.class_order_seed,
             "backbone": backbone.path_name,
             "views": backbone.views,
+            "batch_norm": backbone.batch_norm,
+            "passes": _passes(backbone, method),
             "method": method,
             "seeds": grid.seeds,
             "device": grid.cells.device,
@@ -117,6 +138,13 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
                 spent["count_associative_memory"] = budget.count_associative_memory
                 found += _sharc_cells(grid, spent)
     return found
+
+
+def _passes(backbone: BackboneConfig, method: str) -> int | None:
+    """Passes of a training batch through a backbone that drifts."""
+    if backbone.batch_norm != "drifting":
+        return None
+    return backbone.passes or METHODS.get(method).passes
 
 
 def _selection(grid: Grid, method: str, given: str) -> str:

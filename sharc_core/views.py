@@ -27,6 +27,38 @@ class TrainingFeatures(Protocol):
     further_views: dict[int, View]
 
 
+class Visits(Protocol):
+    """See sharc_core.drifting.reading.Visits."""
+
+    order: torch.Tensor
+    pooled: torch.Tensor
+    nonzero: torch.Tensor
+    maps: torch.Tensor
+
+
+class DriftingSource(Protocol):
+    """See sharc_core.drifting.reading.DriftingFeatures."""
+
+    train_maps: torch.Tensor
+    train_labels: torch.Tensor
+    test_labels: torch.Tensor
+    test_order: torch.Tensor
+    tested_at_start: torch.Tensor
+    visits: dict[int, list[Visits]]
+    joint: dict[int, list[Visits]]
+    tested: dict[tuple[int, int], list[torch.Tensor]]
+    joint_tested: dict[int, torch.Tensor]
+
+
+class TestFeatures(Protocol):
+    """Labels (M,) of the test images, and their pooled vectors."""
+
+    test_labels: torch.Tensor
+
+    def tested(self, index: torch.Tensor) -> torch.Tensor | None:
+        """(n, K) or (R, n, K) of test images index (n,); None where they are not tested."""
+
+
 def view_numbers(views: int) -> list[int]:
     """The views of a backbone with so many; the first one's folder holds the test images' features too."""
     return [0] if views == 1 else list(range(1, views + 1))
@@ -40,6 +72,13 @@ def view_of(seed: int, views: int) -> int:
 def needed_views(seeds: list[int], views: int) -> list[int]:
     """The views that a cell reads: its seeds', and the first one for the test images."""
     return sorted({view_numbers(views)[0], *(view_of(seed, views) for seed in seeds)})
+
+
+def replicas_of(features: TrainingFeatures, seeds: list[int], views: int, joint: bool = False):
+    """How each seed's replica sees the features, whatever the batch norm. joint: as JOINT sees them."""
+    if hasattr(features, "visits"):
+        return DriftingReplicas(features, seeds, joint)
+    return ReplicaViews(features, seeds, views)
 
 
 class ReplicaViews:
@@ -76,3 +115,102 @@ class ReplicaViews:
         for replicas, pooled in self._groups:
             vectors[replicas] = pooled[index[replicas]]
         return vectors
+
+    def nonzero(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Values of each channel that are not zero, (n, K), of training maps index (n,)."""
+        return (self.maps(replica, index) != 0).sum((2, 3))
+
+    def tests(self, task: int | None, passes: int | None) -> TestFeatures:
+        """What is tested after a task: a frozen network gives the same features at all times."""
+        return self.features
+
+
+class DriftingReplicas:
+    """Drifting features as each replica sees them: replica r as the network of its seed saw them, when it did.
+
+    Raises UserError when the features lack a seed, or a memory holds a sample whose map was not kept.
+    """
+
+    def __init__(self, features: DriftingSource, seeds: list[int], joint: bool = False):
+        self.features = features
+        self.seeds = seeds
+        self._joint = joint
+        visits = features.joint if joint else features.visits
+        missing = [seed for seed in seeds if seed not in visits]
+        if missing:
+            raise UserError(f"the drifting features lack seed {missing[0]}: extract them")
+        self._visits = [visits[seed] for seed in seeds]
+        # where each training image was visited: the task, and the position in it
+        self._places = [_places(tasks, len(features.train_labels)) for tasks in self._visits]
+
+    def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Training maps (n, K, h, w) of index (n,) as they were at the visit."""
+        tasks, position = (places[index] for places in self._places[replica])
+        found = self.features.train_maps.new_empty(
+            len(index), *self.features.train_maps.shape[1:], device="cpu"
+        )
+        for task in tasks.unique().tolist():
+            here, visits = tasks == task, self._visits[replica][task]
+            offset = len(visits.order) - len(visits.maps)
+            if bool((position[here] < offset).any()):
+                raise UserError(
+                    f"seed {self.seeds[replica]}: a memory holds older samples of task {task + 1} than the "
+                    f"{len(visits.maps)} last ones, whose maps alone the drifting features keep: set `maps: all` "
+                    "in the backbone's block"
+                )
+            found[here] = visits.maps[position[here] - offset]
+        return found
+
+    def pooled(self, index: torch.Tensor) -> torch.Tensor:
+        """Pooled training vectors (R, n, K) of index (R, n)."""
+        return torch.stack([self._rows(r, row, "pooled") for r, row in enumerate(index)])
+
+    def nonzero(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Values of each channel that are not zero, (n, K), of training maps index (n,)."""
+        return self._rows(replica, index, "nonzero").long()
+
+    def _rows(self, replica: int, index: torch.Tensor, name: str) -> torch.Tensor:
+        tasks, position = (places[index] for places in self._places[replica])
+        found = None
+        for task in tasks.unique().tolist():
+            here, rows = tasks == task, getattr(self._visits[replica][task], name)
+            found = rows.new_empty(len(index), rows.shape[1]) if found is None else found
+            found[here] = rows[position[here]]
+        return found
+
+    def tests(self, task: int | None, passes: int | None) -> TestFeatures:
+        """What is tested after a task (None: before all, with the statistics that the network came with).
+
+        passes: a step's, so far; None: of a network that saw no training batch.
+        """
+        source = self.features
+        if task is None or passes is None:
+            return _Tested(source, [source.tested_at_start])
+        if self._joint:
+            return _Tested(source, [source.joint_tested[seed] for seed in self.seeds])
+        return _Tested(source, [source.tested[seed, passes][task] for seed in self.seeds])
+
+
+def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Task and position (N,) of every training image."""
+    task, position = torch.empty(2, samples, dtype=torch.int64)
+    for number, visits in enumerate(tasks):
+        task[visits.order], position[visits.order] = number, torch.arange(len(visits.order))
+    return task, position
+
+
+class _Tested:
+    """The first test images of the stream's order, for every replica (or one for all)."""
+
+    def __init__(self, source: DriftingSource, rows: list[torch.Tensor]):
+        self.test_labels = source.test_labels
+        self._rows = rows
+        self._at = torch.empty_like(source.test_order)
+        self._at[source.test_order] = torch.arange(len(source.test_order))
+
+    def tested(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Pooled vectors (R, n, K) of test images index (n,); None where they were not tested."""
+        at = self._at[index]
+        if len(self._rows[0]) <= int(at.max()):
+            return None
+        return torch.stack([rows[at] for rows in self._rows])

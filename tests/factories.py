@@ -30,7 +30,7 @@ def make_features(
 
     train_maps, train_labels = split(train_per_class)
     test_maps, test_labels = split(test_per_class)
-    return SimpleNamespace(
+    found = SimpleNamespace(
         train_maps=train_maps,
         train_pooled=pool(train_maps),
         train_labels=train_labels,
@@ -40,6 +40,8 @@ def make_features(
         classes=[str(c) for c in range(classes)],
         manifest={"dataset": "d" * 64, "backbone": {"sha256": "b" * 64}, "files": {}},
     )
+    found.tested = lambda index: found.test_pooled[index]  # as features.Features has it
+    return found
 
 
 # Small settings of the memories whose learning takes steps, for tests that are about something else.

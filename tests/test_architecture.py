@@ -18,7 +18,7 @@ RANKS = {
     "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
     "recall_settings": 4,
     "filling": 1, "config_blocks": 3, "completion": 4.5, "reservoir": 5.5,
-    "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "config": 8, "unroll": 9,
+    "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "drifting": 7, "config": 8, "unroll": 9,
     "inputs": 11, "learner": 9, "provenance": 9,
     "results": 9,
     "batches": 10, "pipeline": 10, "summary": 10, "pairs": 11, "figures": 12, "claims": 11,

@@ -12,6 +12,7 @@ import torch
 from sharc_core import learner, memory, metrics
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.config import load_grid
+from sharc_core.features import Features
 from sharc_core.filling import whole_batches
 from sharc_core.heads import make_head
 from sharc_core.methods import METHODS, agem, gem
@@ -49,13 +50,15 @@ def array(name: str) -> torch.Tensor:
 def features():
     """The runs' maps, exact and in float64."""
     train, test = array("train_maps").double(), array("test_maps").double()
-    return SimpleNamespace(
+    return Features(
         train_maps=train,
         train_pooled=pool(train),
         train_labels=array("train_labels").long(),
+        test_maps=test,
         test_pooled=pool(test),
         test_labels=array("test_labels").long(),
-        further_views={},
+        classes=list("abcdef"),
+        manifest={},
     )
 
 

@@ -1,6 +1,29 @@
 """Random shifts and flips of a batch of images, one gather for the whole batch."""
 
+from dataclasses import dataclass
+
 import torch
+
+
+@dataclass(frozen=True)
+class Moves:
+    """By how many pixels images are moved, rows (n, 1) and columns (n, 1), and which are mirrored (n, 1)."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    mirrored: torch.Tensor
+
+    def __getitem__(self, index: torch.Tensor) -> "Moves":
+        return Moves(self.rows[index], self.columns[index], self.mirrored[index])
+
+
+def random_moves(count: int, most: int, flip: bool, source: torch.Generator) -> Moves:
+    """Offsets in [-most, most]^2, and half of the images mirrored if `flip`."""
+    offsets = torch.randint(-most, most + 1, (2, count, 1), generator=source)
+    mirrored = torch.zeros(count, 1, dtype=torch.bool)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=source) < 0.5
+    return Moves(offsets[0], offsets[1], mirrored)
 
 
 def shift_and_flip(
@@ -12,13 +35,15 @@ def shift_and_flip(
     `edge`, else black (the padded crop of He et al. 2016, section 4.2). Draws come from the CPU
     generator `source`.
     """
+    return moved(images, random_moves(len(images), most, flip, source), edge)
+
+
+def moved(images: torch.Tensor, moves: Moves, edge: bool) -> torch.Tensor:
+    """Each image (of uint8 (B, H, W, 3)) moved by its own of the B moves; see shift_and_flip."""
     count, height, width, _ = images.shape
-    offsets = torch.randint(-most, most + 1, (2, count, 1), generator=source)
     columns = torch.arange(width).expand(count, width)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=source) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    rows, columns = torch.arange(height) + offsets[0], columns + offsets[1]
+    columns = torch.where(moves.mirrored, width - 1 - columns, columns)
+    rows, columns = torch.arange(height) + moves.rows, columns + moves.columns
     first = torch.arange(count)[:, None, None] * (height * width)
     pixels = first + rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     picked = images.reshape(-1, 3).index_select(0, pixels.reshape(-1)).view(images.shape)

@@ -6,11 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sharc_core.settings import Name, Settings, WorkflowPath
+from sharc_core.settings import Name, Settings, WorkflowPath, no_repeats
 
 SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
 VIEW_LIMIT = 100  # each is a copy of the training features
+PASSES_LIMIT = 3  # a step: what the published code's methods make
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+BatchNorm = Literal["frozen", "drifting", "adapted"]
 
 
 class PretrainConfig(Settings):
@@ -50,6 +54,15 @@ class BackboneConfig(Settings):
     channel, of images in [0, 1]), what torchvision's weights say holds; see preprocess.resolve.
     views: above 1, seed s trains on the (s mod views)-th augmented copy of the training images.
     precision: what the network computes in; the maps are stored as float16 either way.
+    normalisation: by the mean and std of the `weights`, after the resize; or by those of the `dataset`'s own
+    training images, before it (SHARC's published code).
+    batch_norm: a list is an axis of the grid. `frozen`: evaluation mode. `drifting`: train mode, in which
+    SHARC's published code leaves its frozen backbone: every training batch is normalised by its own statistics,
+    and tests by running statistics that follow the stream. `adapted`: running statistics estimated anew on the
+    first task's training images, then frozen.
+    passes: of every training batch through the drifting network; None: what each method's published code makes.
+    maps: which training maps of a drifting network are kept: those that some memory of the grid is expected to
+    hold, or all.
     sha256: of a weights file of one's own, checked before anything else.
     """
 
@@ -62,6 +75,10 @@ class BackboneConfig(Settings):
     mean: Channels | None = None
     std: Channels | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    normalisation: Literal["weights", "dataset"] = "weights"
+    batch_norm: BatchNorm | Annotated[list[BatchNorm], Field(min_length=1)] = "frozen"
+    passes: int | None = Field(default=None, ge=1, le=PASSES_LIMIT)
+    maps: Literal["needed", "all"] = "needed"
     name: Name | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     pretrain: PretrainConfig = PretrainConfig()
@@ -88,6 +105,24 @@ class BackboneConfig(Settings):
             raise ValueError("standard deviations must be above 0")
         return std
 
+    @field_validator("batch_norm")
+    @classmethod
+    def _no_repeats(cls, value: BatchNorm | list[BatchNorm]) -> BatchNorm | list[BatchNorm]:
+        return no_repeats(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_normalisation(self) -> "BackboneConfig":
+        if self.normalisation == "dataset" and (self.mean or self.std):
+            raise ValueError("normalisation dataset takes mean and std from the images: leave them out")
+        return self
+
+    @property
+    def variants(self) -> list["BackboneConfig"]:
+        """One backbone for every value of batch_norm."""
+        if not isinstance(self.batch_norm, list):
+            return [self]
+        return [self.model_copy(update={"batch_norm": value}) for value in self.batch_norm]
+
     @property
     def is_torchvision(self) -> bool:
         """Whether `weights` names some of torchvision's."""
@@ -100,7 +135,12 @@ class BackboneConfig(Settings):
 
     @property
     def path_name(self) -> str:
-        """The backbone's name in paths and tables: `name`, or architecture and weights."""
+        """The backbone's name in paths and tables: the network's, and what its batch norm does if not frozen."""
+        return self.network_name if self.batch_norm == "frozen" else f"{self.network_name}-{self.batch_norm}"
+
+    @property
+    def network_name(self) -> str:
+        """What its variants have in common: `name`, or architecture and weights."""
         if self.name is not None:
             return self.name
         weights = Path(self.weights).stem if self.is_local_file else self.weights

@@ -27,6 +27,7 @@ from sharc_core.backbones.weights import (
 )
 from sharc_core.errors import UserError
 from sharc_core.files import sha256_file
+from sharc_core.pooling import widened
 
 
 class Backbone(nn.Module):
@@ -43,9 +44,11 @@ class Backbone(nn.Module):
         shape: tuple[int, int, int],
         sha256: str,
         form: InputFormat,
+        fuse: bool = True,
     ):
         super().__init__()
         self.name = config.path_name
+        self.batch_norm = config.batch_norm
         self.arch = config.arch
         self.weights = config.weights
         self.precision = config.precision
@@ -55,7 +58,8 @@ class Backbone(nn.Module):
         self.form = form
         self._preprocess = Preprocess(form)
         # channels_last is what the convolutions want, on the CPU and on the GPU
-        self.body = fuse_batch_norms(body.eval()).to(memory_format=torch.channels_last)
+        body = fuse_batch_norms(body.eval()) if fuse else body.eval()
+        self.body = body.to(memory_format=torch.channels_last)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -70,7 +74,7 @@ class Backbone(nn.Module):
         """Normalised images (B, 3, S, S) -> float32 maps (B, K, h, w), computed in `precision`."""
         is_half = self.precision == "bfloat16"
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=is_half):
-            return self.body(images).float()
+            return widened(self.body(images))
 
     def describe(self) -> dict:
         """What identifies the backbone, as JSON."""
@@ -80,6 +84,7 @@ class Backbone(nn.Module):
             "weights": self.weights,
             "sha256": self.sha256,
             **asdict(self.form),
+            "batch_norm": self.batch_norm,
             "precision": self.precision,
         }
 
@@ -122,15 +127,21 @@ def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
 
 
 def load_backbone(
-    config: BackboneConfig, weights_path: Path | None, device: torch.device | str, mirror: Path | None = None
+    config: BackboneConfig,
+    weights_path: Path | None,
+    device: torch.device | str,
+    mirror: Path | None = None,
+    form: InputFormat | None = None,
+    fuse: bool = True,
 ) -> Backbone:
     """The backbone ready to run on `device`.
 
     weights_path: the weights file; None for torchvision's weights, which come from the mirror folder or
-    are downloaded into torch's cache when they are not there. Raises UserError for weights that do not
-    fit or cannot be had.
+    are downloaded into torch's cache when they are not there. form: of its input, the config's by default.
+    fuse: fold batch norms into convolutions; without it their statistics can be read and changed. Raises
+    UserError for weights that do not fit or cannot be had.
     """
-    form = resolve(config)
+    form = form or resolve(config)
     shape = maps_shape(config, form.image_size)
     body = _body(config.arch, form.image_size)
     if weights_path is None and config.is_local_file:
@@ -144,7 +155,7 @@ def load_backbone(
         tensors = _torchvision_tensors(config, body, mirror)
         sha256 = sha256_tensors(tensors)
     body.load_state_dict(body.state_dict() | tensors)
-    return Backbone(body, config, shape, sha256, form).to(device)
+    return Backbone(body, config, shape, sha256, form, fuse).to(device)
 
 
 def _torchvision_tensors(

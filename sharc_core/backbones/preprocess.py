@@ -1,7 +1,8 @@
 """From uint8 images to a network's input: which size, interpolation and normalisation, and applying them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,12 +13,13 @@ from sharc_core.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+COUNTED = 4096  # images whose pixels are counted at a time
 
 
 @dataclass(frozen=True)
 class InputFormat:
     """What a network takes: the shorter side resized to resize_size, image_size x image_size cut from the
-    centre, values in [0, 1] less `mean`, by `std` (per RGB channel).
+    centre, values in [0, 1] less `mean`, by `std` (per RGB channel). normalise_first: before the resizing.
     """
 
     image_size: int
@@ -25,13 +27,15 @@ class InputFormat:
     interpolation: str
     mean: list[float]
     std: list[float]
+    normalise_first: bool = False
 
 
 def resolve(config: BackboneConfig) -> InputFormat:
     """The config's values, else those of torchvision's weights, else bilinear and ImageNet's mean and std.
 
     An image_size of one's own comes without a crop: resize_size is then the same unless it is given
-    too. Raises UserError for unknown torchvision weights, and where the crop would exceed the image.
+    too. With `normalisation: dataset` mean and std are those of `of_images`. Raises UserError for unknown
+    torchvision weights, and where the crop would exceed the image.
     """
     side, resize = config.image_size, config.resize_size or config.image_size
     interpolation, mean, std = "bilinear", IMAGENET_MEAN, IMAGENET_STD
@@ -45,7 +49,25 @@ def resolve(config: BackboneConfig) -> InputFormat:
             "make it as large at least, or leave it out"
         )
     mean, std = list(config.mean or mean), list(config.std or std)
-    return InputFormat(side, resize, config.interpolation or interpolation, mean, std)
+    first = config.normalisation == "dataset"
+    return InputFormat(side, resize, config.interpolation or interpolation, mean, std, first)
+
+
+def of_images(form: InputFormat, images: np.ndarray) -> InputFormat:
+    """The form with the mean and standard deviation of images (N, H, W, 3), uint8, over all pixels."""
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), COUNTED):
+        part = np.asarray(images[start : start + COUNTED]).reshape(-1, 3)
+        counts += [np.bincount(part[:, channel], minlength=256) for channel in range(3)]
+    levels = np.arange(256) / 255
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt(share @ levels**2 - mean**2)
+    if not std.all():
+        raise UserError(
+            "normalisation dataset: a colour channel of the training images never varies: use weights"
+        )
+    return replace(form, mean=mean.tolist(), std=std.tolist())
 
 
 class Preprocess(nn.Module):
@@ -59,6 +81,8 @@ class Preprocess(nn.Module):
         super().__init__()
         self.form = form
         side = form.image_size
+        self.register_buffer("mean", torch.tensor(form.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(form.std), persistent=False)
         # One value per (pixel, channel): multiplying rows of memory is several times faster than
         # broadcasting three numbers over the innermost axis.
         deviation = torch.tensor(form.std).repeat(side * side)
@@ -71,10 +95,14 @@ class Preprocess(nn.Module):
         """See the class; images may lie on another device."""
         floats = images.to(self.scale.device).float()
         side = self.form.image_size
+        if self.form.normalise_first:
+            floats = (floats / 255 - self.mean) / self.std
         if min(floats.shape[1:3]) != self.form.resize_size:
             floats = self._resized(floats)
         top, left = (round((edge - side) / 2) for edge in floats.shape[1:3])
         floats = floats[:, top : top + side, left : left + side]
+        if self.form.normalise_first:
+            return floats.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         flat = floats.reshape(len(images), -1) * self.scale - self.offset
         return flat.view(-1, side, side, 3).permute(0, 3, 1, 2)
 
@@ -86,6 +114,6 @@ class Preprocess(nn.Module):
         smooth = {} if mode == "nearest" else {"antialias": True, "align_corners": False}
         planes = floats.permute(0, 3, 1, 2).contiguous()
         planes = F.interpolate(planes, size=size, mode=mode, **smooth)
-        if mode == "bicubic":  # it overshoots
+        if mode == "bicubic" and not self.form.normalise_first:  # it overshoots
             planes = planes.clamp(0, 255)
         return planes.permute(0, 2, 3, 1)

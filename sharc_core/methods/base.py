@@ -22,6 +22,7 @@ class Method:
     uses_memory = True  # False: a baseline; the grid gives it no buffer and no SHARC variant
     joint = False  # True: all tasks are one, shuffled together
     needs_logits = False  # True: the memory stores the logits of each sample too
+    passes = 2  # of a batch through the backbone in the published code, see `backbone.batch_norm`
     fills_at_task_end = False  # True: `memory.selection: reservoir` does not apply, the memory has tasks
 
     class Settings(BaseSettings):

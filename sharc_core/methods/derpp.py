@@ -13,6 +13,7 @@ class DERpp(Method):
     """Current loss + alpha * MSE to stored logits + beta * loss on a second minibatch."""
 
     needs_logits = True
+    passes = 3
 
     class Settings(BaseSettings):
         """alpha: weight of the logits' distillation. beta: weight of the replayed labels.

@@ -8,6 +8,7 @@ class SGD(Method):
     """Cross-entropy on the current batch, nothing else."""
 
     uses_memory = False
+    passes = 1
 
     def observe(self, batch, memory):
         """One step on the current batch."""

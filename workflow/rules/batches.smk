@@ -14,7 +14,7 @@ def batch_of(wildcards):
 
 rule cells:
     input:
-        lambda w: features_of(w.dataset, w.backbone, [seed for cell in batch_of(w) for seed in cell.seeds]),
+        lambda w: features_of(batch_of(w)),
     output:
         result(f"matrices/{{dataset}}/{{backbone}}/{FINISHED}/{{batch}}.batch"),
     params:

@@ -12,7 +12,11 @@ for backbone in layout.backbones:
         PREPARED[layout.pretraining_data(backbone).name] = ("for pre-training", True, source)
 for name in grid.datasets:
     PREPARED[layout.prepared(name).name] = (name, False, layout.source(name))
-PRETRAINED = {layout.weights(name).stem: name for name in layout.backbones if layout.card(name) is not None}
+PRETRAINED = {
+    layout.weights(name).stem: config.network_name
+    for name, config in layout.backbones.items()
+    if layout.card(name) is not None
+}
 CACHES = {str(layout.features(*key).relative_to(layout.data / "features")): key for key in extracted_views(grid)}
 
 
@@ -44,14 +48,14 @@ rule data:
 
 rule pretrain:
     input:
-        lambda w: f"{layout.pretraining_data(PRETRAINED[w.weights])}/manifest.json",
+        lambda w: f"{layout.pretraining_data(layout.network(PRETRAINED[w.weights]))}/manifest.json",
     output:
         weights=update(str(layout.data / "backbones/{weights}.safetensors")),
         card=update(str(layout.data / "backbones/{weights}.json")),
     params:
         script=script_of("pretrain.py"),
         backbone=lambda w: PRETRAINED[w.weights],
-        code=lambda w: stage_hash(*pretrain_code(layout.backbones[PRETRAINED[w.weights]])),
+        code=lambda w: stage_hash(*pretrain_code(layout.backbones[layout.network(PRETRAINED[w.weights])])),
     wildcard_constraints:
         weights=one_of(PRETRAINED),
     log:
@@ -69,17 +73,21 @@ rule pretrain:
         "../scripts/pretrain.py"
 
 
-def features_of(dataset, backbone, seeds):
-    """Manifests of all views that the seeds train on, the first view first."""
-    views = needed_views(seeds, layout.backbones[backbone].views)
-    return [f"{layout.features(dataset, backbone, view)}/manifest.json" for view in views]
+def features_of(cells):
+    """Manifests of all features that cells of one data set and backbone read, the first view's first."""
+    return [f"{folder}/manifest.json" for folder in layout.read_by(cells)]
 
 
 def extracted_from(wildcards):
-    """A data set's manifest and the backbone's weights, unless torchvision holds them."""
+    """A data set's manifest, the backbone's weights unless torchvision holds them, features it goes on from."""
     dataset, backbone, _ = CACHES[wildcards.cache]
-    weights = layout.weights(backbone)
-    return [f"{layout.prepared(dataset)}/manifest.json", *([] if weights is None else [str(weights)])]
+    weights, before = layout.weights(backbone), layout.made_from(*CACHES[wildcards.cache])
+    found = [f"{layout.prepared(dataset)}/manifest.json", *([] if weights is None else [str(weights)])]
+    return found + ([] if before is None else [f"{before}/manifest.json"])
+
+
+def is_drifting(cache):
+    return isinstance(CACHES[cache][2], str)
 
 
 rule features:
@@ -99,7 +107,8 @@ rule features:
         f"{LOGS}/features/{{cache}}.log",
     benchmark:
         f"{LOGS}/features/{{cache}}.tsv"
-    threads: workflow.cores or 1
+    # batches of ten leave a second core nothing to do, but seeds and numbers of passes are jobs of their own
+    threads: lambda w: 1 if is_drifting(w.cache) else workflow.cores or 1
     resources:
         mem_mb=growing(16000),
         runtime=growing(240),

@@ -18,7 +18,7 @@ def cell_of(wildcards):
 
 rule cell:
     input:
-        features=lambda w: features_of(w.dataset, w.backbone, cell_of(w).seeds),
+        features=lambda w: features_of([cell_of(w)]),
     output:
         result("matrices/{dataset}/{backbone}/{cell}.json"),
     params:

@@ -7,7 +7,7 @@ def recall_of(wildcards):
 
 rule recall_memory:
     input:
-        features=lambda w: features_of(w.dataset, w.backbone, []),
+        features=lambda w: f"{layout.features(w.dataset, w.backbone)}/manifest.json",
     output:
         result("recall/{dataset}/{backbone}/{memory}.csv"),
     params:

@@ -1,0 +1,271 @@
+"""Extract drifting features: training images in the stream's order through a network in train mode."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sharc_core.backbones import Backbone
+from sharc_core.backbones.augment import moved
+from sharc_core.backbones.batch_norm import BatchNorms, Drift, evaluated
+from sharc_core.backbones.config import PASSES_LIMIT
+from sharc_core.datasets import PreparedData
+from sharc_core.determinism import same_bits
+from sharc_core.device import device_text
+from sharc_core.drifting.parts import Kept, Part
+from sharc_core.errors import UserError
+from sharc_core.features import Tally, check_space, half, moves_of_view
+from sharc_core.files import atomic_folder, digest, read_json, write_json
+from sharc_core.integrity import check_files, entry, stamp
+from sharc_core.pooling import pool
+from sharc_core.streams import Stream
+from sharc_core.views import view_of
+
+TESTED = 16  # test images at a time: what fits a core's caches is fastest
+PASSES = range(1, PASSES_LIMIT + 1)
+STATISTICS = "statistics.safetensors"
+
+
+@dataclass
+class Extraction:
+    """What the parts of one data set and backbone are extracted from.
+
+    backbone: not fused. views: of the backbone, see sharc_core.views. maps, pooled: types that are stored;
+    others are for comparisons.
+    """
+
+    prepared: PreparedData
+    stream: Stream
+    backbone: Backbone
+    views: int = 1
+    device: torch.device | str = "cpu"
+    progress: Callable[[str], None] | None = None
+    maps: torch.dtype = torch.float16
+    pooled: torch.dtype = torch.float32
+    tally: Tally | None = field(default=None, init=False)
+
+    def extract(self, part: Part, out: Path, train: Path | None = None) -> None:
+        """Write one part's folder, its manifest last. train: the folder of the seed's `train` part, for `tests`.
+
+        What an interrupted call finished of a task is used again. Raises UserError when the disk is too
+        small, for a batch without variance, and for maps beyond float16.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / "manifest.json").exists():  # made again although it was whole: nothing of it is used
+            for old in [out / "manifest.json", *out.glob("*/manifest.json")]:
+                old.unlink()
+        self.tally = Tally(self._images(part), self.progress)
+        with torch.inference_mode(), same_bits(self.device):
+            if part.kind == "start":
+                steps = iter([("start", self._start)])
+            elif part.kind == "joint":
+                steps = iter([("joint", lambda folder: self._joint(part, folder))])
+            elif part.kind == "train":
+                steps = self._training(part, out)
+            else:
+                steps = self._tests(part, out, train)
+            names = [self._finish(out, name, make) for name, make in steps]
+        files = {
+            f"{name}/{file}": noted
+            for name in names
+            for file, noted in read_json(out / name / "manifest.json")["files"].items()
+        }
+        stamp(out, list(files))
+        write_json(out / "manifest.json", self._manifest(part, files))
+        if self.progress:
+            self.progress(self.tally.summary())
+
+    def _manifest(self, part: Part, files: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "dataset": digest(self.prepared.manifest, 64),
+            "backbone": self.backbone.describe(),
+            "part": part.name,
+            "device": device_text(self.device),
+            "shape": [self.backbone.channels, *self.backbone.map_size],
+            "counts": {
+                "train": len(self.prepared.train_labels),
+                "test": len(self.prepared.test_labels),
+                "tasks": self.stream.tasks,
+            },
+            "classes": list(self.prepared.manifest["classes"]),
+            "files": files,
+        }
+
+    def _images(self, part: Part) -> int:
+        train, test = len(self.prepared.train_labels), len(self.prepared.test_labels)
+        after = sum(len(self._tested(task)) for task in range(self.stream.tasks))
+        return {"start": test, "train": train, "joint": train + test, "tests": after}[part.kind]
+
+    def _finish(self, out: Path, name: str, make: Callable[[Path], None]) -> str:
+        """A folder below `out`, whole or not at all; one that is whole is left as it is."""
+        folder = out / name
+        if _is_whole(folder):
+            self.tally.skip(read_json(folder / "manifest.json")["images"])
+            return name
+        before = self.tally.done
+        with atomic_folder(folder) as place:
+            make(place)
+            files = {path.name: entry(path) for path in sorted(place.iterdir())}
+            write_json(place / "manifest.json", {"files": files, "images": self.tally.done - before})
+        return name
+
+    # --- test images -----------------------------------------------------------------------------
+
+    def _start(self, folder: Path) -> None:
+        """All test images through the network as it comes, and the labels."""
+        order = torch.cat(self.stream.test)
+        _save(
+            folder / "train_labels.npy",
+            torch.from_numpy(np.array(self.prepared.train_labels, dtype=np.int64)),
+        )
+        _save(
+            folder / "test_labels.npy", torch.from_numpy(np.array(self.prepared.test_labels, dtype=np.int64))
+        )
+        _save(folder / "test_order.npy", order)
+        _save(folder / "tested.npy", self._pooled_tests(self._evaluated(None), order))
+
+    def _tested(self, task: int) -> torch.Tensor:
+        """Test images of the tasks seen after `task`, and of the next one."""
+        return torch.cat(self.stream.test[: task + 2])
+
+    def _tests(self, part: Part, out: Path, train: Path) -> Iterator[tuple[str, Callable]]:
+        for task in range(self.stream.tasks):
+
+            def make(folder: Path, task: int = task) -> None:
+                statistics = _statistics(train / f"task{task}")[part.passes]
+                tested = self._pooled_tests(self._evaluated(statistics), self._tested(task))
+                _save(folder / "tested.npy", tested)
+
+            yield f"task{task}", make
+
+    def _evaluated(self, statistics: torch.Tensor | None) -> Backbone:
+        if statistics is None:
+            statistics = BatchNorms(self.backbone.body).statistics()
+        return evaluated(self.backbone, statistics.to(self.device))
+
+    def _pooled_tests(self, backbone: Backbone, index: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for part in index.split(TESTED):
+            images = torch.from_numpy(np.array(self.prepared.test_images[part.numpy()]))
+            maps = self._stored(backbone(backbone.preprocess(images)), "a test image")
+            rows.append(pool(maps).to(self.pooled))
+            self.tally.add(len(part), "test")
+        return torch.cat(rows)
+
+    def _stored(self, maps: torch.Tensor, where: str) -> torch.Tensor:
+        maps = maps.cpu()
+        return (
+            half(maps, where, self.backbone)
+            if self.maps == torch.float16
+            else maps.to(self.maps).contiguous()
+        )
+
+    # --- training images -------------------------------------------------------------------------
+
+    def _training(self, part: Part, out: Path) -> Iterator[tuple[str, Callable]]:
+        drift = Drift(self.backbone, PASSES)
+        for task in range(self.stream.tasks):
+
+            def make(folder: Path, task: int = task) -> None:
+                order = self.stream.order(task, 0, [part.seed])[0]
+                self._pass(drift, order, part, part.kept, folder)
+
+            yield f"task{task}", make
+            finished = _statistics(out / f"task{task}")
+            drift.running = {passes: values.to(self.device) for passes, values in finished.items()}
+
+    def _joint(self, part: Part, folder: Path) -> None:
+        drift = Drift(self.backbone, [part.passes])
+        order = self.stream.joint().order(0, 0, [part.seed])[0]
+        self._pass(drift, order, part, Kept(0), folder)
+        tested = self._pooled_tests(self._evaluated(drift.running[part.passes]), torch.cat(self.stream.test))
+        _save(folder / "tested.npy", tested)
+
+    def _pass(self, drift: Drift, order: torch.Tensor, part: Part, kept: Kept, folder: Path) -> None:
+        """Training images `order` (N,) in batches: pooled vectors, non-zero values, and maps of the last ones."""
+        view = view_of(part.seed, self.views)
+        shape = self.prepared.train_images.shape
+        moves = moves_of_view(shape, view) if view else None
+        pooled, counts, tail = [], [], _Tail(kept, len(order), folder, drift.backbone, self.maps)
+        for index in order.split(part.batch):
+            images = torch.from_numpy(np.array(self.prepared.train_images[index.numpy()]))
+            if moves is not None:
+                images = moved(images, moves[index], edge=False)
+            maps = drift.maps(drift.backbone.preprocess(images))
+            maps = self._stored(maps, f"training image {int(index[0])}")
+            pooled.append(pool(maps).to(self.pooled))
+            counts.append((maps != 0).sum((2, 3)).to(_count_type(drift.backbone.map_size)))
+            tail.add(maps, counts[-1])
+            self.tally.add(len(index), "train")
+        tail.finish()
+        _save(folder / "order.npy", order)
+        _save(folder / "pooled.npy", torch.cat(pooled))
+        _save(folder / "nonzero.npy", torch.cat(counts))
+        running = {f"passes{passes}": values.cpu().contiguous() for passes, values in drift.running.items()}
+        save_file(running, folder / STATISTICS)
+
+
+class _Tail:
+    """Keeps the last maps of a task: as many samples and non-zero values as `kept` says."""
+
+    def __init__(self, kept: Kept, samples: int, folder: Path, backbone: Backbone, dtype: torch.dtype):
+        self.kept, self.path = kept, folder / "maps.npy"
+        shape = (backbone.channels, *backbone.map_size)
+        self.most = kept.full * math.prod(shape)
+        size = torch.empty(0, dtype=dtype).element_size() * math.prod(shape)
+        least = samples if kept.samples is None else kept.samples
+        check_space(folder, least * size, f"drifting features {folder.parent}")
+        self.batches: list[torch.Tensor] = []
+        self.values: list[int] = []
+        self.empty = torch.empty(0, *shape, dtype=dtype)
+
+    def add(self, maps: torch.Tensor, counts: torch.Tensor) -> None:
+        """Take in a batch and let go what is not needed any more."""
+        self.batches.append(maps)
+        self.values.append(int(counts.sum(dtype=torch.int64)))
+        if self.kept.samples is None:
+            return
+        held = sum(map(len, self.batches))
+        while self.batches and (
+            held - len(self.batches[0]) >= self.kept.samples
+            and sum(self.values) - self.values[0] >= self.most
+        ):
+            held -= len(self.batches.pop(0))
+            self.values.pop(0)
+
+    def finish(self) -> None:
+        """Write what is kept."""
+        _save(self.path, torch.cat([self.empty, *self.batches]))
+
+
+def _count_type(map_size: tuple[int, int]) -> torch.dtype:
+    return torch.uint8 if map_size[0] * map_size[1] < 256 else torch.int32
+
+
+def _save(path: Path, values: torch.Tensor) -> None:
+    np.save(path, values.numpy(), allow_pickle=False)
+
+
+def _statistics(folder: Path) -> dict[int, torch.Tensor]:
+    """Running statistics after a task, by the number of passes."""
+    try:
+        found = load_file(folder / STATISTICS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / STATISTICS} cannot be read ({error}): delete the folder and run again"
+        ) from None
+    return {int(name.removeprefix("passes")): values for name, values in found.items()}
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_files(folder, read_json(folder / "manifest.json")["files"], verify=True)
+    except (UserError, KeyError):
+        return False
+    return True

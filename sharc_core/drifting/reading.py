@@ -1,0 +1,112 @@
+"""Opening drifting features: the parts that some cells read, checked, mapped into memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sharc_core.drifting.parts import Part
+from sharc_core.errors import UserError
+from sharc_core.features import map_array
+from sharc_core.files import read_json
+from sharc_core.integrity import REMEDY, check_files
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Training images as one seed's network saw them in one task, in the order of the visit.
+
+    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): of the last m.
+    """
+
+    order: torch.Tensor
+    pooled: torch.Tensor
+    nonzero: torch.Tensor
+    maps: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DriftingFeatures:
+    """What sharc_core.views.DriftingReplicas reads.
+
+    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values: which a training
+    image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes, per task the
+    pooled vectors of the first test images of test_order (M,); tested_at_start and joint_tested (by seed) of all.
+    """
+
+    train_maps: torch.Tensor
+    train_pooled: torch.Tensor
+    train_labels: torch.Tensor
+    test_labels: torch.Tensor
+    test_order: torch.Tensor
+    tested_at_start: torch.Tensor
+    visits: dict[int, list[Visits]]
+    joint: dict[int, list[Visits]]
+    tested: dict[tuple[int, int], list[torch.Tensor]]
+    joint_tested: dict[int, torch.Tensor]
+    classes: list[str]
+    manifest: dict
+
+
+def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures:
+    """Open the parts in these folders; `start` is among them. verify: hash every file.
+
+    Raises UserError naming the file that is missing, cut short or altered, or a part of other data.
+    """
+    manifests = {Path(folder): _manifest(Path(folder), verify) for folder in folders}
+    parts = {Part.parse(manifest["part"]): folder for folder, manifest in manifests.items()}
+    first = manifests[parts[Part("start")]]
+    for folder, manifest in manifests.items():
+        if any(manifest[key] != first[key] for key in ("dataset", "backbone", "shape", "classes", "counts")):
+            raise UserError(
+                f"features {folder} are not of the same data and backbone as the others: {REMEDY}"
+            )
+    start = parts[Part("start")] / "start"
+    tasks = range(first["counts"]["tasks"])
+    visits, joint, tested, joint_tested = {}, {}, {}, {}
+    for part, folder in parts.items():
+        if part.kind == "train":
+            visits[part.seed] = [_visits(folder / f"task{task}") for task in tasks]
+        elif part.kind == "tests":
+            tested[part.seed, part.passes] = [
+                map_array(folder / f"task{task}" / "tested.npy") for task in tasks
+            ]
+        elif part.kind == "joint":
+            joint[part.seed] = [_visits(folder / "joint")]
+            joint_tested[part.seed] = map_array(folder / "joint" / "tested.npy")
+    tested_at_start = map_array(start / "tested.npy")
+    shape, count = first["shape"], first["counts"]["train"]
+    sample = next(iter([*visits.values(), *joint.values()]), None)
+    types = (sample[0].maps.dtype, sample[0].pooled.dtype) if sample else (torch.float16, torch.float32)
+    return DriftingFeatures(
+        train_maps=torch.empty(count, *shape, dtype=types[0], device="meta"),
+        train_pooled=torch.empty(count, shape[0], dtype=types[1], device="meta"),
+        train_labels=map_array(start / "train_labels.npy"),
+        test_labels=map_array(start / "test_labels.npy"),
+        test_order=map_array(start / "test_order.npy"),
+        tested_at_start=tested_at_start,
+        visits=visits,
+        joint=joint,
+        tested=tested,
+        joint_tested=joint_tested,
+        classes=list(first["classes"]),
+        manifest=first | {"files": {str(p.name): manifests[f]["files"] for p, f in parts.items()}},
+    )
+
+
+def _manifest(folder: Path, verify: bool) -> dict:
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"features {folder} are missing or incomplete (no manifest.json): {REMEDY}")
+    manifest = read_json(folder / "manifest.json")
+    try:
+        check_files(folder, manifest["files"], verify)
+        for key in ("part", "classes", "dataset", "backbone", "shape"):
+            manifest[key]
+        manifest["counts"]["tasks"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'} is damaged ({error} is missing): {REMEDY}") from None
+    return manifest
+
+
+def _visits(folder: Path) -> Visits:
+    return Visits(*(map_array(folder / f"{name}.npy") for name in ("order", "pooled", "nonzero", "maps")))
