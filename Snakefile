@@ -21,6 +21,7 @@ try:
     from sharc_core.config import load_grid, read_config, refuse_code, study_grid
     from sharc_core.device import resolve_device
     from sharc_core.inputs import check_folder, check_inputs
+    from sharc_core.labels import has_batch_norms
     from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
     from sharc_core.provenance import code_hash, recall_hash, script_hash, stage_hash
     from sharc_core.record import NAMES, TABLE_CODE
@@ -77,10 +78,16 @@ TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kin
 TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)
 TABLES += expand(result("tables/study_{study}.csv"), study=STUDIES)
 TABLES += [result("tables/scorecard.md"), result("tables/scorecard.csv")]
+if has_batch_norms(cell.backbone for cell in CELLS.values()):
+    TABLES += [result("tables/batch_norm.md"), result("tables/batch_norm.csv")]
 DRAWN = expand("{figure}_{scenario}", figure=["learning_curves", "bytes"], scenario=grid.scenarios)
 for study, part in STUDIES.items():
     if grid.studies[study].figure is not None:
         DRAWN += expand("{figure}_{scenario}", figure=study, scenario=part.scenarios)
+# of all runs, whichever study asked for them: the protocol of a study may have the batch norm drift
+for scenario in sorted({name for members in MEMBERS.values() for name in members}):
+    if has_batch_norms(CELLS[path].backbone for path, members in MEMBERS.items() if scenario in members):
+        DRAWN.append(f"first_task_{scenario}")
 # the .json says in words what the figure shows
 FIGURES = expand(result("figures/{figure}.{kind}"), figure=DRAWN, kind=["svg", "png", "json"])
 RECALL_TABLES = expand(result("tables/recall.{kind}"), kind=["csv", "md", "tex"])

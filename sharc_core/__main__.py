@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
     run.add_argument("--theta", type=float, help="share of the channels dropped (default: the grid's first)")
     run.add_argument("--associative-memory", help="kind of associative memory (default: the grid's first)")
-    run.add_argument("--protocol", help="paper, code, mammoth or paper+<rule> (default: the grid's first)")
+    names = "paper, code, mammoth, paper+<rule> or code+batch_norm"
+    run.add_argument("--protocol", help=f"{names} (default: the grid's first)")
     check = commands.add_parser("check", help="check a grid file, its data, weights and device")
     check.add_argument("--config", default="config.yaml")
     verify = commands.add_parser("verify", help="check results: every checksum, tables against matrices")
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from sharc_core.config import load_config
-    from sharc_core.inputs import check_inputs
+    from sharc_core.inputs import check_inputs, extraction_plan
     from sharc_core.unroll import cells
 
     grid = load_config(options.config)
@@ -56,6 +57,8 @@ def _check(options: argparse.Namespace) -> int:
     print(
         f"{options.config}: fine; {len(found)} cells, {sum(len(cell.seeds) for cell in found)} training runs"
     )
+    for line in extraction_plan(grid):
+        print(line)
     return 0
 
 
@@ -131,11 +134,13 @@ def _check_options(choice: argparse.Namespace) -> None:
 
 def _check_protocol(choice: argparse.Namespace) -> None:
     from sharc_core.methods import METHODS
-    from sharc_core.protocol import PAPER, concerning, rules_of
+    from sharc_core.protocol import BATCH_NORM, PAPER, concerning, rules_of
 
     if choice.protocol is None or not rules_of(choice.protocol) or choice.method not in METHODS.names():
         return
     uses_memory = METHODS.get(choice.method).uses_memory
+    if BATCH_NORM in rules_of(choice.protocol):
+        return
     if not uses_memory or concerning(choice.protocol, choice.method, choice.variant) == PAPER:
         raise UserError(
             f"--protocol {choice.protocol}: it changes nothing in {choice.method} {choice.variant}: "
@@ -152,7 +157,7 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
 
     for kind, name, known in (
         ("data set", choice.dataset, list(grid.datasets)),
-        ("backbone", choice.backbone, [b.path_name for b in grid.backbones]),
+        ("backbone", choice.backbone, [b.path_name for b in grid.all_backbones]),
     ):
         if name is not None and name not in known:
             raise UserError(
@@ -170,7 +175,7 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
         "associative_memory": listed(grid.sharc.associative_memory)[0] if memory is None else memory,
         "saliency": listed(grid.sharc.saliency)[0],
     }
-    backbone = next(b for b in grid.backbones if choice.backbone in (None, b.path_name))
+    backbone = next(b for b in grid.all_backbones if choice.backbone in (None, b.path_name))
     values |= {
         "datasets": {choice.dataset: grid.datasets[choice.dataset].model_dump()},
         "backbone": backbone.model_dump(),

@@ -39,7 +39,7 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
 
 
 def open_for(cell: Cell, manifests: list[Path]) -> Features | DriftingFeatures:
-    """The features that a cell is trained on. manifests: of its views, the first one first, or of its parts."""
+    """The features that a cell is trained on. manifests: of its views, the first first, or of its parts."""
     folders = [Path(manifest).parent for manifest in manifests]
     return open_drifting(folders) if cell.batch_norm == "drifting" else open_views(folders)
 

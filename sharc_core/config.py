@@ -20,8 +20,9 @@ from sharc_core.datasets import SOURCES, Source
 from sharc_core.errors import UserError, shown
 from sharc_core.explain import explain
 from sharc_core.files import digest, short_sha256
+from sharc_core.labels import network_and_batch_norm
 from sharc_core.methods import METHODS
-from sharc_core.protocol import PAPER, name_of, rules_of, with_protocol
+from sharc_core.protocol import BATCH_NORM, PAPER, name_of, rules_of, with_protocol
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.registry import Registry
 from sharc_core.saliency import SALIENCIES
@@ -37,7 +38,7 @@ PATH_NAME_LIMIT = 200  # letters of a backbone's name, which may be that of its 
 DEPTH_LIMIT, COUNT_LIMIT = 20, 100_000  # of the values in a grid file
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
 GPU_BATCH = 8  # cells per job there, unless the file says otherwise
-TAKEN = {MAIN, "learning_curves", "bytes"}  # by the grid itself, in runs.csv and among the figures
+TAKEN = {MAIN, "learning_curves", "bytes", "first_task"}  # by the grid, in runs.csv and among the figures
 
 
 def listed(value: Any) -> list:
@@ -129,9 +130,28 @@ class Grid(Settings):
         """The backbone axis: every network with every value of its batch_norm."""
         return [variant for backbone in listed(self.backbone) for variant in backbone.variants]
 
+    @property
+    def all_backbones(self) -> list[BackboneConfig]:
+        """The axis, and what a protocol of the grid or of a study makes of it."""
+        found = self.backbones
+        of_studies = [listed(study.model_extra.get("protocol", [])) for study in self.studies.values()]
+        if any(_drifts(protocol) for protocol in chain(self.protocol, *of_studies)):
+            drifting = [one.model_copy(update={"batch_norm": "drifting"}) for one in found]
+            names = {one.path_name for one in found}
+            found = [*found, *{d.path_name: d for d in drifting if d.path_name not in names}.values()]
+        return found
+
     def source(self, dataset: str) -> Source:
         """The data source of one data set."""
         return self.datasets[dataset].open_source(self.data_dir, self.mirror)
+
+
+def _drifts(protocol: Any) -> bool:
+    """Whether a protocol has the backbone's batch norm drift; one that is not valid is told of elsewhere."""
+    try:
+        return BATCH_NORM in rules_of(protocol)
+    except (UserError, AttributeError, TypeError):
+        return False
 
 
 def config_hash(values: dict[str, Any]) -> str:
@@ -393,6 +413,17 @@ def _check_names(grid: Grid) -> None:
                 f"give every task a slot: {dataset.tasks} or more"
             )
     names = [backbone.path_name for backbone in grid.backbones]
+    if grid.training.epochs > 1 and any(one.batch_norm == "drifting" for one in grid.all_backbones):
+        raise UserError(
+            f"config: training.epochs {grid.training.epochs} cannot be combined with batch_norm drifting: "
+            "the features of a training image are those of its only visit; use epochs 1, frozen or adapted"
+        )
+    for backbone in listed(grid.backbone):
+        if network_and_batch_norm(backbone.network_name)[1] != "frozen":
+            raise UserError(
+                f"config: backbone: {backbone.network_name!r} ends as the name of a backbone whose batch norm "
+                "is not frozen: give another name"
+            )
     if long := [name for name in names if len(name) > PATH_NAME_LIMIT]:
         raise UserError(f"config: backbone: {shown(long[0])} is too long for a folder: give a shorter name")
     repeated = {n for n in names if names.count(n) > 1}

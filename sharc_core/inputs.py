@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
+from sharc_core.backbones.batch_norm import seconds_per_image
 from sharc_core.backbones.checksums import check_stated
 from sharc_core.capacity import budget_of
 from sharc_core.config import Grid, pretrain_source
@@ -47,9 +48,14 @@ def check_inputs(
             _check_source(source, progress, planning)
             split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
     shapes = {}
-    for backbone in grid.backbones:
+    for backbone in grid.all_backbones:
         with _named("backbone"):
             shapes[backbone.path_name] = check_backbone(backbone)
+            if backbone.batch_norm != "frozen" and not has_batch_norm(backbone) and progress:
+                progress(
+                    f"note: {backbone.network_name} has no batch norm: {backbone.batch_norm} gives the "
+                    "features that frozen gives"
+                )
             check_stated(backbone)
             if backbone.weights == "pretrain":
                 _check_pretraining(grid, backbone, sources, progress, planning)
@@ -159,6 +165,34 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
         ]
         with _named("data_dir"):
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
+
+
+def extraction_plan(grid: Grid) -> list[str]:
+    """What is still to be extracted, a line per backbone: images, bytes, minutes. Empty where all is there.
+
+    minutes: of one core, from what the network does to a few images of random noise here and now. To be
+    called after check_inputs. Data sets whose numbers of images are not known yet are left out.
+    """
+    layout, found = Layout(grid), {}
+    for dataset, backbone, view in extracted_views(grid):
+        counts = _counts(grid.source(dataset))
+        if counts is None or (layout.features(dataset, backbone, view) / "manifest.json").exists():
+            continue
+        shape = check_backbone(layout.backbones[backbone])
+        images, size = _extent(grid, dataset, view, counts, shape)
+        training = images if isinstance(view, str) and view.startswith(("train", "joint")) else 0
+        before = found.get(backbone, (0, 0, 0))
+        found[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
+    lines = []
+    for backbone, (images, training, size) in found.items():
+        drifting, evaluated = seconds_per_image(layout.backbones[backbone], bool(training))
+        minutes = (training * drifting + (images - training) * evaluated) / 60
+        of = f" ({training:,} of them in train mode)" if training else ""
+        lines.append(
+            f"{backbone}: features still to be extracted: {images:,} images{of}, {size / 1e9:.1f} GB, about "
+            f"{max(1, round(minutes)):,} minutes of one core"
+        )
+    return lines
 
 
 def _extent(

@@ -249,11 +249,11 @@ def _observe_all(
 def evaluate(
     features: TestFeatures, stream: Stream, head: Head, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Accuracy in percent on every task's test images, (R, T) float64, for both scenarios; NaN where not tested.
+    """Accuracy in percent on every task's test images, (R, T) float64, for both scenarios.
 
     A prediction is right when the true class's logit exceeds every other one's: among all classes
     (Class-IL) or among the task's own (Task-IL). So Task-IL can never be below Class-IL, ties count
-    as wrong, and the numbers of the classes do not matter.
+    as wrong, and the numbers of the classes do not matter. NaN for a task that is not tested.
     """
     right = {"task_il": [], "class_il": []}
     for index, classes in zip(stream.test, stream.classes_per_task, strict=True):

@@ -48,7 +48,7 @@ class Layout:
         self.grid = grid
         self.data = Path(grid.data_dir)
         self.results = Path(grid.results_dir)
-        self.backbones = {backbone.path_name: backbone for backbone in grid.backbones}
+        self.backbones = {backbone.path_name: backbone for backbone in grid.all_backbones}
         self._known: dict[tuple, Any] = {}
 
     def source(self, dataset: str) -> Source:
@@ -182,7 +182,7 @@ def fetch_weights(grid: Grid, progress: Progress = None) -> None:
         b for d, b, v in extracted_views(grid) if not (layout.features(d, b, v) / "manifest.json").exists()
     }
     mirror = Path(grid.mirror) if grid.mirror else None
-    for config in grid.backbones:
+    for config in grid.all_backbones:
         if config.is_torchvision and config.path_name in missing:
             entry = weights_entry(config.arch, config.weights)
             if progress:
@@ -235,7 +235,7 @@ def build_features(
     out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
     if config.batch_norm == "drifting":
         extraction = Extraction(prepared, stream, model, config.views, device, progress)
-        extraction.extract(Part.parse(view), out, layout.made_from(dataset, backbone, view))
+        extraction.run(Part.parse(view), out, layout.made_from(dataset, backbone, view))
         return
     if config.batch_norm == "adapted":
         model = adapted(model, prepared.train_images, stream.train[0], device)

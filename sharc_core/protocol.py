@@ -12,6 +12,9 @@ from sharc_core.errors import UserError
 from sharc_core.registry import nearest
 
 PAPER, CODE, MAMMOTH = "paper", "code", "mammoth"
+# The backbone's rule. Alone among the rules it is none of a cell's own: a drifting backbone is another one,
+# with a name of its own. `code` leaves the backbone as the grid has it; `code+batch_norm` is all of the code.
+BATCH_NORM = "batch_norm"
 # What the rules set, by the keys of a grid file, in the order in which names list them.
 RULES: dict[str, dict[str, dict[str, Any]]] = {
     "importance": {"sharc": {"importance": "positive"}},
@@ -33,10 +36,11 @@ RULES: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "reservoir": {"memory": {"selection": "reservoir"}},
+    BATCH_NORM: {"backbone": {"batch_norm": "drifting"}},
 }
 PRESETS: dict[str, tuple[str, ...]] = {
     PAPER: (),
-    CODE: tuple(rule for rule in RULES if rule not in ("read", "mean", "reservoir")),
+    CODE: tuple(rule for rule in RULES if rule not in ("read", "mean", "reservoir", BATCH_NORM)),
     MAMMOTH: ("saliency_at", "logits_at", "ridge", "mean", "reservoir"),
 }
 EXCLUSIVE = (("batches", "reservoir"), ("read", "read_batch"), ("replay", "mean"))
@@ -48,10 +52,13 @@ def rules_of(protocol: str) -> tuple[str, ...]:
     if protocol in PRESETS:
         return PRESETS[protocol]
     first, *named = protocol.split("+")
+    if first in (CODE, MAMMOTH) and named == [BATCH_NORM]:
+        return (*PRESETS[first], BATCH_NORM)
     if first != PAPER:
         raise UserError(
             f"unknown protocol {protocol!r}{nearest(protocol, list(PRESETS))}; valid: {', '.join(PRESETS)}, "
-            f"or {PAPER}+<rule> with {', '.join(RULES)} (several: {PAPER}+read+forget)"
+            f"or {PAPER}+<rule> with {', '.join(RULES)} (several: {PAPER}+read+forget); to {CODE} and "
+            f"{MAMMOTH} only +{BATCH_NORM} can be added"
         )
     for rule in named:
         if rule not in RULES:
@@ -70,9 +77,13 @@ def rules_of(protocol: str) -> tuple[str, ...]:
 def name_of(rules: tuple[str, ...], among: tuple[str, ...] = tuple(RULES)) -> str:
     """The one name of a set of rules, in which only rules `among` count.
 
-    `paper` for none; `code` or `mammoth` for two or more that are all of that preset's; else the rules.
+    `paper` for none; `code` or `mammoth` for two or more that are all of that preset's, with `+batch_norm`
+    where that is on too; else the rules.
     """
     rules = tuple(rule for rule in RULES if rule in rules and rule in among)
+    if BATCH_NORM in rules:
+        rest = name_of(tuple(rule for rule in rules if rule != BATCH_NORM), among)
+        return f"{rest}+{BATCH_NORM}"
     for preset, all_rules in PRESETS.items():
         if len(rules) != 1 and set(rules) == set(all_rules) & set(among):
             return preset
@@ -83,7 +94,8 @@ def concerning(protocol: str, method: str, variant: str) -> str:
     """The protocol as far as it concerns the runs of a method with a memory: those of equal names are one.
 
     A rule of SHARC changes nothing in a plain run, nor one of ER's settings in another method: it is left
-    out of the name. `code` is what has all of the code's rules that concern it, if they are several.
+    out of the name, as is the backbone's, which the backbone's own name tells. `code` is what has all of the
+    code's rules that concern it, if they are several.
     """
     return name_of(
         rules_of(protocol), tuple(rule for rule in RULES if _concerns(RULES[rule], method, variant))
@@ -93,6 +105,7 @@ def concerning(protocol: str, method: str, variant: str) -> str:
 def _concerns(options: dict[str, dict[str, Any]], method: str, variant: str) -> bool:
     ((key, values),) = options.items()
     return {
+        "backbone": False,
         "sharc": variant == "sharc",
         "method_settings": method in values,
         "memory": values.get("selection") != "reservoir" or method not in BY_TASK,
@@ -106,8 +119,9 @@ def with_protocol(values: dict[str, Any], protocol: str) -> dict[str, Any]:
         for key, options in RULES[rule].items():
             for block in values[key] if isinstance(values[key], list) else [values[key]]:
                 _merge(block, options)
-    if isinstance(values["budget"], list):  # budgets that differed only in what was set are now one
-        values["budget"] = [b for i, b in enumerate(values["budget"]) if b not in values["budget"][:i]]
+    for key in ("budget", "backbone"):  # those that differed only in what was set are now one
+        if isinstance(values[key], list):
+            values[key] = [b for i, b in enumerate(values[key]) if b not in values[key][:i]]
     return values
 
 

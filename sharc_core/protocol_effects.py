@@ -1,15 +1,32 @@
 """How far each rule in which other code departs from the paper moves what SHARC gains."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from sharc_core.labels import DASH, natural_key, number_text, scenario_key, scenario_name
+from sharc_core.labels import (
+    DASH,
+    natural_key,
+    network_and_batch_norm,
+    number_text,
+    scenario_key,
+    scenario_name,
+)
 from sharc_core.metrics import PairedTest, paired_test
 from sharc_core.pairs import Pair, interval_text, paired
-from sharc_core.protocol import CODE, MAMMOTH, PAPER, PRESETS, RULES, name_of, protocol_key, rules_of
+from sharc_core.protocol import (
+    BATCH_NORM,
+    CODE,
+    MAMMOTH,
+    PAPER,
+    PRESETS,
+    RULES,
+    name_of,
+    protocol_key,
+    rules_of,
+)
 from sharc_core.published import SOURCE, published_for, published_lookup
 from sharc_core.render import Item, Table
 from sharc_core.summary import (
@@ -22,22 +39,21 @@ from sharc_core.summary import (
     varying_settings,
 )
 
-# What a comparison has in common under every protocol; the rules set the other axes.
-COMMON = ("scenario", "backbone", "dataset", "buffer", "method", "theta", "mass", "associative_memory")
+# What a comparison has in common under every protocol, the network aside; the rules set the other axes.
+COMMON = ("scenario", "dataset", "buffer", "method", "theta", "mass", "associative_memory")
 COMMON += ("saliency", "budget_split", "storage")
 
 
 @dataclass(frozen=True)
 class Effect:
-    """SHARC's gain under one protocol. moved: the gain less that under `paper`, by seed; None for `paper`."""
+    """SHARC's gain under one protocol. moved: the gain less that under `paper`, by seed; None for `paper`.
+
+    protocol: its name, with `batch_norm` where the backbone drifts; the plain run's may be shorter.
+    """
 
     pair: Pair
     moved: PairedTest | None
-
-    @property
-    def protocol(self) -> str:
-        """The protocol's name; the plain run's may be shorter."""
-        return self.pair.sharc.protocol
+    protocol: str
 
     @property
     def direction(self) -> int:
@@ -76,16 +92,24 @@ class Comparison:
 def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Comparison]:
     """Every SHARC row under `paper` and under at least one more protocol, with common seeds.
 
-    A protocol with the code's budget is compared with each of the budgets that `paper` was run with.
+    A protocol with the code's budget is compared with each of the budgets that `paper` was run with; a
+    drifting backbone, which is the rule `batch_norm`, with the same network in evaluation mode.
     """
-    lookup, pairs = published_lookup(published), paired(entries)
-    found = []
-    for base in (pair for pair in pairs if pair.sharc.protocol == PAPER):
-        others = [p for p in pairs if p.sharc.protocol != PAPER and _is_like(p.sharc, base.sharc)]
-        effects = [Effect(other, moved) for other in others if (moved := _moved(base, other)) is not None]
-        if effects:
-            effects.sort(key=lambda effect: protocol_key(effect.protocol))
-            found.append(Comparison([Effect(base, None), *effects], _published_gain(base, lookup)))
+    lookup, found = published_lookup(published), []
+    backbones = {entry.backbone for entry in entries}
+    pairs = [(pair, *_place_of(pair.sharc, backbones)) for pair in paired(entries)]
+    for base, network, rules in pairs:
+        if rules != PAPER:
+            continue
+        others = [
+            Effect(pair, moved, protocol)
+            for pair, other, protocol in pairs
+            if protocol != PAPER and other == network and _is_like(pair.sharc, base.sharc)
+            if (moved := _moved(base, pair)) is not None
+        ]
+        if others:
+            others.sort(key=lambda effect: protocol_key(effect.protocol))
+            found.append(Comparison([Effect(base, None, PAPER), *others], _published_gain(base, lookup)))
     return sorted(
         found,
         key=lambda c: (
@@ -96,6 +120,14 @@ def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Compa
             row_key(c.base),
         ),
     )
+
+
+def _place_of(entry: Entry, backbones: Collection[str]) -> tuple[str, str]:
+    """The network that an entry is compared on, and its protocol there."""
+    network, batch_norm = network_and_batch_norm(entry.backbone)
+    if batch_norm == "drifting" and network in backbones:
+        return network, name_of((*rules_of(entry.protocol), BATCH_NORM))
+    return entry.backbone, entry.protocol
 
 
 def _is_like(other: Entry, base: Entry) -> bool:
@@ -160,9 +192,9 @@ def _table(block: Sequence[Comparison]) -> Table:
         "Student-t interval. moved: the gain less that under paper, seed by seed, with its interval. The "
         "intervals are not corrected for the number of comparisons. paper+<rule>: the paper's protocol with "
         "that rule; code: all rules of the published code; mammoth: mammoth's. A rule that does not concern "
-        f"a method has no row. published gain: {SOURCE}, a difference of means. The published code also lets "
-        "the batch statistics of its backbone drift while the head trains; no protocol here does. "
-        f"{seeds_text(bases)}."
+        f"a method has no row. published gain: {SOURCE}, a difference of means. In the published code the "
+        "batch norm of the backbone drifts while the head trains: that is the rule batch_norm, and "
+        f"code+batch_norm is all of the code. {seeds_text(bases)}."
     )
     title = f"SHARC's gain by protocol. {block_title(bases)}"
     return Table(title, caption, [("", len(header))], header, rows, breaks, text_columns=4)
@@ -254,7 +286,8 @@ def _rule(rule: str, found: Sequence[Comparison]) -> str | None:
 
 
 def _comparison(comparison: Comparison) -> str:
-    presets = (comparison.effects[0], comparison.under(CODE), comparison.under(MAMMOTH))
+    whole = f"{CODE}+{BATCH_NORM}"
+    presets = (comparison.effects[0], *(comparison.under(name) for name in (CODE, whole, MAMMOTH)))
     gains = [_gain(effect, comparison.published) for effect in presets if effect]
     text = f"{_place(comparison.base)}: SHARC's gain is {' and '.join(gains)}"
     if not math.isnan(comparison.published):

@@ -22,6 +22,7 @@ from sharc_core.pipeline import Layout
 from sharc_core.provenance import library_versions, stage_hash
 from sharc_core.results import read_runs
 from sharc_core.settings import Settings
+from sharc_core.studies.jobs import recall_backbones
 from sharc_core.studies.recall_table import read_rows
 from sharc_core.unroll import extracted_views
 
@@ -131,7 +132,8 @@ def write_grid_record(
 def write_recall_record(grid: Grid, rows: list[Path | str], others: Iterable[Path | str]) -> Path:
     """Write results_dir/provenance_recall.json; returns the path. rows: the jobs' files, in their order."""
     layout = Layout(grid)
-    views = [(dataset, name, layout.views(name)[0]) for dataset in grid.datasets for name in layout.backbones]
+    names = [backbone.path_name for backbone in recall_backbones(grid)]
+    views = [(dataset, name, layout.views(name)[0]) for dataset in grid.datasets for name in names]
     return _write(grid, "recall", read_rows(rows), views, [*rows, *others], cells=len(rows))
 
 

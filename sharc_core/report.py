@@ -9,16 +9,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sharc_core.errors import UserError
-from sharc_core.figures import NAMES
+from sharc_core.figures import FIRST_TASK, NAMES
 from sharc_core.files import digest, read_json, write_text
 from sharc_core.findings import equal_bytes_table, findings
-from sharc_core.labels import scenario_key, scenario_name
+from sharc_core.labels import network_and_batch_norm, scenario_key, scenario_name
 from sharc_core.lineage import facts, lineage
 from sharc_core.origin import UNKNOWN
 from sharc_core.pairs import pair_tables
 from sharc_core.protocol_effects import protocol_findings, protocol_tables
 from sharc_core.published import SOURCE, published_for, published_lookup
 from sharc_core.scorecard import scorecard
+from sharc_core.setups import own_setting, setups
+from sharc_core.studies.batch_norm import batch_norm_findings, batch_norm_tables
 from sharc_core.summary import Entry, summarise
 from sharc_core.tables import main_tables
 
@@ -38,7 +40,8 @@ def write_report(
     drawn: Sequence[Path | str] = (),
     config: str = UNKNOWN,
 ) -> None:
-    """Write the report: scorecard, findings, tables, figures, the paper's numbers, backbones, provenance.
+    """Write the report: scorecard, findings, tables, figures, batch norm, the paper's numbers, backbones,
+    provenance.
 
     runs, cells: as for figures.write_figures, whose SVG files are read from figures_folder. provenance:
     shown at the foot as given, before where the runs come from; a date would make the page differ from run
@@ -68,6 +71,9 @@ def write_report(
             }
         )
     own = {f"{name}_{chosen['id']}.svg" for name in NAMES for chosen in scenarios}
+    further = [Path(path) for path in drawn if Path(path).name not in own]
+    first_task = [p for p in further if p.stem in {f"{FIRST_TASK}_{e.scenario}" for e in everything}]
+    batch_norms = {network_and_batch_norm(entry.backbone)[1] for entry in everything}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -83,7 +89,14 @@ def write_report(
             "sentences": protocol_findings(everything, published),
             "tables": protocol_tables(everything, published),
         },
-        studies=[_figure(Path(path)) for path in drawn if Path(path).name not in own],
+        batch_norm={
+            "sentences": batch_norm_findings(everything, published),
+            "tables": batch_norm_tables(everything, published),
+            "figures": [_figure(path) for path in first_task],
+        },
+        studies=[_figure(path) for path in further if path not in first_task],
+        is_frozen=batch_norms == {"frozen"},
+        setting=own_setting(setups(everything)),
         scope=_scope(entries, cells),
         has_sharc=any(entry.is_sharc for entry in entries),
         has_paper=any(published_for(entry, lookup) for entry in entries),

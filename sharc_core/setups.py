@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sharc_core.labels import DASH, natural_key, scenario_key
+from sharc_core.labels import BATCH_NORMS, DASH, natural_key, network_and_batch_norm, scenario_key
 from sharc_core.metrics import PairedTest, holm, paired_test
 from sharc_core.pairs import Pair, equal_bytes, paired
 from sharc_core.protocol import concerning
@@ -212,8 +212,13 @@ def below_paper(lookup: dict, variant: str, among: set[tuple] | None = None) -> 
 
 
 def own_setting(ours: Sequence[Setup]) -> str:
-    """What stands beside every comparison with the paper: which backbone and memory are ours."""
-    backbones = ", ".join(dict.fromkeys(e.backbone for s in ours for e in s.entries))
+    """What stands beside every comparison with the paper: our backbones, their batch norm, our memories."""
+    names = dict.fromkeys(e.backbone for s in ours for e in s.entries)
+    backbones = [
+        f"{', '.join(chosen)}, {words}"
+        for batch_norm, words in BATCH_NORMS.items()
+        if (chosen := [name for name in names if network_and_batch_norm(name)[1] == batch_norm])
+    ]
     memories = ", ".join(dict.fromkeys(e.associative_memory for s in ours for e in s.entries if e.is_sharc))
-    text = f"Backbone here: {backbones}, in evaluation mode, features computed once"
+    text = f"Backbone here: {'; '.join(backbones)}"
     return f"{text}; associative memory: {memories}." if memories else f"{text}."

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from sharc_core.scorecard import write_scorecard
+from sharc_core.studies.batch_norm import write_batch_norm
 from sharc_core.tables import write_study_tables, write_tables
 
 
@@ -14,10 +15,12 @@ def write_all_tables(
 ) -> list[Path]:
     """Write a grid's tables, its scorecard and its studies' tables; returns the paths.
 
+    batch_norm.{md,csv} are written where a network was run under frozen and another batch norm.
     runs: results.runs_table. published: published.load_published. config: Grid.config_hash.
     """
     return [
         *write_tables(runs, published, folder, config),
         *write_scorecard(runs, published, folder, config),
         *write_study_tables(runs, published, folder, studies, config),
+        *write_batch_norm(runs, published, folder, config),
     ]

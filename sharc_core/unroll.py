@@ -48,15 +48,16 @@ def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
     Of a drifting backbone: names of parts (see sharc_core.drifting.parts) in the place of views.
     """
     by_pair: dict[tuple[str, str], list[Cell]] = {
-        (name, backbone.path_name): [] for backbone in grid.backbones for name in grid.datasets
+        (name, backbone.path_name): [] for backbone in grid.all_backbones for name in grid.datasets
     }
     for cell in cells(grid):
         by_pair[cell.dataset, cell.backbone].append(cell)
     found = []
-    for backbone, name in product(grid.backbones, grid.datasets):
+    for backbone, name in product(grid.all_backbones, grid.datasets):
         pair = (name, backbone.path_name)
         if backbone.batch_norm == "drifting":
-            views = [part.name for part in parts_of(by_pair[pair], kept_maps(grid, *pair))]
+            chosen = by_pair[pair]  # none where only a study on another data set has it drift
+            views = [part.name for part in parts_of(chosen, kept_maps(grid, *pair))] if chosen else []
         else:
             seeds = [seed for cell in by_pair[pair] for seed in cell.seeds]
             views = needed_views(seeds, backbone.views)
@@ -66,7 +67,7 @@ def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
 
 def kept_maps(grid: Grid, dataset: str, backbone: str) -> Kept:
     """Which training maps of a drifting backbone are kept for the grid's cells."""
-    (config,) = (one for one in grid.backbones if one.path_name == backbone)
+    (config,) = (one for one in grid.all_backbones if one.path_name == backbone)
     chosen = [cell for cell in cells(grid) if (cell.dataset, cell.backbone) == (dataset, backbone)]
     return kept_for(chosen, config.maps == "all")
 

@@ -126,7 +126,7 @@ class ReplicaViews:
 
 
 class DriftingReplicas:
-    """Drifting features as each replica sees them: replica r as the network of its seed saw them, when it did.
+    """Drifting features as each replica sees them: replica r as its seed's network did at the visit.
 
     Raises UserError when the features lack a seed, or a memory holds a sample whose map was not kept.
     """
@@ -155,8 +155,8 @@ class DriftingReplicas:
             if bool((position[here] < offset).any()):
                 raise UserError(
                     f"seed {self.seeds[replica]}: a memory holds older samples of task {task + 1} than the "
-                    f"{len(visits.maps)} last ones, whose maps alone the drifting features keep: set `maps: all` "
-                    "in the backbone's block"
+                    f"{len(visits.maps)} last ones, whose maps alone the drifting features keep: set "
+                    "`maps: all` in the backbone's block"
                 )
             found[here] = visits.maps[position[here] - offset]
         return found

@@ -15,7 +15,7 @@ from sharc_core.config import load_config, study_grid
 from sharc_core.methods import METHODS
 from sharc_core.protocol import RULES
 from sharc_core.published import load_published
-from sharc_core.unroll import memberships
+from sharc_core.unroll import cells, memberships
 
 PAPER = ROOT / "config/paper.yaml"
 
@@ -55,7 +55,8 @@ def test_the_figures_are_the_papers():
     figure, part = figures["theta"]
     assert figure == "theta" and part.scenarios == ["task_il", "class_il"]
     figure, protocols = figures["protocols"]
-    rules = {f"paper+{rule}" for rule in RULES if rule not in ("logits_at", "evaluated")}  # DER++'s, CLS-ER's
+    others = ("logits_at", "evaluated", "batch_norm")  # DER++'s, CLS-ER's, config/published_code.yaml's
+    rules = {f"paper+{rule}" for rule in RULES if rule not in others}
     assert figure == "protocol" and set(protocols.protocol) == {"paper", "code", "mammoth", *rules}
     assert set(protocols.methods) == {"er", "gem"}
     assert protocols.sharc.theta == {s: [0.4, 0.8] for s in protocols.scenarios}
@@ -65,14 +66,30 @@ def test_the_figures_are_the_papers():
 def test_the_grid_of_rules_has_each_of_them():
     """config/fidelity.yaml: every rule of ER or GEM with either memory, at both thetas, in both scenarios."""
     grid = load_config(ROOT / "config/fidelity.yaml")
-    rules = {f"paper+{rule}" for rule in RULES if rule not in ("logits_at", "evaluated")}
+    rules = {f"paper+{rule}" for rule in RULES if rule not in ("logits_at", "evaluated", "batch_norm")}
     parts = {name: study_grid(grid, name) for name in grid.studies}
-    assert set(parts["rules"].protocol) == {"paper", "code", "mammoth", *rules} - {"paper+forget"}
+    drifting = {"paper+batch_norm", "code+batch_norm"}
+    expected = {"paper", "code", "mammoth", *rules, *drifting} - {"paper+forget"}
+    assert set(parts["rules"].protocol) == expected
     assert set(parts["rules_bayespcn"].protocol) == {"paper", "code", "mammoth", *rules}
     assert "paper+forget" in parts["rules_recall"].protocol
     for part in (grid, *parts.values()):
         assert part.methods == ["er", "gem"] and part.scenarios == ["task_il", "class_il"]
     assert grid.sharc.theta == parts["rules"].sharc.theta == {s: [0.4, 0.8] for s in grid.scenarios}
+
+
+def test_the_published_codes_grid_is_the_papers_with_the_codes_rules_images_memory_and_backbone():
+    paper, code = load_config(PAPER), load_config(ROOT / "config/published_code.yaml")
+    for key in ("datasets", "methods", "variants", "buffers", "scenarios", "seeds", "training", "head"):
+        assert getattr(code, key) == getattr(paper, key), key
+    assert code.protocol == ["code"] and code.sharc.theta == paper.sharc.theta
+    assert code.sharc.associative_memory == "bayespcn"
+    ((own,), (theirs,)) = code.backbones, paper.backbones
+    changed = {"batch_norm": "drifting", "views": len(code.seeds), "normalisation": "dataset"}
+    assert own == theirs.model_copy(update=changed)
+    passes = {cell.method: cell.passes for cell in cells(code)}
+    expected = dict.fromkeys(code.methods, 2) | {"sgd": 1, "joint": 1, "derpp": 3}
+    assert passes == expected
 
 
 @pytest.mark.pipeline

@@ -1,4 +1,4 @@
-"""Drifting features, and all methods on them, against the authors' classes with a real network in the loop."""
+"""Drifting features and all methods on them against the authors' classes with a network in the loop."""
 
 import json
 from pathlib import Path
@@ -95,7 +95,7 @@ def folders(tmp_path_factory, stream):
     root = tmp_path_factory.mktemp("drifting")
     parts = parts_of([drifting_cell(key) for key in [*METHOD_KEYS, "joint"]], Kept(None))
     for part in parts:
-        extraction.extract(part, root / part.name, root / Part("train", 0, 10, kept=Kept(None)).name)
+        extraction.run(part, root / part.name, root / Part("train", 0, 10, kept=Kept(None)).name)
     return {part: root / part.name for part in parts}
 
 

@@ -1,12 +1,22 @@
 """Preprocessing: as torchvision's weights say unless the config says otherwise, equal to their transforms."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ViT_B_16_Weights
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from sharc_core.backbones import BackboneConfig, check_backbone
-from sharc_core.backbones.preprocess import IMAGENET_MEAN, IMAGENET_STD, InputFormat, Preprocess, resolve
+from sharc_core.backbones import preprocess as preprocess_module
+from sharc_core.backbones.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    InputFormat,
+    Preprocess,
+    of_images,
+    resolve,
+)
 from sharc_core.config import load_grid
 from sharc_core.errors import UserError
 
@@ -91,3 +101,73 @@ def test_without_torchvisions_weights_the_size_must_be_given(weights):
         ) as caught:
             load_grid({"datasets": {"d": {"source": "digits", "tasks": 5}}, "backbone": backbone})
         assert "\n" not in str(caught.value)
+
+
+# normalisation: dataset
+
+
+def dataset_form(images: np.ndarray, **others) -> InputFormat:
+    return of_images(resolve(config(normalisation="dataset", **others)), images)
+
+
+def uneven_images(count: int = 9, size: tuple[int, int] = (12, 10)) -> np.ndarray:
+    """Each colour with a mean and a deviation of its own."""
+    source = np.random.default_rng(0)
+    images = source.normal([60, 130, 220], [20, 40, 60], (count, *size, 3))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("counted", [4096, 4, 1])
+def test_the_data_sets_mean_and_deviation_are_those_of_all_pixels(counted, monkeypatch):
+    """However many images are counted at a time."""
+    monkeypatch.setattr(preprocess_module, "COUNTED", counted)
+    images = uneven_images()
+    form = dataset_form(images, image_size=24)
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(form.mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(form.std, pixels.std(0), rtol=1e-10)
+    assert form.normalise_first and (form.image_size, form.interpolation) == (24, "bilinear")
+
+
+def test_images_at_their_own_size_have_mean_0_and_deviation_1():
+    images = uneven_images(size=(16, 16))
+    got = Preprocess(dataset_form(images, image_size=16))(torch.from_numpy(images))
+    torch.testing.assert_close(got.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("size", [(32, 32), (8, 8), (20, 45), (64, 33)])
+def test_the_data_sets_normalisation_comes_before_the_resize_as_in_torchvision(mode, size):
+    """ToTensor, Normalize, Resize, one image at a time."""
+    images = uneven_images(3, size)
+    form = dataset_form(images, image_size=24, resize_size=32, interpolation=mode)
+    resize = Resize(32, InterpolationMode(mode), antialias=mode != "nearest")
+    transform = Compose([ToTensor(), Normalize(form.mean, form.std), resize, CenterCrop(24)])
+    got = Preprocess(form)(torch.from_numpy(images))
+    wanted = torch.stack([transform(image) for image in images])
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_before_or_after_a_resize_that_does_not_overshoot_is_the_same(mode):
+    images = uneven_images(3, (20, 45))
+    form = dataset_form(images, image_size=24, resize_size=32, interpolation=mode)
+    after = InputFormat(form.image_size, form.resize_size, mode, form.mean, form.std)
+    batch = torch.from_numpy(images)
+    torch.testing.assert_close(Preprocess(form)(batch), Preprocess(after)(batch), rtol=1e-5, atol=1e-5)
+
+
+def test_a_colour_that_never_varies_is_refused():
+    images = uneven_images()
+    images[..., 1] = 7
+    with pytest.raises(UserError, match=r"^normalisation dataset: .* never varies: use weights$"):
+        dataset_form(images)
+
+
+@pytest.mark.parametrize("given", [{"mean": [0.5] * 3}, {"std": [0.5] * 3}])
+def test_a_mean_of_ones_own_and_the_data_sets_exclude_each_other(given):
+    block = {"arch": "resnet18", "weights": "imagenet1k_v1", "normalisation": "dataset"} | given
+    with pytest.raises(UserError, match=r"^config: backbone.*takes mean and std from the images: leave them"):
+        load_grid({"datasets": {"d": {"source": "digits", "tasks": 5}}, "backbone": block})

@@ -30,6 +30,7 @@ from sharc_core.unroll import cells
 EIGHTHS = st.integers(0, 7).map(lambda n: n / 8)
 SPARSE = make_features(classes=6, train_per_class=25)  # about half of its entries are zero, as after a ReLU
 SPARSE.train_maps = (SPARSE.train_maps - 0.9).clamp_min(0)
+OF_CELLS = [rule for rule in RULES if rule != "batch_norm"]  # that one is the backbone's
 
 
 # --- importance ----------------------------------------------------------------------------------
@@ -345,7 +346,7 @@ def test_a_preset_gives_the_numbers_of_its_options(protocol, options, method, va
 def test_every_rule_changes_the_cells_that_it_concerns_and_no_other():
     values = BASE | {"methods": ["sgd", "er", "gem"]}
     paper = {c.id: c for c in cells(load_grid(values))}
-    for rule in RULES:
+    for rule in OF_CELLS:
         found = cells(load_grid(values | {"protocol": [f"paper+{rule}"]}))
         assert len(found) == len(paper)
         for cell in found:
@@ -375,7 +376,7 @@ def make_like(cell, paper):
 
 
 def test_what_no_rule_changes_is_run_once():
-    names = ["paper", *(f"paper+{rule}" for rule in RULES), "mammoth", "code"]
+    names = ["paper", *(f"paper+{rule}" for rule in OF_CELLS), "mammoth", "code"]
     grid = BASE | {"methods": ["sgd", "er", "gem"], "buffers": [20], "scenarios": ["class_il"]}
     found = cells(load_grid(grid | {"protocol": names}))
     ids = [cell.id for cell in found]
@@ -394,6 +395,23 @@ def test_what_no_rule_changes_is_run_once():
     assert [c.protocol for c in found if (c.method, c.variant) == ("gem", "sharc")] == [
         name for name in names if name not in others
     ]
+
+
+def test_the_backbones_rule_gives_the_cells_of_a_drifting_backbone():
+    """It is no cell's own: the rule and the axis are two ways of asking for the same runs."""
+    values = BASE | {"methods": ["sgd", "joint", "er"], "buffers": [20], "scenarios": ["class_il"]}
+    network = load_grid(values).backbones[0].path_name
+    by_rule = cells(load_grid(values | {"protocol": ["paper", "paper+batch_norm", "code+batch_norm"]}))
+    backbone = load_grid(values).model_dump()["backbone"]
+    by_axis = cells(load_grid(values | {"backbone": backbone | {"batch_norm": ["frozen", "drifting"]}}))
+    of_paper = [cell for cell in by_rule if cell.protocol == "paper"]
+    assert {(c.backbone, c.id): c for c in of_paper} == {(c.backbone, c.id): c for c in by_axis}
+    assert {c.backbone for c in by_rule} == {network, f"{network}-drifting"}
+    of_code = [cell for cell in by_rule if cell.protocol == "code"]
+    assert {c.backbone for c in of_code} == {f"{network}-drifting"} and {c.method for c in of_code} == {"er"}
+    both = load_grid(values | {"protocol": ["paper", "paper+batch_norm"], "backbone": backbone})
+    assert [b.path_name for b in both.all_backbones] == [network, f"{network}-drifting"]
+    assert [b.path_name for b in both.backbones] == [network], "what a run under `paper` has"
 
 
 def test_the_preset_wins_over_the_file():
@@ -419,7 +437,8 @@ def test_names_are_canonical():
     spelt_out = "+".join(["paper", *reversed(rules_of("code"))])
     grid = load_grid(changed("protocol", ["paper+forget+read", spelt_out]))
     assert grid.protocol == ["paper+read+forget", "code"]
-    presets = ["paper", "code", "mammoth"]
+    presets = ["paper", "code", "mammoth", "code+batch_norm", "mammoth+batch_norm", "paper+batch_norm"]
+    presets.append("paper+read+batch_norm")
     assert [name_of(rules_of(name)) for name in presets] == presets
     assert concerning("paper+budget+batches+ridge", "gem", "plain") == "code"
     assert concerning("code", "gem", "plain") == "code"
@@ -437,7 +456,7 @@ def test_names_are_canonical():
             "codee",
             r"protocol: .*unknown protocol 'codee' \(did you mean 'code'\?\); valid: paper, code, mammoth",
         ),
-        ("code+read", r"unknown protocol 'code\+read'"),
+        ("code+read", r"unknown protocol 'code\+read'.* only \+batch_norm can be added"),
         ("paper+reed", r"unknown rule 'reed' \(did you mean 'read'\?\) in protocol 'paper\+reed'"),
         ("paper+", r"unknown rule ''"),
         ("paper+read+read", r"names the rule 'read' twice"),

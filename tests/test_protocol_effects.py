@@ -47,7 +47,7 @@ def entries_of(*documents: list[dict]) -> list:
     unique = {}  # a plain cell that a rule does not concern is one cell
     for one in sum(documents, []):
         cell = one["cell"]
-        keys = ("dataset", "method", "variant", "buffer", "protocol", "budget_unit", "theta")
+        keys = ("dataset", "backbone", "method", "variant", "buffer", "protocol", "budget_unit", "theta")
         unique[tuple(cell[key] for key in keys)] = one
     return summarise(runs_table(list(unique.values())))
 
@@ -235,9 +235,28 @@ def test_the_table_shows_what_was_measured():
     assert rows["paper"][4:] == ["+5.00", "[+2.52, +7.48]", "–", "–", "+8.00"]
     assert rows["paper+budget"][4:] == ["+10.00", "[+7.63, +12.37]", "+5.00", "[+4.75, +5.25]", "+8.00"]
     assert all(len(row) == len(table.header) for row in table.rows)
-    assert (
-        "batch statistics of its backbone drift" in table.caption and "no protocol here does" in table.caption
-    )
+    assert "batch norm of the backbone drifts" in table.caption and "code+batch_norm is all" in table.caption
+
+
+def test_a_drifting_backbone_is_a_rule_beside_the_others():
+    """Compared with the same network in evaluation mode, alone and on top of the code's rules."""
+    drifting = {"backbone": "tiny-drifting"}
+    runs = [
+        *KNOWN,
+        gaining("paper", [1.0, 2.0, 3.0], plain=20.0, **drifting),
+        gaining("code", [-1.0, -2.0, -3.0], plain=20.0, **drifting),
+    ]
+    (comparison,) = comparisons(entries_of(*runs), paper_of(50.0, 58.0))
+    alone, whole = comparison.under("paper+batch_norm"), comparison.under("code+batch_norm")
+    assert (alone.pair.test.difference, alone.moved.difference) == pytest.approx((2.0, -3.0))
+    assert (whole.pair.test.difference, whole.moved.difference) == pytest.approx((-2.0, -7.0))
+    assert comparison.under("code").pair.sharc.backbone == "tiny"
+    sentences = protocol_findings(entries_of(*runs), paper_of(50.0, 58.0))
+    assert any("The code's rule 'batch_norm' alone" in sentence for sentence in sentences)
+    assert any("under code+batch_norm" in sentence for sentence in sentences)
+    alone = [gaining("paper", [1.0, 2.0, 3.0], **drifting), gaining("code", [1.0, 2.0, 3.0], **drifting)]
+    (comparison,) = comparisons(entries_of(*alone), paper_of(50.0, 58.0))
+    assert comparison.under("code") is not None, "without the frozen network it is a backbone like any other"
 
 
 def test_rows_of_different_protocols_never_merge():

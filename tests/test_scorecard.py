@@ -18,7 +18,7 @@ from sharc_core.published import load_published, no_published, published_lookup,
 from sharc_core.report import write_report
 from sharc_core.results import runs_table
 from sharc_core.scorecard import scorecard, tidy_scorecard, write_scorecard
-from sharc_core.setups import below_here, below_paper, overall, setups, significant, verdict
+from sharc_core.setups import below_here, below_paper, overall, own_setting, setups, significant, verdict
 from sharc_core.summary import summarise
 from sharc_core.tables import main_tables, write_tables
 
@@ -117,6 +117,29 @@ def test_what_differs_stands_beside_every_comparison_with_the_paper(published):
     assert "ResNet-18" in card.sentences[0].detail and ours in card.sentences[0].detail
     for table in (card.tables[0], card.pairs[0]):
         assert "ResNet-18 with ImageNet weights at 224 px" in table.caption and ours in table.caption
+
+
+def test_our_setting_says_what_each_batch_norm_does():
+    def setting(*backbones):
+        cells = [cell("er", [80.0], v, backbone=b) for b in backbones for v in ("plain", "sharc")]
+        return own_setting(setups(entries(*cells)))
+
+    assert setting("tiny") == (
+        "Backbone here: tiny, in evaluation mode, features computed once; associative memory: mean."
+    )
+    assert setting("tiny-drifting") == (
+        "Backbone here: tiny-drifting, with batch norm in train mode: training batches are normalised by "
+        "their own statistics, test images by running statistics that follow the stream; associative memory: "
+        "mean."
+    )
+    several = setting("b-drifting", "b", "a-adapted", "a")
+    assert several.startswith(
+        "Backbone here: a, b, in evaluation mode, features computed once; b-drifting, with"
+    )
+    assert several.endswith(
+        "; a-adapted, in evaluation mode with batch statistics of the first task's training images, features "
+        "computed once; associative memory: mean."
+    )
 
 
 def test_pairs_at_full_precision(published, tmp_path):

@@ -131,7 +131,7 @@ def test_bad_studies_are_one_line(study, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["main", "bytes", "learning_curves", "recall_masked", "a b", "a.b", ""])
+@pytest.mark.parametrize("name", ["main", "bytes", "first_task", "recall_masked", "a b", "a.b", ""])
 def test_names_that_are_taken_or_cannot_name_files(name):
     with pytest.raises(UserError, match="studies"):
         load_grid(with_studies({name: {}}))

@@ -1,6 +1,13 @@
 """Backbones: frozen networks that turn images into feature maps. An architecture is one file here."""
 
 from sharc_core.backbones.config import BackboneConfig, PretrainConfig
-from sharc_core.backbones.model import Backbone, check_backbone, load_backbone
+from sharc_core.backbones.model import Backbone, check_backbone, has_batch_norm, load_backbone
 
-__all__ = ["Backbone", "BackboneConfig", "PretrainConfig", "check_backbone", "load_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "PretrainConfig",
+    "check_backbone",
+    "has_batch_norm",
+    "load_backbone",
+]

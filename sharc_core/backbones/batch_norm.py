@@ -7,6 +7,7 @@ the whole batch, its evaluation a function of the batches that it saw last.
 """
 
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,8 +16,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharc_core.backbones.architectures import fuse_batch_norms
-from sharc_core.backbones.model import Backbone
+from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
+from sharc_core.backbones.config import BackboneConfig
+from sharc_core.backbones.model import Backbone, maps_shape
+from sharc_core.backbones.preprocess import resolve
 from sharc_core.determinism import same_bits
 from sharc_core.errors import UserError
 from sharc_core.seeds import generator
@@ -41,7 +44,8 @@ class BatchNorms:
         cumulative = [name for name, layer in self.layers.items() if layer.momentum is None]
         if cumulative:
             raise UserError(
-                f"batch norm {cumulative[0]} has no momentum: its statistics cannot drift, use batch_norm: frozen"
+                f"batch norm {cumulative[0]} has no momentum, so its statistics cannot drift: use batch_norm "
+                "frozen"
             )
         sizes = [2 * layer.num_features for layer in self.layers.values()]
         momenta = [
@@ -65,7 +69,7 @@ class BatchNorms:
 
     @contextmanager
     def seeing_batches(self) -> Iterator[None]:
-        """For a while the layers are in train mode and `statistics` are the last batch's own, unbiased ones."""
+        """For a while the layers are in train mode, and `statistics` the last batch's own (unbiased)."""
         momenta = {name: layer.momentum for name, layer in self.layers.items()}
         try:
             for layer in self.layers.values():
@@ -78,7 +82,7 @@ class BatchNorms:
                 layer.momentum = momenta[name]
 
     def moved(self, running: torch.Tensor, batch: torch.Tensor, passes: int) -> torch.Tensor:
-        """Running statistics after so many passes of a batch with statistics `batch`, in torch's arithmetic."""
+        """Running statistics after passes of a batch with statistics `batch`, in torch's arithmetic."""
         momentum = self._momentum.to(running)
         for _ in range(passes):
             running = momentum * batch + (1 - momentum) * running
@@ -113,8 +117,8 @@ class Drift:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                f"batch_norm drifting: a batch of {len(images)} image with maps of one position has no variance: "
-                "choose a batch_size that leaves no single image over, or larger images"
+                "batch_norm drifting: a batch of one image with maps of one position has no variance: choose "
+                "a training.batch_size that leaves no single image over, or larger images"
             ) from None
         batch = self.norms.statistics()
         self.running = {p: self.norms.moved(running, batch, p) for p, running in self.running.items()}
@@ -146,3 +150,32 @@ def adapted(
                 backbone(batch)
             total = total + len(part) / len(index) * norms.statistics()
         return evaluated(backbone, total)
+
+
+def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, float]:
+    """What an image costs one core here: in train mode in batches of ten (0: not asked), and evaluated.
+
+    Measured on a network with random weights, which take the same time.
+    """
+    form = resolve(config)
+    body = cut_at_maps(build_classifier(config.arch, side=form.image_size), config.arch)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        backbone = Backbone(body, config, maps_shape(config, form.image_size), "", form, fuse=False)
+        images = torch.randn(10, 3, form.image_size, form.image_size)
+        with torch.inference_mode():
+            seconds = [0.0, _seconds(evaluated(backbone, BatchNorms(body).statistics()), images)]
+            if train_mode:
+                with BatchNorms(backbone.body).seeing_batches():
+                    seconds[0] = _seconds(backbone, images)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds[0] / len(images), seconds[1] / len(images)
+
+
+def _seconds(backbone: Backbone, images: torch.Tensor) -> float:
+    backbone(images)  # the first one prepares the kernels
+    began = time.perf_counter()
+    backbone(images)
+    return time.perf_counter() - began

@@ -57,12 +57,13 @@ class BackboneConfig(Settings):
     normalisation: by the mean and std of the `weights`, after the resize; or by those of the `dataset`'s own
     training images, before it (SHARC's published code).
     batch_norm: a list is an axis of the grid. `frozen`: evaluation mode. `drifting`: train mode, in which
-    SHARC's published code leaves its frozen backbone: every training batch is normalised by its own statistics,
-    and tests by running statistics that follow the stream. `adapted`: running statistics estimated anew on the
-    first task's training images, then frozen.
-    passes: of every training batch through the drifting network; None: what each method's published code makes.
-    maps: which training maps of a drifting network are kept: those that some memory of the grid is expected to
-    hold, or all.
+    SHARC's published code leaves its frozen backbone: every training batch is normalised by its own
+    statistics, and tests by running statistics that follow the stream. `adapted`: running statistics
+    estimated anew on the first task's training images, then frozen.
+    passes: of a training batch through the drifting network; None: as many as each method's published code
+    makes.
+    maps: which training maps of a drifting network are kept: those that some memory of the grid is expected
+    to hold, or all.
     sha256: of a weights file of one's own, checked before anything else.
     """
 
@@ -135,7 +136,7 @@ class BackboneConfig(Settings):
 
     @property
     def path_name(self) -> str:
-        """The backbone's name in paths and tables: the network's, and what its batch norm does if not frozen."""
+        """The name in paths and tables: the network's, and what its batch norm does unless that is frozen."""
         return self.network_name if self.batch_norm == "frozen" else f"{self.network_name}-{self.batch_norm}"
 
     @property

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharc_core.backbones.architectures import (
     ARCHITECTURES,
@@ -124,6 +125,13 @@ def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
         body = _body(config.arch, side, "meta")
         check_fit(local_shapes(Path(config.weights)), body, config.arch, f"weights file {config.weights}")
     return shape
+
+
+def has_batch_norm(config: BackboneConfig) -> bool:
+    """Whether the network has running statistics, on its way to the maps."""
+    body = _body(config.arch, resolve(config).image_size, "meta")
+    called = {node.target for node in body.graph.nodes if node.op == "call_module"}
+    return any(isinstance(body.get_submodule(name), _BatchNorm) for name in called)
 
 
 def load_backbone(

@@ -50,8 +50,8 @@ class Extraction:
     pooled: torch.dtype = torch.float32
     tally: Tally | None = field(default=None, init=False)
 
-    def extract(self, part: Part, out: Path, train: Path | None = None) -> None:
-        """Write one part's folder, its manifest last. train: the folder of the seed's `train` part, for `tests`.
+    def run(self, part: Part, out: Path, train: Path | None = None) -> None:
+        """Write one part's folder, its manifest last. train: for `tests`, the seed's `train` folder.
 
         What an interrupted call finished of a task is used again. Raises UserError when the disk is too
         small, for a batch without variance, and for maps beyond float16.
@@ -188,7 +188,7 @@ class Extraction:
         _save(folder / "tested.npy", tested)
 
     def _pass(self, drift: Drift, order: torch.Tensor, part: Part, kept: Kept, folder: Path) -> None:
-        """Training images `order` (N,) in batches: pooled vectors, non-zero values, and maps of the last ones."""
+        """Training images `order` (N,) in batches: pooled vectors, numbers of non-zero values, last maps."""
         view = view_of(part.seed, self.views)
         shape = self.prepared.train_images.shape
         moves = moves_of_view(shape, view) if view else None

@@ -16,7 +16,7 @@ from sharc_core.integrity import REMEDY, check_files
 class Visits:
     """Training images as one seed's network saw them in one task, in the order of the visit.
 
-    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): of the last m.
+    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): the last m.
     """
 
     order: torch.Tensor
@@ -29,9 +29,10 @@ class Visits:
 class DriftingFeatures:
     """What sharc_core.views.DriftingReplicas reads.
 
-    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values: which a training
-    image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes, per task the
-    pooled vectors of the first test images of test_order (M,); tested_at_start and joint_tested (by seed) of all.
+    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because which a
+    training image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes,
+    for each task the pooled vectors of the first test images of test_order (M,); tested_at_start and
+    joint_tested (by seed): of all.
     """
 
     train_maps: torch.Tensor

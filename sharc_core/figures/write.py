@@ -9,6 +9,7 @@ from matplotlib import style
 
 from sharc_core.errors import UserError
 from sharc_core.figures.curves import curves_figure, curves_of
+from sharc_core.figures.first_task import first_task_figure, first_task_of, first_task_words
 from sharc_core.figures.memory_bytes import bytes_figure
 from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
@@ -16,13 +17,14 @@ from sharc_core.figures.style import STYLE, save
 from sharc_core.figures.theta import theta_figure
 from sharc_core.figures.words import words
 from sharc_core.files import write_json
-from sharc_core.labels import scenario_key
+from sharc_core.labels import has_batch_norms, scenario_key
 from sharc_core.lineage import lineage
 from sharc_core.origin import UNKNOWN
 from sharc_core.sub_grid import MAIN, Study
 from sharc_core.summary import runs_of, summarise
 
 NAMES = ("learning_curves", "bytes")  # figures of the grid itself
+FIRST_TASK = "first_task"  # a figure of all runs, of scenarios with several batch norms of a network
 SETTINGS = ("associative_memory", "saliency")
 
 
@@ -34,23 +36,27 @@ def write_figures(
     config: str = UNKNOWN,
 ) -> list[Path]:
     """Write {learning_curves,bytes}_{scenario}.{svg,png,json}, and {study}_{scenario} of every study with
-    a figure, for the scenarios in their runs; returns the paths.
+    a figure, for the scenarios in their runs; returns the paths. Where a scenario has runs of one network
+    under frozen and another batch norm, first_task_{scenario} is written too.
 
     cells: the documents that the runs come from (the curves need their matrices). The .json holds the
     figure's words (see words.words), what it is and what it comes from: {"kind", "study", "scenario",
-    "title", "alt", "caption", "origin"}. config: the grid's hash.
+    "title", "alt", "caption", "origin"}; "study" is null for first_task, which shows all runs. config: the
+    grid's hash.
     """
-    written, curves = [], curves_of(cells)
+    written, curves, first_task = [], curves_of(cells), first_task_of(cells)
     draw = {
         "learning_curves": partial(curves_figure, curves=curves),
         "bytes": bytes_figure,
         "theta": theta_figure,
         "protocol": protocols_figure,
+        FIRST_TASK: partial(first_task_figure, curves=first_task),
     } | {name: partial(settings_figure, setting=name) for name in SETTINGS}
     wanted = [(MAIN, kind, kind, None) for kind in NAMES]
     wanted += [
         (name, s.figure, name, s.title or name.replace("_", " ")) for name, s in (studies or {}).items()
     ]
+    wanted += [(None, FIRST_TASK, FIRST_TASK, None)] if has_batch_norms(runs["backbone"]) else []
     for study, kind, name, title in wanted:
         if kind is None:
             continue
@@ -59,12 +65,16 @@ def write_figures(
             raise UserError(f"runs.csv has no run of study {study}: run it again")
         for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
             chosen = [entry for entry in entries if entry.scenario == scenario]
+            is_first_task = kind == FIRST_TASK
+            if is_first_task and not has_batch_norms(entry.backbone for entry in chosen):
+                continue
             base = Path(folder) / f"{name}_{scenario}"
             # "default": a user's own matplotlibrc must not change our figures
             with style.context(["default", STYLE]):
                 written += save(draw[kind](chosen), base)
             about = {"kind": kind, "study": study, "scenario": scenario}
             origin = lineage(runs_of(runs, study, scenario), config)
-            write_json(base.with_suffix(".json"), about | words(kind, chosen, title) | {"origin": origin})
+            said = first_task_words(chosen, first_task) if is_first_task else words(kind, chosen, title)
+            write_json(base.with_suffix(".json"), about | said | {"origin": origin})
             written.append(base.with_suffix(".json"))
     return written

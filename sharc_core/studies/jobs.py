@@ -3,6 +3,7 @@
 from itertools import product
 from pathlib import Path
 
+from sharc_core.backbones import BackboneConfig
 from sharc_core.config import Grid, listed, memory_of
 from sharc_core.recall_settings import RecallJob
 
@@ -14,6 +15,11 @@ def recall_settings(grid: Grid) -> dict[str, dict]:
         kind, settings = memory_of(grid.sharc, name)
         found[name] = {"kind": kind, **settings}
     return found
+
+
+def recall_backbones(grid: Grid) -> list[BackboneConfig]:
+    """The backbones whose maps are recalled: a drifting one has others for every seed."""
+    return [backbone for backbone in grid.backbones if backbone.batch_norm != "drifting"]
 
 
 def recall_jobs(grid: Grid) -> list[RecallJob]:
@@ -31,7 +37,7 @@ def recall_jobs(grid: Grid) -> list[RecallJob]:
             study=grid.recall,
         )
         for (name, dataset), backbone, (called, values) in product(
-            grid.datasets.items(), grid.backbones, recall_settings(grid).items()
+            grid.datasets.items(), recall_backbones(grid), recall_settings(grid).items()
         )
     ]
 

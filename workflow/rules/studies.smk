@@ -98,7 +98,7 @@ rule recall_provenance:
     params:
         script=script_of("recall_provenance.py"),
         config=grid.model_dump(mode="json"),
-        features=sorted({str(layout.features(*key[:2])) for key in extracted_views(grid)}),
+        features=sorted({str(layout.features(job.dataset, job.backbone)) for job in RECALL.values()}),
         code=[
             stage_hash(*TABLE_CODE["recall"], "studies.recall_figures"),
             *sorted({recall_hash(job.memory_kind) for job in RECALL.values()}),
