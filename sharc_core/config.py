@@ -421,7 +421,7 @@ def _check_names(grid: Grid) -> None:
     for backbone in listed(grid.backbone):
         if network_and_batch_norm(backbone.network_name)[1] != "frozen":
             raise UserError(
-                f"config: backbone: {backbone.network_name!r} ends as the name of a backbone whose batch norm "
+                f"config: backbone: {backbone.network_name!r} ends as the name of one whose batch norm "
                 "is not frozen: give another name"
             )
     if long := [name for name in names if len(name) > PATH_NAME_LIMIT]:
