@@ -12,7 +12,8 @@ from sharc_core.capacity import budget_of
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source
 from sharc_core.device import resolve_device
-from sharc_core.drifting.parts import Part, extent
+from sharc_core.drifting.part import Part
+from sharc_core.drifting.plan import extent
 from sharc_core.errors import Missing, UserError, shown
 from sharc_core.features import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.pipeline import Layout

@@ -27,7 +27,8 @@ from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import SOURCES, PreparedData, Source, open_prepared
 from sharc_core.device import keep_memory, resolve_device
 from sharc_core.drifting.extract import Extraction
-from sharc_core.drifting.parts import Part, parts_of
+from sharc_core.drifting.part import Part
+from sharc_core.drifting.plan import parts_of
 from sharc_core.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.errors import UserError
 from sharc_core.features import Features, extract_features, open_views
@@ -36,7 +37,7 @@ from sharc_core.pretrain import pretrain
 from sharc_core.provenance import library_versions, stage_hash
 from sharc_core.streams import Stream, make_stream
 from sharc_core.unroll import extracted_views, kept_maps
-from sharc_core.views import needed_views, view_numbers
+from sharc_core.views import needed_views, view_numbers, view_of
 
 Progress = Callable[[str], None] | None
 
@@ -163,8 +164,8 @@ def pretrain_code(config: BackboneConfig) -> tuple[str | Path, ...]:
 
 def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
     """Roots of the code that a backbone's features come from."""
-    root = "drifting.extract" if config.batch_norm == "drifting" else "features"
-    return root, Path(ARCHITECTURES.module_file(config.arch))
+    roots = {"drifting": ["drifting.extract"], "adapted": ["features", "backbones.batch_norm", "streams"]}
+    return *roots.get(config.batch_norm, ["features"]), Path(ARCHITECTURES.module_file(config.arch))
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
@@ -234,8 +235,10 @@ def build_features(
     )
     out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
     if config.batch_norm == "drifting":
-        extraction = Extraction(prepared, stream, model, config.views, device, progress)
-        extraction.run(Part.parse(view), out, layout.made_from(dataset, backbone, view))
+        part = Part.parse(view)
+        seen = 0 if part.seed is None else view_of(part.seed, config.views)
+        extraction = Extraction(prepared, stream, model, seen, device, progress)
+        extraction.run(part, out, layout.made_from(dataset, backbone, view))
         return
     if config.batch_norm == "adapted":
         model = adapted(model, prepared.train_images, stream.train[0], device)

@@ -6,7 +6,8 @@ from typing import Any
 from sharc_core.backbones import BackboneConfig
 from sharc_core.cell import Cell, Scenario
 from sharc_core.config import Grid, Mass, listed, memory_of, settings_of, study_grid, under_protocol
-from sharc_core.drifting.parts import Kept, kept_for, parts_of
+from sharc_core.drifting.part import Kept
+from sharc_core.drifting.plan import kept_for, parts_of
 from sharc_core.errors import UserError
 from sharc_core.methods import METHODS
 from sharc_core.protocol import concerning
@@ -45,7 +46,7 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
 def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
     """Data set, backbone and view of all features that the grid's cells and its recall study read.
 
-    Of a drifting backbone: names of parts (see sharc_core.drifting.parts) in the place of views.
+    Of a drifting backbone: names of parts (see sharc_core.drifting.part) in the place of views.
     """
     by_pair: dict[tuple[str, str], list[Cell]] = {
         (name, backbone.path_name): [] for backbone in grid.all_backbones for name in grid.datasets

@@ -26,7 +26,8 @@ from sharc_core.capacity import budget_of
 from sharc_core.config import load_grid
 from sharc_core.datasets import PreparedData
 from sharc_core.drifting.extract import STATISTICS, Extraction
-from sharc_core.drifting.parts import FEWEST, START, Kept, Part, extent, kept_for, parts_of
+from sharc_core.drifting.part import FEWEST, START, Kept, Part
+from sharc_core.drifting.plan import extent, kept_for, parts_of
 from sharc_core.drifting.reading import open_drifting
 from sharc_core.encoding import kept_channels
 from sharc_core.errors import UserError
@@ -191,7 +192,7 @@ def test_passes_move_the_statistics_as_torch_does(normed, passes, dtype, toleran
     network = copy.deepcopy(backbone.body)
     for layer in BatchNorms(network).layers.values():
         layer.train()
-    drift = Drift(backbone, [passes])
+    drift = Drift(backbone, {passes: BatchNorms(backbone.body).statistics()})
     with torch.inference_mode():
         for batch in torch.randn(4, 7, 3, 16, 16, dtype=dtype):
             maps = drift.maps(batch)
@@ -208,7 +209,7 @@ def test_maps_in_train_mode_do_not_depend_on_the_running_statistics(normed):
     norms.set(norms.statistics() * 3 + 1)
     images = torch.randn(6, 3, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(Drift(one, [1]).maps(images), Drift(other, [1]).maps(images))
+        assert torch.equal(Drift(one, {}).maps(images), Drift(other, {}).maps(images))
         tested = [evaluated(b, BatchNorms(b.body).statistics())(images) for b in (normed, other)]
     assert not torch.allclose(*tested, atol=0.1)
 
@@ -649,7 +650,7 @@ def test_a_view_shows_the_images_that_the_views_features_are_of(tmp_path):
         extract_features(IMAGES, recording(), tmp_path / f"view{view}", view=view)
         wanted = torch.cat(seen)[:150]
         seen.clear()
-        extraction = Extraction(IMAGES, STREAM, recording(), views=3)
+        extraction = Extraction(IMAGES, STREAM, recording(), view)
         extraction.run(part, tmp_path / part.name)
         order = torch.cat([STREAM.order(task, 0, [seed])[0] for task in range(TASKS)])
         assert torch.equal(torch.cat(seen), wanted[order])
@@ -661,7 +662,7 @@ def test_without_batch_norm_drifting_features_are_frozen_ones(tmp_path, views):
     """Up to what the size of a batch does to rounding."""
     seed = 4
     parts = [START, Part("train", seed, 10, kept=ALL), Part("tests", seed, 10, 2), Part("joint", seed, 10, 1)]
-    drifting = open_drifting(list(extract(tmp_path, parts, make_bare, views=views).values()))
+    drifting = open_drifting(list(extract(tmp_path, parts, make_bare, view=view_of(seed, views)).values()))
     extract_features(IMAGES, make_bare(), tmp_path / "frozen", view=view_of(seed, views))
     if view_of(seed, views) > 1:  # has no test images
         frozen = SimpleNamespace(

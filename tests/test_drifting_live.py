@@ -18,7 +18,8 @@ from sharc_core.backbones import Backbone, BackboneConfig
 from sharc_core.backbones.preprocess import resolve
 from sharc_core.config import load_grid
 from sharc_core.drifting.extract import Extraction
-from sharc_core.drifting.parts import Kept, parts_of
+from sharc_core.drifting.part import Kept
+from sharc_core.drifting.plan import parts_of
 from sharc_core.drifting.reading import open_drifting
 from sharc_core.heads import make_head
 from sharc_core.methods import METHODS

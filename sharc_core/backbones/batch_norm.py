@@ -8,7 +8,7 @@ the whole batch, its evaluation a function of the batches that it saw last.
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -96,14 +96,11 @@ class Drift:
     pass is enough, however many the published code makes.
     """
 
-    def __init__(
-        self, backbone: Backbone, passes: Sequence[int], running: dict[int, torch.Tensor] | None = None
-    ):
-        """backbone: not fused. running: statistics to go on from; None: those of the network."""
+    def __init__(self, backbone: Backbone, running: dict[int, torch.Tensor]):
+        """backbone: not fused. running: statistics (S,) to go on from, by the number of passes."""
         self.backbone = backbone
         self.norms = BatchNorms(backbone.body)
-        start = self.norms.statistics()
-        self.running = dict.fromkeys(passes, start) if running is None else running
+        self.running = running
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images (B, 3, S, S) -> maps (B, K, h, w), and the statistics move.

@@ -18,14 +18,13 @@ from sharc_core.backbones.config import PASSES_LIMIT
 from sharc_core.datasets import PreparedData
 from sharc_core.determinism import same_bits
 from sharc_core.device import device_text
-from sharc_core.drifting.parts import Kept, Part
+from sharc_core.drifting.part import Kept, Part
 from sharc_core.errors import UserError
 from sharc_core.features import Tally, check_space, half, moves_of_view
 from sharc_core.files import atomic_folder, digest, read_json, write_json
 from sharc_core.integrity import check_files, entry, stamp
 from sharc_core.pooling import pool
 from sharc_core.streams import Stream
-from sharc_core.views import view_of
 
 TESTED = 16  # test images at a time: what fits a core's caches is fastest
 PASSES = range(1, PASSES_LIMIT + 1)
@@ -36,19 +35,23 @@ STATISTICS = "statistics.safetensors"
 class Extraction:
     """What the parts of one data set and backbone are extracted from.
 
-    backbone: not fused. views: of the backbone, see sharc_core.views. maps, pooled: types that are stored;
-    others are for comparisons.
+    backbone: not fused. view: number of the view that the training images are seen in. maps, pooled: types
+    that are stored; others are for comparisons.
     """
 
     prepared: PreparedData
     stream: Stream
     backbone: Backbone
-    views: int = 1
+    view: int = 0
     device: torch.device | str = "cpu"
     progress: Callable[[str], None] | None = None
     maps: torch.dtype = torch.float16
     pooled: torch.dtype = torch.float32
     tally: Tally | None = field(default=None, init=False)
+    loaded: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.loaded = BatchNorms(self.backbone.body).statistics()  # a pass leaves others in the network
 
     def run(self, part: Part, out: Path, train: Path | None = None) -> None:
         """Write one part's folder, its manifest last. train: for `tests`, the seed's `train` folder.
@@ -145,9 +148,7 @@ class Extraction:
             yield f"task{task}", make
 
     def _evaluated(self, statistics: torch.Tensor | None) -> Backbone:
-        if statistics is None:
-            statistics = BatchNorms(self.backbone.body).statistics()
-        return evaluated(self.backbone, statistics.to(self.device))
+        return evaluated(self.backbone, (self.loaded if statistics is None else statistics).to(self.device))
 
     def _pooled_tests(self, backbone: Backbone, index: torch.Tensor) -> torch.Tensor:
         rows = []
@@ -169,7 +170,7 @@ class Extraction:
     # --- training images -------------------------------------------------------------------------
 
     def _training(self, part: Part, out: Path) -> Iterator[tuple[str, Callable]]:
-        drift = Drift(self.backbone, PASSES)
+        drift = Drift(self.backbone, dict.fromkeys(PASSES, self.loaded))
         for task in range(self.stream.tasks):
 
             def make(folder: Path, task: int = task) -> None:
@@ -181,7 +182,7 @@ class Extraction:
             drift.running = {passes: values.to(self.device) for passes, values in finished.items()}
 
     def _joint(self, part: Part, folder: Path) -> None:
-        drift = Drift(self.backbone, [part.passes])
+        drift = Drift(self.backbone, {part.passes: self.loaded})
         order = self.stream.joint().order(0, 0, [part.seed])[0]
         self._pass(drift, order, part, Kept(0), folder)
         tested = self._pooled_tests(self._evaluated(drift.running[part.passes]), torch.cat(self.stream.test))
@@ -189,9 +190,8 @@ class Extraction:
 
     def _pass(self, drift: Drift, order: torch.Tensor, part: Part, kept: Kept, folder: Path) -> None:
         """Training images `order` (N,) in batches: pooled vectors, numbers of non-zero values, last maps."""
-        view = view_of(part.seed, self.views)
         shape = self.prepared.train_images.shape
-        moves = moves_of_view(shape, view) if view else None
+        moves = moves_of_view(shape, self.view) if self.view else None
         pooled, counts, tail = [], [], _Tail(kept, len(order), folder, drift.backbone, self.maps)
         for index in order.split(part.batch):
             images = torch.from_numpy(np.array(self.prepared.train_images[index.numpy()]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sharc_core.drifting.parts import Part
+from sharc_core.drifting.part import START, Part
 from sharc_core.errors import UserError
 from sharc_core.features import map_array
 from sharc_core.files import read_json
@@ -56,13 +56,13 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
     """
     manifests = {Path(folder): _manifest(Path(folder), verify) for folder in folders}
     parts = {Part.parse(manifest["part"]): folder for folder, manifest in manifests.items()}
-    first = manifests[parts[Part("start")]]
+    first = manifests[parts[START]]
     for folder, manifest in manifests.items():
         if any(manifest[key] != first[key] for key in ("dataset", "backbone", "shape", "classes", "counts")):
             raise UserError(
                 f"features {folder} are not of the same data and backbone as the others: {REMEDY}"
             )
-    start = parts[Part("start")] / "start"
+    start = parts[START] / "start"
     tasks = range(first["counts"]["tasks"])
     visits, joint, tested, joint_tested = {}, {}, {}, {}
     for part, folder in parts.items():
@@ -101,11 +101,13 @@ def _manifest(folder: Path, verify: bool) -> dict:
     manifest = read_json(folder / "manifest.json")
     try:
         check_files(folder, manifest["files"], verify)
-        for key in ("part", "classes", "dataset", "backbone", "shape"):
+        Part.parse(manifest["part"])
+        for key in ("classes", "dataset", "backbone", "shape"):
             manifest[key]
-        manifest["counts"]["tasks"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'manifest.json'} is damaged ({error} is missing): {REMEDY}") from None
+        for key in ("train", "test", "tasks"):
+            manifest["counts"][key]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'manifest.json'} is damaged ({error}): {REMEDY}") from None
     return manifest
 
 

@@ -1,82 +1,14 @@
-"""The parts that drifting features are extracted in, each a folder and a job, and which of them a cell reads.
-
-`start`: the test images before the stream. `train`: a seed's training images as they pass by, and the running
-statistics after each task. `tests`: the test images after each task, for one number of passes. `joint`: all
-of it for JOINT, whose stream is shuffled.
-"""
+"""Which parts of drifting features cells read, what they cost, and which training maps are kept."""
 
 import math
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sharc_core.cell import Cell
+from sharc_core.drifting.part import START, Kept, Part
 from sharc_core.methods import METHODS
 
-FEWEST = 256  # maps kept of every task at least: a little more than is needed now saves an extraction later
 MARGIN = 3  # how many times what samples cost on average is kept where the budget counts non-zero values
-WIDTHS = {
-    "float32": 2.0,
-    "float16": 1.0,
-    "int8": 0.5,
-}  # of stored values, by what a buffer's slot is counted in
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Which training maps of a task are kept: its last ones, as many as `samples` says.
-
-    samples: None for all. full: and as many as have the values of so many full maps that are not zero.
-    """
-
-    samples: int | None = FEWEST
-    full: int = 0
-
-    def __or__(self, other: "Kept") -> "Kept":
-        """What holds both."""
-        if self.samples is None or other.samples is None:
-            return Kept(None)
-        return Kept(max(self.samples, other.samples), max(self.full, other.full))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part; what does not apply is None. batch: size of the training batches."""
-
-    kind: str
-    seed: int | None = None
-    batch: int | None = None
-    passes: int | None = None
-    kept: Kept | None = None
-
-    @property
-    def name(self) -> str:
-        """Its folder; parse() reads it."""
-        name = self.kind
-        for key in ("seed", "batch", "passes"):
-            value = getattr(self, key)
-            name += "" if value is None else f"-{key}{value}"
-        if self.kept is not None:
-            name += "-all" if self.kept.samples is None else f"-last{self.kept.samples}"
-            name += f"-full{self.kept.full}" if self.kept.full else ""
-        return name
-
-    @classmethod
-    def parse(cls, name: str) -> "Part":
-        """The part of a folder's name."""
-        pattern = r"(start|train|tests|joint)(?:-seed(\d+)-batch(\d+))?(?:-passes(\d))?"
-        pattern += r"(?:-(all)|-last(\d+))?(?:-full(\d+))?"
-        kind, seed, batch, passes, whole, last, full = re.fullmatch(pattern, name).groups()
-        kept = Kept(None if whole else int(last), int(full or 0)) if whole or last else None
-        numbers = (None if value is None else int(value) for value in (seed, batch, passes))
-        return cls(kind, *numbers, kept)
-
-    def source(self, kept: Kept) -> "Part":
-        """The `train` part that a `tests` part has its running statistics from."""
-        return Part("train", self.seed, self.batch, kept=kept)
-
-
-START = Part("start")
+WIDTHS = {"float32": 2.0, "float16": 1.0, "int8": 0.5}  # of stored values, in those of a buffer's slot
 
 
 def parts_of(cells: Iterable[Cell], kept: Kept) -> list[Part]:
@@ -115,9 +47,10 @@ def extent(part: Part, counts: dict[str, int], tasks: int, shape: tuple[int, int
 def kept_for(cells: Iterable[Cell], everything: bool = False) -> Kept:
     """Which maps the memories of some cells of one data set and backbone are expected to hold, rounded up.
 
-    everything: the backbone's `maps: all`. A plain memory of float16 keeps pooled vectors alone; a reservoir
-    may keep any sample. In the unit `nonzero` what a sample costs is not known beforehand: what is kept is
-    MARGIN times what fits where non-zero values lie evenly among the channels.
+    everything: the backbone's `maps: all`. A plain memory of float16 keeps pooled vectors alone. A reservoir
+    may keep any sample; so may one that swaps samples with every batch (`batches`), in which some of the
+    first may stay to the end. In the unit `nonzero` what a sample costs is not known beforehand: what is
+    kept is MARGIN times what fits where non-zero values lie evenly among the channels.
     """
     kept = Kept(None) if everything else Kept()
     for cell in cells:
@@ -131,8 +64,8 @@ def _kept_by(cell: Cell) -> Kept:
     if cell.buffer is None or (cell.variant == "plain" and cell.storage == "float16"):
         return Kept()
     theta = cell.theta or 0.0
-    is_unknown = cell.selection == "reservoir" or cell.budget_split == "carry" or cell.mass is not None
-    if is_unknown or theta > 0.99:
+    is_any = cell.selection != "last" or cell.budget_split == "carry" or cell.mass is not None
+    if is_any or theta > 0.99:
         return Kept(None)
     share = 1 / cell.tasks
     if isinstance(cell.budget_split, list):
