@@ -11,11 +11,16 @@ from test_pretrain import coloured_squares
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
+from sharc_core.backbones.batch_norm import adapted
 from sharc_core.device import device_text, resolve_device
+from sharc_core.drifting.extract import Extraction
+from sharc_core.drifting.part import START, Kept, Part
+from sharc_core.drifting.reading import open_drifting
 from sharc_core.features import extract_features, open_features
 from sharc_core.learner import run_cell
 from sharc_core.methods import METHODS
 from sharc_core.pretrain import pretrain
+from sharc_core.streams import make_stream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
@@ -101,6 +106,34 @@ def test_features(tmp_path, precision):
     assert found["there"].manifest == found["again"].manifest  # checksums among it
     here, there = (found[name].train_maps.float() for name in ("here", "there"))
     assert (here - there).abs().max() <= (0.01 if precision == "float32" else 0.1) * here.abs().max()
+
+
+def test_drifting_and_adapted_features(tmp_path):
+    """Statistics and maps as on the CPU, up to rounding, which a drift of some steps does not magnify."""
+    data = random_images()
+    labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
+    stream = make_stream(*labels, len(data.classes), 1)
+    train = Part("train", 0, 10, kept=Kept(None))
+    found, adapted_maps = {}, {}
+    torch.manual_seed(0)
+    save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
+    config = BackboneConfig(arch="resnet_small", weights=str(path), image_size=32, batch_norm="drifting")
+    for name, device in (("here", "cpu"), ("there", "cuda"), ("again", "cuda")):
+        root = tmp_path / name
+        extraction = Extraction(data, stream, load_backbone(config, path, device, fuse=False), device=device)
+        for part in (START, train, Part("tests", 0, 10, 2)):
+            extraction.run(part, root / part.name, root / train.name)
+        found[name] = open_drifting([root / p.name for p in (START, train, Part("tests", 0, 10, 2))])
+        network = adapted(
+            load_backbone(config, path, device, fuse=False), data.train_images, stream.train[0], device
+        )
+        images = network.preprocess(torch.from_numpy(np.array(data.test_images)))
+        adapted_maps[name] = network(images).cpu()
+    for get in (lambda f: f.visits[0][0].maps.float(), lambda f: f.tested[0, 2][0]):
+        here, there, again = (get(found[name]) for name in ("here", "there", "again"))
+        assert torch.equal(there, again) and (here - there).abs().max() <= 0.02 * here.abs().max()
+    here, there, again = adapted_maps.values()
+    assert torch.equal(there, again) and (here - there).abs().max() <= 0.02 * here.abs().max()
 
 
 @pytest.mark.parametrize("arch", ["resnet_small", "mobilenet_v3_small"])

@@ -13,9 +13,14 @@ from torch import nn
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
+from sharc_core.backbones.batch_norm import adapted
+from sharc_core.backbones.preprocess import of_images, resolve
 from sharc_core.cell import HeadConfig
 from sharc_core.determinism import AveragePool, replace_pools, same_bits
+from sharc_core.drifting.extract import Extraction
+from sharc_core.drifting.part import START, Kept, Part
 from sharc_core.features import extract_features, open_features
+from sharc_core.files import read_json
 from sharc_core.learner import make_memory, run_cell
 from sharc_core.methods import METHODS
 from sharc_core.pretrain import pretrain
@@ -239,6 +244,35 @@ def test_features(tmp_path, precision, view):
     assert places.on_gpu > 100
     assert (here.manifest["device"], there.manifest["device"]) == ("cpu", NAME)
     assert here.manifest["files"] == there.manifest["files"]  # their checksums
+
+
+def test_drifting_and_adapted_features(tmp_path):
+    save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
+    config = BackboneConfig(
+        arch="resnet_small", weights=str(path), image_size=24, batch_norm="drifting", normalisation="dataset"
+    )
+    data = random_images(train=12, test=6)
+    labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
+    stream, form = make_stream(*labels, 3, 1), of_images(resolve(config), data.train_images)
+    train = Part("train", 0, 5, kept=Kept(None))
+    parts = [START, train, Part("tests", 0, 5, 2), Part("joint", 0, 5, 1)]
+
+    def extract(folder, device):
+        network = load_backbone(config, path, device, form=form, fuse=False)
+        extraction = Extraction(data, stream, network, view=1, device=device)
+        for part in parts:
+            extraction.run(part, folder / part.name, folder / train.name)
+        network = load_backbone(config, path, device, form=form, fuse=False)
+        fixed = adapted(network, data.train_images, torch.arange(8), device)
+        extract_features(data, fixed, folder / "adapted", device=device)
+        return [read_json(folder / name / "manifest.json") for name in (*(p.name for p in parts), "adapted")]
+
+    here = extract(tmp_path / "cpu", "cpu")
+    with pretended_gpu() as places:
+        there = extract(tmp_path / "cuda", "cuda")
+    assert places.on_gpu > 100
+    for one, other in zip(here, there, strict=True):
+        assert (one["device"], other["device"]) == ("cpu", NAME) and one["files"] == other["files"]
 
 
 @pytest.mark.parametrize("arch", ["resnet_small", "mobilenet_v3_small"])
