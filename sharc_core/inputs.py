@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
-from sharc_core.backbones.batch_norm import seconds_per_image
 from sharc_core.backbones.checksums import check_stated
+from sharc_core.backbones.timing import seconds_per_image
 from sharc_core.capacity import budget_of
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import Source

@@ -37,10 +37,10 @@ from sharc_core.filling import whole_batches
 from sharc_core.integrity import stamp
 from sharc_core.learner import evaluate, run_cell
 from sharc_core.methods import METHODS
-from sharc_core.pipeline import Layout, ensure_features, features_code
+from sharc_core.pipeline import Layout, build_features, ensure_features, features_code
 from sharc_core.pooling import pool
 from sharc_core.streams import make_stream
-from sharc_core.unroll import cells
+from sharc_core.unroll import cells, extracted_views
 from sharc_core.views import DriftingReplicas, view_of
 
 torch.set_num_threads(1)
@@ -846,6 +846,29 @@ def test_a_grid_makes_the_parts_that_its_cells_read(tmp_path, monkeypatch):
     assert names["joint"] == {"start", "joint-seed0-batch10-passes1"}
     assert names["er"] == {"start", "train-seed0-batch10-last256", "tests-seed0-batch10-passes2"}
     assert {path.name for path in made.iterdir()} == names["joint"] | names["er"]
+
+
+def test_a_job_shows_a_seed_its_view_of_the_training_images(tmp_path, monkeypatch):
+    """The parts of test images alone are of the images as they are."""
+    shown = {}
+
+    class Recording(Extraction):
+        def run(self, part, out, train=None):
+            shown[part.kind, part.seed] = self.view
+
+    monkeypatch.setattr("sharc_core.pipeline.Extraction", Recording)
+    monkeypatch.setattr("sharc_core.pipeline.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.pipeline.check_weights", lambda *_: None)
+    monkeypatch.setattr("sharc_core.pipeline.load_backbone", lambda *_, **__: make_small())
+    backbone = make_config(views=3).model_dump()
+    datasets = {"greys": {"source": "digits", "tasks": 2}}
+    values = {"datasets": datasets, "backbone": backbone, "data_dir": str(tmp_path)}
+    grid = load_grid(values | {"methods": ["joint", "er"], "buffers": [6], "seeds": [0, 4]})
+    for key in extracted_views(grid):
+        build_features(grid, *key)
+    assert shown["start", None] == 0
+    for seed in (0, 4):
+        assert shown["train", seed] == shown["joint", seed] == view_of(seed, 3) > 0
 
 
 def test_no_code_of_methods_and_memories_is_behind_the_features():

@@ -7,7 +7,6 @@ the whole batch, its evaluation a function of the batches that it saw last.
 """
 
 import copy
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,10 +15,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
-from sharc_core.backbones.config import BackboneConfig
-from sharc_core.backbones.model import Backbone, maps_shape
-from sharc_core.backbones.preprocess import resolve
+from sharc_core.backbones.architectures import fuse_batch_norms
+from sharc_core.backbones.model import Backbone
 from sharc_core.determinism import same_bits
 from sharc_core.errors import UserError
 from sharc_core.seeds import generator
@@ -147,32 +144,3 @@ def adapted(
                 backbone(batch)
             total = total + len(part) / len(index) * norms.statistics()
         return evaluated(backbone, total)
-
-
-def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, float]:
-    """What an image costs one core here: in train mode in batches of ten (0: not asked), and evaluated.
-
-    Measured on a network with random weights, which take the same time.
-    """
-    form = resolve(config)
-    body = cut_at_maps(build_classifier(config.arch, side=form.image_size), config.arch)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        backbone = Backbone(body, config, maps_shape(config, form.image_size), "", form, fuse=False)
-        images = torch.randn(10, 3, form.image_size, form.image_size)
-        with torch.inference_mode():
-            seconds = [0.0, _seconds(evaluated(backbone, BatchNorms(body).statistics()), images)]
-            if train_mode:
-                with BatchNorms(backbone.body).seeing_batches():
-                    seconds[0] = _seconds(backbone, images)
-    finally:
-        torch.set_num_threads(threads)
-    return seconds[0] / len(images), seconds[1] / len(images)
-
-
-def _seconds(backbone: Backbone, images: torch.Tensor) -> float:
-    backbone(images)  # the first one prepares the kernels
-    began = time.perf_counter()
-    backbone(images)
-    return time.perf_counter() - began

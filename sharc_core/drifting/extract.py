@@ -107,15 +107,16 @@ class Extraction:
 
     def _finish(self, out: Path, name: str, make: Callable[[Path], None]) -> str:
         """A folder below `out`, whole or not at all; one that is whole is left as it is."""
-        folder = out / name
-        if _is_whole(folder):
+        folder, device = out / name, device_text(self.device)
+        if _is_whole(folder, device):
             self.tally.skip(read_json(folder / "manifest.json")["images"])
             return name
         before = self.tally.done
         with atomic_folder(folder) as place:
             make(place)
             files = {path.name: entry(path) for path in sorted(place.iterdir())}
-            write_json(place / "manifest.json", {"files": files, "images": self.tally.done - before})
+            images = self.tally.done - before
+            write_json(place / "manifest.json", {"files": files, "images": images, "device": device})
         return name
 
     # --- test images -----------------------------------------------------------------------------
@@ -263,9 +264,11 @@ def _statistics(folder: Path) -> dict[int, torch.Tensor]:
     return {int(name.removeprefix("passes")): values for name, values in found.items()}
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, device: str) -> bool:
+    """Whether all is there, made on that device: one part's bits come from one."""
     try:
-        check_files(folder, read_json(folder / "manifest.json")["files"], verify=True)
-    except (UserError, KeyError):
+        manifest = read_json(folder / "manifest.json")
+        check_files(folder, manifest["files"], verify=True)
+        return manifest["device"] == device and manifest["images"] >= 0
+    except (UserError, KeyError, TypeError, AttributeError):
         return False
-    return True

@@ -1,0 +1,40 @@
+"""How long an image takes, measured beforehand. No feature depends on this module."""
+
+import time
+
+import torch
+
+from sharc_core.backbones.architectures import build_classifier, cut_at_maps
+from sharc_core.backbones.batch_norm import BatchNorms, evaluated
+from sharc_core.backbones.config import BackboneConfig
+from sharc_core.backbones.model import Backbone, maps_shape
+from sharc_core.backbones.preprocess import resolve
+
+
+def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, float]:
+    """What an image costs one core here: in train mode in batches of ten (0: not asked), and evaluated.
+
+    Measured on a network with random weights, which take the same time.
+    """
+    form = resolve(config)
+    body = cut_at_maps(build_classifier(config.arch, side=form.image_size), config.arch)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        backbone = Backbone(body, config, maps_shape(config, form.image_size), "", form, fuse=False)
+        images = torch.randn(10, 3, form.image_size, form.image_size)
+        with torch.inference_mode():
+            seconds = [0.0, _seconds(evaluated(backbone, BatchNorms(body).statistics()), images)]
+            if train_mode:
+                with BatchNorms(backbone.body).seeing_batches():
+                    seconds[0] = _seconds(backbone, images)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds[0] / len(images), seconds[1] / len(images)
+
+
+def _seconds(backbone: Backbone, images: torch.Tensor) -> float:
+    backbone(images)  # the first one prepares the kernels
+    began = time.perf_counter()
+    backbone(images)
+    return time.perf_counter() - began
