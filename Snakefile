@@ -97,7 +97,7 @@ RECALL_FIGURES = expand(
     kind=["svg", "png"],
 )
 RECALL_PICTURES = expand(result("figures/recall_pictures.{kind}"), kind=["svg", "png"])
-CARDS = [str(card) for name in layout.backbones if (card := layout.card(name)) is not None]
+CARDS = list(dict.fromkeys(str(card) for name in layout.backbones if (card := layout.card(name)) is not None))
 
 
 rule all:

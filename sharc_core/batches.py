@@ -11,6 +11,8 @@ from pathlib import Path
 
 from sharc_core.cell import Cell
 from sharc_core.device import device_text, resolve_device
+from sharc_core.drifting.part import Part
+from sharc_core.drifting.plan import is_read
 from sharc_core.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.errors import UserError
 from sharc_core.features import Features, open_views
@@ -95,10 +97,12 @@ def _keys(cells: list[Cell], codes: list[str], manifests: list[Path]) -> list[st
 
 
 def _hashes(cells: list[Cell], manifests: list[Path]) -> list[list[str]]:
-    """Of the manifests that each cell reads; drifting cells of a batch have parts, and all count for each."""
+    """Of the manifests that each cell reads, in their order."""
     found = list(map(sha256_file, manifests))
     if cells[0].batch_norm == "drifting":
-        return [found] * len(cells)
+        parts = [Part.parse(manifest.parent.name) for manifest in manifests]
+        pairs = list(zip(parts, found, strict=True))
+        return [[hashed for part, hashed in pairs if is_read(part, cell)] for cell in cells]
     views = needed_views([seed for cell in cells for seed in cell.seeds], cells[0].views)
     by_view = dict(zip(views, found, strict=True))
     return [[by_view[view] for view in needed_views(cell.seeds, cell.views)] for cell in cells]

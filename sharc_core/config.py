@@ -5,7 +5,7 @@ value and what is allowed. What a grid's cells are: sharc_core.unroll.
 """
 
 import re
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -182,7 +182,13 @@ def under_protocol(grid: Grid, protocol: str) -> Grid:
     """The grid with the options that a protocol sets."""
     if not rules_of(protocol):
         return grid
-    return Grid.model_validate(with_protocol(grid.model_dump(), protocol))
+    found = Grid.model_validate(with_protocol(grid.model_dump(), protocol))
+    names = [backbone.path_name for backbone in found.backbones]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"config: protocol {protocol} makes one backbone of two that differ in passes or maps: list one"
+        )
+    return found
 
 
 def study_grid(grid: Grid, name: str) -> Grid:
@@ -413,7 +419,8 @@ def _check_names(grid: Grid) -> None:
                 f"give every task a slot: {dataset.tasks} or more"
             )
     names = [backbone.path_name for backbone in grid.backbones]
-    if grid.training.epochs > 1 and any(one.batch_norm == "drifting" for one in grid.all_backbones):
+    drifts = any(map(_drifts, grid.protocol)) or any(b.batch_norm == "drifting" for b in grid.backbones)
+    if grid.training.epochs > 1 and drifts:
         raise UserError(
             f"config: training.epochs {grid.training.epochs} cannot be combined with batch_norm drifting: "
             "the features of a training image are those of its only visit; use epochs 1, frozen or adapted"
@@ -424,7 +431,16 @@ def _check_names(grid: Grid) -> None:
                 f"config: backbone: {backbone.network_name!r} ends as the name of one whose batch norm "
                 "is not frozen: give another name"
             )
-    if long := [name for name in names if len(name) > PATH_NAME_LIMIT]:
+    for one, other in combinations(listed(grid.backbone), 2):
+        own = {"batch_norm", "passes", "maps"}
+        if one.network_name == other.network_name and (
+            one.model_dump(exclude=own) != other.model_dump(exclude=own)
+        ):
+            raise UserError(
+                f"config: backbone: two are called {one.network_name!r}: give each a name, as they differ in "
+                "more than batch_norm, passes and maps"
+            )
+    if long := [b.path_name for b in grid.all_backbones if len(b.path_name) > PATH_NAME_LIMIT]:
         raise UserError(f"config: backbone: {shown(long[0])} is too long for a folder: give a shorter name")
     repeated = {n for n in names if names.count(n) > 1}
     if repeated:

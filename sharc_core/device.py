@@ -21,8 +21,8 @@ def resolve_device(name: str) -> torch.device:
 def keep_memory() -> None:
     """Tell the C library to keep what is freed: a network frees and asks for large activations all the time.
 
-    Mapped anew each time they cost a third of its run time in page faults. Without effect where the C library
-    is not GNU's. A process that has done its job ends, so nothing has to be told back.
+    Mapped again each time they cost a third of its run time in page faults. Has no effect where the C library
+    is not GNU's, and lasts as long as the process.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

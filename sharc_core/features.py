@@ -60,7 +60,7 @@ class Features:
         return self.test_pooled[index]
 
 
-class _ArrayWriter:
+class ArrayWriter:
     """Appends to a .npy file of known shape and hashes it on the way.
 
     Plain writes, not a memory map: on a full disk they fail with an error instead of a bus error.
@@ -111,13 +111,13 @@ def extract_features(
     with atomic_folder(out) as folder, torch.inference_mode(), same_bits(device):
         for split in counts:
             writers = {
-                f"{split}_maps.npy": _ArrayWriter(
+                f"{split}_maps.npy": ArrayWriter(
                     folder / f"{split}_maps.npy", (counts[split], *shape), np.float16
                 ),
-                f"{split}_pooled.npy": _ArrayWriter(
+                f"{split}_pooled.npy": ArrayWriter(
                     folder / f"{split}_pooled.npy", (counts[split], shape[0]), np.float32
                 ),
-                f"{split}_labels.npy": _ArrayWriter(
+                f"{split}_labels.npy": ArrayWriter(
                     folder / f"{split}_labels.npy", (counts[split],), np.int64
                 ),
             }

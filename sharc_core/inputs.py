@@ -175,13 +175,15 @@ def extraction_plan(grid: Grid) -> list[str]:
     called after check_inputs. Data sets whose numbers of images are not known yet are left out.
     """
     layout, found = Layout(grid), {}
+    counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
+    shapes = {name: check_backbone(config) for name, config in layout.backbones.items()}
     for dataset, backbone, view in extracted_views(grid):
-        counts = _counts(grid.source(dataset))
+        counts = counted[dataset]
         if counts is None or (layout.features(dataset, backbone, view) / "manifest.json").exists():
             continue
-        shape = check_backbone(layout.backbones[backbone])
-        images, size = _extent(grid, dataset, view, counts, shape)
-        training = images if isinstance(view, str) and view.startswith(("train", "joint")) else 0
+        images, size = _extent(grid, dataset, view, counts, shapes[backbone])
+        in_train_mode = isinstance(view, str) and view.startswith(("train", "joint"))
+        training = counts["train"] if in_train_mode else 0
         before = found.get(backbone, (0, 0, 0))
         found[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
     lines = []

@@ -118,7 +118,7 @@ def _run(
             cell.training.replay_batch_size,
             [generator(s, "method") for s in cell.seeds],
         )
-        views = replicas_of(features, cell.seeds, cell.views, method.joint)
+        views = _views(features, cell, method)
         untrained = evaluate(views.tests(None, cell.passes), stream, head, device)
         rows = _train(features, stream, cell, method, memory, device, progress)
     matrices = {
@@ -197,7 +197,7 @@ def _train(
 ) -> list[dict[str, torch.Tensor]]:
     """One row of each accuracy matrix per task; NaN rows before JOINT's only evaluation."""
     lessons = stream.joint() if method.joint else stream
-    views = replicas_of(features, cell.seeds, cell.views, method.joint)
+    views = _views(features, cell, method)
     rows = []
     for task in range(lessons.tasks):
         if method.uses_memory:
@@ -222,6 +222,11 @@ def _train(
             progress(f"task {task + 1}/{lessons.tasks}: Class-IL accuracy so far {done:.1f} %")
     missing = {k: torch.full_like(v, torch.nan) for k, v in rows[0].items()}
     return [missing] * (stream.tasks - len(rows)) + rows
+
+
+def _views(features: Features, cell: Cell, method: Method) -> ReplicaViews | DriftingReplicas:
+    joint = cell.passes if method.joint else None
+    return replicas_of(features, cell.seeds, cell.views, cell.training.batch_size, joint)
 
 
 def _observe_all(

@@ -80,7 +80,9 @@ class EpisodicMemory:
         """budget: what may be kept; None: nothing is ever stored. sharc: None for plain replay."""
         self.storing = storing or Storing()
         self.features = features
-        self.views = None if budget is None else replicas_of(features, seeds, self.storing.views)
+        self.views = None
+        if budget is not None:
+            self.views = replicas_of(features, seeds, self.storing.views, self.storing.batch_size)
         self.seeds = seeds
         self.budget = budget
         self.sharc = sharc

@@ -37,7 +37,7 @@ from sharc_core.pretrain import pretrain
 from sharc_core.provenance import library_versions, stage_hash
 from sharc_core.streams import Stream, make_stream
 from sharc_core.unroll import extracted_views, kept_maps
-from sharc_core.views import needed_views, view_numbers, view_of
+from sharc_core.views import needed_views, view_numbers
 
 Progress = Callable[[str], None] | None
 
@@ -235,10 +235,8 @@ def build_features(
     )
     out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
     if config.batch_norm == "drifting":
-        part = Part.parse(view)
-        seen = 0 if part.seed is None else view_of(part.seed, config.views)
-        extraction = Extraction(prepared, stream, model, seen, device, progress)
-        extraction.run(part, out, layout.made_from(dataset, backbone, view))
+        extraction = Extraction(prepared, stream, model, device, progress)
+        extraction.run(Part.parse(view), out, layout.made_from(dataset, backbone, view))
         return
     if config.batch_norm == "adapted":
         model = adapted(model, prepared.train_images, stream.train[0], device)

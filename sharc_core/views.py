@@ -44,10 +44,10 @@ class DriftingSource(Protocol):
     test_labels: torch.Tensor
     test_order: torch.Tensor
     tested_at_start: torch.Tensor
-    visits: dict[int, list[Visits]]
-    joint: dict[int, list[Visits]]
-    tested: dict[tuple[int, int], list[torch.Tensor]]
-    joint_tested: dict[int, torch.Tensor]
+    visits: dict[tuple[int, int], list[Visits]]
+    joint: dict[tuple[int, int, int], list[Visits]]
+    tested: dict[tuple[int, int, int], list[torch.Tensor]]
+    joint_tested: dict[tuple[int, int, int], torch.Tensor]
 
 
 class TestFeatures(Protocol):
@@ -74,10 +74,15 @@ def needed_views(seeds: list[int], views: int) -> list[int]:
     return sorted({view_numbers(views)[0], *(view_of(seed, views) for seed in seeds)})
 
 
-def replicas_of(features: TrainingFeatures, seeds: list[int], views: int, joint: bool = False):
-    """How each seed's replica sees the features, whatever the batch norm. joint: as JOINT sees them."""
+def replicas_of(
+    features: TrainingFeatures, seeds: list[int], views: int, batch_size: int = 0, joint: int | None = None
+):
+    """How each seed's replica sees the features, whatever the batch norm.
+
+    views: of a frozen backbone. batch_size, joint: see DriftingReplicas.
+    """
     if hasattr(features, "visits"):
-        return DriftingReplicas(features, seeds, joint)
+        return DriftingReplicas(features, seeds, batch_size, joint)
     return ReplicaViews(features, seeds, views)
 
 
@@ -128,20 +133,28 @@ class ReplicaViews:
 class DriftingReplicas:
     """Drifting features as each replica sees them: replica r as its seed's network did at the visit.
 
+    batch_size: of training. joint: JOINT's passes, for its own order of the images; None: the stream's.
     Raises UserError when the features lack a seed, or a memory holds a sample whose map was not kept.
     """
 
-    def __init__(self, features: DriftingSource, seeds: list[int], joint: bool = False):
+    def __init__(self, features: DriftingSource, seeds: list[int], batch_size: int, joint: int | None = None):
         self.features = features
         self.seeds = seeds
-        self._joint = joint
-        visits = features.joint if joint else features.visits
-        missing = [seed for seed in seeds if seed not in visits]
-        if missing:
-            raise UserError(f"the drifting features lack seed {missing[0]}: extract them")
-        self._visits = [visits[seed] for seed in seeds]
+        self._batch_size, self._joint = batch_size, joint
+        source = features.visits if joint is None else features.joint
+        self._visits = [self._of_seed(source, seed, joint) for seed in seeds]
         # where each training image was visited: the task, and the position in it
         self._places = [_places(tasks, len(features.train_labels)) for tasks in self._visits]
+
+    def _of_seed(self, source: dict, seed: int, passes: int | None):
+        """What a seed has in features.visits (no passes), tested, joint or joint_tested."""
+        key = (seed, self._batch_size) if passes is None else (seed, self._batch_size, passes)
+        if key not in source:
+            of = "" if passes is None else f" and {passes} passes"
+            raise UserError(
+                f"the drifting features lack seed {seed} in batches of {self._batch_size}{of}: extract them"
+            )
+        return source[key]
 
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Training maps (n, K, h, w) of index (n,) as they were at the visit."""
@@ -186,9 +199,9 @@ class DriftingReplicas:
         source = self.features
         if task is None or passes is None:
             return _Tested(source, [source.tested_at_start])
-        if self._joint:
-            return _Tested(source, [source.joint_tested[seed] for seed in self.seeds])
-        return _Tested(source, [source.tested[seed, passes][task] for seed in self.seeds])
+        if self._joint is not None:
+            return _Tested(source, [self._of_seed(source.joint_tested, s, self._joint) for s in self.seeds])
+        return _Tested(source, [self._of_seed(source.tested, s, passes)[task] for s in self.seeds])
 
 
 def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -113,7 +113,7 @@ def test_drifting_and_adapted_features(tmp_path):
     data = random_images()
     labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
     stream = make_stream(*labels, len(data.classes), 1)
-    train = Part("train", 0, 10, kept=Kept(None))
+    train = Part("train", 0, 0, 10, kept=Kept(None))
     found, adapted_maps = {}, {}
     torch.manual_seed(0)
     save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
@@ -121,15 +121,15 @@ def test_drifting_and_adapted_features(tmp_path):
     for name, device in (("here", "cpu"), ("there", "cuda"), ("again", "cuda")):
         root = tmp_path / name
         extraction = Extraction(data, stream, load_backbone(config, path, device, fuse=False), device=device)
-        for part in (START, train, Part("tests", 0, 10, 2)):
+        for part in (START, train, Part("tests", 0, 0, 10, 2)):
             extraction.run(part, root / part.name, root / train.name)
-        found[name] = open_drifting([root / p.name for p in (START, train, Part("tests", 0, 10, 2))])
+        found[name] = open_drifting([root / p.name for p in (START, train, Part("tests", 0, 0, 10, 2))])
         network = adapted(
             load_backbone(config, path, device, fuse=False), data.train_images, stream.train[0], device
         )
         images = network.preprocess(torch.from_numpy(np.array(data.test_images)))
         adapted_maps[name] = network(images).cpu()
-    for get in (lambda f: f.visits[0][0].maps.float(), lambda f: f.tested[0, 2][0]):
+    for get in (lambda f: f.visits[0, 10][0].maps.float(), lambda f: f.tested[0, 10, 2][0]):
         here, there, again = (get(found[name]) for name in ("here", "there", "again"))
         assert torch.equal(there, again) and (here - there).abs().max() <= 0.02 * here.abs().max()
     here, there, again = adapted_maps.values()

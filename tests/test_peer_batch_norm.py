@@ -96,7 +96,7 @@ def folders(tmp_path_factory, stream):
     root = tmp_path_factory.mktemp("drifting")
     parts = parts_of([drifting_cell(key) for key in [*METHOD_KEYS, "joint"]], Kept(None))
     for part in parts:
-        extraction.run(part, root / part.name, root / Part("train", 0, 10, kept=Kept(None)).name)
+        extraction.run(part, root / part.name, root / Part("train", 0, 0, 10, kept=Kept(None)).name)
     return {part: root / part.name for part in parts}
 
 
@@ -179,14 +179,14 @@ def test_features_and_statistics_are_the_authors(key, features, folders):
     assert steps == RUNS[key]["passes_after_task"]
     backbone = make_backbone()
     norms = BatchNorms(backbone.body)
-    train = folders[Part("train", 0, 10, kept=Kept(None))]
+    train = folders[Part("train", 0, 0, 10, kept=Kept(None))]
     for task in range(3):
         norms.set(load_file(train / f"task{task}" / "statistics.safetensors")[f"passes{passes}"])
         for name in LAYERS:
             layer = norms.layers[name]
             close(layer.running_mean, array(f"{key}_{name}_running_mean")[task], TOLERANCE)
             close(layer.running_var, array(f"{key}_{name}_running_var")[task], TOLERANCE)
-        tested = features.tested[0, passes][task]
+        tested = features.tested[0, 10, passes][task]
         theirs = array(f"{key}_test_pooled")[task]
         close(tested, theirs[features.test_order[: len(tested)]], TOLERANCE)
 

@@ -254,12 +254,12 @@ def test_drifting_and_adapted_features(tmp_path):
     data = random_images(train=12, test=6)
     labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
     stream, form = make_stream(*labels, 3, 1), of_images(resolve(config), data.train_images)
-    train = Part("train", 0, 5, kept=Kept(None))
-    parts = [START, train, Part("tests", 0, 5, 2), Part("joint", 0, 5, 1)]
+    train = Part("train", 0, 1, 5, kept=Kept(None))
+    parts = [START, train, Part("tests", 0, 1, 5, 2), Part("joint", 0, 1, 5, 1)]
 
     def extract(folder, device):
         network = load_backbone(config, path, device, form=form, fuse=False)
-        extraction = Extraction(data, stream, network, view=1, device=device)
+        extraction = Extraction(data, stream, network, device=device)
         for part in parts:
             extraction.run(part, folder / part.name, folder / train.name)
         network = load_backbone(config, path, device, form=form, fuse=False)

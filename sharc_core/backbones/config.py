@@ -115,6 +115,8 @@ class BackboneConfig(Settings):
     def _one_normalisation(self) -> "BackboneConfig":
         if self.normalisation == "dataset" and (self.mean or self.std):
             raise ValueError("normalisation dataset takes mean and std from the images: leave them out")
+        if self.normalisation == "dataset" and self.weights == "pretrain":
+            raise ValueError("normalisation dataset cannot be combined with weights pretrain: use weights")
         return self
 
     @property

@@ -1,5 +1,6 @@
 """Extract drifting features: training images in the stream's order through a network in train mode."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from sharc_core.backbones import Backbone
 from sharc_core.backbones.augment import moved
@@ -20,9 +21,9 @@ from sharc_core.determinism import same_bits
 from sharc_core.device import device_text
 from sharc_core.drifting.part import Kept, Part
 from sharc_core.errors import UserError
-from sharc_core.features import Tally, check_space, half, moves_of_view
+from sharc_core.features import ArrayWriter, Tally, check_space, half, moves_of_view
 from sharc_core.files import atomic_folder, digest, read_json, write_json
-from sharc_core.integrity import check_files, entry, stamp
+from sharc_core.integrity import check_files, stamp
 from sharc_core.pooling import pool
 from sharc_core.streams import Stream
 
@@ -35,20 +36,19 @@ STATISTICS = "statistics.safetensors"
 class Extraction:
     """What the parts of one data set and backbone are extracted from.
 
-    backbone: not fused. view: number of the view that the training images are seen in. maps, pooled: types
-    that are stored; others are for comparisons.
+    backbone: not fused. maps, pooled: types that are stored; others are for comparisons.
     """
 
     prepared: PreparedData
     stream: Stream
     backbone: Backbone
-    view: int = 0
     device: torch.device | str = "cpu"
     progress: Callable[[str], None] | None = None
     maps: torch.dtype = torch.float16
     pooled: torch.dtype = torch.float32
     tally: Tally | None = field(default=None, init=False)
     loaded: torch.Tensor = field(init=False)
+    written: dict[str, dict] = field(default_factory=dict, init=False)
 
     def __post_init__(self):
         self.loaded = BatchNorms(self.backbone.body).statistics()  # a pass leaves others in the network
@@ -59,10 +59,23 @@ class Extraction:
         What an interrupted call finished of a task is used again. Raises UserError when the disk is too
         small, for a batch without variance, and for maps beyond float16.
         """
-        out.mkdir(parents=True, exist_ok=True)
-        if (out / "manifest.json").exists():  # made again although it was whole: nothing of it is used
-            for old in [out / "manifest.json", *out.glob("*/manifest.json")]:
-                old.unlink()
+        if (out / "manifest.json").exists():
+            # made again although it is whole: nothing of it is used, and who reads it keeps it until the end
+            with atomic_folder(out) as place:
+                self._run(part, place, train)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            self._run(part, out, train)
+
+    def _run(self, part: Part, out: Path, train: Path | None) -> None:
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)  # sums over several threads round differently
+            self._write(part, out, train)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _write(self, part: Part, out: Path, train: Path | None) -> None:
         self.tally = Tally(self._images(part), self.progress)
         with torch.inference_mode(), same_bits(self.device):
             if part.kind == "start":
@@ -113,26 +126,33 @@ class Extraction:
             return name
         before = self.tally.done
         with atomic_folder(folder) as place:
+            self.written = {}
             make(place)
-            files = {path.name: entry(path) for path in sorted(place.iterdir())}
+            files = dict(sorted(self.written.items()))
             images = self.tally.done - before
             write_json(place / "manifest.json", {"files": files, "images": images, "device": device})
         return name
+
+    def _save(self, path: Path, values: torch.Tensor) -> None:
+        """Write an array; its checksum is of what was to be written, not of what a full disk took."""
+        writer = ArrayWriter(path, tuple(values.shape), values.numpy().dtype)
+        writer.append(values)
+        self.written[path.name] = writer.finish()
 
     # --- test images -----------------------------------------------------------------------------
 
     def _start(self, folder: Path) -> None:
         """All test images through the network as it comes, and the labels."""
         order = torch.cat(self.stream.test)
-        _save(
+        self._save(
             folder / "train_labels.npy",
             torch.from_numpy(np.array(self.prepared.train_labels, dtype=np.int64)),
         )
-        _save(
+        self._save(
             folder / "test_labels.npy", torch.from_numpy(np.array(self.prepared.test_labels, dtype=np.int64))
         )
-        _save(folder / "test_order.npy", order)
-        _save(folder / "tested.npy", self._pooled_tests(self._evaluated(None), order))
+        self._save(folder / "test_order.npy", order)
+        self._save(folder / "tested.npy", self._pooled_tests(self._evaluated(None), order))
 
     def _tested(self, task: int) -> torch.Tensor:
         """Test images of the tasks seen after `task`, and of the next one."""
@@ -144,7 +164,7 @@ class Extraction:
             def make(folder: Path, task: int = task) -> None:
                 statistics = _statistics(train / f"task{task}")[part.passes]
                 tested = self._pooled_tests(self._evaluated(statistics), self._tested(task))
-                _save(folder / "tested.npy", tested)
+                self._save(folder / "tested.npy", tested)
 
             yield f"task{task}", make
 
@@ -187,12 +207,11 @@ class Extraction:
         order = self.stream.joint().order(0, 0, [part.seed])[0]
         self._pass(drift, order, part, Kept(0), folder)
         tested = self._pooled_tests(self._evaluated(drift.running[part.passes]), torch.cat(self.stream.test))
-        _save(folder / "tested.npy", tested)
+        self._save(folder / "tested.npy", tested)
 
     def _pass(self, drift: Drift, order: torch.Tensor, part: Part, kept: Kept, folder: Path) -> None:
         """Training images `order` (N,) in batches: pooled vectors, numbers of non-zero values, last maps."""
-        shape = self.prepared.train_images.shape
-        moves = moves_of_view(shape, self.view) if self.view else None
+        moves = moves_of_view(self.prepared.train_images.shape, part.view) if part.view else None
         pooled, counts, tail = [], [], _Tail(kept, len(order), folder, drift.backbone, self.maps)
         for index in order.split(part.batch):
             images = torch.from_numpy(np.array(self.prepared.train_images[index.numpy()]))
@@ -204,19 +223,21 @@ class Extraction:
             counts.append((maps != 0).sum((2, 3)).to(_count_type(drift.backbone.map_size)))
             tail.add(maps, counts[-1])
             self.tally.add(len(index), "train")
-        tail.finish()
-        _save(folder / "order.npy", order)
-        _save(folder / "pooled.npy", torch.cat(pooled))
-        _save(folder / "nonzero.npy", torch.cat(counts))
+        self._save(folder / "maps.npy", tail.maps())
+        self._save(folder / "order.npy", order)
+        self._save(folder / "pooled.npy", torch.cat(pooled))
+        self._save(folder / "nonzero.npy", torch.cat(counts))
         running = {f"passes{passes}": values.cpu().contiguous() for passes, values in drift.running.items()}
-        save_file(running, folder / STATISTICS)
+        content = save(running)
+        (folder / STATISTICS).write_bytes(content)
+        self.written[STATISTICS] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 class _Tail:
     """Keeps the last maps of a task: as many samples and non-zero values as `kept` says."""
 
     def __init__(self, kept: Kept, samples: int, folder: Path, backbone: Backbone, dtype: torch.dtype):
-        self.kept, self.path = kept, folder / "maps.npy"
+        self.kept = kept
         shape = (backbone.channels, *backbone.map_size)
         self.most = kept.full * math.prod(shape)
         size = torch.empty(0, dtype=dtype).element_size() * math.prod(shape)
@@ -240,17 +261,13 @@ class _Tail:
             held -= len(self.batches.pop(0))
             self.values.pop(0)
 
-    def finish(self) -> None:
-        """Write what is kept."""
-        _save(self.path, torch.cat([self.empty, *self.batches]))
+    def maps(self) -> torch.Tensor:
+        """What is kept, (m, K, h, w)."""
+        return torch.cat([self.empty, *self.batches])
 
 
 def _count_type(map_size: tuple[int, int]) -> torch.dtype:
     return torch.uint8 if map_size[0] * map_size[1] < 256 else torch.int32
-
-
-def _save(path: Path, values: torch.Tensor) -> None:
-    np.save(path, values.numpy(), allow_pickle=False)
 
 
 def _statistics(folder: Path) -> dict[int, torch.Tensor]:

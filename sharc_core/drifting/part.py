@@ -30,10 +30,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class Part:
-    """One part; what does not apply is None. batch: size of the training batches."""
+    """One part; what does not apply is None. view: what the seed trains on. batch: its size in training."""
 
     kind: str
     seed: int | None = None
+    view: int | None = None
     batch: int | None = None
     passes: int | None = None
     kept: Kept | None = None
@@ -42,7 +43,7 @@ class Part:
     def name(self) -> str:
         """Its folder; parse() reads it."""
         name = self.kind
-        for key in ("seed", "batch", "passes"):
+        for key in ("seed", "view", "batch", "passes"):
             value = getattr(self, key)
             name += "" if value is None else f"-{key}{value}"
         if self.kept is not None:
@@ -53,19 +54,19 @@ class Part:
     @classmethod
     def parse(cls, name: str) -> "Part":
         """The part of a folder's name. Raises ValueError for any other text."""
-        pattern = r"(start|train|tests|joint)(?:-seed(\d+)-batch(\d+))?(?:-passes(\d))?"
-        pattern += r"(?:-(all)|-last(\d+))?(?:-full(\d+))?"
+        pattern = r"(start|train|tests|joint)(?:-seed(\d+)-view(\d+)-batch(\d+))?"
+        pattern += r"(?:-passes(\d))?(?:-(all)|-last(\d+))?(?:-full(\d+))?"
         found = re.fullmatch(pattern, name)
         if found is None:
             raise ValueError(f"{name!r} is no part")
-        kind, seed, batch, passes, whole, last, full = found.groups()
+        kind, seed, view, batch, passes, whole, last, full = found.groups()
         kept = Kept(None if whole else int(last), int(full or 0)) if whole or last else None
-        numbers = (None if value is None else int(value) for value in (seed, batch, passes))
+        numbers = (None if value is None else int(value) for value in (seed, view, batch, passes))
         return cls(kind, *numbers, kept)
 
     def source(self, kept: Kept) -> "Part":
         """The `train` part that a `tests` part has its running statistics from."""
-        return Part("train", self.seed, self.batch, kept=kept)
+        return Part("train", self.seed, self.view, self.batch, kept=kept)
 
 
 START = Part("start")

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sharc_core.cell import Cell
 from sharc_core.drifting.part import START, Kept, Part
 from sharc_core.methods import METHODS
+from sharc_core.views import view_of
 
 MARGIN = 3  # how many times what samples cost on average is kept where the budget counts non-zero values
 WIDTHS = {"float32": 2.0, "float16": 1.0, "int8": 0.5}  # of stored values, in those of a buffer's slot
@@ -15,14 +17,16 @@ def parts_of(cells: Iterable[Cell], kept: Kept) -> list[Part]:
     """The parts that cells of one data set and backbone read, each after those that it is made from."""
     found = {START: None}
     for cell in cells:
-        batch = cell.training.batch_size
+        kind = "joint" if METHODS.get(cell.method).joint else "tests"
         for seed in cell.seeds:
-            if METHODS.get(cell.method).joint:
-                found[Part("joint", seed, batch, cell.passes)] = None
-            else:
-                tests = Part("tests", seed, batch, cell.passes)
-                found |= {tests.source(kept): None, tests: None}
+            part = Part(kind, seed, view_of(seed, cell.views), cell.training.batch_size, cell.passes)
+            found |= {part: None} if kind == "joint" else {part.source(kept): None, part: None}
     return list(found)
+
+
+def is_read(part: Part, cell: Cell) -> bool:
+    """Whether a cell reads a part, whatever maps were kept."""
+    return any(replace(part, kept=None) == replace(one, kept=None) for one in parts_of([cell], Kept()))
 
 
 def extent(part: Part, counts: dict[str, int], tasks: int, shape: tuple[int, int, int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Opening drifting features: the parts that some cells read, checked, mapped into memory."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class DriftingFeatures:
     train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because which a
     training image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes,
     for each task the pooled vectors of the first test images of test_order (M,); tested_at_start and
-    joint_tested (by seed): of all.
+    joint_tested: of all. Keys are seed, size of the training batches and, for what depends on them, passes.
     """
 
     train_maps: torch.Tensor
@@ -41,10 +42,10 @@ class DriftingFeatures:
     test_labels: torch.Tensor
     test_order: torch.Tensor
     tested_at_start: torch.Tensor
-    visits: dict[int, list[Visits]]
-    joint: dict[int, list[Visits]]
-    tested: dict[tuple[int, int], list[torch.Tensor]]
-    joint_tested: dict[int, torch.Tensor]
+    visits: dict[tuple[int, int], list[Visits]]
+    joint: dict[tuple[int, int, int], list[Visits]]
+    tested: dict[tuple[int, int, int], list[torch.Tensor]]
+    joint_tested: dict[tuple[int, int, int], torch.Tensor]
     classes: list[str]
     manifest: dict
 
@@ -54,6 +55,7 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
 
     Raises UserError naming the file that is missing, cut short or altered, or a part of other data.
     """
+    _allow_files()
     manifests = {Path(folder): _manifest(Path(folder), verify) for folder in folders}
     parts = {Part.parse(manifest["part"]): folder for folder, manifest in manifests.items()}
     first = manifests[parts[START]]
@@ -66,15 +68,14 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
     tasks = range(first["counts"]["tasks"])
     visits, joint, tested, joint_tested = {}, {}, {}, {}
     for part, folder in parts.items():
+        key = (part.seed, part.batch, part.passes)
         if part.kind == "train":
-            visits[part.seed] = [_visits(folder / f"task{task}") for task in tasks]
+            visits[key[:2]] = [_visits(folder / f"task{task}") for task in tasks]
         elif part.kind == "tests":
-            tested[part.seed, part.passes] = [
-                map_array(folder / f"task{task}" / "tested.npy") for task in tasks
-            ]
+            tested[key] = [map_array(folder / f"task{task}" / "tested.npy") for task in tasks]
         elif part.kind == "joint":
-            joint[part.seed] = [_visits(folder / "joint")]
-            joint_tested[part.seed] = map_array(folder / "joint" / "tested.npy")
+            joint[key] = [_visits(folder / "joint")]
+            joint_tested[key] = map_array(folder / "joint" / "tested.npy")
     tested_at_start = map_array(start / "tested.npy")
     shape, count = first["shape"], first["counts"]["train"]
     sample = next(iter([*visits.values(), *joint.values()]), None)
@@ -93,6 +94,15 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
         classes=list(first["classes"]),
         manifest=first | {"files": {str(p.name): manifests[f]["files"] for p, f in parts.items()}},
     )
+
+
+def _allow_files() -> None:
+    """Every array that is mapped holds a file open: allow as many as the system does."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _manifest(folder: Path, verify: bool) -> dict:

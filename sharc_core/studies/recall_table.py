@@ -32,6 +32,11 @@ def read_rows(paths: list[Path | str]) -> pd.DataFrame:
 
     Raises UserError for a damaged file.
     """
+    if not paths:
+        raise UserError(
+            "nothing to recall: every backbone of the grid drifts, and its maps differ from seed to seed; "
+            "use batch_norm frozen or adapted"
+        )
     frames = []
     for path in paths:
         try:
