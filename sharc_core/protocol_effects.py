@@ -1,19 +1,12 @@
 """How far each rule in which other code departs from the paper moves what SHARC gains."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from sharc_core.labels import (
-    DASH,
-    natural_key,
-    network_and_batch_norm,
-    number_text,
-    scenario_key,
-    scenario_name,
-)
+from sharc_core.labels import DASH, natural_key, number_text, scenario_key, scenario_name
 from sharc_core.metrics import PairedTest, paired_test
 from sharc_core.pairs import Pair, interval_text, paired
 from sharc_core.protocol import (
@@ -34,6 +27,7 @@ from sharc_core.summary import (
     block_title,
     buffer_item,
     model_label,
+    network_and_protocol,
     row_key,
     seeds_text,
     varying_settings,
@@ -97,7 +91,7 @@ def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Compa
     """
     lookup, found = published_lookup(published), []
     backbones = {entry.backbone for entry in entries}
-    pairs = [(pair, *_place_of(pair.sharc, backbones)) for pair in paired(entries)]
+    pairs = [(pair, *network_and_protocol(pair.sharc, backbones)) for pair in paired(entries)]
     for base, network, rules in pairs:
         if rules != PAPER:
             continue
@@ -120,14 +114,6 @@ def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Compa
             row_key(c.base),
         ),
     )
-
-
-def _place_of(entry: Entry, backbones: Collection[str]) -> tuple[str, str]:
-    """The network that an entry is compared on, and its protocol there."""
-    network, batch_norm = network_and_batch_norm(entry.backbone)
-    if batch_norm == "drifting" and network in backbones:
-        return network, name_of((*rules_of(entry.protocol), BATCH_NORM))
-    return entry.backbone, entry.protocol
 
 
 def _is_like(other: Entry, base: Entry) -> bool:
@@ -193,8 +179,8 @@ def _table(block: Sequence[Comparison]) -> Table:
         "intervals are not corrected for the number of comparisons. paper+<rule>: the paper's protocol with "
         "that rule; code: all rules of the published code; mammoth: mammoth's. A rule that does not concern "
         f"a method has no row. published gain: {SOURCE}, a difference of means. In the published code the "
-        "batch norm of the backbone drifts while the head trains: that is the rule batch_norm, and "
-        f"code+batch_norm is all of the code. {seeds_text(bases)}."
+        "batch norm of the backbone drifts while the head trains: that is the rule batch_norm, which code "
+        f"leaves out, and code+batch_norm is all of the code. {seeds_text(bases)}."
     )
     title = f"SHARC's gain by protocol. {block_title(bases)}"
     return Table(title, caption, [("", len(header))], header, rows, breaks, text_columns=4)

@@ -1,15 +1,22 @@
 """Runs summed up over seeds, and what tables, figures and report share about their rows."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from sharc_core.labels import DASH, method_key, method_name, natural_key, scenario_name
+from sharc_core.labels import (
+    DASH,
+    method_key,
+    method_name,
+    natural_key,
+    network_and_batch_norm,
+    scenario_name,
+)
 from sharc_core.metrics import confidence_interval
-from sharc_core.protocol import protocol_key
+from sharc_core.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.render import Item
 from sharc_core.results import AXES
 from sharc_core.sub_grid import MAIN
@@ -107,6 +114,18 @@ class Entry:
     def row(self) -> tuple:
         """What identifies a table's row whatever the data set: entries with equal rows share a line."""
         return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
+
+
+def network_and_protocol(entry: Entry, backbones: Collection[str]) -> tuple[str, str]:
+    """The network that an entry is compared on, and its protocol there.
+
+    backbones: of the entries it is compared with. A drifting backbone is the rule `batch_norm` on the same
+    network in evaluation mode, where that was run; any other backbone is its own.
+    """
+    network, batch_norm = network_and_batch_norm(entry.backbone)
+    if batch_norm == "drifting" and network in backbones:
+        return network, name_of((*rules_of(entry.protocol), BATCH_NORM))
+    return entry.backbone, entry.protocol
 
 
 def runs_of(runs: pd.DataFrame, study: str | None = MAIN, scenario: str | None = None) -> pd.DataFrame:

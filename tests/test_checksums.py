@@ -169,7 +169,7 @@ def test_every_way_to_weights_is_checked_before_they_are_read(folder, monkeypatc
     """build_features asks for the check, whatever the weights are."""
     asked = []
 
-    def read(*arguments):
+    def read(*arguments, **options):
         assert asked
         raise UserError("read")
 

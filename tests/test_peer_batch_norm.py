@@ -24,6 +24,7 @@ from sharc_core.heads import make_head
 from sharc_core.methods import METHODS
 from sharc_core.streams import Stream, make_stream
 from sharc_core.unroll import cells
+from sharc_core.views import replicas_of
 
 torch.set_num_threads(1)
 
@@ -155,7 +156,14 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
     def evaluating(tests, stream, tested, device="cpu"):
         names = {"": head} | {n: getattr(method, n) for n in ("stable", "plastic") if hasattr(method, n)}
         seen.heads.append({n: (h.weight[0].clone(), h.bias[0].clone()) for n, h in names.items()})
+        for name in getattr(seen, "averages", {}):
+            tests_of_average = views.tests(len(seen.heads) - 1, None)
+            seen.averages[name].append(evaluate(tests_of_average, stream, names[name]))
         return evaluate(tests, stream, tested, device)
+
+    if method_name == "clser":  # the code tests its averages too, each through a network of its own
+        views = replicas_of(features, [0], 1, 10)
+        seen.averages = {"stable": [], "plastic": []}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learner, "evaluate", evaluating)
@@ -208,6 +216,10 @@ def test_runs_are_the_authors(key, features, stream):
         matrix = parts_matrix(seen.rows, scenario)
         for ours, theirs in zip(matrix, RUNS[key]["matrices"]["net"][scenario], strict=True):
             assert ours == pytest.approx(theirs[: len(ours)], abs=1e-9)
+    for name, rows in getattr(seen, "averages", {}).items():
+        for scenario, theirs in RUNS[key]["matrices"][name].items():
+            for row, accuracies in zip(rows, theirs, strict=True):
+                assert row[scenario][0, : len(accuracies)].tolist() == pytest.approx(accuracies, abs=1e-9)
     for task, stored in enumerate(seen.store.stored):
         name = f"{key}_mem{task}"
         assert stored.y[0].tolist() == ARRAYS[f"{name}_labels"].tolist()

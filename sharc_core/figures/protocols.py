@@ -1,6 +1,7 @@
 """ACC and bytes with SHARC and without, under every protocol that was run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from sharc_core.figures.style import bytes_axis, look, panel_title
 from sharc_core.labels import method_key, method_name, natural_key, scenario_name
 from sharc_core.pairs import Pair, paired
 from sharc_core.protocol import protocol_key
-from sharc_core.summary import Entry, setting_text, varying_settings
+from sharc_core.summary import Entry, network_and_protocol, setting_text, varying_settings
 
 LINE = 0.24  # inches from one protocol to the next
 
@@ -18,24 +19,32 @@ LINE = 0.24  # inches from one protocol to the next
 def protocol_rows(entries: Sequence[Entry]) -> dict[str, list[Pair]]:
     """By panel ("ER, s_cifar10, buffer 200"): SHARC with its plain method, a pair per protocol, in order."""
     found: dict[str, list[Pair]] = {}
+    backbones = {entry.backbone for entry in entries}
 
     def order(pair: Pair) -> tuple:
         e = pair.sharc
-        place = (natural_key(e.dataset), natural_key(e.backbone), e.buffer, method_key(e.method))
-        return (*place, protocol_key(e.protocol))
+        network, protocol = network_and_protocol(e, backbones)
+        place = (natural_key(e.dataset), natural_key(network), e.buffer, method_key(e.method))
+        return (*place, protocol_key(protocol))
 
+    networks = [replace(e, backbone=network_and_protocol(e, backbones)[0]) for e in entries]
     for pair in sorted(paired(entries), key=order):
         sharc = pair.sharc
-        place = panel_title(entries, sharc.dataset, sharc.backbone).replace(r"\$", "$")
+        network, _ = network_and_protocol(sharc, backbones)
+        place = panel_title(networks, sharc.dataset, network).replace(r"\$", "$")
         found.setdefault(f"{method_name(sharc.method)}, {place}, buffer {sharc.buffer}", []).append(pair)
     return found
 
 
 def pair_name(pair: Pair, pairs: Sequence[Pair]) -> str:
-    """The protocol, with SHARC's other settings where a panel's pairs differ in them."""
+    """The protocol, with SHARC's other settings where a panel's pairs differ in them.
+
+    Where the same network is in the panel with its batch norm frozen, drifting is the rule `batch_norm`.
+    """
     varying = varying_settings([p.sharc for p in pairs])
     words = [setting_text(pair.sharc, name) for name in varying if name != "protocol"]
-    return ", ".join([pair.sharc.protocol, *filter(None, words)])
+    _, protocol = network_and_protocol(pair.sharc, {p.sharc.backbone for p in pairs})
+    return ", ".join([protocol, *filter(None, words)])
 
 
 def protocols_figure(entries: Sequence[Entry]) -> Figure:
