@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
-# processes that run tests: one more than there are cores, as those of the cluster mostly wait
-TESTERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -28,7 +26,7 @@ $(STAMP): requirements.lock
 
 # bytecode is written, or each of the many processes would compile the project again
 test: $(STAMP)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
