@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from snake import own_lines, snakemake, start_snakemake
+from snake import own_lines, snakemake
 
 pytestmark = pytest.mark.pipeline
 
@@ -276,7 +276,7 @@ def test_a_broken_default_grid_is_one_line(project, text, message):
 
 
 def test_the_recall_study_is_a_target_of_its_own(project):
-    """Not part of `all`; its files are made from the same features, by jobs started as users' are."""
+    """Not part of `all`; its files are made from the same features."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     values["sharc"]["associative_memory"] = ["none", "modern_hopfield"]
     values["recall"] = {
@@ -292,7 +292,7 @@ def test_the_recall_study_is_a_target_of_its_own(project):
     (project / "config/recall.yaml").write_text(yaml.safe_dump(values))
     out = project / "results/smoke"
     assert not (out / "recall").exists()
-    run = start_snakemake(project, "recall", "--configfile", "config/recall.yaml").ended()
+    run = snakemake(project, "recall", "--configfile", "config/recall.yaml")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "rule features" not in run.stdout + run.stderr
     table = pd.read_csv(out / "tables/recall.csv")
