@@ -103,12 +103,20 @@ def test_differences_are_paired_and_the_share_is_of_the_distance():
     """Seed by seed -16, -17.5, -17: mean -16.8333, deviation 0.76376, t_2 = 4.30265."""
     (found,) = comparisons(entries_of(*er(28.0, 27.5, 26.0)), paper_of(("er", "plain", 29.0)))
     test = found.tests["drifting"]
-    assert (found.network, test.n, found.distance) == ("net", 3, -15.0)
+    assert (found.network, test.n, found.distance("drifting")) == ("net", 3, -15.0)
     assert test.difference == pytest.approx(-16.8333, abs=1e-4)
     half = 4.30265 * 0.76376 / math.sqrt(3)
     assert (test.low, test.high) == pytest.approx((-16.8333 - half, -16.8333 + half), abs=1e-3)
     assert found.share("drifting") == pytest.approx(100 * 16.8333 / 15, abs=1e-3)
     assert math.isnan(found.share("adapted"))
+
+
+def test_the_share_is_of_the_seeds_that_the_difference_is_of():
+    """Seed 2, run frozen only, moves the frozen mean from 45 to 50 and not the share."""
+    runs = [cell("net", [44.0, 46.0, 60.0], seeds=[0, 1, 2])]
+    runs += [cell("net-drifting", [34.0, 36.0], seeds=[0, 1])]
+    (found,) = comparisons(entries_of(*runs), paper_of(("er", "plain", 25.0)))
+    assert found.distance("drifting") == -20.0 and found.share("drifting") == pytest.approx(50.0)
 
 
 def test_only_common_seeds_count_and_rows_never_mix():

@@ -65,17 +65,23 @@ class Comparison:
         """The row under frozen batch norm."""
         return self.entries[FROZEN]
 
-    @property
-    def distance(self) -> float:
-        """From the mean ACC under frozen to the published one, percentage points; NaN without one."""
-        return self.published["acc_mean"] - self.frozen.acc if self.published else float("nan")
+    def distance(self, batch_norm: str) -> float:
+        """From the mean ACC under frozen to the published one, percentage points; NaN without one.
+
+        Over the seeds that were run under both, as the difference is.
+        """
+        other = self.entries.get(batch_norm)
+        if other is None or not self.published:
+            return float("nan")
+        common = [acc for seed, acc in self.frozen.acc_by_seed.items() if seed in other.seeds]
+        return self.published["acc_mean"] - sum(common) / len(common) if common else float("nan")
 
     def share(self, batch_norm: str) -> float:
         """How much of the distance a batch norm covers, percent; NaN where there is none beyond NEAR."""
         test = self.tests.get(batch_norm)
-        if test is None or not abs(self.distance) > NEAR:
+        if test is None or not abs(self.distance(batch_norm)) > NEAR:
             return float("nan")
-        return 100 * test.difference / self.distance
+        return 100 * test.difference / self.distance(batch_norm)
 
 
 def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Comparison]:
@@ -240,7 +246,7 @@ def _values(row: Comparison) -> str:
 def _movement(row: Comparison, batch_norm: str, test: PairedTest) -> str:
     """What a batch norm does to the distance; a share only where the interval leaves zero out."""
     share = row.share(batch_norm)
-    beyond = number_text(abs(test.difference) - abs(row.distance))
+    beyond = number_text(abs(test.difference) - abs(row.distance(batch_norm)))
     if test.low <= 0 <= test.high:
         text = "no difference from frozen is shown"
     elif share != share:
