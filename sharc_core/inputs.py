@@ -49,6 +49,8 @@ def check_inputs(
             _check_source(source, progress, planning)
             split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
     shapes = {}
+    with _named("backbone"):
+        _check_used(grid)
     for backbone in grid.all_backbones:
         with _named("backbone"):
             shapes[backbone.path_name] = check_backbone(backbone)
@@ -64,6 +66,18 @@ def check_inputs(
     if not planning:
         _check_room(grid)
     _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
+
+
+def _check_used(grid: Grid) -> None:
+    """No setting of drifting features for a network that drifts nowhere in the grid or its studies."""
+    drifting = {one.network_name for one in grid.all_backbones if one.batch_norm == "drifting"}
+    for backbone in grid.backbones:
+        given = [("passes", backbone.passes is not None), ("maps", backbone.maps == "all")]
+        unused = [key for key, is_given in given if is_given and backbone.network_name not in drifting]
+        if unused:
+            raise UserError(
+                f"{unused[0]} has no effect on {backbone.network_name}: add batch_norm drifting, or drop it"
+            )
 
 
 def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning: bool) -> None:

@@ -1,7 +1,7 @@
 """Protocols: the paper's rules, and those in which its published code and mammoth depart from them.
 
 Each rule is an override of ordinary options (docs/config.md), so a protocol can do nothing that a grid
-file cannot: `paper` leaves the grid's options as they are, `code` and `mammoth` set all rules of theirs, and
+file cannot: `paper` leaves the grid's options as they are, `code` and `mammoth` set the rules of theirs, and
 `paper+read+forget` sets those that it names. Rule by rule, with the test that holds each: docs/fidelity.md.
 """
 

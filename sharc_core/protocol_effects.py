@@ -177,7 +177,8 @@ def _table(block: Sequence[Comparison]) -> Table:
         "gain: ACC with SHARC less ACC of the plain method under the same rules, seed by seed, with its 95 % "
         "Student-t interval. moved: the gain less that under paper, seed by seed, with its interval. The "
         "intervals are not corrected for the number of comparisons. paper+<rule>: the paper's protocol with "
-        "that rule; code: all rules of the published code; mammoth: mammoth's. A rule that does not concern "
+        "that rule; code: the published code's rules but batch_norm; mammoth: mammoth's. A rule "
+        "that does not concern "
         f"a method has no row. published gain: {SOURCE}, a difference of means. In the published code the "
         "batch norm of the backbone drifts while the head trains: that is the rule batch_norm, which code "
         f"leaves out, and code+batch_norm is all of the code. {seeds_text(bases)}."
@@ -217,7 +218,7 @@ def _where_gains_exist(found: Sequence[Comparison]) -> list[str]:
         return []
     text, code_signs = [_sign(c.effects[0]) for c, _ in both], [_sign(code) for _, code in both]
     sentences = [
-        f"Comparisons under the paper's rules and under all rules of its code: {len(both)}. SHARC gains in "
+        f"Comparisons under the paper's rules and under protocol code: {len(both)}. SHARC gains in "
         f"{text.count(1)} under the paper's (95 % interval above zero) and in {code_signs.count(1)} under "
         f"the code's, where it loses in {code_signs.count(-1)} (interval below zero). A gain is said to "
         "exist only under one of the two where it is shown to be smaller under the other, and none is shown "

@@ -4,6 +4,7 @@ View 0 is the images as they are. With n >= 2 views there are the augmented view
 trains on view 1 + s mod n. All views have the same labels and share one set of test features.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -27,8 +28,12 @@ class TrainingFeatures(Protocol):
     further_views: dict[int, View]
 
 
-class Visits(Protocol):
-    """See sharc_core.drifting.reading.Visits."""
+@dataclass(frozen=True)
+class Visits:
+    """Training images as one seed's network saw them in one task, in the order of the visit.
+
+    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): the last m.
+    """
 
     order: torch.Tensor
     pooled: torch.Tensor
@@ -36,10 +41,18 @@ class Visits(Protocol):
     maps: torch.Tensor
 
 
-class DriftingSource(Protocol):
-    """See sharc_core.drifting.reading.DriftingFeatures."""
+@dataclass(frozen=True)
+class DriftingFeatures:
+    """What DriftingReplicas reads; sharc_core.drifting.reading opens it.
+
+    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because which a
+    training image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes,
+    for each task the pooled vectors of the first test images of test_order (M,); tested_at_start and
+    joint_tested: of all. Keys are seed, size of the training batches and, for what depends on them, passes.
+    """
 
     train_maps: torch.Tensor
+    train_pooled: torch.Tensor
     train_labels: torch.Tensor
     test_labels: torch.Tensor
     test_order: torch.Tensor
@@ -48,6 +61,8 @@ class DriftingSource(Protocol):
     joint: dict[tuple[int, int, int], list[Visits]]
     tested: dict[tuple[int, int, int], list[torch.Tensor]]
     joint_tested: dict[tuple[int, int, int], torch.Tensor]
+    classes: list[str]
+    manifest: dict
 
 
 class TestFeatures(Protocol):
@@ -75,13 +90,17 @@ def needed_views(seeds: list[int], views: int) -> list[int]:
 
 
 def replicas_of(
-    features: TrainingFeatures, seeds: list[int], views: int, batch_size: int = 0, joint: int | None = None
+    features: "TrainingFeatures | DriftingFeatures",
+    seeds: list[int],
+    views: int,
+    batch_size: int,
+    joint: int | None = None,
 ):
     """How each seed's replica sees the features, whatever the batch norm.
 
     views: of a frozen backbone. batch_size, joint: see DriftingReplicas.
     """
-    if hasattr(features, "visits"):
+    if isinstance(features, DriftingFeatures):
         return DriftingReplicas(features, seeds, batch_size, joint)
     return ReplicaViews(features, seeds, views)
 
@@ -137,7 +156,9 @@ class DriftingReplicas:
     Raises UserError when the features lack a seed, or a memory holds a sample whose map was not kept.
     """
 
-    def __init__(self, features: DriftingSource, seeds: list[int], batch_size: int, joint: int | None = None):
+    def __init__(
+        self, features: DriftingFeatures, seeds: list[int], batch_size: int, joint: int | None = None
+    ):
         self.features = features
         self.seeds = seeds
         self._batch_size, self._joint = batch_size, joint
@@ -215,7 +236,7 @@ def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tens
 class _Tested:
     """The first test images of the stream's order, for every replica (or one for all)."""
 
-    def __init__(self, source: DriftingSource, rows: list[torch.Tensor]):
+    def __init__(self, source: DriftingFeatures, rows: list[torch.Tensor]):
         self.test_labels = source.test_labels
         self._rows = rows
         self._at = torch.empty_like(source.test_order)

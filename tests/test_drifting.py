@@ -34,6 +34,7 @@ from sharc_core.errors import UserError
 from sharc_core.features import extract_features, open_features
 from sharc_core.files import read_json, write_json
 from sharc_core.filling import whole_batches
+from sharc_core.inputs import check_inputs
 from sharc_core.integrity import stamp
 from sharc_core.learner import evaluate, run_cell
 from sharc_core.methods import METHODS
@@ -903,3 +904,14 @@ def test_no_code_of_methods_and_memories_is_behind_the_features():
     names = {str(path.relative_to(provenance.PACKAGE)) for path in files}
     assert {"drifting/extract.py", "backbones/batch_norm.py", "streams.py", "features.py"} <= names
     assert not {"memory.py", "heads.py", "completion.py", "methods/base.py", "associative/base.py"} & names
+
+
+@pytest.mark.parametrize("given", [{"passes": 2}, {"maps": "all"}])
+def test_a_setting_of_drifting_features_needs_a_backbone_that_drifts(tmp_path, given):
+    block = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32} | given
+    values = {"datasets": {"greys": {"source": "digits", "tasks": 5}}, "backbone": block, "methods": ["er"]}
+    values |= {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
+    (name,) = given
+    with pytest.raises(UserError, match=f"^config: backbone: {name} has no effect on resnet_small-pretrain"):
+        check_inputs(load_grid(values))
+    check_inputs(load_grid(values | {"protocol": ["paper", "paper+batch_norm"]}))

@@ -181,7 +181,7 @@ class Live:
         return self.loss_of_er()
 
     def loss_of_er(self) -> torch.Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def loss_on(self, rows: list[SimpleNamespace]) -> torch.Tensor:
         return cross_entropy(self.head(vectors(rows)), torch.stack([row.y for row in rows]))

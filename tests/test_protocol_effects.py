@@ -99,7 +99,7 @@ def test_rounding_moves_nothing():
 def test_findings_claim_what_the_intervals_hold():
     summary, where, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert summary == (
-        "Comparisons under the paper's rules and under all rules of its code: 1. SHARC gains in 1 under the "
+        "Comparisons under the paper's rules and under protocol code: 1. SHARC gains in 1 under the "
         "paper's (95 % interval above zero) and in 1 under the code's, where it loses in 0 (interval below "
         "zero). A gain is said to exist only under one of the two where it is shown to be smaller under the "
         "other, and none is shown there."

@@ -1,7 +1,6 @@
 """Opening drifting features: the parts that some cells read, checked, mapped into memory."""
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,43 +10,7 @@ from sharc_core.errors import UserError
 from sharc_core.features import map_array
 from sharc_core.files import read_json
 from sharc_core.integrity import REMEDY, check_files
-
-
-@dataclass(frozen=True)
-class Visits:
-    """Training images as one seed's network saw them in one task, in the order of the visit.
-
-    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): the last m.
-    """
-
-    order: torch.Tensor
-    pooled: torch.Tensor
-    nonzero: torch.Tensor
-    maps: torch.Tensor
-
-
-@dataclass(frozen=True)
-class DriftingFeatures:
-    """What sharc_core.views.DriftingReplicas reads.
-
-    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because which a
-    training image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes,
-    for each task the pooled vectors of the first test images of test_order (M,); tested_at_start and
-    joint_tested: of all. Keys are seed, size of the training batches and, for what depends on them, passes.
-    """
-
-    train_maps: torch.Tensor
-    train_pooled: torch.Tensor
-    train_labels: torch.Tensor
-    test_labels: torch.Tensor
-    test_order: torch.Tensor
-    tested_at_start: torch.Tensor
-    visits: dict[tuple[int, int], list[Visits]]
-    joint: dict[tuple[int, int, int], list[Visits]]
-    tested: dict[tuple[int, int, int], list[torch.Tensor]]
-    joint_tested: dict[tuple[int, int, int], torch.Tensor]
-    classes: list[str]
-    manifest: dict
+from sharc_core.views import DriftingFeatures, Visits
 
 
 def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures:
