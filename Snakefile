@@ -3,9 +3,10 @@
 #   data -> backbone -> features -> cells (all seeds at once) -> runs.csv -> tables, figures, report
 #
 # Data, weights and features are shared between grids (data_dir); everything below results_dir is this
-# grid's. A cell's job depends on its features, its own settings and the code behind it, nothing else:
-# changing one method's setting re-runs that method's cells, a new method re-runs nothing old. Every rule
-# has the hash of the code behind it as a parameter: edited code re-runs what comes from it, comments nothing.
+# grid's. What is on disk is the truth, not Snakemake's notes (sharc_core/comparison.py): names of data,
+# weights and features carry a hash of what they are made from, a cell's document says its settings, code and
+# features, the record says what tables were made from. Rules offer what is missing or not the grid's; the
+# rest are files that no rule makes. A seed more trains that seed, a comment in the code nothing.
 
 import os
 import re
@@ -17,15 +18,19 @@ sys.path.insert(0, workflow.basedir)
 from sharc_core.errors import UserError
 
 try:
-    from sharc_core.batches import FINISHED, batches, kept_document
+    from sharc_core.batches import FINISHED, OUTDATED, batches, kept_document
+    from sharc_core.call import Call
+    from sharc_core.comparison import Comparison, outdated_stages, stage_keys
     from sharc_core.config import load_grid, read_config, refuse_code, study_grid
     from sharc_core.device import resolve_device
     from sharc_core.inputs import check_folder, check_inputs
     from sharc_core.labels import has_batch_norms
     from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
-    from sharc_core.provenance import code_hash, recall_hash, script_hash, stage_hash
-    from sharc_core.record import NAMES, TABLE_CODE
-    from sharc_core.studies.jobs import recall_jobs, recall_path, recall_settings
+    from sharc_core.files import sha256_file
+    from sharc_core.provenance import recall_hash, script_hash, stage_hash
+    from sharc_core.record import NAMES, TABLE_CODE, card_copy
+    from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path, recall_settings
+    from sharc_core.studies.recall_table import is_measured
     from sharc_core.unroll import extracted_views, memberships
 
     check_folder(workflow.basedir)
@@ -39,14 +44,13 @@ try:
 
     grid = load_grid(config)
     SUBMITS = workflow.nodes is not None  # a cluster's profile says how many jobs at once
-    if workflow.is_main_process:
-        # a dry run shows the plan even where the data are yet to come; Snakemake says only later that it is one
-        dry = any(re.fullmatch("--dry-?run|-n|-np", argument) for argument in sys.argv)
-        # the login node need not have the jobs' GPU
+    call = Call(workflow)
+    if call.is_main:
+        # a dry run shows the plan even where the data are yet to come; the login node need not have the jobs' GPU
         check_inputs(
             grid,
             progress=lambda line: print(line, file=sys.stderr),
-            planning=dry,
+            planning=call.is_dry,
             elsewhere=SUBMITS,
         )
     layout = Layout(grid)
@@ -56,6 +60,7 @@ try:
     MEMBERS = {path: members for path, _, members in MEMBERSHIPS}
     STUDIES = {name: study_grid(grid, name) for name in grid.studies}
     RECALL = {str(recall_path(grid, job)): job for job in recall_jobs(grid)}
+    found = Comparison(layout, CELLS)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     os._exit(1)  # Snakemake would bury the line under its own traceback
@@ -74,6 +79,8 @@ def result(path):
 # relative, as all paths of inputs, so that a project that was moved or copied re-runs nothing
 PUBLISHED = os.path.relpath(f"{workflow.basedir}/workflow/paper/paper_results.csv")
 LOGS = result("logs")
+
+
 TABLES = expand(result("tables/{scenario}.{kind}"), scenario=grid.scenarios, kind=["md", "csv", "tex"])
 TABLES += expand(result("tables/{scenario}_pairs.csv"), scenario=grid.scenarios)
 TABLES += expand(result("tables/study_{study}.csv"), study=STUDIES)
@@ -97,7 +104,8 @@ RECALL_FIGURES = expand(
     kind=["svg", "png"],
 )
 RECALL_PICTURES = expand(result("figures/recall_pictures.{kind}"), kind=["svg", "png"])
-CARDS = list(dict.fromkeys(str(card) for name in layout.backbones if (card := layout.card(name)) is not None))
+# copies of what data_dir has, so that results stay whole without it; their names carry a hash
+CARDS = {str(copy): layout.card(name) for name in layout.backbones if (copy := card_copy(layout, name))}
 
 
 rule all:
@@ -121,6 +129,7 @@ rule recall:
         result(NAMES["recall"]),
 
 
+include: "workflow/rules/compare.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/results.smk"

@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     costs = document["costs"]
     print(
         f"\n{costs['samples_stored'][0]} samples, {costs['episodic_bytes'][0]:,} bytes, associative memory "
-        f"{costs['associative_bytes'][0]:,} bytes, {costs['train_seconds']:.2f} s per seed"
+        f"{costs['associative_bytes'][0]:,} bytes, {costs['train_seconds'][0]:.2f} s per seed"
     )
     return 0
 

@@ -1,26 +1,38 @@
-"""Jobs of several cells: one start of Python and torch, one opening of the features, one hold on a GPU.
+"""The job of a cell, and jobs of several: what is missing is trained, what is there and right is kept.
 
-Snakemake makes and deletes the files of a job together. So that a batch that was killed, or gained a cell,
-trains only what is missing, documents lie in a folder that is no job's output as soon as they are finished,
-each with a key of all that its numbers are a function of. A batch that is made again although nothing about
-it changed (`--forcerun`) is trained anew, as any job would be.
+A cell's job adds the seeds that its document lacks. A job of several cells means one start of Python and
+torch, one opening of the features, one hold on a GPU. Snakemake makes and deletes the files of a job
+together; so that a batch that was killed trains only what is missing, its documents lie in a folder that is
+no job's output as soon as they are finished, from where they are moved to their places.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sharc_core.cell import Cell
-from sharc_core.device import device_text, resolve_device
+from sharc_core.documents import (
+    Document,
+    Wanted,
+    difference,
+    extended,
+    features_name,
+    matching_seeds,
+    missing_seeds,
+    signed,
+)
 from sharc_core.drifting.part import Part
 from sharc_core.drifting.plan import is_read
 from sharc_core.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.errors import UserError
 from sharc_core.features import Features, open_views
-from sharc_core.files import digest, read_json, sha256_file, write_json
-from sharc_core.learner import run_cell, versions
+from sharc_core.files import digest, read_json, write_json, write_text
+from sharc_core.learner import run_cell
+from sharc_core.origin import features_hash
 from sharc_core.views import needed_views
 
 FINISHED = ".finished"  # folder beside the documents
+OUTDATED = "outdated"  # folder of the results for documents that were replaced, where they are to be kept
 Progress = Callable[[str], None]
 
 
@@ -40,89 +52,122 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
     }
 
 
-def open_for(cell: Cell, manifests: list[Path]) -> Features | DriftingFeatures:
+def open_for(cell: Cell, manifests: Sequence[Path]) -> Features | DriftingFeatures:
     """The features that a cell is trained on. manifests: of its views, the first first, or of its parts."""
     folders = [Path(manifest).parent for manifest in manifests]
     return open_drifting(folders) if cell.batch_norm == "drifting" else open_views(folders)
 
 
 def kept_document(folder: Path | str, cell: Cell) -> Path:
-    """Where a cell's document lies once it is finished. folder: that of the batches."""
+    """Where a cell's document lies once its batch has finished it. folder: that of the batches."""
     return Path(folder) / f"{cell.id}.document"
 
 
+def wanted_of(job: Mapping[str, Any]) -> Wanted:
+    """What a grid wants of a cell, as its job is told: cell, code, reads."""
+    reads = {int(seed): list(names) for seed, names in job["reads"].items()}
+    return Wanted(Cell.model_validate(dict(job["cell"])), job["code"], reads)
+
+
+def run_alone(
+    wanted: Wanted,
+    seeds: list[int],
+    manifests: Sequence[Path],
+    path: Path,
+    aside: Path | None = None,
+    progress: Progress = print,
+) -> None:
+    """Train a cell's `seeds` and write its document, which keeps those of its seeds that still match.
+
+    manifests: of the features that these seeds read. aside: folder for a document that is replaced; None:
+    it is not kept. Raises UserError.
+    """
+    features = open_for(wanted.cell, manifests)
+    news = _trained(features, wanted, seeds, manifests, progress)
+    _put_aside(path, aside, wanted, progress)
+    write_json(path, extended(_readable(path), news, wanted))
+
+
 def run_batch(
-    cells: list[Cell],
-    codes: list[str],
-    manifests: list[Path],
+    wanted: Sequence[Wanted],
+    seeds: Sequence[list[int]],
+    documents: Sequence[Path],
+    manifests: Sequence[Path],
     stamp: Path,
+    aside: Path | None = None,
     progress: Progress = print,
 ) -> None:
     """Train cells of one data set and backbone, one after the other; their documents lie beside the stamp.
 
-    codes: hashes of the code behind each. manifests: of the views that all of them together need, in order.
-    stamp: written last. A cell that cannot be trained costs the others nothing: the UserError that names it
-    is raised at the end.
+    seeds: of each cell, those to be trained; none for one that is finished. documents: the places that they
+    are moved to afterwards. manifests: of the features that all of them together need, in order. stamp:
+    written last. aside: as for run_alone. A cell that cannot be trained costs the others nothing: the
+    UserError that names it is raised at the end.
     """
-    features = open_for(cells[0], manifests)
-    keys = _keys(cells, codes, manifests)
-    # what this batch was when it was last complete; no job's output, so it stays
-    known = stamp.with_suffix(".keys")
-    if _content(known) == {"keys": keys}:
-        known.unlink()
-        for cell in cells:
-            kept_document(stamp.parent, cell).unlink(missing_ok=True)
-    failed = {}
-    for cell, key in zip(cells, keys, strict=True):
+    features, failed = open_for(wanted[0].cell, manifests), {}
+    for one, asked, document in zip(wanted, seeds, documents, strict=True):
+        cell, finished = one.cell, kept_document(stamp.parent, one.cell)
+        before = _readable(finished)
+        # what an earlier run of this job finished has not been moved: it is the newer one
+        left = [seed for seed in asked if seed not in matching_seeds(before, one)]
+        if asked and not left and not missing_seeds(before, one):
+            progress(f"{cell.id}: finished by an earlier run of this job")
+        if not left:
+            continue
         try:
-            _finish(features, cell, key, kept_document(stamp.parent, cell), progress)
+            say = _named(cell, progress)
+            news = _trained(features, one, left, _read_by(cell, left, manifests), say)
         except UserError as error:
             failed[cell.id] = error
             progress(f"{cell.id}: {error}")
+            continue
+        _put_aside(document, aside, one, say)
+        write_json(finished, extended(_readable(document), extended(before, news, one), one))
     if failed:
         reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        raise UserError(f"{len(failed)} of {len(cells)} cells failed, the others are kept: {reasons}")
-    write_json(known, {"keys": keys})
-    write_json(stamp, {"keys": keys})
+        raise UserError(f"{len(failed)} of {len(wanted)} cells failed, the others are kept: {reasons}")
+    write_text(stamp, "\n".join(one.cell.id for one in wanted) + "\n")
 
 
-def _keys(cells: list[Cell], codes: list[str], manifests: list[Path]) -> list[str]:
-    """Of all that each cell's numbers are a function of: settings, code, features, libraries, device."""
-    made_by = [versions(), device_text(resolve_device(cells[0].device))]
-    hashes = _hashes(cells, manifests)
-    return [
-        digest([cell.job, code, read, made_by], 64)
-        for cell, code, read in zip(cells, codes, hashes, strict=True)
-    ]
+def _named(cell: Cell, progress: Progress) -> Progress:
+    return lambda line: progress(f"{cell.id}: {line}")
 
 
-def _hashes(cells: list[Cell], manifests: list[Path]) -> list[list[str]]:
-    """Of the manifests that each cell reads, in their order."""
-    found = list(map(sha256_file, manifests))
-    if cells[0].batch_norm == "drifting":
-        parts = [Part.parse(manifest.parent.name) for manifest in manifests]
-        pairs = list(zip(parts, found, strict=True))
-        return [[hashed for part, hashed in pairs if is_read(part, cell)] for cell in cells]
-    views = needed_views([seed for cell in cells for seed in cell.seeds], cells[0].views)
-    by_view = dict(zip(views, found, strict=True))
-    return [[by_view[view] for view in needed_views(cell.seeds, cell.views)] for cell in cells]
+def _trained(
+    features: Features | DriftingFeatures,
+    wanted: Wanted,
+    seeds: list[int],
+    manifests: Sequence[Path],
+    progress: Progress,
+) -> Document:
+    cell = wanted.cell.model_copy(update={"seeds": seeds})
+    hashes = {features_name(m.parent): features_hash(read_json(m)) for m in map(Path, manifests)}
+    return signed(run_cell(features, cell, progress=progress), wanted, hashes)
 
 
-def _finish(
-    features: Features | DriftingFeatures, cell: Cell, key: str, document: Path, progress: Progress
-) -> None:
-    """See to it that the cell's document is there, of this key, whole."""
-    note = document.with_suffix(".key")
-    if document.exists() and _content(note) == {"key": key, "sha256": sha256_file(document)}:
-        progress(f"{cell.id}: finished by an earlier run of this job")
-        return
-    write_json(document, run_cell(features, cell, progress=lambda line: progress(f"{cell.id}: {line}")))
-    write_json(note, {"key": key, "sha256": sha256_file(document)})
+def _read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Path]:
+    """Which of a batch's features some seeds of one of its cells read."""
+    chosen = cell.model_copy(update={"seeds": seeds})
+    paths = [Path(manifest) for manifest in manifests]
+    if cell.batch_norm == "drifting":
+        return [path for path in paths if is_read(Part.parse(path.parent.name), chosen)]
+    views = {f"view{view}" for view in needed_views(seeds, cell.views)}
+    return [path for path in paths if path.parent.name in views]
 
 
-def _content(path: Path) -> object:
-    """Of a JSON file; None where there is none, or a damaged one."""
+def _readable(path: Path) -> Document | None:
+    """A document; None where there is none, or a damaged one."""
     try:
         return read_json(path)
     except UserError:
         return None
+
+
+def _put_aside(path: Path, aside: Path | None, wanted: Wanted, progress: Progress) -> None:
+    """Keep a document that is about to be replaced, as <data set>/<backbone>/<cell>-<its hash>.json."""
+    document = None if aside is None else _readable(path)
+    if document is not None and difference(document, wanted) is not None:
+        cell = wanted.cell
+        kept = aside / cell.dataset / cell.backbone / f"{cell.id}-{digest(document)}.json"
+        write_json(kept, document)
+        progress(f"the document that is replaced is kept as {kept}")

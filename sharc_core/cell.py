@@ -122,6 +122,11 @@ class Cell(Settings):
         return self.model_dump(mode="json", exclude={"scenarios"})
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All that the numbers of each of its seeds are a function of, features and code aside."""
+        return self.model_dump(mode="json", exclude={"scenarios", "seeds"})
+
+    @property
     def config_hash(self) -> str:
         """Short hash of everything but the seeds and the scenarios reported."""
         return digest(self.model_dump(exclude={"seeds", "scenarios"}))

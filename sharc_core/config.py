@@ -47,10 +47,14 @@ def listed(value: Any) -> list:
 
 
 class CellsConfig(Settings):
-    """Where cells are trained, and how many of one data set, backbone and method share a process."""
+    """Where cells are trained, and how many of one data set, backbone and method share a process.
+
+    keep_replaced: documents of another grid, which a cell's job replaces, are kept in results_dir/outdated.
+    """
 
     device: Device = "cpu"
     per_job: int | None = Field(default=None, ge=1)
+    keep_replaced: bool = False
 
     @property
     def batch(self) -> int:
@@ -155,8 +159,9 @@ def _drifts(protocol: Any) -> bool:
 
 
 def config_hash(values: dict[str, Any]) -> str:
-    """Grid.config_hash of a grid's keys and values, complete and JSON-able (but for cells per job)."""
-    cells = {key: value for key, value in values.get("cells", {}).items() if key != "per_job"}
+    """Grid.config_hash of a grid's keys and values, complete and JSON-able (but for how cells are run)."""
+    how = ("per_job", "keep_replaced")  # no number depends on them
+    cells = {key: value for key, value in values.get("cells", {}).items() if key not in how}
     identity = {key: value for key, value in (values | {"cells": cells}).items() if key not in PLACES}
     return short_sha256(digest(identity, 64))
 

@@ -16,6 +16,7 @@ from sharc_core.cell import Cell
 from sharc_core.completion import SharcSettings
 from sharc_core.determinism import same_bits
 from sharc_core.device import device_text, resolve_device
+from sharc_core.documents import FORMAT, joined
 from sharc_core.errors import UserError
 from sharc_core.features import Features
 from sharc_core.heads import Batch, Head, make_head
@@ -49,7 +50,7 @@ def run_cell(
         # sums over several threads round differently (with a GPU, too, maps are pooled on the CPU)
         torch.set_num_threads(1)
         with same_bits(device):
-            return _run_seeds(features, cell, device, progress) | {"origin": origin}
+            return _run_seeds(features, cell, origin, device, progress)
     finally:
         torch.set_num_threads(threads)
 
@@ -57,36 +58,21 @@ def run_cell(
 def _run_seeds(
     features: Features,
     cell: Cell,
+    origin: dict[str, Any],
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     if cell.has_ragged_tasks and len(cell.seeds) > 1:
         # How many samples fit differs from seed to seed, so they cannot advance together.
         alone = [cell.model_copy(update={"seeds": [seed]}) for seed in cell.seeds]
-        return _together(cell, [_run(features, one, device, progress) for one in alone])
-    return _run(features, cell, device, progress)
-
-
-def _together(cell: Cell, documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """One document of single-seed ones."""
-    first = documents[0]
-
-    def join(name: str) -> dict[str, list]:
-        return {key: sum((d[name][key] for d in documents), []) for key in first[name]}
-
-    costs = {
-        key: None if value is None else sum((d["costs"][key] for d in documents), [])
-        for key, value in first["costs"].items()
-        if key != "train_seconds"
-    }
-    seconds = sum(d["costs"]["train_seconds"] for d in documents) / len(documents)
-    changed = {"cell": cell.job, "seeds": cell.seeds, "costs": {**costs, "train_seconds": seconds}}
-    return first | changed | {name: join(name) for name in ("matrix", "untrained")}
+        return joined(_run(features, one, origin, device, progress) for one in alone)
+    return _run(features, cell, origin, device, progress)
 
 
 def _run(
     features: Features,
     cell: Cell,
+    origin: dict[str, Any],
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
@@ -125,7 +111,8 @@ def _run(
         scenario: np.stack([row[scenario].numpy() for row in rows], 1) for scenario in ("task_il", "class_il")
     }
     return {
-        "cell": cell.job,
+        "format": FORMAT,
+        "cell": cell.settings,
         "config_hash": cell.config_hash,
         "seeds": cell.seeds,
         "classes_per_task": stream.classes_per_task,
@@ -137,9 +124,15 @@ def _run(
             "learner_bytes": [head.bytes_per_replica + method.extra_bytes] * len(cell.seeds),
             "samples_stored": [memory.samples_stored] * len(cell.seeds),
             "recall_mse": memory.recall_mse(),
-            "train_seconds": (time.perf_counter() - started) / len(cell.seeds),
+            "train_seconds": [(time.perf_counter() - started) / len(cell.seeds)] * len(cell.seeds),
         },
-        "versions": versions() | {"device": device_text(device)},
+        "trainings": [
+            {
+                "seeds": list(cell.seeds),
+                "origin": origin,
+                "versions": versions() | {"device": device_text(device)},
+            }
+        ],
     }
 
 

@@ -8,7 +8,7 @@ plain names.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sharc_core.cell import Cell
 from sharc_core.config import Grid, pretrain_source
 from sharc_core.datasets import SOURCES, PreparedData, Source, open_prepared
 from sharc_core.device import keep_memory, resolve_device
+from sharc_core.documents import features_name
 from sharc_core.drifting.extract import Extraction
 from sharc_core.drifting.part import Part
 from sharc_core.drifting.plan import parts_of
@@ -113,6 +114,19 @@ class Layout:
         else:
             views = needed_views([seed for cell in cells for seed in cell.seeds], first.views)
         return [self.features(first.dataset, first.backbone, view) for view in views]
+
+    def reads(self, cell: Cell) -> dict[int, list[str]]:
+        """By seed, names of the features that a cell reads, below data_dir/features.
+
+        Of drifting ones without how many maps were kept: no number depends on it.
+        """
+        found = {}
+        for seed in cell.seeds:
+            folders = self.read_by([cell.model_copy(update={"seeds": [seed]})])
+            if cell.batch_norm == "drifting":
+                folders = [f.with_name(replace(Part.parse(f.name), kept=None).name) for f in folders]
+            found[seed] = [features_name(folder) for folder in folders]
+        return found
 
     def made_from(self, dataset: str, backbone: str, view: int | str) -> Path | None:
         """The features that others are made from; None where it is images alone."""

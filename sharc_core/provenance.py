@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent
 # parameters and inputs of its job already, so a new check or error text re-runs nothing.
 WITHOUT = {
     "config",
+    "documents",
     "features",
     "backbones",
     "device",

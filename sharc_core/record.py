@@ -12,6 +12,7 @@ import pandas as pd
 from pydantic import Field, ValidationError, field_validator
 
 from sharc_core.config import Grid
+from sharc_core.documents import read_document
 from sharc_core.errors import UserError
 from sharc_core.explain import explain
 from sharc_core.files import read_json, sha256_file, write_json
@@ -22,9 +23,8 @@ from sharc_core.pipeline import Layout
 from sharc_core.provenance import library_versions, stage_hash
 from sharc_core.results import read_runs
 from sharc_core.settings import Settings
-from sharc_core.studies.jobs import recall_backbones
+from sharc_core.studies.jobs import recall_jobs
 from sharc_core.studies.recall_table import read_rows
-from sharc_core.unroll import extracted_views
 
 NAMES = {"grid": "provenance.json", "recall": "provenance_recall.json"}
 # Roots (see provenance.stage_hash) of the code that makes tables of results.
@@ -73,15 +73,27 @@ class Weights(Settings):
     pretraining: Data | None = None
 
 
+class Entry(Settings):
+    """A cell's document, as the grid wants it. members: who reports which scenario (unroll.memberships).
+
+    seeds: those that are reported, of all that the document may hold. key: documents.Wanted.key.
+    """
+
+    members: Members
+    seeds: list[int]
+    key: str
+
+
 class Record(Settings):
     """One target's results: of the grid itself, or of its recall study.
 
     config: the grid, defaults filled in. origin: lineage.lineage of all runs. features: folders below
-    data_dir with their features_hash. published: hash of the paper's numbers. members: per matrix, who
-    reports which scenario (see unroll.memberships). files: by their path below results_dir.
+    data_dir with their features_hash. published: hash of the paper's numbers. entries: per document. rows:
+    per file of the recall study, its key. stages: what each kind of files was made from
+    (comparison.stage_keys). files: by their path below results_dir.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     kind: Literal["grid", "recall"]
     made: Made
     config: dict[str, Any]
@@ -94,7 +106,9 @@ class Record(Settings):
     features: dict[str, Sha256]
     published: Sha256 | None = None
     studies: list[str] = []
-    members: dict[str, Members] = {}
+    entries: dict[str, Entry] = {}
+    rows: dict[str, str] = {}
+    stages: dict[str, str] = {}
     files: dict[str, File]
 
     @field_validator("files")
@@ -108,40 +122,50 @@ class Record(Settings):
 
 
 def write_grid_record(
-    grid: Grid, cells: Mapping[Path | str, Members], others: Iterable[Path | str], published: Path | str
+    grid: Grid,
+    cells: Mapping[Path | str, Entry],
+    others: Iterable[Path | str],
+    published: Path | str,
+    stages: Mapping[str, str],
 ) -> Path:
     """Write results_dir/provenance.json of a finished grid; returns the path.
 
-    cells: documents with their members. others: all that was made of them, runs.csv among it. published:
-    the paper's numbers.
+    cells: by document. others: all that was made of them, runs.csv and backbones' cards among it. published:
+    the paper's numbers. stages: comparison.stage_keys. Raises UserError for a document of another grid.
     """
-    folder = Path(grid.results_dir)
+    folder, others = Path(grid.results_dir), list(others)
+    documents = [read_document(path, entry.seeds, entry.key) for path, entry in cells.items()]
     return _write(
         grid,
         "grid",
         read_runs(folder / "runs.csv"),
-        extracted_views(grid),
+        _inputs_of(Layout(grid), documents),
         [*cells, *others],
         cells=len(cells),
         published=sha256_file(published),
         studies=list(grid.studies),
-        members={_below(folder, path): members for path, members in cells.items()},
+        entries={_below(folder, path): entry for path, entry in cells.items()},
+        stages=dict(stages),
     )
 
 
-def write_recall_record(grid: Grid, rows: list[Path | str], others: Iterable[Path | str]) -> Path:
-    """Write results_dir/provenance_recall.json; returns the path. rows: the jobs' files, in their order."""
-    layout = Layout(grid)
-    names = [backbone.path_name for backbone in recall_backbones(grid)]
-    views = [(dataset, name, layout.views(name)[0]) for dataset in grid.datasets for name in names]
-    return _write(grid, "recall", read_rows(rows), views, [*rows, *others], cells=len(rows))
+def write_recall_record(
+    grid: Grid, rows: Mapping[Path | str, str], others: Iterable[Path | str], stages: Mapping[str, str]
+) -> Path:
+    """Write results_dir/provenance_recall.json; returns the path. rows: the jobs' files with their keys."""
+    folder, layout = Path(grid.results_dir), Layout(grid)
+    found = read_rows(list(rows), list(rows.values()))
+    keys = {_below(folder, path): key for path, key in rows.items()}
+    inputs = _inputs_there(layout, [(job.dataset, job.backbone) for job in recall_jobs(grid)])
+    files = [*rows, *others]
+    return _write(grid, "recall", found, inputs, files, cells=len(rows), rows=keys, stages=dict(stages))
 
 
 def _write(
     grid: Grid,
     kind: str,
     runs: pd.DataFrame,
-    views: list[tuple[str, str, int]],
+    inputs: Mapping[str, Any],
     files: Iterable[Path | str],
     **further: Any,
 ) -> Path:
@@ -153,7 +177,7 @@ def _write(
         config_hash=grid.config_hash,
         origin=lineage(runs, grid.config_hash),
         runs=len(runs),
-        **_inputs(Layout(grid), views),
+        **inputs,
         files={_below(folder, path): File(**entry(Path(path))) for path in files},
         **further,
     )
@@ -168,28 +192,47 @@ def made(kind: str) -> Made:
     return Made(**git_state(), host=host(), code=stage_hash(*roots), versions=versions)
 
 
-def _inputs(layout: Layout, views: list[tuple[str, str, int]]) -> dict[str, Any]:
-    """data, weights and features of a record, as they lie in data_dir."""
+def _inputs_of(layout: Layout, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """data, weights and features of a record, as the documents name them: data_dir need not be there."""
     data, weights, features = {}, {}, {}
-    for dataset, backbone, view in views:
-        folder = layout.features(dataset, backbone, view)
-        manifest = read_json(folder / "manifest.json")
-        features[_below(layout.data, folder)] = features_hash(manifest)
-        prepared = _below(layout.data, layout.prepared(dataset))
-        data[dataset] = Data(folder=prepared, sha256=manifest["dataset"])
-        weights[backbone] = _weights(layout, backbone, manifest["backbone"])
+    for document in documents:
+        dataset, backbone = (document["cell"][name] for name in ("dataset", "backbone"))
+        for training in document["trainings"]:
+            names = training["features"]
+            features |= {f"features/{name}": hashed for name, hashed in names.items()}
+            prepared = f"prepared/{next(iter(names)).split('/')[0]}"
+            data[dataset] = Data(folder=prepared, sha256=training["origin"]["data"])
+            weights[backbone] = _weights(layout, backbone, training["origin"]["weights"])
     return {"data": data, "weights": weights, "features": features}
 
 
-def _weights(layout: Layout, backbone: str, described: Mapping[str, Any]) -> Weights:
+def _inputs_there(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The same of data sets and backbones, of what lies in data_dir."""
+    data, weights, features = {}, {}, {}
+    for dataset, backbone in dict.fromkeys(pairs):
+        folder = layout.features(dataset, backbone)
+        manifest = read_json(folder / "manifest.json")
+        features[_below(layout.data, folder)] = features_hash(manifest)
+        data[dataset] = Data(folder=f"prepared/{layout.prepared(dataset).name}", sha256=manifest["dataset"])
+        weights[backbone] = _weights(layout, backbone, manifest["backbone"]["sha256"])
+    return {"data": data, "weights": weights, "features": features}
+
+
+def _weights(layout: Layout, backbone: str, sha256: str) -> Weights:
     file, card = layout.weights(backbone), layout.card(backbone)
-    common = {"weights": described["weights"], "sha256": described["sha256"]}
+    common = {"weights": layout.backbones[backbone].weights, "sha256": sha256}
     if card is None:
         return Weights(**common, file=None if file is None else str(file))
-    found = read_json(card)
+    found = read_json(card_copy(layout, backbone))
     folder = _below(layout.data, layout.pretraining_data(backbone))
     trained_on = Data(folder=folder, sha256=found["data"]["sha256"])
     return Weights(**common, file=_below(layout.data, file), card=found, pretraining=trained_on)
+
+
+def card_copy(layout: Layout, backbone: str) -> Path | None:
+    """Where the results have a copy of a backbone's card; None for weights that were not pre-trained here."""
+    card = layout.card(backbone)
+    return None if card is None else layout.results / "backbones" / card.name
 
 
 def _below(folder: Path, path: Path | str) -> str:

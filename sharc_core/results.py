@@ -166,6 +166,7 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
         if matrix.ndim != 3 or len(matrix) != len(seeds):
             raise ValueError(f"{scenario} matrix of shape {matrix.shape} for {len(seeds)} seeds")
     _check_scenarios(document, matrices)
+    trainings = {seed: training for training in document["trainings"] for seed in training["seeds"]}
     rows = []
     for scenario, studies in (members or {name: [MAIN] for name in matrices}).items():
         matrix = matrices[scenario]
@@ -183,7 +184,7 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
             row |= {name: float(value[r]) for name, value in values.items()}
             row |= _costs(costs, r)
             row["config_hash"] = document["config_hash"]
-            row |= {"studies": " ".join(studies), **origin_fields(document)}
+            row |= {"studies": " ".join(studies), **origin_fields(trainings[seed])}
             rows.append(row)
     return rows
 
@@ -196,7 +197,7 @@ def _costs(costs: dict, r: int) -> dict:
         "total_bytes": sum(found.values()),
         "samples_stored": int(costs["samples_stored"][r]),
         "recall_mse": math.nan if recall is None else float(recall),
-        "train_seconds": float(costs["train_seconds"]),
+        "train_seconds": float(costs["train_seconds"][r]),
     }
 
 

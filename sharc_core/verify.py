@@ -11,24 +11,27 @@ from typing import Any
 
 import pandas as pd
 
-from sharc_core.config import config_hash
+from sharc_core.config import config_hash, load_grid
 from sharc_core.differences import first_difference
+from sharc_core.documents import differing, read_document
 from sharc_core.errors import UserError
 from sharc_core.files import digest, read_json, sha256_file
 from sharc_core.integrity import REMEDY, check_files
 from sharc_core.lineage import lineage
 from sharc_core.origin import ROOT, features_hash
+from sharc_core.pipeline import Layout
 from sharc_core.published import load_published
 from sharc_core.recall_settings import RecallStudy
 from sharc_core.record import NAMES, Record, made, read_record
 from sharc_core.results import read_runs, runs_table, write_runs
 from sharc_core.studies.recall_table import read_rows, write_recall_tables
 from sharc_core.table_files import write_all_tables
+from sharc_core.unroll import cells as unrolled
 
 PUBLISHED = ROOT / "workflow" / "paper" / "paper_results.csv"
 # Where a record's files lie; what else is there is of another grid, or of nobody.
 PLACES = {
-    "grid": ("matrices/*/*/*.json", "tables/*", "figures/*"),
+    "grid": ("matrices/*/*/*.json", "tables/*", "figures/*", "backbones/*"),
     "recall": ("recall/*/*/*.csv", "tables/recall.*", "figures/recall_*"),
 }
 
@@ -147,23 +150,38 @@ def _has_own_hash(record: Record) -> bool:
 def _make_again(folder: Path, record: Record, published: Path, out: Path, verdict: Verdict) -> pd.DataFrame:
     """Write what the rules write, into `out`; returns the rows that know their origin."""
     if record.kind == "recall":
-        rows = read_rows([folder / name for name in record.files if name.startswith("recall/")])
+        rows = read_rows([folder / name for name in record.rows], list(record.rows.values()))
         study = RecallStudy.model_validate(record.config["recall"])
         write_recall_tables(rows, study, out / "tables", record.config_hash)
         return rows
-    documents = [_document(folder / name) for name in record.members]
-    write_runs(runs_table(documents, list(record.members.values())), out / "runs.csv")
+    entries = record.entries
+    documents = [read_document(folder / name, entry.seeds, entry.key) for name, entry in entries.items()]
+    _check_settings(record, documents, verdict)
+    write_runs(runs_table(documents, [entry.members for entry in entries.values()]), out / "runs.csv")
     runs = read_runs(out / "runs.csv")
     write_all_tables(runs, load_published(published), out / "tables", record.studies, record.config_hash)
     verdict.notes += _other_inputs(record, documents)
     return runs
 
 
-def _document(path: Path) -> dict:
-    document = read_json(path)
-    if not isinstance(document.get("cell"), dict):
-        raise UserError(f"{path} is not a cell's document")
-    return document
+def _check_settings(record: Record, documents: list[dict], verdict: Verdict) -> None:
+    """Documents against the recorded grid, unrolled anew: their settings are its cells' settings."""
+    try:
+        grid = load_grid(record.config)
+        layout = Layout(grid)
+        cells = {layout.cell(cell).relative_to(layout.results).as_posix(): cell for cell in unrolled(grid)}
+    except UserError as error:  # a method, say, that is not known here
+        verdict.notes.append(f"note: settings were not compared with the recorded grid: {error}")
+        return
+    for name, document in zip(record.entries, documents, strict=True):
+        if name not in cells:
+            verdict.add("extra", name, "the recorded grid has no such cell")
+        elif told := differing(document["cell"], cells[name].settings):
+            verdict.add("altered", name, f"it is not the recorded grid's: {told}")
+        elif document["seeds"] != cells[name].seeds:
+            verdict.add("altered", name, f"seeds {document['seeds']} instead of {cells[name].seeds}")
+    for name in sorted(set(cells) - set(record.entries)):
+        verdict.add("missing", name, "the recorded grid has this cell")
 
 
 def _differs(found: Path, again: Path, name: str, verdict: Verdict) -> bool:
@@ -183,15 +201,15 @@ def _other_inputs(record: Record, documents: list[dict]) -> list[str]:
 
     That happens when data_dir was made anew on another machine: a folder's name does not know its bits.
     """
-    features, counts = set(record.features.values()), dict.fromkeys(("data", "weights", "features"), 0)
+    features, counts = record.features, dict.fromkeys(("data", "weights", "features"), 0)
     for document in documents:
-        cell, origin = document["cell"], document["origin"]
+        cell, trainings = document["cell"], document["trainings"]
         known = (record.data.get(cell["dataset"]), record.weights.get(cell["backbone"]))
         for what, inputs in zip(("data", "weights"), known, strict=True):
-            counts[what] += inputs is None or inputs.sha256 != origin[what]
-        # a drifting cell reads several folders: its hash is that of all of them together
-        if cell.get("batch_norm") != "drifting":
-            counts["features"] += origin.get("features") not in features
+            right = None if inputs is None else inputs.sha256
+            counts[what] += any(training["origin"][what] != right for training in trainings)
+        read = {item for training in trainings for item in training["features"].items()}
+        counts["features"] += any(features[f"features/{name}"] != hashed for name, hashed in read)
     cells = len(documents)
     return [
         f"note: {n} of {cells} cells ran with other {what} than recorded" for what, n in counts.items() if n

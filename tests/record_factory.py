@@ -10,14 +10,16 @@ import yaml
 from result_factory import make_document
 
 from sharc_core.config import Grid, load_grid
+from sharc_core.documents import Wanted, signed
 from sharc_core.files import digest, read_json, sha256_file, write_json, write_text
 from sharc_core.integrity import entry
 from sharc_core.origin import features_hash, versions
 from sharc_core.pipeline import Layout
+from sharc_core.provenance import code_hash
 from sharc_core.published import load_published
-from sharc_core.record import write_grid_record, write_recall_record
+from sharc_core.record import Entry, card_copy, write_grid_record, write_recall_record
 from sharc_core.results import read_runs, runs_table, write_runs
-from sharc_core.studies.jobs import recall_jobs, recall_path
+from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path
 from sharc_core.studies.recall import COLUMNS
 from sharc_core.studies.recall_table import read_rows, write_recall_tables, write_rows
 from sharc_core.table_files import write_all_tables
@@ -49,7 +51,7 @@ def finished_grid(folder: Path, **changes) -> Finished:
     values |= {"results_dir": str(folder / "results"), "studies": {"sweep": {"scenarios": ["task_il"]}}}
     grid = load_grid(values | changes)
     done = Finished(grid, _make_data(grid))
-    cells = {}
+    cells, layout = {}, Layout(grid)
     for cell, members in memberships(grid):
         document = make_document(
             cell.method,
@@ -60,26 +62,30 @@ def finished_grid(folder: Path, **changes) -> Finished:
             seeds=cell.seeds,
             theta=cell.theta,
         )
-        document["origin"], document["versions"] = done.origin, versions()
-        path = Layout(grid).cell(cell)
-        write_json(path, document)
-        cells[path] = members
-    write_runs(
-        runs_table([read_json(path) for path in cells], list(cells.values())), done.results / "runs.csv"
-    )
+        document["cell"] = cell.settings
+        document["trainings"][0] |= {"origin": done.origin, "versions": versions()}
+        code = code_hash(cell.method, cell.memory_kind, cell.saliency)
+        wanted = Wanted(cell, code, layout.reads(cell))
+        names = {name for names in wanted.reads.values() for name in names}
+        path = layout.cell(cell)
+        write_json(path, signed(document, wanted, dict.fromkeys(sorted(names), done.origin["features"])))
+        cells[path] = Entry(members=members, seeds=cell.seeds, key=wanted.key)
+    members = [entry.members for entry in cells.values()]
+    write_runs(runs_table([read_json(path) for path in cells], members), done.results / "runs.csv")
     runs = read_runs(done.results / "runs.csv")
     tables = done.results / "tables"
     others = write_all_tables(runs, load_published(PUBLISHED), tables, list(grid.studies), grid.config_hash)
     for name in ("figures/bytes_task_il.svg", "report.html"):
         write_text(done.results / name, f"<p>{name}</p>\n")
         others.append(done.results / name)
-    write_grid_record(grid, cells, [done.results / "runs.csv", *others], PUBLISHED)
+    others.append(_copy_card(layout))
+    write_grid_record(grid, cells, [done.results / "runs.csv", *others], PUBLISHED, {"runs": "a key"})
     return done
 
 
 def add_recall(done: Finished) -> None:
     """The same grid's recall study, one point measured."""
-    rows = []
+    rows = {}
     for number, job in enumerate(recall_jobs(done.grid), 1):
         values = dict.fromkeys(COLUMNS, 0.25) | {"dataset": job.dataset, "backbone": job.backbone}
         values |= {"memory": job.associative_memory, "seed": 0, "sweep": "base", "mask": "saliency"}
@@ -90,12 +96,21 @@ def add_recall(done: Finished) -> None:
             "forgetting": None,
             "reason": None,
         }
-        rows.append(recall_path(done.grid, job))
+        path, key = recall_path(done.grid, job), recall_key(job, Layout(done.grid))
+        rows[path] = key
         made_by = {"origin": done.origin, "versions": versions()}
-        write_rows(pd.DataFrame([values], columns=list(COLUMNS)), rows[-1], made_by)
+        write_rows(pd.DataFrame([values], columns=list(COLUMNS)), path, made_by, key)
     tables = done.results / "tables"
-    others = write_recall_tables(read_rows(rows), done.grid.recall, tables, done.grid.config_hash)
-    write_recall_record(done.grid, rows, others)
+    found = read_rows(list(rows), list(rows.values()))
+    others = write_recall_tables(found, done.grid.recall, tables, done.grid.config_hash)
+    write_recall_record(done.grid, rows, others, {"recall_tables": "a key"})
+
+
+def _copy_card(layout: Layout) -> Path:
+    (name,) = layout.backbones
+    copy = card_copy(layout, name)
+    write_json(copy, read_json(layout.card(name)))
+    return copy
 
 
 def _make_data(grid: Grid) -> dict[str, Any]:

@@ -43,16 +43,16 @@ def make_document(
         "associative_memory": "mean" if sharc else None,
         "saliency": "gradient" if sharc else None,
         "read": "per_task" if sharc else None,
-        "seeds": list(seeds),
         "views": 1,
     } | settings
     if matrices is None:
-        matrices = _matrices(cell, tasks)
+        matrices = _matrices(cell, len(seeds), tasks)
     count, tasks = np.shape(matrices["task_il"])[:2]
     stored = (cell["buffer"] or 0) * (5 if sharc else 1)
     episodic = stored * (MAP_BYTES // (5 if sharc else 1) + 8)
     associative = 10 * MAP_BYTES * 2 if sharc else 0
     return {
+        "format": 2,
         "cell": cell,
         "config_hash": f"{abs(hash_text(repr(sorted(cell.items())))) % 16**8:08x}",
         "seeds": list(seeds),
@@ -68,23 +68,24 @@ def make_document(
             "learner_bytes": [4 * 513 * 2 * tasks] * count,
             "samples_stored": [stored] * count,
             "recall_mse": [0.1 + r / 7 for r in range(count)] if sharc else None,
-            "train_seconds": 1 / 3,
+            "train_seconds": [1 / 3] * count,
         },
-        "versions": {
-            "sharc_bench": "0.1.0",
-            "python": "3.11",
-            "torch": "2",
-            "torchvision": "0",
-        },
-        "origin": {
-            "commit": "c0" * 20,
-            "dirty": False,
-            "data": "da" * 32,
-            "weights": "3e" * 32,
-            "features": "fe" * 32,
-            "host": "Linux x86_64, a processor",
-        },
+        "trainings": [{"seeds": list(seeds)} | made_by()],
     }
+
+
+def made_by() -> dict:
+    """By what runs were made: `origin` and `versions` of a training."""
+    origin = {
+        "commit": "c0" * 20,
+        "dirty": False,
+        "data": "da" * 32,
+        "weights": "3e" * 32,
+        "features": "fe" * 32,
+        "host": "Linux x86_64, a processor",
+    }
+    versions = {"sharc_bench": "0.1.0", "python": "3.11", "torch": "2", "torchvision": "0"}
+    return {"origin": origin, "versions": versions}
 
 
 def make_grid(
@@ -118,10 +119,10 @@ def hash_text(text: str) -> int:
     return int.from_bytes(text.encode()[-64:], "big") * 2654435761 + sum(text.encode())
 
 
-def _matrices(cell: dict, tasks: int) -> dict:
+def _matrices(cell: dict, count: int, tasks: int) -> dict:
     identity = repr([cell[k] for k in ("dataset", "backbone", "method", "variant", "buffer", "theta")])
     random = np.random.default_rng(hash_text(identity) % 2**32)
-    shape = (len(cell["seeds"]), tasks, tasks)
+    shape = (count, tasks, tasks)
     kept = GAIN.get(cell["method"], 15.0) * (1.3 if cell["variant"] == "sharc" else 1.0)
     kept += (cell["buffer"] or 0) / 60
     after = np.tril(np.arange(tasks)[:, None] - np.arange(tasks)[None, :]).astype(float)

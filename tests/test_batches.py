@@ -15,10 +15,12 @@ from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.batches import batches, run_batch
 from sharc_core.cell import Training
+from sharc_core.documents import Wanted, missing_seeds
 from sharc_core.errors import UserError
 from sharc_core.features import extract_features, open_views
-from sharc_core.files import sha256_file
+from sharc_core.files import read_json
 from sharc_core.learner import run_cell
+from sharc_core.origin import features_hash
 from sharc_core.views import needed_views
 
 torch.set_num_threads(1)
@@ -45,16 +47,19 @@ def manifests(tmp_path_factory):
     data.train_labels, data.test_labels = torch.arange(60).numpy() % 6, torch.arange(12).numpy() % 6
     data.manifest = {"classes": [str(n) for n in range(6)]}
     for view in (1, 2):
-        extract_features(data, network, folder / f"view{view}", view=view)
-    return [folder / f"view{view}" / "manifest.json" for view in (1, 2)]
+        extract_features(data, network, folder / "images/net" / f"view{view}", view=view)
+    return [folder / "images/net" / f"view{view}" / "manifest.json" for view in (1, 2)]
 
 
 class Job:
-    """A batch in a folder, run as Snakemake does: the stamp is deleted first. trained: what was."""
+    """A batch in a folder, run as the workflow does, its documents put in their places. trained: what was.
+
+    Seeds that are missing are looked up before, as by the Snakefile; all where there is none.
+    """
 
     def __init__(self, folder, manifests, monkeypatch):
         self.folder, self.manifests, self.trained, self.fails = folder, manifests, [], {}
-        self.stamp = folder / "er-1.batch"
+        self.stamp = folder / ".finished" / "er-1.batch"
         monkeypatch.setattr(module, "run_cell", self.run_cell)
 
     def run_cell(self, features, cell, progress):
@@ -63,21 +68,35 @@ class Job:
         self.trained.append(cell.id)
         return run_cell(features, cell)
 
-    def run(self, wanted, code="code"):
+    def run(self, wanted, code="code", aside=None, moved=True):
         self.trained.clear()
         self.said = []
-        self.stamp.unlink(missing_ok=True)
-        views = needed_views([seed for cell in wanted for seed in cell.seeds], 2)
-        inputs, codes = self.manifests[: len(views)], [code] * len(wanted)
-        run_batch(wanted, codes, inputs, self.stamp, progress=self.said.append)
+        asked = [Wanted(cell, code, reads(cell)) for cell in wanted]
+        missing = [missing_seeds(self.document(one.cell), one) for one in asked]
+        left = [(one, seeds) for one, seeds in zip(asked, missing, strict=True) if seeds]
+        left = left or [(one, one.cell.seeds) for one in asked]
+        paths = [self.folder / f"{one.cell.id}.json" for one, _ in left]
+        run_batch(*zip(*left, strict=True), paths, self.manifests, self.stamp, aside, self.said.append)
         assert self.stamp.exists()
+        if moved:
+            for path in self.stamp.parent.glob("*.document"):
+                path.rename(self.folder / f"{path.stem}.json")
         return self.trained
 
-    def documents(self) -> dict:
-        found = {path.stem: json.loads(path.read_text()) for path in sorted(self.folder.glob("*.document"))}
+    def document(self, cell):
+        path = self.folder / f"{cell.id}.json"
+        return read_json(path) if path.exists() else None
+
+    def documents(self, of="*.json") -> dict:
+        found = {path.stem: json.loads(path.read_text()) for path in sorted(self.folder.glob(of))}
         for document in found.values():
             del document["costs"]["train_seconds"]
         return found
+
+
+def reads(cell) -> dict[int, list[str]]:
+    """By seed, as pipeline.Layout.reads has it for these features."""
+    return {seed: [f"images/net/view{v}" for v in needed_views([seed], 2)] for seed in cell.seeds}
 
 
 @pytest.fixture
@@ -102,7 +121,7 @@ def test_cells_of_a_job_are_of_one_data_set_backbone_and_method():
 
 
 def test_together_as_one_by_one(job, manifests):
-    """Bit for bit, each from the views of its own seeds."""
+    """Bit for bit, each from the views of its own seeds, and each says which those are."""
     mixed = cells()
     assert [c.seeds for c in mixed] == [[0], [0], [1]]
     assert job.run(mixed) == NAMES
@@ -110,7 +129,14 @@ def test_together_as_one_by_one(job, manifests):
     for cell in mixed:
         alone = run_cell(features, cell)
         del alone["costs"]["train_seconds"]
-        assert job.documents()[cell.id] == alone
+        found = job.documents()[cell.id]
+        (training,) = found["trainings"]
+        named = {path.parent.name: features_hash(read_json(path)) for path in manifests}
+        assert training["reads"] == list(reads(cell).values()) and training["code"] == "code"
+        assert training["features"] == {name: named[name.split("/")[-1]] for name in training["reads"][0]}
+        assert {k: v for k, v in found.items() if k != "trainings"} == {
+            k: v for k, v in alone.items() if k != "trainings"
+        }
 
 
 def test_a_job_that_was_killed_goes_on(job):
@@ -118,7 +144,7 @@ def test_a_job_that_was_killed_goes_on(job):
     job.fails = {NAMES[1]: KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
         job.run(mixed)
-    assert job.trained == NAMES[:1] == list(job.documents()) and not job.stamp.exists()
+    assert job.trained == NAMES[:1] == list(job.documents(".finished/*.document")) and not job.stamp.exists()
     job.fails = {}
     assert job.run(mixed) == NAMES[1:]
     assert f"{NAMES[0]}: finished by an earlier run of this job" in job.said
@@ -147,8 +173,26 @@ def test_a_job_that_gains_a_cell_trains_that_cell(job):
     assert {name: job.documents()[name] for name in NAMES[:2]} == before
 
 
-def test_only_what_is_still_true_is_taken(job, monkeypatch):
-    """Another setting, other code, other features, another library, another device."""
+def test_a_seed_more_trains_that_seed(job):
+    """Into the same document, equal to all seeds at once; a seed less trains nothing and loses nothing."""
+    one, both = (make_cell("er", buffer=12, seeds=seeds, views=2) for seeds in ([0], [0, 1]))
+    job.run([one])
+    alone = job.documents()[one.id]
+    job.run([both])
+    (grown,) = job.documents().values()
+    assert grown["seeds"] == [0, 1] and job.trained == [one.id]
+    assert not missing_seeds(grown, Wanted(one, "code", reads(one)))
+    assert {k: v[:1] for k, v in grown["matrix"].items()} == alone["matrix"]
+    shutil.rmtree(job.folder)
+    job.run([both])
+    (together,) = job.documents().values()
+    assert {k: v for k, v in grown.items() if k != "trainings"} == {
+        k: v for k, v in together.items() if k != "trainings"
+    }
+
+
+def test_only_what_is_still_true_is_taken(job):
+    """Another setting, other code, another device."""
     mixed = cells()
     changes = {
         "setting": lambda: job.run([mixed[0], mixed[1].model_copy(update={"training": Training(lr=0.2)})]),
@@ -159,29 +203,27 @@ def test_only_what_is_still_true_is_taken(job, monkeypatch):
         shutil.rmtree(job.folder, ignore_errors=True)
         job.run(mixed)
         assert run() == (NAMES[1:2] if name == "setting" else NAMES[:2]), name
-    shutil.rmtree(job.folder)
+
+
+def test_a_document_of_another_grid_is_kept_aside_when_that_is_asked_for(job, tmp_path):
+    mixed, aside = cells()[:1], tmp_path / "outdated"
     job.run(mixed)
-    monkeypatch.setattr(module, "versions", lambda: {"torch": "another"})
-    assert job.run(mixed[:2]) == NAMES[:2]
-    shutil.rmtree(job.folder)
-    job.run(mixed)
-    monkeypatch.setattr(
-        module, "sha256_file", lambda path: sha256_file(path) + path.name.count("manifest") * "x"
-    )
-    assert job.run(mixed[:2]) == NAMES[:2]
+    before = (job.folder / f"{NAMES[0]}.json").read_bytes()
+    job.run(mixed, code="other", aside=aside)
+    (kept,) = aside.rglob("*.json")
+    assert kept.read_bytes() == before and kept.parent == aside / "toy" / "toy"
+    assert any(str(kept) in line for line in job.said)
+    job.run(mixed, code="other", aside=aside)
+    assert list(aside.rglob("*.json")) == [kept], "one that is right is not put aside"
 
 
 def test_a_damaged_document_is_not_taken(job):
     mixed = cells()
     job.run(mixed)
-    (job.folder / f"{NAMES[0]}.key").write_text("{")
-    (job.folder / f"{NAMES[1]}.document").unlink()
-    flipped = job.folder / f"{NAMES[2]}.document"
-    text = flipped.read_text()
-    flipped.write_text(text.replace('"seeds": [', '"seeds":  [', 1))
-    assert flipped.read_text() != text
-    more = make_cell("er", buffer=24, seeds=[0], views=2)
-    assert job.run([*mixed, more]) == [*NAMES, "er-plain-m24-floats"]
+    (job.folder / f"{NAMES[0]}.json").write_text("[1]")
+    (job.folder / f"{NAMES[1]}.json").unlink()
+    job.document = lambda cell: module._readable(job.folder / f"{cell.id}.json")
+    assert job.run(mixed) == NAMES[:2]
 
 
 def test_one_cell_that_fails_costs_the_others_nothing(job):

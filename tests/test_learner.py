@@ -211,7 +211,7 @@ def test_adaptive_theta_runs_its_seeds_one_by_one(features):
     """Seeds store different numbers of samples; each is what it is alone, and the document is one."""
     cell = make_cell("er", "sharc", theta=None, mass=0.7)
     together = run_cell(features, cell)
-    assert together["seeds"] == [0, 1, 2] and together["cell"] == cell.job
+    assert together["seeds"] == [0, 1, 2] and together["cell"] == cell.settings
     for r, seed in enumerate(cell.seeds):
         alone = run_cell(features, cell.model_copy(update={"seeds": [seed]}))
         assert together["matrix"]["class_il"][r] == alone["matrix"]["class_il"][0]

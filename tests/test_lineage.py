@@ -22,8 +22,9 @@ A, B = "a" * 40, "b" * 40
 def document(*place, commit=A, dirty=False, versions=None, **settings) -> dict:
     found = make_document(*place, **settings)
     data = "d1" if settings.get("dataset") == "s_glyphs" else "d0"
-    found["origin"] |= {"commit": commit, "dirty": dirty, "data": data * 32}
-    found["versions"] |= versions or {}
+    (training,) = found["trainings"]
+    training["origin"] |= {"commit": commit, "dirty": dirty, "data": data * 32}
+    training["versions"] |= versions or {}
     return found
 
 
@@ -127,8 +128,7 @@ def test_the_order_of_the_cells_does_not_matter(cells):
 
 def test_different_bits_under_one_name_are_both_named(cells):
     """Weights that were pre-trained anew, on another machine, between two cells."""
-    cells[0]["origin"]["weights"] = "4f" * 32
-    cells[0]["origin"]["host"] = "Linux aarch64"
+    cells[0]["trainings"][0]["origin"] |= {"weights": "4f" * 32, "host": "Linux aarch64"}
     said = sentence(lineage(runs_table(cells), CONFIG))
     assert "weights tiny sha256:3e3e3e3e3e3e and sha256:4f4f4f4f4f4f" in said
     assert said.endswith("on Linux aarch64 and Linux x86_64, a processor.")

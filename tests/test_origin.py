@@ -121,8 +121,9 @@ def test_a_document_says_where_it_was_made():
     features = make_features()
     features.manifest["files"] = {"train_maps.npy": {"sha256": "1" * 64, "bytes": 1}}
     document = run_cell(features, make_cell("sgd"))
-    assert document["origin"] == run_origin(features.manifest)
-    assert document["origin"] == origin.git_state() | {
+    (training,) = document["trainings"]
+    assert training["origin"] == run_origin(features.manifest)
+    assert training["origin"] == origin.git_state() | {
         "data": "d" * 64,
         "weights": "b" * 64,
         "features": features_hash(features.manifest),

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from result_factory import constant_matrix, make_document
 
+from sharc_core.documents import selected
 from sharc_core.pairs import paired
 from sharc_core.protocol import concerning
 from sharc_core.protocol_effects import comparisons, protocol_findings, protocol_tables
@@ -184,9 +185,7 @@ def test_one_seed_tells_no_movement():
 
 def make_one(found: dict) -> dict:
     """The document's first seed alone."""
-    costs = {k: v[:1] if isinstance(v, list) else v for k, v in found["costs"].items()}
-    first = {key: {k: v[:1] for k, v in found[key].items()} for key in ("matrix", "untrained")}
-    return found | first | {"seeds": found["seeds"][:1], "costs": costs}
+    return selected(found, found["seeds"][:1])
 
 
 def test_a_plain_run_that_no_rule_changes_is_everyones_partner():

@@ -9,7 +9,7 @@ import torch
 import yaml
 from factories import make_features
 from pydantic import ValidationError
-from result_factory import make_document
+from result_factory import made_by
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.cell import Training
@@ -25,7 +25,7 @@ from sharc_core.studies.recall_figures import write_picture_figure, write_recall
 from sharc_core.studies.recall_pictures import digit_maps, recall_pictures
 from sharc_core.studies.recall_table import read_rows, summary, write_recall_tables, write_rows
 
-MADE_BY = {key: make_document()[key] for key in ("origin", "versions")}
+MADE_BY = made_by()
 STUDY = RecallStudy(
     patterns=12,
     masked=[0.0, 0.5, 0.9],
@@ -63,8 +63,8 @@ def rows(tmp_path_factory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("rows")
     paths = [folder / f"{name}.csv" for name in ("none", "mean", "hopfield", "modern_hopfield")]
     for path in paths:
-        write_rows(run_recall(FEATURES, make_job(path.stem)), path, MADE_BY)
-    return read_rows(paths)
+        write_rows(run_recall(FEATURES, make_job(path.stem)), path, MADE_BY, "key")
+    return read_rows(paths, ["key"] * len(paths))
 
 
 def head_for(maps: torch.Tensor) -> LinearHead:
@@ -272,9 +272,9 @@ def test_a_memory_that_cannot_hold_the_maps_is_one_row_with_the_reason(tmp_path)
     found = run_recall(FEATURES, make_job("hopfield", max_bytes=100))
     assert len(found) == 1
     assert "hopfield cannot hold maps of 12 x 2 x 2" in found.reason[0]
-    write_rows(found, tmp_path / "hopfield.csv", MADE_BY)
-    write_rows(run_recall(FEATURES, make_job("mean")), tmp_path / "mean.csv", MADE_BY)
-    both = read_rows([tmp_path / "hopfield.csv", tmp_path / "mean.csv"])
+    write_rows(found, tmp_path / "hopfield.csv", MADE_BY, "key")
+    write_rows(run_recall(FEATURES, make_job("mean")), tmp_path / "mean.csv", MADE_BY, "key")
+    both = read_rows([tmp_path / "hopfield.csv", tmp_path / "mean.csv"], ["key", "key"])
     write_recall_tables(both, STUDY, tmp_path)
     text = (tmp_path / "recall.md").read_text()
     assert "| hopfield |" in " ".join(text.split()) and "hopfield: associative memory hopfield cannot" in text
@@ -301,8 +301,8 @@ def test_points_that_the_data_do_not_allow_say_why():
 
 def test_rows_survive_their_file(tmp_path):
     before = run_recall(FEATURES, make_job("mean"))
-    write_rows(before, tmp_path / "mean.csv", MADE_BY)
-    after = read_rows([tmp_path / "mean.csv"])
+    write_rows(before, tmp_path / "mean.csv", MADE_BY, "key")
+    after = read_rows([tmp_path / "mean.csv"], ["key"])
     for name in MEASURES:
         assert after[name].tolist() == before[name].tolist()
     assert after.read_ms.iloc[0] == pytest.approx(1000 * before.read_seconds[0] / 12)
@@ -313,16 +313,16 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / "mean.csv"
     monkeypatch.setattr("sharc_core.files.os.replace", lambda *_: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(RuntimeError):
-        write_rows(run_recall(FEATURES, make_job("none", changed(seeds=[0]))), path, MADE_BY)
+        write_rows(run_recall(FEATURES, make_job("none", changed(seeds=[0]))), path, MADE_BY, "key")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "mean.csv").write_text("a,b\n1,2\n")
     with pytest.raises(recall.UserError, match=r"mean\.csv has other columns"):
-        read_rows([tmp_path / "mean.csv"])
+        read_rows([tmp_path / "mean.csv"], ["key"])
     with pytest.raises(recall.UserError, match="none.csv cannot be read"):
-        read_rows([tmp_path / "none.csv"])
+        read_rows([tmp_path / "none.csv"], ["key"])
 
 
 def test_tables(rows, tmp_path):

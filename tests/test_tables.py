@@ -278,7 +278,7 @@ def test_pairs_compare_the_same_seeds(tmp_path):
 def test_pairs_take_common_seeds_only_and_a_grid_without_pairs_has_a_header(tmp_path):
     cells = [document("er", [80.0, 81.0, 82.0])]
     sharc = document("er", [85.0, 90.0], "sharc")
-    sharc["seeds"] = sharc["cell"]["seeds"] = [1, 7]
+    sharc["seeds"] = sharc["trainings"][0]["seeds"] = [1, 7]
     (table,) = pair_tables(summarise(runs_table([*cells, sharc])))
     assert [item.text for item in table.rows[0][3:7]] == ["+4.00", "–", "–", "–"]
     write_tables(runs_table(cells), no_published(), tmp_path)

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.config import Grid, listed, memory_of
+from sharc_core.documents import features_name
+from sharc_core.files import digest
+from sharc_core.pipeline import Layout
+from sharc_core.provenance import recall_hash
 from sharc_core.recall_settings import RecallJob
 
 
@@ -46,3 +50,9 @@ def recall_path(grid: Grid, job: RecallJob) -> Path:
     """The job's rows."""
     folder = Path(grid.results_dir) / "recall" / job.dataset / job.backbone
     return folder / f"{job.associative_memory}.csv"
+
+
+def recall_key(job: RecallJob, layout: Layout) -> str:
+    """Of all that a job's numbers are a function of: settings, code and features; its rows name it."""
+    features = features_name(layout.features(job.dataset, job.backbone))
+    return digest([job.model_dump(mode="json"), recall_hash(job.memory_kind), features], 16)

@@ -1,6 +1,7 @@
 """The recall study's table: each associative memory at the fixed mask, mean and deviation over seeds."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,33 @@ from sharc_core.recall_settings import RecallStudy
 from sharc_core.render import Item, Table, to_latex, to_markdown
 from sharc_core.studies.recall import COLUMNS, MEASURES
 
+KEY = "key"  # column of recall_key
 PLACE = ["dataset", "backbone", "memory"]
 TEXT = ("dataset", "backbone", "memory", "sweep", "mask", "reason")
-TYPES = dict.fromkeys(TEXT, "str") | {"seed": "int64", "forgetting": "boolean"} | FIELDS
+TYPES = dict.fromkeys(TEXT, "str") | {"seed": "int64", "forgetting": "boolean"} | FIELDS | {KEY: "str"}
 NUMBERS = [*MEASURES, "state_bytes", "write_ms", "read_ms"]
 
 
-def write_rows(frame: pd.DataFrame, path: Path | str, made_by: Mapping[str, Any]) -> None:
-    """One job's rows as CSV, at full precision. made_by: `origin` and `versions` of the job."""
-    rows = frame.assign(**origin_fields(made_by))[[*COLUMNS, *FIELDS]]
+def is_measured(path: Path | str, key: str) -> bool:
+    """Whether a file has rows, and all are of this key."""
+    try:
+        with open(path, encoding="utf-8", newline="") as lines:
+            keys = {row.get(KEY) for row in csv.DictReader(lines)}
+    except (OSError, ValueError, csv.Error):
+        return False
+    return keys == {key}
+
+
+def write_rows(frame: pd.DataFrame, path: Path | str, made_by: Mapping[str, Any], key: str) -> None:
+    """One job's rows as CSV, at full precision. made_by: `origin`, `versions`. key: jobs.recall_key."""
+    rows = frame.assign(**origin_fields(made_by), **{KEY: key})[[*COLUMNS, *FIELDS, KEY]]
     write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
-def read_rows(paths: list[Path | str]) -> pd.DataFrame:
+def read_rows(paths: Sequence[Path | str], keys: Sequence[str]) -> pd.DataFrame:
     """All jobs' rows in one frame, in the order of the files, with write_ms and read_ms per map.
 
-    Raises UserError for a damaged file.
+    keys: what the grid wants of each file. Raises UserError for a damaged file, or one of another grid.
     """
     if not paths:
         raise UserError(
@@ -38,13 +50,18 @@ def read_rows(paths: list[Path | str]) -> pd.DataFrame:
             "use batch_norm frozen or adapted"
         )
     frames = []
-    for path in paths:
+    for path, key in zip(paths, keys, strict=True):
         try:
             frames.append(pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, "float64") | TYPES))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete it and run again") from None
-        if tuple(frames[-1].columns) != (*COLUMNS, *FIELDS):
+        if tuple(frames[-1].columns) != (*COLUMNS, *FIELDS, KEY):
             raise UserError(f"{path} has other columns than the recall study: delete it and run again")
+        if set(frames[-1][KEY]) != {key}:
+            raise UserError(
+                f"{path} is not this grid's (it was measured with other settings, code or features): run "
+                "snakemake again, or delete it"
+            )
     rows = pd.concat(frames, ignore_index=True)
     return rows.assign(
         write_ms=1000 * rows.write_seconds / rows.patterns, read_ms=1000 * rows.read_seconds / rows.maps_read

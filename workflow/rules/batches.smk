@@ -1,7 +1,7 @@
 # Cells in batches (`cells: per_job`): a job trains several, and their documents are then put in their places.
 # What was finished lies in a folder that is no job's output: see sharc_core/batches.py.
 
-STAMPS = {
+PLACES = {
     str(layout.cell(cell)): str(layout.cell(cell).parent / FINISHED / f"{batch}.batch")
     for (_, _, batch), together in BATCHES.items()
     for cell in together
@@ -9,18 +9,28 @@ STAMPS = {
 
 
 def batch_of(wildcards):
-    return BATCHES[wildcards.dataset, wildcards.backbone, wildcards.batch]
+    """Paths of the documents of a batch."""
+    return [str(layout.cell(cell)) for cell in BATCHES[wildcards.dataset, wildcards.backbone, wildcards.batch]]
+
+
+def unfinished(paths):
+    """Those of a batch that it trains: all, where it is run again although all are there."""
+    return [path for path in paths if not found.is_finished(path)] or paths
+
+
+if call.compares:
+    call.force(PLACES[path] for path in TO_TRAIN)
 
 
 rule cells:
     input:
-        lambda w: features_of(batch_of(w)),
+        lambda w: features_of([found.to_train(path) for path in unfinished(batch_of(w))]),
     output:
-        result(f"matrices/{{dataset}}/{{backbone}}/{FINISHED}/{{batch}}.batch"),
+        temp(result(f"matrices/{{dataset}}/{{backbone}}/{FINISHED}/{{batch}}.batch")),
     params:
-        script=script_of("cells.py"),
-        cells=lambda w: [cell.job for cell in batch_of(w)],
-        code=lambda w: [code_hash(cell.method, cell.memory_kind, cell.saliency) for cell in batch_of(w)],
+        jobs=lambda w: [of_a_job(path) for path in unfinished(batch_of(w))],
+        documents=lambda w: unfinished(batch_of(w)),
+        aside=OUTDATED_FOLDER,
     log:
         f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{batch}}.log",
     benchmark:
@@ -29,7 +39,7 @@ rule cells:
     resources:
         mem_mb=growing(8000),
         # what its cells would ask for alone; no more than for eight, as partitions limit a job's time
-        runtime=growing(120, times=lambda w: min(len(batch_of(w)), 8)),
+        runtime=growing(120, times=lambda w: min(len(unfinished(batch_of(w))), 8)),
         gpu=CELL_GPUS,
     conda:
         "../../envs/sharc.yaml"
@@ -46,14 +56,12 @@ localrules:
 
 rule document:
     input:
-        lambda w: STAMPS[str(layout.cell(cell_of(w)))],
+        lambda w: PLACES[cell_of(w)],
     output:
-        result("matrices/{dataset}/{backbone}/{cell}.json"),
+        update(result("matrices/{cell}.json")),
     params:
-        finished=lambda w, input: str(kept_document(os.path.dirname(input[0]), cell_of(w))),
-        cell=lambda w: cell_of(w).job,
-        code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
+        finished=lambda w, input: str(kept_document(os.path.dirname(input[0]), CELLS[cell_of(w)])),
+    wildcard_constraints:
+        cell=one_of(below("matrices", TO_TRAIN)),
     shell:
-        # as everywhere, whole or not at all: beside it first, then renamed
-        "cp {params.finished:q} {output:q}.part && mv {output:q}.part {output:q}"
-        " || {{ rm -f {output:q}.part; false; }}"
+        "mv -f {params.finished:q} {output:q}"

@@ -1,5 +1,5 @@
 # Data sets, backbones and features: made once, shared between grids. Their paths carry a hash of what they
-# are made from; what a path stands for is looked up, so that each has its own settings and code.
+# are made from, so what is there is right; what a path stands for is looked up.
 # update: Snakemake would delete what is there before a job makes it anew, also what another grid, in another
 # folder with the same data_dir, has just made and is reading. Our jobs replace it whole when they are done.
 
@@ -8,10 +8,9 @@
 PREPARED = {}
 for backbone in layout.backbones:
     if layout.card(backbone) is not None:
-        source = layout.pretraining_source(backbone)
-        PREPARED[layout.pretraining_data(backbone).name] = ("for pre-training", True, source)
+        PREPARED[layout.pretraining_data(backbone).name] = ("for pre-training", True)
 for name in grid.datasets:
-    PREPARED[layout.prepared(name).name] = (name, False, layout.source(name))
+    PREPARED[layout.prepared(name).name] = (name, False)
 PRETRAINED = {
     layout.weights(name).stem: config.network_name
     for name, config in layout.backbones.items()
@@ -20,21 +19,25 @@ PRETRAINED = {
 CACHES = {str(layout.features(*key).relative_to(layout.data / "features")): key for key in extracted_views(grid)}
 
 
-def one_of(names):
-    """A wildcard's constraint: no rule offers to make what the grid does not have."""
-    return "|".join(map(re.escape, names))
+def missing(path, names, rule):
+    """Those of some inputs that are not there, or were asked for by rule or name."""
+    paths = {str(layout.data / path.format(name)): name for name in names}
+    return [paths[p] for p in offered(paths, lambda p: is_there(Path(p)) and not call.is_target(p), rule)]
+
+
+def is_there(path):
+    """A manifest, or a card and the weights beside it."""
+    return path.exists() and (path.name == "manifest.json" or path.with_suffix(".safetensors").exists())
 
 
 rule data:
     output:
         update(str(layout.data / "prepared/{data}/manifest.json")),
     params:
-        script=script_of("prepare.py"),
         name=lambda w: PREPARED[w.data][0],
         pretraining=lambda w: PREPARED[w.data][1],
-        code=lambda w: stage_hash(*data_code(PREPARED[w.data][2])),
     wildcard_constraints:
-        data=one_of(PREPARED),
+        data=one_of(missing("prepared/{}/manifest.json", PREPARED, "data")),
     log:
         f"{LOGS}/data/{{data}}.log",
     benchmark:
@@ -53,11 +56,9 @@ rule pretrain:
         weights=update(str(layout.data / "backbones/{weights}.safetensors")),
         card=update(str(layout.data / "backbones/{weights}.json")),
     params:
-        script=script_of("pretrain.py"),
         backbone=lambda w: PRETRAINED[w.weights],
-        code=lambda w: stage_hash(*pretrain_code(layout.backbones[layout.network(PRETRAINED[w.weights])])),
     wildcard_constraints:
-        weights=one_of(PRETRAINED),
+        weights=one_of(missing("backbones/{}.json", PRETRAINED, "pretrain")),
     log:
         f"{LOGS}/pretrain/{{weights}}.log",
     benchmark:
@@ -96,13 +97,11 @@ rule features:
     output:
         update(str(layout.data / "features/{cache}/manifest.json")),
     params:
-        script=script_of("features.py"),
         dataset=lambda w: CACHES[w.cache][0],
         backbone=lambda w: CACHES[w.cache][1],
         view=lambda w: CACHES[w.cache][2],
-        code=lambda w: stage_hash(*features_code(layout.backbones[CACHES[w.cache][1]])),
     wildcard_constraints:
-        cache=one_of(CACHES),
+        cache=one_of(missing("features/{}/manifest.json", CACHES, "features")),
     log:
         f"{LOGS}/features/{{cache}}.log",
     benchmark:

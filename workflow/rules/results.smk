@@ -13,22 +13,35 @@ def reported(path, category):
 
 
 def cell_of(wildcards):
-    return CELLS[result(f"matrices/{wildcards.dataset}/{wildcards.backbone}/{wildcards.cell}.json")]
+    """The path of a cell's document."""
+    return result(f"matrices/{wildcards.cell}.json")
+
+
+def of_a_job(path):
+    """What a cell's job is told: what the grid wants of the cell, and which seeds it trains."""
+    wanted = found.wanted(path)
+    cell = wanted.cell.model_dump(mode="json")
+    return {"cell": cell, "code": wanted.code, "reads": wanted.reads, "seeds": found.to_train(path).seeds}
+
+
+OUTDATED_FOLDER = result(OUTDATED) if grid.cells.keep_replaced else None
 
 
 rule cell:
     input:
-        features=lambda w: features_of([cell_of(w)]),
+        features=lambda w: features_of([found.to_train(cell_of(w))]),
     output:
-        result("matrices/{dataset}/{backbone}/{cell}.json"),
+        # the seeds that are there and right stay
+        update(result("matrices/{cell}.json")),
     params:
-        script=script_of("cell.py"),
-        cell=lambda w: cell_of(w).job,
-        code=lambda w: code_hash(cell_of(w).method, cell_of(w).memory_kind, cell_of(w).saliency),
+        job=lambda w: of_a_job(cell_of(w)),
+        aside=OUTDATED_FOLDER,
+    wildcard_constraints:
+        cell=one_of(below("matrices", TO_TRAIN)),
     log:
-        f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.log",
+        f"{LOGS}/cells/{{cell}}.log",
     benchmark:
-        f"{LOGS}/cells/{{dataset}}/{{backbone}}/{{cell}}.tsv"
+        f"{LOGS}/cells/{{cell}}.tsv"
     threads: 1
     resources:
         mem_mb=growing(4000),
@@ -40,16 +53,40 @@ rule cell:
         "../scripts/cell.py"
 
 
+# A document that was asked for by its name and is there.
+rule finished:
+    output:
+        update(result("matrices/{cell}.json")),
+    wildcard_constraints:
+        cell=one_of(below("matrices", there(CELLS, TO_TRAIN))),
+    shell:
+        ":"
+
+
+rule card:
+    input:
+        lambda w: str(CARDS[result(f"backbones/{w.card}.json")]),
+    output:
+        result("backbones/{card}.json"),
+    wildcard_constraints:
+        card=one_of([Path(path).stem for path in offered(CARDS, os.path.exists, "card")]),
+    shell:
+        "cp {input:q} {output:q}.part && mv {output:q}.part {output:q} || {{ rm -f {output:q}.part; false; }}"
+
+
+WANTED = [[found.cells[path].seeds, found.wanted(path).key] for path in CELLS]
+
+
 rule runs:
     input:
-        list(CELLS),
+        read_by("runs", list(CELLS)),
     output:
         result("runs.csv"),
     params:
-        script=script_of("runs.py"),
+        key=KEYS["runs"],
+        wanted=WANTED,
         # who reports which scenario of which cell: a matter of this table, not of the cells
         members=list(MEMBERS.values()),
-        code=stage_hash("results"),
     log:
         f"{LOGS}/runs.log",
     benchmark:
@@ -62,15 +99,14 @@ rule runs:
 
 rule tables:
     input:
-        runs=result("runs.csv"),
-        published=PUBLISHED,
+        runs=read_by("tables", result("runs.csv")),
+        published=read_by("tables", PUBLISHED),
     output:
         [reported(path, "Tables") for path in TABLES],
     params:
-        script=script_of("tables.py"),
+        key=KEYS["tables"],
         studies=list(STUDIES),
         grid=grid.config_hash,
-        code=stage_hash(*TABLE_CODE["grid"]),
     log:
         f"{LOGS}/tables.log",
     benchmark:
@@ -83,16 +119,16 @@ rule tables:
 
 rule figures:
     input:
-        runs=result("runs.csv"),
-        cells=list(CELLS),
+        runs=read_by("figures", result("runs.csv")),
+        cells=read_by("figures", list(CELLS)),
     output:
         # a PNG beside an SVG is the same figure
         [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
     params:
-        script=script_of("figures.py"),
+        key=KEYS["figures"],
+        wanted=WANTED,
         studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
         grid=grid.config_hash,
-        code=stage_hash("figures", "results"),
     log:
         f"{LOGS}/figures.log",
     benchmark:
@@ -105,17 +141,17 @@ rule figures:
 
 rule report:
     input:
-        runs=result("runs.csv"),
-        cells=list(CELLS),
-        published=PUBLISHED,
-        figures=FIGURES,
-        cards=CARDS,
+        runs=read_by("report", result("runs.csv")),
+        cells=read_by("report", list(CELLS)),
+        published=read_by("report", PUBLISHED),
+        figures=read_by("report", FIGURES),
+        cards=read_by("report", list(CARDS)),
     output:
         reported(result("report.html"), "Report"),
     params:
-        script=script_of("report.py"),
+        key=KEYS["report"],
+        wanted=WANTED,
         grid=grid.config_hash,
-        code=stage_hash("report", "templates", "published", "results"),
     log:
         f"{LOGS}/report.log",
     benchmark:
@@ -126,25 +162,19 @@ rule report:
         "../scripts/report.py"
 
 
-# Last of all: checksums of everything above, and what it comes from. Its parameters are all that those files
-# depend on, so that it is written anew whenever one of them was, be it by a call that did not live to write it.
+# Last of all: checksums of everything above, and what it comes from.
 rule provenance:
     input:
-        cells=list(CELLS),
-        others=[result("runs.csv"), *TABLES, *FIGURES, result("report.html")],
-        published=PUBLISHED,
-        cards=CARDS,
+        cells=read_by("provenance", list(CELLS)),
+        others=read_by("provenance", [result("runs.csv"), *TABLES, *FIGURES, result("report.html")]),
+        published=read_by("provenance", PUBLISHED),
+        cards=read_by("provenance", list(CARDS)),
     output:
         result(NAMES["grid"]),
     params:
-        script=script_of("provenance.py"),
-        config=grid.model_dump(mode="json"),
+        stages=KEYS,
+        wanted=WANTED,
         members=list(MEMBERS.values()),
-        features=sorted({str(layout.features(*key)) for key in extracted_views(grid)}),
-        code=[
-            stage_hash(*TABLE_CODE["grid"], "figures", "report", "templates"),
-            *sorted({code_hash(cell.method, cell.memory_kind, cell.saliency) for cell in CELLS.values()}),
-        ],
     log:
         f"{LOGS}/provenance.log",
     benchmark:

@@ -1,23 +1,28 @@
 # The recall study: each associative memory on its own, then tables, figures and pictures of all.
 
 
+def path_of(wildcards):
+    return result(f"recall/{wildcards.recall}.csv")
+
+
 def recall_of(wildcards):
-    return RECALL[result(f"recall/{wildcards.dataset}/{wildcards.backbone}/{wildcards.memory}.csv")]
+    return RECALL[path_of(wildcards)]
 
 
 rule recall_memory:
     input:
-        features=lambda w: f"{layout.features(w.dataset, w.backbone)}/manifest.json",
+        features=lambda w: f"{layout.features(recall_of(w).dataset, recall_of(w).backbone)}/manifest.json",
     output:
-        result("recall/{dataset}/{backbone}/{memory}.csv"),
+        result("recall/{recall}.csv"),
     params:
-        script=script_of("recall_memory.py"),
         job=lambda w: recall_of(w).model_dump(mode="json"),
-        code=lambda w: recall_hash(recall_of(w).memory_kind),
+        key=lambda w: RECALL_KEYS[path_of(w)],
+    wildcard_constraints:
+        recall=one_of(below("recall", TO_MEASURE)),
     log:
-        f"{LOGS}/recall/{{dataset}}/{{backbone}}/{{memory}}.log",
+        f"{LOGS}/recall/{{recall}}.log",
     benchmark:
-        f"{LOGS}/recall/{{dataset}}/{{backbone}}/{{memory}}.tsv"
+        f"{LOGS}/recall/{{recall}}.tsv"
     threads: 1
     resources:
         mem_mb=growing(4000),
@@ -28,16 +33,26 @@ rule recall_memory:
         "../scripts/recall_memory.py"
 
 
+# Rows that were asked for by their name and are there.
+rule measured:
+    output:
+        update(result("recall/{recall}.csv")),
+    wildcard_constraints:
+        recall=one_of(below("recall", there(RECALL, TO_MEASURE))),
+    shell:
+        ":"
+
+
 rule recall_tables:
     input:
-        list(RECALL),
+        read_by("recall_tables", list(RECALL)),
     output:
         RECALL_TABLES,
     params:
-        script=script_of("recall_tables.py"),
+        key=RECALL_STAGE_KEYS["recall_tables"],
+        wanted=list(RECALL_KEYS.values()),
         study=grid.recall.model_dump(mode="json"),
         grid=grid.config_hash,
-        code=stage_hash(*TABLE_CODE["recall"]),
     log:
         f"{LOGS}/recall_tables.log",
     benchmark:
@@ -50,12 +65,12 @@ rule recall_tables:
 
 rule recall_figures:
     input:
-        list(RECALL),
+        read_by("recall_figures", list(RECALL)),
     output:
         RECALL_FIGURES,
     params:
-        script=script_of("recall_figures.py"),
-        code=stage_hash("studies.recall_figures", "studies.recall_table"),
+        key=RECALL_STAGE_KEYS["recall_figures"],
+        wanted=list(RECALL_KEYS.values()),
     log:
         f"{LOGS}/recall_figures.log",
     benchmark:
@@ -70,11 +85,10 @@ rule recall_pictures:
     output:
         RECALL_PICTURES,
     params:
-        script=script_of("recall_pictures.py"),
+        key=RECALL_STAGE_KEYS["recall_pictures"],
         memories=recall_settings(grid),
         pictures=grid.recall.pictures,
         side=grid.recall.side,
-        code=[stage_hash("studies.recall_figures"), *[recall_hash(m["kind"]) for m in recall_settings(grid).values()]],
     log:
         f"{LOGS}/recall_pictures.log",
     benchmark:
@@ -90,19 +104,14 @@ rule recall_pictures:
 
 rule recall_provenance:
     input:
-        rows=list(RECALL),
-        others=[*RECALL_TABLES, *RECALL_FIGURES, *RECALL_PICTURES],
-        cards=CARDS,
+        rows=read_by("recall_provenance", list(RECALL)),
+        others=read_by("recall_provenance", [*RECALL_TABLES, *RECALL_FIGURES, *RECALL_PICTURES]),
+        cards=read_by("recall_provenance", list(CARDS)),
     output:
         result(NAMES["recall"]),
     params:
-        script=script_of("recall_provenance.py"),
-        config=grid.model_dump(mode="json"),
-        features=sorted({str(layout.features(job.dataset, job.backbone)) for job in RECALL.values()}),
-        code=[
-            stage_hash(*TABLE_CODE["recall"], "studies.recall_figures"),
-            *sorted({recall_hash(job.memory_kind) for job in RECALL.values()}),
-        ],
+        stages=RECALL_STAGE_KEYS,
+        wanted=list(RECALL_KEYS.values()),
     log:
         f"{LOGS}/recall_provenance.log",
     benchmark:

@@ -1,4 +1,4 @@
-"""Train a batch of cells, each with all its seeds at once, one after the other in this process."""
+"""Train a batch of cells, each with all its missing seeds at once, one after the other in this process."""
 
 from pathlib import Path
 
@@ -7,10 +7,15 @@ from common import job
 with job(snakemake, f"{snakemake.wildcards.dataset} {snakemake.wildcards.batch}"):
     import torch
 
-    from sharc_core.batches import run_batch
-    from sharc_core.cell import Cell
+    from sharc_core.batches import run_batch, wanted_of
 
     torch.set_num_threads(snakemake.threads)
-    cells = [Cell.model_validate(values) for values in snakemake.params.cells]
-    manifests = [Path(manifest) for manifest in snakemake.input[:]]
-    run_batch(cells, snakemake.params.code, manifests, Path(snakemake.output[0]))
+    given, aside = snakemake.params.jobs, snakemake.params.aside
+    run_batch(
+        [wanted_of(one) for one in given],
+        [one["seeds"] for one in given],
+        [Path(path) for path in snakemake.params.documents],
+        [Path(manifest) for manifest in snakemake.input[:]],
+        Path(snakemake.output[0]),
+        aside and Path(aside),
+    )

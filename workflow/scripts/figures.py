@@ -5,12 +5,12 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "figures"):
+    from sharc_core.documents import read_all
     from sharc_core.figures import write_figures
-    from sharc_core.files import read_json
     from sharc_core.results import read_runs
     from sharc_core.sub_grid import Study
 
-    documents = [read_json(path) for path in snakemake.input.cells]
+    documents = read_all(snakemake.input.cells, snakemake.params.wanted)
     studies = {name: Study.model_validate(values) for name, values in snakemake.params.studies.items()}
     folder, grid = Path(snakemake.output[0]).parent, snakemake.params.grid
     write_figures(documents, read_runs(snakemake.input.runs), folder, studies, grid)

@@ -4,8 +4,12 @@ from common import job
 
 with job(snakemake, "provenance"):
     from sharc_core.config import load_grid
-    from sharc_core.record import write_grid_record
+    from sharc_core.record import Entry, write_grid_record
 
-    found = snakemake.input
-    cells = dict(zip(found.cells, snakemake.params.members, strict=True))
-    write_grid_record(load_grid(snakemake.config), cells, found.others, found.published)
+    found, given = snakemake.input, snakemake.params
+    cells = {
+        path: Entry(members=members, seeds=list(seeds), key=key)
+        for path, members, (seeds, key) in zip(found.cells, given.members, given.wanted, strict=True)
+    }
+    others = [*found.others, *found.cards]
+    write_grid_record(load_grid(snakemake.config), cells, others, found.published, dict(given.stages))

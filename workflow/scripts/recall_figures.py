@@ -8,4 +8,5 @@ with job(snakemake, "recall figures"):
     from sharc_core.studies.recall_figures import write_recall_figures
     from sharc_core.studies.recall_table import read_rows
 
-    write_recall_figures(read_rows(snakemake.input), Path(snakemake.output[0]).parent)
+    rows = read_rows(snakemake.input, snakemake.params.wanted)
+    write_recall_figures(rows, Path(snakemake.output[0]).parent)

@@ -14,4 +14,4 @@ with job(snakemake, f"recall {snakemake.params.job['dataset']} {Path(snakemake.o
     features = open_features(Path(snakemake.input[0]).parent)
     made_by = {"origin": run_origin(features.manifest), "versions": versions()}
     measured = run_recall(features, RecallJob.model_validate(snakemake.params.job), progress=print)
-    write_rows(measured, snakemake.output[0], made_by)
+    write_rows(measured, snakemake.output[0], made_by, snakemake.params.key)

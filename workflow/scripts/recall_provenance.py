@@ -6,4 +6,6 @@ with job(snakemake, "recall provenance"):
     from sharc_core.config import load_grid
     from sharc_core.record import write_recall_record
 
-    write_recall_record(load_grid(snakemake.config), snakemake.input.rows, snakemake.input.others)
+    found, given = snakemake.input, snakemake.params
+    rows = dict(zip(found.rows, given.wanted, strict=True))
+    write_recall_record(load_grid(snakemake.config), rows, [*found.others, *found.cards], dict(given.stages))

@@ -10,4 +10,4 @@ with job(snakemake, "recall tables"):
 
     study = RecallStudy.model_validate(snakemake.params.study)
     folder, grid = Path(snakemake.output[0]).parent, snakemake.params.grid
-    write_recall_tables(read_rows(snakemake.input), study, folder, grid)
+    write_recall_tables(read_rows(snakemake.input, snakemake.params.wanted), study, folder, grid)

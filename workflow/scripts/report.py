@@ -5,6 +5,7 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "report"):
+    from sharc_core.documents import read_all
     from sharc_core.files import read_json
     from sharc_core.published import load_published
     from sharc_core.report import write_report
@@ -12,7 +13,7 @@ with job(snakemake, "report"):
 
     write_report(
         read_runs(snakemake.input.runs),
-        [read_json(path) for path in snakemake.input.cells],
+        read_all(snakemake.input.cells, snakemake.params.wanted),
         load_published(snakemake.input.published),
         Path(snakemake.input.figures[0]).parent,
         Path(snakemake.output[0]),

@@ -1,0 +1,153 @@
+"""A cell's document: what it says of itself, which of its seeds a grid takes, how seeds are added to it."""
+
+import copy
+
+import pytest
+from factories import make_cell, make_features
+
+from sharc_core.cell import Training
+from sharc_core.documents import (
+    Wanted,
+    difference,
+    extended,
+    joined,
+    keys_of,
+    matching_seeds,
+    missing_seeds,
+    read_document,
+    selected,
+    signed,
+)
+from sharc_core.errors import UserError
+from sharc_core.files import read_json, write_json
+from sharc_core.learner import run_cell
+
+FEATURES = make_features()
+
+
+def wanted(seeds, code="c0de", place="digits-1/net-1", **changes) -> Wanted:
+    cell = make_cell("er", seeds=list(seeds), **changes)
+    return Wanted(cell, code, {seed: [f"{place}/view0", f"{place}/view{seed + 1}"] for seed in seeds})
+
+
+def trained(seeds, **changes) -> dict:
+    one = wanted(seeds, **changes)
+    names = {name for names in one.reads.values() for name in names}
+    return signed(run_cell(FEATURES, one.cell), one, dict.fromkeys(names, "f" * 64))
+
+
+def numbers(document: dict) -> dict:
+    """All but times and what the seeds were trained with."""
+    costs = {name: value for name, value in document["costs"].items() if name != "train_seconds"}
+    return {k: v for k, v in document.items() if k != "trainings"} | {"costs": costs}
+
+
+@pytest.fixture(scope="module")
+def three():
+    return trained([0, 1, 2])
+
+
+def test_it_survives_the_disk(three, tmp_path):
+    write_json(tmp_path / "d.json", three)
+    assert read_json(tmp_path / "d.json") == three
+    assert matching_seeds(read_json(tmp_path / "d.json"), wanted([0, 1, 2])) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("parts", [([0], [1], [2]), ([2], [0, 1]), ([1, 2], [0]), ([2, 0, 1],)])
+def test_seeds_trained_one_after_the_other_are_those_trained_together(three, parts):
+    """Bit for bit, in whatever order and company."""
+    grown = None
+    for seeds in parts:
+        grown = extended(grown, trained(seeds), wanted(seeds))
+    assert numbers(grown) == numbers(three)
+    assert keys_of(grown) == keys_of(three)
+    assert sorted(seed for training in grown["trainings"] for seed in training["seeds"]) == [0, 1, 2]
+
+
+def test_a_selection_is_a_training_of_those_seeds(three):
+    assert numbers(selected(three, [2, 0])) == numbers(selected(trained([0, 2]), [2, 0]))
+    assert selected(three, [0, 1, 2]) == three
+    assert joined([selected(three, [1]), selected(three, [2, 0])]) == three
+
+
+OTHERS = {
+    "setting": ({"training": Training(lr=0.2)}, "training.lr is 0.1 there and 0.2 in the grid"),
+    "buffer": ({"buffer": 13}, "buffer is 12 there and 13 in the grid"),
+    "method's setting": ({"method_settings": {"replay": "whole"}}, "method_settings.replay is "),
+    "protocol": ({"protocol": "code"}, "protocol is 'paper' there and 'code' in the grid"),
+    "device": ({"device": "auto"}, "device is 'cpu' there and 'auto' in the grid"),
+    "stream": ({"class_order_seed": 3}, "class_order_seed is None there and 3 in the grid"),
+    "code": ({"code": "0ther"}, "it was trained by other code"),
+    "features": ({"place": "digits-2/net-1"}, "it was trained on other features"),
+    "weights": ({"place": "digits-1/net-2"}, "it was trained on other features"),
+    "head": ({"head": {"kind": "mlp", "hidden": 8}}, "head.kind is 'linear' there and 'mlp' in the grid"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_the_grids(three, name):
+    changes, told = OTHERS[name]
+    other = wanted([0, 1], **changes)
+    assert missing_seeds(three, other) == [0, 1] and matching_seeds(three, other) == []
+    assert difference(three, other).startswith(told)
+    news = trained([0, 1], **{k: v for k, v in changes.items() if k in ("code", "place")})
+    news |= {"cell": other.cell.settings}
+    assert extended(three, news, other)["seeds"] == [0, 1], "nothing of the old one is left"
+
+
+def test_a_seed_more_and_a_seed_less(three):
+    assert missing_seeds(three, wanted([1, 3, 0, 4])) == [3, 4]
+    assert difference(three, wanted([1, 3])) is None
+    assert missing_seeds(three, wanted([1])) == []
+    assert matching_seeds(three, wanted([1])) == [0, 1, 2], "a seed that is dropped may come back"
+
+
+def test_a_table_takes_the_grids_seeds_and_refuses_the_rest(three, tmp_path):
+    path = tmp_path / "d.json"
+    write_json(path, three)
+    for seeds in ([0, 1, 2], [2, 1], [1]):
+        found = read_document(path, seeds, wanted(seeds).key)
+        assert found == selected(three, seeds)
+    for seeds, key, told in (
+        ([0, 3], wanted([0, 3]).key, "seed 3 is missing"),
+        ([0, 1], wanted([0, 1], code="0ther").key, "other settings, code or features"),
+        ([0, 1], wanted([0, 2]).key, "other settings, code or features"),
+    ):
+        with pytest.raises(UserError, match=f"is not this grid's .*{told}"):
+            read_document(path, seeds, key)
+
+
+DAMAGE = {
+    "no format": lambda d: d.pop("format"),
+    "an older format": lambda d: d.update(format=1),
+    "no trainings": lambda d: d.pop("trainings"),
+    "trainings of no seed": lambda d: d.update(trainings=[]),
+    "a list": lambda d: d.update(trainings=[[]]),
+    "no code": lambda d: d["trainings"][0].pop("code"),
+    "no reads": lambda d: d["trainings"][0].pop("reads"),
+    "fewer reads": lambda d: d["trainings"][0]["reads"].pop(),
+    "another seed": lambda d: d["trainings"][0]["seeds"].__setitem__(0, 9),
+    "a seed twice": lambda d: d["seeds"].append(0),
+    "no cell": lambda d: d.pop("cell"),
+    "text": lambda d: d.update(trainings="x"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_document_that_does_not_say_what_it_is_is_no_document(three, tmp_path, name):
+    found = copy.deepcopy(three)
+    DAMAGE[name](found)
+    one = wanted([0, 1, 2])
+    assert missing_seeds(found, one) == [0, 1, 2]
+    assert difference(found, one)
+    write_json(tmp_path / "d.json", found)
+    with pytest.raises(UserError, match="is not this grid's"):
+        read_document(tmp_path / "d.json", [0, 1, 2], one.key)
+
+
+def test_keys_tell_apart_what_numbers_depend_on_and_nothing_else():
+    keys = [wanted([0], **changes).key for changes, _ in OTHERS.values()]
+    assert len({wanted([0]).key, *keys}) == 1 + len(OTHERS)
+    assert wanted([0], scenarios=["task_il"]).key == wanted([0]).key
+    assert wanted([0, 1]).keys[0] == wanted([0, 2]).keys[0]
+    assert wanted([0, 1]).key == wanted([1, 0]).key
