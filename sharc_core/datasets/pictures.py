@@ -3,14 +3,16 @@
 import io
 import os
 from collections.abc import Hashable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sharc_core.datasets.archives import Container, natural
-from sharc_core.datasets.base import SPLITS, Progress, Source, batched, writing
+from sharc_core.datasets.base import SPLITS, Progress, Source, writing
+from sharc_core.datasets.pixels import upright_rgb
+from sharc_core.datasets.threads import in_order
 from sharc_core.errors import UserError
 
 EXTENSIONS = (
@@ -29,38 +31,76 @@ EXTENSIONS = (
 # What those hold. Pillow knows many more by their content, whatever their name, and hands one to Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
-BATCH = 256
 
 Place = dict[Hashable, tuple[str, int, int]]  # an image's key -> (split, row, label)
 
 
-def read_images(container: Container, names: list[str]) -> Iterator[tuple[str, Image.Image]]:
-    """(name, image) of the wanted files, in the order in which the container gives them."""
-    return decode_all(container.read(names), container.path)
+class Examined(NamedTuple):
+    """What a check needs to know of an image."""
+
+    name: str
+    width: int
+    height: int
+    has_frames: bool
+    checksum: str
+
+
+def read_images(
+    container: Container, names: list[str], checksums: dict[str, str] | None = None
+) -> Iterator[tuple[str, Image.Image]]:
+    """(name, image) of the wanted files, in the order in which the container gives them.
+
+    checksums: filled with those of the files, if given.
+    """
+
+    def decoded(file: tuple[str, bytes]) -> tuple[str, Image.Image]:
+        name, content = file
+        if checksums is not None:
+            checksums[name] = container.checksum(content)
+        return name, decode(content, f"{container.path}: {name}")
+
+    return in_order(decoded, container.read(names), _threads())
+
+
+def examine_images(container: Container, names: list[str]) -> Iterator[Examined]:
+    """Every wanted file, decoded and let go of. Raises UserError for one that is no image."""
+
+    def examined(file: tuple[str, bytes]) -> Examined:
+        name, content = file
+        image = decode(content, f"{container.path}: {name}")
+        has_frames = "frames" in image.info
+        return Examined(name, image.width, image.height, has_frames, container.checksum(content))
+
+    return in_order(examined, container.read(names), _threads())
 
 
 def decode_all(
     files: Iterable[tuple[Hashable, bytes]], where: Path
 ) -> Iterator[tuple[Hashable, Image.Image]]:
     """(key, image) of (key, content) pairs, in their order; Pillow's decoders run in parallel."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for batch in batched(files, BATCH):
-            yield from threads.map(lambda item: (item[0], decode(item[1], f"{where}: {item[0]}")), batch)
+    return in_order(lambda item: (item[0], decode(item[1], f"{where}: {item[0]}")), files, _threads())
+
+
+def _threads() -> int:
+    return os.cpu_count() or 1
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """An image file as RGB. Raises UserError naming it when it is damaged, or too large to be one."""
+    """An image file as upright RGB. Raises UserError naming it when it cannot be that, or is too large."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 raise UserError(f"{name} is {image.width} x {image.height} pixels: too large, refused")
-            if image.mode.startswith("I;16") or image.mode == "I":
-                levels = np.asarray(image).astype(np.float64) / 257
-                return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{name} is not a readable image ({problem}): replace or remove it") from None
+            return upright_rgb(image, name)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        problem = "neither JPEG, PNG, BMP, GIF, WebP, PPM nor TIFF, or of an unknown kind of pixels"
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+        problem = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{name} is not a readable image ({problem}): replace or remove it")
 
 
 def fit(image: Image.Image, side: int) -> np.ndarray:
