@@ -149,7 +149,9 @@ class Layout:
         settings = [config.arch, asdict(resolve(config))]
         if config.weights == "pretrain":
             data = self._data_digest(self.pretraining_source(config.path_name))
-            return [settings, config.pretrain.model_dump(), data, *_made_by(*pretrain_code(config))]
+            pretraining = config.pretrain.model_dump()
+            pretraining["dataset"].pop("path", None)  # where the images lie: what they are is in `data`
+            return [settings, pretraining, data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
         return [settings, weights_entry(config.arch, config.weights).name]

@@ -257,7 +257,7 @@ def test_without_any_the_line_says_where_to_put_it(tmp_path):
     message = rf"about 1\.3 GB as pickles\) has no official download: put a folder {places} there, with"
     for action in (source.check, lambda: source.prepare(tmp_path / "out")):
         refused(action, message, Missing)
-    assert source.identity()["fingerprint"] is None
+    assert source.identity()["content"] is None
     refused(
         mini(tmp_path, tmp_path / "gone").check, "gone does not exist: give mini-ImageNet's pickles", Missing
     )
@@ -458,7 +458,7 @@ def test_a_mirror_of_stand_ins_serves_every_source(tmp_path):
         assert manifest["counts"]["test"] == len(source.class_names())
         assert set(manifest["content_ids"]) == source.content_ids()
         assert manifest["source"] == name
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data/downloads").exists()
 
 
 def test_the_documentation_names_every_setting_and_pickle():

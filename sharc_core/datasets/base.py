@@ -7,7 +7,7 @@ test, and manifest.json, which is written last: a folder without it is not a dat
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,3 +162,15 @@ def writing(source: Source, out: Path, counts: dict[str, int], shape: tuple[int,
         }
         stamp(folder, ARRAYS)
         write_json(folder / "manifest.json", manifest)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` consecutive items."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sharc_core.datasets.archives import TAR_ENDINGS, fingerprint
+from sharc_core.datasets.archives import TAR_ENDINGS
 from sharc_core.datasets.base import SOURCES, SPLITS, Source
 from sharc_core.datasets.download import downloads, require_space
 from sharc_core.datasets.mini_imagenet_forms import Form, form_of
@@ -75,15 +75,17 @@ class MiniImageNet(Source):
         )
 
     @cached_property
-    def _fingerprint(self) -> str | None:
+    def _content(self) -> str | None:
+        """Hash of the files; None where they are missing: a dry run may name what cannot be made yet."""
         try:
-            return fingerprint(self.path())
+            return form_of(self.path()).content(self.data_dir)
         except Missing:
-            return None  # a dry run may name what cannot be made yet
+            return None
 
     def identity(self) -> dict:
-        """Settings, and a fingerprint (sizes and times) of the files."""
-        return super().identity() | {"fingerprint": self._fingerprint}
+        """Settings and content. Neither where the files lie nor how old they are is part of it."""
+        settings = self.settings.model_dump(mode="json", exclude={"path"})
+        return {"source": self.name, "settings": settings, "content": self._content}
 
     def check(self, progress=None) -> None:
         """Whether the files are there and, where that can be seen without reading them, enough."""

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from sharc_core.datasets.archives import Container, natural
+from sharc_core.datasets.contents import content_of_container, content_of_files
+from sharc_core.datasets.file_names import composed
 from sharc_core.datasets.pictures import EXTENSIONS, decode_all, read_images
 from sharc_core.datasets.restricted_pickle import load_pickle
 from sharc_core.datasets.wnids import MINI_IMAGENET
@@ -44,6 +46,10 @@ class Form:
 
     def images(self, keys: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
         """(key, image) of the wanted images, in any order."""
+        raise NotImplementedError  # abstract
+
+    def content(self, data_dir: Path) -> str:
+        """Hash of all that is read; remembered in data_dir until the files change."""
         raise NotImplementedError  # abstract
 
 
@@ -93,6 +99,11 @@ class Pickles(Form):
             for number, image in enumerate(images):
                 if self._key(file, number) in keys:
                     yield self._key(file, number), Image.fromarray(image)
+
+    def content(self, data_dir: Path) -> str:
+        """Of the three files, in their roles."""
+        files = dict(zip(CLASS_SPLITS, self.files, strict=True))
+        return content_of_files(data_dir, self.path, files)
 
     def _key(self, file: Path, number: int) -> str:
         return f"{file.name} image {number}"
@@ -158,6 +169,11 @@ class Images(Form):
         """Decoded in place."""
         return read_images(self.container, list(keys))
 
+    def content(self, data_dir: Path) -> str:
+        """Of the images, by their paths."""
+        names = {name: composed(name) for names in self.index().values() for name in names}
+        return content_of_container(data_dir, self.container, names)
+
 
 class Parquet(Form):
     """Parquet files with a column `image` (the file's bytes, alone or as {bytes, path}) and one `label`.
@@ -197,6 +213,11 @@ class Parquet(Form):
         """Decoded, some hundred rows at a time."""
         return decode_all(self._contents(keys), self.path)
 
+    def content(self, data_dir: Path) -> str:
+        """Of the files, by their paths; a single one by none."""
+        files = {self._name(file) if len(self.files) > 1 else "": file for file in self.files}
+        return content_of_files(data_dir, self.path, files)
+
     def _contents(self, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
         for file in self.files:
             for number, (image,) in enumerate(self._rows(file, ["image"])):
@@ -208,8 +229,10 @@ class Parquet(Form):
                     yield key, content
 
     def _key(self, file: Path, number: int) -> str:
-        name = file.name if file == self.path else file.relative_to(self.path).as_posix()
-        return f"{name} row {number}"
+        return f"{self._name(file)} row {number}"
+
+    def _name(self, file: Path) -> str:
+        return file.name if file == self.path else file.relative_to(self.path).as_posix()
 
     def _rows(self, file: Path, columns: list[str]) -> Iterator[tuple]:
         with self._opened(file) as opened:
