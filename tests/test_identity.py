@@ -15,7 +15,7 @@ from PIL import Image
 from sharc_core.config import load_grid
 from sharc_core.datasets import SOURCES, contents, image_folder, open_prepared
 from sharc_core.datasets.archives import Container
-from sharc_core.errors import UserError
+from sharc_core.errors import Missing, UserError
 from sharc_core.pipeline import Layout
 
 NAMES = split_names(["a", "b"])
@@ -188,14 +188,30 @@ def test_a_data_dir_that_cannot_be_written_to_costs_time_only(tree, tmp_path, mo
         '{"sizes": {}, "content": "x"}',
         '{"sizes": {"6": 1}, "content": "x"}',
         '{"sizes": {"axb": 1}, "content": "x"}',
+        '{"sizes": {"6x6": 6}, "content": 3, "frames": 0}',
+        '{"sizes": {"6x6": 6}, "content": "x", "frames": [1]}',
     ],
 )
 def test_a_damaged_note_is_found_out_again(tree, tmp_path, text):
     expected = identity(tree, tmp_path / "data")
     (note,) = (tmp_path / "data/checked").iterdir()
     note.write_text(text)
+    if '"content": "x"' not in text:
+        assert identity(tree, tmp_path / "data", is_checked=False) == expected
+        note.write_text(text)
     source = folder_source(tree, tmp_path / "data")
     assert (source.side(), source.identity()) == (6, expected)
+
+
+def test_missing_images_have_an_identity_for_planning(tmp_path):
+    """To pre-train on images that are yet to come can be planned; everything else asks for them."""
+    source = folder_source(tmp_path / "gone", tmp_path / "data")
+    assert source.identity()["content"] is None
+    for action in (source.check, source.class_names, source.counts, lambda: source.prepare(tmp_path / "out")):
+        with pytest.raises(Missing, match="gone does not exist: give a folder, a .zip or a .tar of images"):
+            action()
+    fill(tmp_path / "gone", NAMES)
+    assert source.identity()["content"] is not None
 
 
 def test_images_that_change_while_they_are_read_are_not_prepared(tree, tmp_path):

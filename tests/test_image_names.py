@@ -394,6 +394,14 @@ def test_every_reason_has_its_line(tree, tmp_path):
     assert source.left_out() == left_out
 
 
+def test_lines_about_files_give_the_terminal_no_orders(tree, tmp_path):
+    names = ["train/a/1\n\x1b[31m.avif", os.fsdecode(b"train/b/\xe4.avif")]
+    for name in names:
+        (tree / name).write_bytes(IMAGE)
+    (line,) = counted(tree, tmp_path)[1]
+    assert r"e.g. train/a/1\n\x1b[31m.avif (expected" in line and line.isprintable()
+
+
 def test_frames_that_are_not_read_are_counted(tree, tmp_path):
     frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "green")]
     for name in ("train/b/1.gif", "train/a/1.gif", "train/a/9.webp"):

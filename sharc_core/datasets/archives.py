@@ -29,7 +29,7 @@ from sharc_core.datasets.file_names import (
     zip_name,
 )
 from sharc_core.datasets.threads import in_order
-from sharc_core.errors import UserError
+from sharc_core.errors import Missing, UserError
 from sharc_core.files import digest
 
 __all__ = ["TAR_ENDINGS", "Container", "natural"]
@@ -71,7 +71,7 @@ class Container:
         if self.path.is_dir():
             self.kind = "folder"
         elif not self.path.exists():
-            raise UserError(f"{path} does not exist: give a folder, a .zip or a .tar of images")
+            raise Missing(f"{path} does not exist: give a folder, a .zip or a .tar of images")
         elif self.path.name.lower().endswith(".zip"):
             self.kind = "zip"
         elif self.path.name.lower().endswith(TAR_ENDINGS):

@@ -63,7 +63,7 @@ def content_hash(names: Mapping[str, str], sums: Mapping[str, str]) -> str:
 def content_of_files(data_dir: Path, root: Path, files: Mapping[str, Path]) -> str:
     """Content hash of files that may be too large for the memory. files: by their names in the data set."""
     note = Note(data_dir, "files", fingerprint(root, files))
-    if "content" not in note.facts:
+    if not isinstance(note.facts.get("content"), str):
         sums = in_order(lambda item: (item[0], sha256_file(item[1])), files.items(), os.cpu_count() or 1)
         note.add(content=content_hash({name: name for name in files}, dict(sums)))
     return note.facts["content"]
@@ -72,6 +72,6 @@ def content_of_files(data_dir: Path, root: Path, files: Mapping[str, Path]) -> s
 def content_of_container(data_dir: Path, container: Container, names: Mapping[str, str]) -> str:
     """Content hash of a container's files. names: from a file's name to what it is in the data set."""
     note = Note(data_dir, "container", container.fingerprint(), sorted(names.items()))
-    if "content" not in note.facts:
+    if not isinstance(note.facts.get("content"), str):
         note.add(content=content_hash(names, checksums(container, names)))
     return note.facts["content"]

@@ -15,7 +15,7 @@ from sharc_core.datasets.contents import Note, checksums, content_hash
 from sharc_core.datasets.file_names import composed
 from sharc_core.datasets.image_layout import TRAIN, ClassReader, Layout, SplitReader
 from sharc_core.datasets.pictures import examine_images, read_images, rows, write_images
-from sharc_core.errors import UserError
+from sharc_core.errors import Missing, UserError, one_line
 from sharc_core.settings import Settings as BaseSettings
 
 MIXED_SIDE = 224  # side to which images of different sizes are brought when none is asked for
@@ -88,12 +88,19 @@ class ImageFolder(Source):
         settings = self.settings.model_dump(mode="json", exclude={"path"})
         return {"source": self.name, "settings": settings, "content": self._content()}
 
-    def _content(self) -> str:
-        """Hash of the images and their paths in the data set; read here unless the check has done so."""
-        if "content" not in self._note.facts:
+    def _content(self) -> str | None:
+        """Hash of the images and their paths in the data set; read here unless the check has done so.
+
+        None where they are missing: a dry run may name what cannot be made yet.
+        """
+        try:
+            note = self._note
+        except Missing:
+            return None
+        if not isinstance(note.facts.get("content"), str):
             names = self.layout.names
-            self._note.add(content=content_hash(names, checksums(self.container, names)))
-        return self._note.facts["content"]
+            note.add(content=content_hash(names, checksums(self.container, names)))
+        return note.facts["content"]
 
     @cached_property
     def _note(self) -> Note:
@@ -111,12 +118,10 @@ class ImageFolder(Source):
             self._tell_left_out(progress)
         if not self._is_checked():
             self._check_all(progress)
-        if progress and (frames := self._note.facts.get("frames")):
-            several = "images hold" if frames[0] > 1 else "image holds"
-            progress(
-                f"{self.settings.path}: {frames[0]:,} {several} several frames, of which the first is taken, "
-                f"e.g. {frames[1]}"
-            )
+        if progress and (count := self._note.facts["frames"]):
+            several = "images hold" if count > 1 else "image holds"
+            line = f"{count:,} {several} several frames, of which the first is taken"
+            progress(one_line(f"{self.settings.path}: {line}, e.g. {self._note.facts['example']}"))
         self._side()
 
     def _tell_left_out(self, progress) -> None:
@@ -126,14 +131,15 @@ class ImageFolder(Source):
             examples.setdefault(why, []).append(name)
         for why, names in examples.items():
             several = f"{len(names):,} files were" if len(names) > 1 else "1 file was"
-            progress(f"{self.settings.path}: {several} left out, e.g. {names[0]} ({why})")
+            progress(one_line(f"{self.settings.path}: {several} left out, e.g. {names[0]} ({why})"))
 
     def _is_checked(self) -> bool:
         """Whether the note holds what the check finds, in its form: a damaged one is found out again."""
         facts = self._note.facts
         try:
             sizes = [list(map(int, size.split("x"))) for size in facts["sizes"]]
-            return isinstance(facts["content"], str) and bool(sizes) and all(len(s) == 2 for s in sizes)
+            are_whole = isinstance(facts["content"], str) and isinstance(facts["frames"], int)
+            return are_whole and bool(sizes) and all(len(size) == 2 for size in sizes)
         except (KeyError, TypeError, ValueError, AttributeError):
             return False
 
@@ -150,8 +156,8 @@ class ImageFolder(Source):
             if progress and now - said > SECONDS_BETWEEN_LINES:
                 said, left = now, (now - began) * (total - done) / done
                 progress(f"checked {done:,} of {total:,} images of {self.settings.path}, {left:.0f} s left")
-        example = [len(frames), min(frames)] if frames else None
-        self._note.add(content=content_hash(layout.names, sums), sizes=sizes, frames=example)
+        found = {"sizes": sizes, "frames": len(frames), "example": min(frames, default=None)}
+        self._note.add(content=content_hash(layout.names, sums), **found)
 
     def side(self) -> int:
         """Pixels per side of the prepared images."""
