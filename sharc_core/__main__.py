@@ -47,17 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from sharc_core.comparison import Comparison
     from sharc_core.config import load_config
     from sharc_core.inputs import check_inputs, extraction_plan
+    from sharc_core.pipeline import Layout
     from sharc_core.unroll import cells
 
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
-    found = cells(grid)
-    print(
-        f"{options.config}: fine; {len(found)} cells, {sum(len(cell.seeds) for cell in found)} training runs"
-    )
-    for line in extraction_plan(grid):
+    layout = Layout(grid)
+    found = Comparison(layout, {str(layout.cell(cell)): cell for cell in cells(grid)})
+    runs = sum(len(cell.seeds) for cell in found.cells.values())
+    print(f"{options.config}: fine; {len(found.cells)} cells, {runs} training runs")
+    left = sum(len(found.standing(path).missing) for path in found.cells)
+    if left < runs:
+        print(f"{grid.results_dir} has {runs - left} of these runs, {left} are to be trained")
+    for line in [*found.notes(), *extraction_plan(grid, found.needed())]:
         print(line)
     return 0
 

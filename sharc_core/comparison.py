@@ -63,6 +63,14 @@ class Comparison:
         missing = self.standing(path).missing
         return self.cells[path].model_copy(update={"seeds": missing}) if missing else self.cells[path]
 
+    def unfinished(self) -> list[str]:
+        """Paths of the documents that lack something."""
+        return [path for path in self.cells if not self.is_finished(path)]
+
+    def needed(self) -> set[Path]:
+        """Folders of the features that are still to be read."""
+        return {folder for path in self.unfinished() for folder in self.layout.read_by([self.to_train(path)])}
+
     def notes(self) -> list[str]:
         """Lines about documents that are not the grid's and are trained again; none where there are none."""
         reasons = {path: self.standing(path).reason for path in self.cells}

@@ -16,8 +16,9 @@ from sharc_core.files import digest, read_json
 
 FORMAT = 2
 Document = dict[str, Any]
+TIME = "train_seconds"
 BY_SEED = ("matrix", "untrained")  # by scenario, lists with a value per seed
-BY_TRAINED_SEED = ("seeds", "reads")  # of a training, a value per seed, the seeds first
+BY_TRAINED_SEED = ("seeds", "reads", "sums")  # of a training, a value per seed, the seeds first
 MADE_BY = ("code", "origin", "versions")  # the same for all its seeds; `features`: of all of them
 
 
@@ -62,8 +63,20 @@ def signed(document: Document, wanted: Wanted, features: Mapping[str, str]) -> D
     (training,) = document["trainings"]
     seeds = training["seeds"]
     reads = [wanted.reads[seed] for seed in seeds]
-    made_by = {"seeds": seeds, "code": wanted.code, "features": dict(features), "reads": reads}
+    made_by = {"seeds": seeds, "sums": [checksum(document, seed) for seed in seeds]}
+    made_by |= {"code": wanted.code, "features": dict(features), "reads": reads}
     return document | {"trainings": [made_by | training]}
+
+
+def checksum(document: Document, seed: int) -> str:
+    """A hash of a seed's numbers, so that none is taken that a disk spoilt or a hand changed.
+
+    Without the time that it took, which no run gives twice.
+    """
+    place = document["seeds"].index(seed)
+    numbers = [{key: values[place] for key, values in document[name].items()} for name in BY_SEED]
+    costs = {key: values and values[place] for key, values in document["costs"].items() if key != TIME}
+    return digest([seed, numbers, costs], 16)
 
 
 def keys_of(document: Document) -> dict[int, str]:
@@ -71,16 +84,17 @@ def keys_of(document: Document) -> dict[int, str]:
     try:
         if document["format"] != FORMAT:
             raise UserError(f"format {shown(document['format'])} instead of {FORMAT}")
-        found = {
-            seed: _key(document["cell"], training["code"], reads)
-            for training in document["trainings"]
-            for seed, reads in zip(training["seeds"], training["reads"], strict=True)
-        }
-        if list(found) and sorted(found) == sorted(document["seeds"]):
-            return found
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = {}
+        for training in document["trainings"]:
+            for seed, reads, kept in zip(*(training[name] for name in BY_TRAINED_SEED), strict=True):
+                found[seed] = _key(document["cell"], training["code"], reads)
+                if checksum(document, seed) != kept:
+                    raise UserError(f"the numbers of seed {seed} are not those that were written")
+        if not found or sorted(found) != sorted(document["seeds"]):
+            raise UserError("its seeds are not those that it says were trained")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"it does not say what it comes from: {error!r}") from None
-    raise UserError("its seeds are not those that it says were trained")
+    return found
 
 
 def matching_seeds(document: Document | None, wanted: Wanted) -> list[int]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
@@ -182,10 +182,10 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
 
 
-def extraction_plan(grid: Grid) -> list[str]:
+def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     """What is still to be extracted, a line per backbone: images, bytes, minutes. Empty where all is there.
 
-    minutes: of one core, from what the network does to a few images of random noise here and now. To be
+    needed: folders of features that cells are still to be trained on. minutes: of one core, from what the network does to a few images of random noise here and now. To be
     called after check_inputs. Data sets whose numbers of images are not known yet are left out.
     """
     layout, found = Layout(grid), {}
@@ -193,7 +193,8 @@ def extraction_plan(grid: Grid) -> list[str]:
     shapes = {name: check_backbone(config) for name, config in layout.backbones.items()}
     for dataset, backbone, view in extracted_views(grid):
         counts = counted[dataset]
-        if counts is None or (layout.features(dataset, backbone, view) / "manifest.json").exists():
+        folder = layout.features(dataset, backbone, view)
+        if counts is None or folder not in needed or (folder / "manifest.json").exists():
             continue
         images, size = _extent(grid, dataset, view, counts, shapes[backbone])
         in_train_mode = isinstance(view, str) and view.startswith(("train", "joint"))

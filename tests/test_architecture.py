@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sharc_core"
 RANKS = {
     "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
     "registry": 1, "files": 1, "device": 1, "determinism": 1, "differences": 1, "origin": 2, "lineage": 3,
+    "call": 0, "documents": 3, "comparison": 16,
     "integrity": 2, "seeds": 2, "metrics": 1, "labels": 1, "published": 2, "render": 2,
     "encoding": 2, "cell": 2, "views": 2, "protocol": 2,
     "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,

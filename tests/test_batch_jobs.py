@@ -55,12 +55,12 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     arguments = write(copy)
     kept = copy / f"results/batched/{FOLDER}/.finished"
     process = start_snakemake(copy, "results/batched/runs.csv", *arguments)
-    wait_for(lambda: list(kept.glob("er-*.key")), "a finished cell")
+    wait_for(lambda: list(kept.glob("er-*.document")), "a finished cell")
     for job in jobs_of(process, "cells.py"):
         job.send_signal(signal.SIGKILL)
     said = process.ended().stdout
     assert process.returncode == 1 and "/logs/cells/s_digits/resnet_small-pretrain/er-1.log" in said
-    finished = {path.stem for path in kept.glob("er-*.key")}
+    finished = {path.stem for path in kept.glob("er-*.document")}
     assert 0 < len(finished) < 3, "it was killed too late"
     assert not list(kept.parent.glob("er-*.json"))
     done = snakemake(copy, "results/batched/runs.csv", *arguments)
@@ -71,6 +71,16 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     assert log.count("task 5/5") == 3 - len(finished)
     alone = documents(copy, "smoke")
     assert len(alone) == 4 and documents(copy, "batched") == alone
+    assert not list(kept.iterdir()), "all were put in their places"
+
+
+def test_how_many_share_a_job_is_no_matter(copy):
+    """The same results folder with another `per_job`, in a clone that knows nothing of either run."""
+    shutil.rmtree(copy / ".snakemake")
+    for cells in ({}, {"per_job": 2}, {"per_job": 100}):
+        assert planned(copy, *write(copy, results_dir="results/smoke", cells=cells)) == set()
+    more = planned(copy, *write(copy, results_dir="results/smoke", buffers=[20, 25]))
+    assert len(more) == 5 and all("m25" in name or name in ("er-1", "er-2") for name in more), more
 
 
 def test_a_batch_asks_for_the_time_of_its_cells(copy):
@@ -86,6 +96,7 @@ def test_a_batch_asks_for_the_time_of_its_cells(copy):
 def test_what_re_runs(copy):
     """After the test above: a method's own cells for its setting, none for a new method, all for a device."""
     er = {"er-1", *(path.stem for path in copy.glob(f"results/smoke/{FOLDER}/er-*.json"))}
+    assert planned(copy, *write(copy)) == set()
     assert planned(copy, *write(copy, method_settings={"er": {"replay": "whole"}})) == er
     gem = {name.replace("er-", "gem-") for name in er}
     assert planned(copy, *write(copy, methods=["sgd", "er", "gem"])) == gem

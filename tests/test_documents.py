@@ -128,6 +128,9 @@ DAMAGE = {
     "fewer reads": lambda d: d["trainings"][0]["reads"].pop(),
     "another seed": lambda d: d["trainings"][0]["seeds"].__setitem__(0, 9),
     "a seed twice": lambda d: d["seeds"].append(0),
+    "an edited number": lambda d: d["matrix"]["class_il"][1][0].__setitem__(0, 99.5),
+    "an edited cost": lambda d: d["costs"]["samples_stored"].__setitem__(2, 1),
+    "no sums": lambda d: d["trainings"][0].pop("sums"),
     "no cell": lambda d: d.pop("cell"),
     "text": lambda d: d.update(trainings="x"),
 }

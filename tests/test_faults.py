@@ -109,18 +109,20 @@ def test_an_extraction_killed_half_way(copy):
 
 def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     """A cell re-run by a call that died before the tables: the next call makes them anew."""
-    cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
-    table = "results/smoke/tables/class_il.csv"
+    cells, table = matrices(undisturbed), "results/smoke/tables/class_il.csv"
     values = yaml.safe_load((copy / "config/smoke.yaml").read_text()) | {"training": {"lr": 0.2}}
     (copy / "config/changed.yaml").write_text(yaml.safe_dump(values))
     changed = ("--configfile", "config/changed.yaml")
-    assert snakemake(copy, cell, *changed).returncode == 0
-    # as far as the tables and no other cell, and back: now it is they that are behind
-    there = snakemake(copy, table, "--allowed-rules", "runs", "tables", *changed)
+    # one cell is changed: no table is made of it and of the others
+    assert snakemake(copy, cells[0], *changed).returncode == 0
+    mixed = snakemake(copy, table, "--allowed-rules", "runs", "tables", *changed)
+    assert mixed.returncode == 1 and "is not this grid's (it was trained with other settings" in mixed.stdout
+    # as far as the tables, and back: now it is they that are behind
+    there = snakemake(copy, table, *changed)
     assert there.returncode == 0, there.stdout
     assert "rule runs:" in there.stdout and "rule tables:" in there.stdout
     assert (copy / table).read_bytes() != undisturbed[table]
-    back = snakemake(copy, cell, *SMOKE)
+    back = snakemake(copy, *cells, *SMOKE)
     assert back.returncode == 0, back.stdout
     assert (copy / table).read_bytes() != undisturbed[table]
     finish(copy, undisturbed)

@@ -178,8 +178,8 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
         ),
         (
             "../workflow/scripts/runs.py",
-            "read_json(path)",
-            "read_json(f'{path}')",
+            "read_all(snakemake.input,",
+            "read_all(list(snakemake.input),",
             ["figures", "provenance.json", "report.html", "runs.csv", "tables"],
         ),
         # a docstring of a table, a message, and a new data source, at once

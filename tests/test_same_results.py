@@ -6,13 +6,14 @@ runs.csv holds what the grid's cells give when they are trained here, all seeds 
 """
 
 import json
+import os
 import random
 import shutil
 import signal
 
 import pytest
 import yaml
-from snake import jobs_of, sharc_core, snakemake, start_snakemake, wait_for
+from snake import SMOKE, copy_project, jobs_of, sharc_core, snakemake, start_snakemake, wait_for
 
 from sharc_core.config import load_config
 from sharc_core.learner import run_cell
@@ -182,3 +183,68 @@ def test_what_users_reported(copy):
     assert "rule cell:" not in said and "rule runs:" in said
     checked = sharc_core(copy, "verify", "results/smoke")
     assert checked.returncode == 0
+
+
+def planned(folder, *arguments) -> list[str]:
+    """Rules of the jobs that would be run, each once."""
+    done = snakemake(folder, *arguments, "--dry-run")
+    assert done.returncode == 0, done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("rule ")]
+    return list(dict.fromkeys(line.removeprefix("rule ").removesuffix(":") for line in lines))
+
+
+def test_shared_data(smoke_run, tmp_path):
+    """A fresh clone takes a data_dir that was copied with new dates, over a link, and may only read it."""
+    copy_project(tmp_path / "clone")
+    for path in ("data", "results"):
+        # in an order of its own: what was made last is now the oldest
+        shutil.copytree(smoke_run / path, tmp_path / path, copy_function=shutil.copyfile)
+    age = 1_600_000_000
+    for path in sorted(tmp_path.glob("data/**/*"), key=lambda path: -path.stat().st_mtime_ns):
+        age += 100
+        os.utime(path, (age, age))
+    (tmp_path / "clone/link").symlink_to(tmp_path / "data")
+    for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]:
+        path.chmod(path.stat().st_mode & 0o555)
+    arguments = (*SMOKE, "--config", "data_dir=link")
+    assert planned(tmp_path / "clone", *arguments) == [
+        *("card", "cell", "runs", "tables", "figures", "report", "provenance", "all")
+    ]
+    done = snakemake(tmp_path / "clone", "results/smoke/runs.csv", *arguments)
+    assert done.returncode == 0, done.stdout
+    shutil.copytree(tmp_path / "results", tmp_path / "clone/elsewhere", copy_function=shutil.copyfile)
+    elsewhere = (*arguments, "results_dir=elsewhere/smoke")
+    assert planned(tmp_path / "clone", *elsewhere) == ["provenance", "all"]  # it names data_dir
+    for path in (tmp_path / "data", *(tmp_path / "data").rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_an_edited_table_is_made_again(copy):
+    """From one end of the chain to the other; what comes before it stays."""
+    for name, rules in {
+        "tables/task_il.md": ["tables", "provenance", "all"],
+        "figures/bytes_task_il.svg": ["figures", "report", "provenance", "all"],
+        "report.html": ["report", "provenance", "all"],
+        "provenance.json": ["runs", "tables", "figures", "report", "provenance", "all"],
+    }.items():
+        path = copy / "results/smoke" / name
+        before = path.read_bytes()
+        path.write_bytes(before[:-2])
+        assert planned(copy, *SMOKE) == rules, name
+        path.write_bytes(before)
+    assert planned(copy, *SMOKE) == []
+
+
+def test_asked_for_anew(copy):
+    """By a rule, by a file, with all before it; a finished document that is a target is left alone."""
+    (document,) = copy.glob("results/smoke/matrices/*/*/sgd.json")
+    path = str(document.relative_to(copy))
+    after = ["runs", "tables", "figures", "report", "provenance", "all"]
+    assert planned(copy, *SMOKE, "--forcerun", "cell") == ["cell", *after]
+    assert planned(copy, *SMOKE, "--forcerun", path) == ["cell", *after]
+    assert planned(copy, *SMOKE, "--forcerun", "tables") == ["tables", "provenance", "all"]
+    assert planned(copy, *SMOKE, "--forceall")[:5] == ["data", "pretrain", "features", "cell", "card"]
+    shutil.rmtree(copy / ".snakemake")
+    assert "cell" not in planned(copy, path, *SMOKE)
+    document.unlink()
+    assert planned(copy, path, *SMOKE) == ["cell"]
