@@ -185,8 +185,9 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
 def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     """What is still to be extracted, a line per backbone: images, bytes, minutes. Empty where all is there.
 
-    needed: folders of features that cells are still to be trained on. minutes: of one core, from what the network does to a few images of random noise here and now. To be
-    called after check_inputs. Data sets whose numbers of images are not known yet are left out.
+    needed: folders of features that cells are still to be trained on. minutes: of one core, from what the
+    network does to a few images of random noise here and now. To be called after check_inputs. Data sets
+    whose numbers of images are not known yet are left out.
     """
     layout, found = Layout(grid), {}
     counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}

@@ -80,7 +80,7 @@ def planned_outputs(project: Path, config: Path) -> list[str]:
     assert dry.returncode == 0, dry.stdout + dry.stderr
     text = dry.stdout + dry.stderr
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("output: ")]
-    return [line.removeprefix("output: ") for line in lines]
+    return [line.removeprefix("output: ").removesuffix(" (update)") for line in lines]
 
 
 def planned(project: Path, config: Path) -> list[str]:
