@@ -83,6 +83,15 @@ def learning_curve(matrix: np.ndarray) -> np.ndarray:
     return np.where(seen, a, 0.0).sum(-1) / seen.sum(-1)
 
 
+def aia(matrix: np.ndarray) -> np.ndarray:
+    """Average incremental accuracy, AIA = mean_i mean_{j<=i} a[i][j]. (..., T, T) -> (...), percent.
+
+    The mean of `learning_curve`; ACC for one task. NaN for JOINT, which is evaluated once.
+    Source: Rebuffi et al. 2017 (iCaRL).
+    """
+    return learning_curve(matrix).mean(-1)
+
+
 def confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Student-t interval of the mean of values (N,): mean -+ t_{N-1} s / sqrt(N). NaN for N < 2."""
     values = np.asarray(values, dtype=float)

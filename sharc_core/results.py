@@ -41,6 +41,7 @@ COLUMNS = AXES | {
     "views": "int64",
     "seed": "int64",
     "acc": "float64",
+    "aia": "float64",
     "bwt": "float64",
     "fwt": "float64",
     "forgetting": "float64",
@@ -69,7 +70,7 @@ def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = N
     members: for every cell, by reported scenario, which studies have it (see unroll.memberships). Without
     it every scenario is reported, as a result of the grid itself.
 
-    Percent for acc, percentage points for bwt, fwt and forgetting (*_in_code: as the published code
+    Percent for acc and aia, percentage points for bwt, fwt and forgetting (*_in_code: as the published code
     computes them); total_bytes is everything that the
     learner keeps besides the shared frozen backbone: episodic memory, associative memory, head and
     model copies. train_seconds is per seed. What does not apply is missing (NaN, NA or None). The order
@@ -173,6 +174,7 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
         untrained = np.array(document["untrained"][scenario], dtype=float)
         values = {
             "acc": metrics.acc(matrix),
+            "aia": metrics.aia(matrix),
             "bwt": metrics.bwt(matrix),
             "fwt": metrics.fwt(matrix, untrained),
             "forgetting": metrics.forgetting(matrix),

@@ -31,7 +31,7 @@ SETTINGS = (
     "count_associative_memory",
     "protocol",
 )
-METRICS = ("acc", "bwt", "fwt", "forgetting")
+METRICS = ("acc", "aia", "bwt", "fwt", "forgetting")
 COSTS = (
     "episodic_bytes",
     "associative_bytes",

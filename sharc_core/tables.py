@@ -46,7 +46,7 @@ from sharc_core.summary import (
 
 FORMULAS = (
     "a[i][j] is the accuracy on task j after training on task i of T; ACC = mean_j a[T][j]; "
-    "BWT = mean_(j < T) (a[T][j] - a[j][j])"
+    "AIA = mean_i mean_(j <= i) a[i][j]; BWT = mean_(j < T) (a[T][j] - a[j][j])"
 )
 OUTSIDE = "†"
 AXIS_NAMES = {
@@ -116,7 +116,7 @@ def main_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table
     """The paper's layout for one scenario: a table per backbone and budget unit.
 
     Rows: methods without a buffer, then per buffer every method, plain before SHARC. Columns per data
-    set: ACC, BWT (mean and sample deviation), the paper's ACC and the difference to it where the paper
+    set: ACC, AIA, BWT (mean and sample deviation), the paper's ACC and the difference to it where the paper
     has the data set, bytes. Bold: the best mean ACC of a buffer and data set, ties as shown included.
     """
     lookup = published_lookup(published)
@@ -145,7 +145,7 @@ def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
         body.append(items)
     header, groups = ["Buffer", "Model"], [("", 2)]
     for dataset in datasets:
-        names = ["ACC", "BWT", *(["paper", "diff."] if dataset in with_paper else []), "bytes"]
+        names = ["ACC", "AIA", "BWT", *(["paper", "diff."] if dataset in with_paper else []), "bytes"]
         header += names
         groups.append((dataset, len(names)))
     caption = _caption(entries, varying, bool(with_paper))
@@ -154,10 +154,10 @@ def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
 
 def _dataset_items(entry: Entry | None, best: str | None, with_paper: bool, lookup: dict) -> list[Item]:
     if entry is None:
-        return [Item(DASH)] * (5 if with_paper else 3)
+        return [Item(DASH)] * (6 if with_paper else 4)
     items = [
         Item(mean_text(entry.acc, entry.std["acc"]), entry.acc, number_text(entry.acc) == best),
-        Item(mean_text(entry.mean["bwt"], entry.std["bwt"]), entry.mean["bwt"]),
+        *(Item(mean_text(entry.mean[n], entry.std[n]), entry.mean[n]) for n in ("aia", "bwt")),
     ]
     if with_paper:
         paper = published_for(entry, lookup)
@@ -236,7 +236,9 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
         "besides the frozen backbone, which is shared; 1 kB = 1000 bytes"
     )
     if any(entry.method == "joint" for entry in entries):
-        parts.append("JOINT trains on all tasks at once: it has no BWT, and its bytes leave the data out")
+        parts.append(
+            "JOINT trains on all tasks at once: it has no AIA and no BWT, and its bytes leave the data out"
+        )
     if with_paper:
         parts.append(
             f"paper: published ACC ({SOURCE}: {SETTING}); diff.: ours less the paper's; {OUTSIDE}: the "

@@ -11,6 +11,7 @@ from scipy import stats
 
 from sharc_core.metrics import (
     acc,
+    aia,
     bwt,
     bwt_in_code,
     confidence_interval,
@@ -41,6 +42,7 @@ def test_hand_computed():
     # the best of all rows but the last
     assert forgetting(A) == pytest.approx(((90 - 70) + (80 - 50)) / 2)
     np.testing.assert_allclose(learning_curve(A), [90, (60 + 80) / 2, (70 + 50 + 96) / 3])
+    assert aia(A) == pytest.approx((90 + 70 + 72) / 3)
 
 
 def test_forgetting_can_be_negative_and_uses_rows_before_the_task_was_learned():
@@ -59,7 +61,7 @@ def test_forgetting_leaves_out_what_was_not_evaluated():
 
 def test_joint_has_an_accuracy_and_nothing_else():
     assert acc(JOINT) == pytest.approx(72)
-    assert np.isnan([bwt(JOINT), fwt(JOINT, UNTRAINED), forgetting(JOINT)]).all()
+    assert np.isnan([aia(JOINT), bwt(JOINT), fwt(JOINT, UNTRAINED), forgetting(JOINT)]).all()
     np.testing.assert_array_equal(learning_curve(JOINT), [NAN, NAN, 72])
 
 
@@ -85,6 +87,7 @@ def test_one_task_has_no_transfer_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(acc(a), [88, 77])
+        np.testing.assert_array_equal(aia(a), [88, 77])
         for values in (bwt(a), fwt(a, [[50.0], [50.0]]), forgetting(a)):
             assert values.shape == (2,)
             assert np.isnan(values).all()
@@ -95,7 +98,7 @@ def test_one_task_has_no_transfer_and_no_warning():
 def test_leading_axes_are_independent_and_inputs_untouched(a):
     before = a.copy()
     untrained = a[:, 0]
-    for metric in (acc, bwt, forgetting, learning_curve):
+    for metric in (acc, aia, bwt, forgetting, learning_curve):
         together = metric(a)
         np.testing.assert_array_equal(together, np.stack([metric(one) for one in a]))
     np.testing.assert_array_equal(fwt(a, untrained)[1], fwt(a[1], untrained[1]))
@@ -107,6 +110,23 @@ def test_relations_between_metrics(a):
     np.testing.assert_array_equal(learning_curve(a)[:, -1], acc(a))
     # the diagonal is among the rows that forgetting takes the best of
     assert (forgetting(a) >= -bwt(a) - 1e-9).all()
+
+
+@given(matrices)
+def test_average_incremental_accuracy_is_the_mean_over_tasks_of_the_mean_over_seen_tasks(a):
+    for one in a:
+        after_each = []
+        for i in range(len(one)):
+            seen = [one[i][j] for j in range(len(one)) if j <= i]
+            after_each.append(sum(seen) / len(seen))
+        assert aia(one) == pytest.approx(sum(after_each) / len(after_each))
+
+
+@pytest.mark.parametrize("place", [(i, j) for i in range(3) for j in range(3)])
+def test_average_incremental_accuracy_needs_the_tasks_seen_and_no_other(place):
+    a = A.copy()
+    a[place] = NAN
+    assert np.isnan(aia(a)) == (place[1] <= place[0])
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 0), (4, 2, 3)])

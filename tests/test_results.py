@@ -14,7 +14,7 @@ from sharc_core.results import COLUMNS, read_runs, runs_table, write_runs
 from sharc_core.summary import summarise
 
 CONTRACT = """
-dataset backbone scenario method variant buffer theta associative_memory saliency budget_unit seed acc bwt
+dataset backbone scenario method variant buffer theta associative_memory saliency budget_unit seed acc aia bwt
 fwt forgetting bwt_in_code forgetting_in_code episodic_bytes associative_bytes total_bytes samples_stored
 recall_mse train_seconds config_hash versions learner_bytes read count_associative_memory mass budget_split
 storage importance protocol views studies commit dirty data weights host
@@ -29,8 +29,10 @@ def test_a_row_per_seed_and_reported_scenario_with_every_column():
     sum_of_parts = runs["episodic_bytes"] + runs["associative_bytes"] + runs["learner_bytes"]
     assert (runs["total_bytes"] == sum_of_parts).all()
     assert runs.loc[runs["method"] == "sgd", "buffer"].isna().all()
-    assert runs.loc[runs["method"] == "joint", ["bwt", "fwt", "forgetting"]].isna().all(axis=None)
-    assert runs.loc[runs["method"] != "joint", ["acc", "bwt", "fwt", "forgetting"]].notna().all(axis=None)
+    assert runs.loc[runs["method"] == "joint", ["aia", "bwt", "fwt", "forgetting"]].isna().all(axis=None)
+    assert (
+        runs.loc[runs["method"] != "joint", ["acc", "aia", "bwt", "fwt", "forgetting"]].notna().all(axis=None)
+    )
 
 
 def test_metrics_and_costs_land_in_their_seed_and_scenario():
@@ -43,6 +45,7 @@ def test_metrics_and_costs_land_in_their_seed_and_scenario():
     assert runs["scenario"].tolist() == ["class_il"] * 2
     assert runs["seed"].tolist() == [4, 7]
     assert runs["acc"].tolist() == [45, 55]
+    assert runs["aia"].tolist() == [(90 + 45) / 2, (92 + 55) / 2]
     assert runs["bwt"].tolist() == [-70, -62]
     assert runs["forgetting"].tolist() == [70, 62]
     assert runs["fwt"].tolist() == [0 - 25, 0 - 25]

@@ -50,16 +50,16 @@ def small_grid():
 
 # †: two seeds that agree leave no interval around their mean; the other intervals are +-12.7 deviations wide
 GOLDEN = """\
-| Buffer   | Model   |    s_cifar10 ACC |   s_cifar10 BWT |   s_cifar10 paper |   s_cifar10 diff. |   s_cifar10 bytes |
-|:---------|:--------|-----------------:|----------------:|------------------:|------------------:|------------------:|
-| –        | JOINT   |     96.00 ± 1.41 |               – |             93.49 |             +2.51 |           8.21 kB |
-| –        | SGD     |     92.50 ± 0.71 |     2.50 ± 0.71 |             92.31 |             +0.19 |           8.21 kB |
-| 200      | ER      |     86.00 ± 1.41 |    -4.00 ± 1.41 |             86.36 |             -0.36 |           3.29 MB |
-| 200      | ER+     | **91.00 ± 1.41** |     1.00 ± 1.41 |             91.48 |             -0.48 |           3.62 MB |
-| 200      | DER++   | **91.00 ± 0.00** |     1.00 ± 0.00 |            84.94† |             +6.06 |           3.29 MB |
-| 200      | DER+++  |     88.50 ± 0.71 |    -1.50 ± 0.71 |             89.89 |             -1.39 |           3.62 MB |
-| 500      | ER      | **86.00 ± 0.00** |    -4.00 ± 0.00 |            88.05† |             -2.05 |           8.20 MB |
-| 500      | MINE    |     80.50 ± 0.71 |    -9.50 ± 0.71 |                 – |                 – |           8.20 MB |
+| Buffer   | Model   |    s_cifar10 ACC |   s_cifar10 AIA |   s_cifar10 BWT |   s_cifar10 paper |   s_cifar10 diff. |   s_cifar10 bytes |
+|:---------|:--------|-----------------:|----------------:|----------------:|------------------:|------------------:|------------------:|
+| –        | JOINT   |     96.00 ± 1.41 |               – |               – |             93.49 |             +2.51 |           8.21 kB |
+| –        | SGD     |     92.50 ± 0.71 |    91.25 ± 0.35 |     2.50 ± 0.71 |             92.31 |             +0.19 |           8.21 kB |
+| 200      | ER      |     86.00 ± 1.41 |    88.00 ± 0.71 |    -4.00 ± 1.41 |             86.36 |             -0.36 |           3.29 MB |
+| 200      | ER+     | **91.00 ± 1.41** |    90.50 ± 0.71 |     1.00 ± 1.41 |             91.48 |             -0.48 |           3.62 MB |
+| 200      | DER++   | **91.00 ± 0.00** |    90.50 ± 0.00 |     1.00 ± 0.00 |            84.94† |             +6.06 |           3.29 MB |
+| 200      | DER+++  |     88.50 ± 0.71 |    89.25 ± 0.35 |    -1.50 ± 0.71 |             89.89 |             -1.39 |           3.62 MB |
+| 500      | ER      | **86.00 ± 0.00** |    88.00 ± 0.00 |    -4.00 ± 0.00 |            88.05† |             -2.05 |           8.20 MB |
+| 500      | MINE    |     80.50 ± 0.71 |    85.25 ± 0.35 |    -9.50 ± 0.71 |                 – |                 – |           8.20 MB |
 """  # noqa: E501
 
 
@@ -74,6 +74,7 @@ def test_golden_markdown(published, tmp_path):
     assert GOLDEN in text
     for part in (
         "ACC = mean_j a[T][j]",
+        "AIA = mean_i mean_(j <= i) a[i][j]",
         "BWT = mean_(j < T) (a[T][j] - a[j][j])",
         "Seeds: 2.",
         "backbone tiny, budget in floats",
@@ -99,6 +100,7 @@ def test_csv_has_the_numbers_of_the_markdown_at_full_precision(published, tmp_pa
             "–" if pd.isna(row.buffer) else str(int(row.buffer)),
             row.model,
             mean_text(row.acc_mean, row.acc_std),
+            mean_text(row.aia_mean, row.aia_std),
             mean_text(row.bwt_mean, row.bwt_std),
             number_text(row.paper_acc_mean) + ("†" if row.paper_outside_interval is True else ""),
             number_text(row.difference, signed=True),
@@ -120,15 +122,15 @@ def test_joints_published_bwt_is_left_out(published):
 
 def test_no_paper_columns_where_the_paper_has_nothing(published):
     (table,) = main_tables(summarise(runs_table(make_grid(scenarios=["task_il"]))), published)
-    assert table.header == ["Buffer", "Model"] + ["ACC", "BWT", "bytes"] * 2
-    assert table.groups == [("", 2), ("s_digits", 3), ("s_glyphs", 3)]
+    assert table.header == ["Buffer", "Model"] + ["ACC", "AIA", "BWT", "bytes"] * 2
+    assert table.groups == [("", 2), ("s_digits", 4), ("s_glyphs", 4)]
     assert "paper" not in table.caption
 
 
 def test_single_seed_and_single_task_are_dashes():
     one = make_document("er", seeds=[0], tasks=1, matrices={"task_il": [[[90.0]]], "class_il": [[[90.0]]]})
     (table,) = main_tables(summarise(runs_table([one]))[:1], no_published())
-    assert [item.text for item in table.rows[0][:4]] == ["100", "ER", "90.00 ± –", "–"]
+    assert [item.text for item in table.rows[0][:5]] == ["100", "ER", "90.00 ± –", "90.00 ± –", "–"]
     assert "Seeds: 1." in table.caption
 
 
@@ -254,13 +256,13 @@ def test_bold_is_per_buffer_and_data_set_and_never_a_baseline():
         cells += [document("mer", [mer], dataset=dataset, buffer=buffer)]
     (table,) = main_tables(summarise(runs_table(cells)), no_published())
     bold = [(r[0].text, r[1].text, i) for r in table.rows for i, item in enumerate(r) if item.bold]
-    assert bold == [("200", "ER", 5), ("200", "MER", 2), ("500", "ER", 2), ("500", "MER", 5)]
+    assert bold == [("200", "ER", 6), ("200", "MER", 2), ("500", "ER", 2), ("500", "MER", 6)]
 
 
 def test_a_data_set_without_a_row_is_dashes():
     cells = [document("er", [80.0], dataset="a"), document("mer", [80.0], dataset="b")]
     (table,) = main_tables(summarise(runs_table(cells)), no_published())
-    assert [item.text for item in table.rows[0][5:]] == ["–"] * 3
+    assert [item.text for item in table.rows[0][6:]] == ["–"] * 4
 
 
 def test_pairs_compare_the_same_seeds(tmp_path):
@@ -315,9 +317,14 @@ def test_latex_escapes():
 def test_latex_structure(published):
     (table,) = main_tables(summarise(runs_table(small_grid())), published)
     text = to_latex(table)
-    for once in (r"\toprule", r"\bottomrule", r"\begin{tabular}{llrrrrr}", r"\multicolumn{5}{c}{s\_cifar10}"):
+    for once in (
+        r"\toprule",
+        r"\bottomrule",
+        r"\begin{tabular}{llrrrrrr}",
+        r"\multicolumn{6}{c}{s\_cifar10}",
+    ):
         assert text.count(once) == 1
-    assert text.count(r"\cmidrule(lr){3-7}") == 1
+    assert text.count(r"\cmidrule(lr){3-8}") == 1
     assert text.count(r"\midrule") == 3  # header, and above either buffer
     for environment in ("table*", "tabular"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
@@ -325,8 +332,8 @@ def test_latex_structure(published):
     assert r"$-$4.00 $\pm$ 1.41" in text
     assert re.sub(r"\\[{}]", "", text).count("{") == re.sub(r"\\[{}]", "", text).count("}")
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert [line.count("&") for line in rows[1:]] == [6] * 9
-    assert rows[0].count("&") == 2  # two empty fields, then one over five columns
+    assert [line.count("&") for line in rows[1:]] == [7] * 9
+    assert rows[0].count("&") == 2  # two empty fields, then one over six columns
     assert text.isascii()
 
 
