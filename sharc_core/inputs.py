@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
+from sharc_core.backbones.advice import advice
 from sharc_core.backbones.checksums import check_stated
 from sharc_core.backbones.timing import seconds_per_image
 from sharc_core.capacity import budget_of
@@ -53,7 +54,7 @@ def check_inputs(
         _check_used(grid)
     for backbone in grid.all_backbones:
         with _named("backbone"):
-            shapes[backbone.path_name] = check_backbone(backbone)
+            shapes[backbone.path_name] = _check_backbone(backbone)
             if backbone.batch_norm != "frozen" and not has_batch_norm(backbone) and progress:
                 progress(
                     f"note: {backbone.network_name} has no batch norm: {backbone.batch_norm} gives the "
@@ -78,6 +79,14 @@ def _check_used(grid: Grid) -> None:
             raise UserError(
                 f"{unused[0]} has no effect on {backbone.network_name}: add batch_norm drifting, or drop it"
             )
+
+
+def _check_backbone(backbone: BackboneConfig) -> tuple[int, int, int]:
+    """check_backbone, with advice for a weights file whose tensors have other names."""
+    try:
+        return check_backbone(backbone)
+    except UserError as error:
+        raise UserError(advice(backbone) or str(error)) from None
 
 
 def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning: bool) -> None:

@@ -11,6 +11,9 @@ from sharc_core.settings import Name, Settings, WorkflowPath, no_repeats
 SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
 VIEW_LIMIT = 100  # each is a copy of the training features
 PASSES_LIMIT = 3  # a step: what the published code's methods make
+CONVERTING = '"Converting weights" in docs/config.md'
+PICKLED = re.compile(r"\.(pth|pt|ckpt|bin|pkl|pickle|pth\.tar|pt\.tar|th|t7)$", re.IGNORECASE)
+OTHER = re.compile(r"\.(npz?|h5|hdf5|keras|onnx|msgpack|gguf|tflite|pb|mar|zip|tar|gz)$", re.IGNORECASE)
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -83,6 +86,15 @@ class BackboneConfig(Settings):
     name: Name | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     pretrain: PretrainConfig = PretrainConfig()
+
+    @field_validator("weights")
+    @classmethod
+    def _safetensors(cls, weights: str) -> str:
+        if PICKLED.search(weights):
+            raise ValueError(f"pickles can run code: convert the file to .safetensors, as under {CONVERTING}")
+        if OTHER.search(weights):
+            raise ValueError(f"a weights file is read as .safetensors only: see {CONVERTING}")
+        return weights
 
     @model_validator(mode="after")
     def _size_is_known(self) -> "BackboneConfig":

@@ -1,0 +1,151 @@
+"""Weights files of another layout: the line names the prefix that fits, or the names that are expected."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_config import changed
+
+from sharc_core.backbones import BackboneConfig, check_backbone
+from sharc_core.backbones.advice import advice
+from sharc_core.backbones.architectures import build_classifier
+from sharc_core.config import load_grid
+from sharc_core.errors import UserError
+from sharc_core.inputs import check_inputs
+
+PAGE = (Path(__file__).parents[1] / "docs/config.md").read_text(encoding="utf-8")
+PREFIXES = [
+    "module.", "backbone.", "model.", "encoder.", "net.", "resnet.", "module.encoder_q.", "_orig_mod.",
+    "module.backbone.0.", "student.backbone.", "model.visual.trunk.", "layer1.", "é.", "a b.",
+]  # fmt: skip
+
+
+def config(path, arch="resnet_small", side=32) -> BackboneConfig:
+    return BackboneConfig(arch=arch, weights=str(path), image_size=side)
+
+
+def state(arch="resnet_small") -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return build_classifier(arch, 3).state_dict()
+
+
+def refused(path, **kind) -> str:
+    """The advice on a file that the check refuses."""
+    with pytest.raises(UserError):
+        check_backbone(config(path, **kind))
+    line = advice(config(path, **kind))
+    assert line.isprintable() and len(line) < 500
+    return line
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_prefix_that_fits_is_named(tmp_path, prefix):
+    path = tmp_path / "mine.safetensors"
+    other = {
+        "queue": torch.zeros(3),
+        "momentum.conv1.weight": torch.zeros(3),
+        "head.weight": torch.ones(2),
+    }
+    save_file(other | {prefix + name: tensor for name, tensor in state().items()}, path)
+    line = refused(path)
+    assert f'the names of its tensors begin with {prefix!r}: "Converting weights" in docs/config.md' in line
+    assert "without it" not in line
+
+
+def test_of_two_encoders_the_first_counts(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    names = ("module.encoder_k.", "module.encoder_q.")
+    save_file({prefix + name: tensor.clone() for prefix in names for name, tensor in state().items()}, path)
+    assert "begin with 'module.encoder_k.'" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("stem.0.weight"), "stem.0.weight is missing"),
+        (lambda t: t.update({"projector.weight": torch.zeros(3)}), "unexpected tensor projector.weight"),
+    ],
+)
+def test_what_is_wrong_besides_the_prefix_is_named_too(tmp_path, change, message):
+    tensors, path = state(), tmp_path / "mine.safetensors"
+    change(tensors)
+    save_file({f"net.{name}": tensor for name, tensor in tensors.items()}, path)
+    line = refused(path)
+    assert "begin with 'net.'" in line and line.endswith(message)
+
+
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "mobilenet_v3_small"])
+def test_a_prefix_that_is_lacking_is_named(tmp_path, arch):
+    path = tmp_path / "mine.safetensors"
+    tensors = {name: tensor for name, tensor in state(arch).items() if name.startswith("features.")}
+    save_file({name.removeprefix("features."): tensor for name, tensor in tensors.items()}, path)
+    assert "the names of its tensors lack 'features.'" in refused(path, arch=arch, side=64)
+
+
+OTHERS = {
+    "timm": ["patch_embed.proj.weight", "blocks.0.norm1.weight", "cls_token"],
+    "CLIP": ["visual.conv1.weight", "visual.transformer.resblocks.0.ln_1.weight", "logit_scale"],
+    "Hugging Face": ["embedder.embedder.convolution.weight", "encoder.stages.0.layers.0.layer.0.weight"],
+    "Keras": ["conv1_conv/kernel:0", "conv1_bn/gamma:0"],
+    "Lightning's names without a model": ["epoch", "global_step"],
+    "one tensor": ["x"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_other_layouts_are_told_what_is_expected(tmp_path, layout):
+    path = tmp_path / "mine.safetensors"
+    save_file({name: torch.zeros(3) for name in OTHERS[layout]}, path)
+    line = refused(path)
+    assert "expected are torchvision's names of its tensors, such as 'stem" in line
+    assert (
+        f"the file has {sorted(OTHERS[layout])[0]!r}" in line if OTHERS[layout] else "has no tensor" in line
+    )
+
+
+def test_a_file_of_the_right_layout_keeps_the_line_that_names_the_tensor(tmp_path):
+    tensors, path = state(), tmp_path / "mine.safetensors"
+    tensors.pop("stem.0.weight")
+    save_file(tensors, path)
+    assert advice(config(path)) is None
+    assert advice(config(tmp_path / "missing.safetensors")) is None
+    assert advice(BackboneConfig(arch="resnet18", weights="default")) is None
+
+
+def test_a_grid_is_refused_with_the_advice(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in state().items()}, path)
+    with pytest.raises(UserError, match=r"^config: backbone: weights file .* begin with 'module\.'"):
+        check_inputs(load_grid(changed("backbone.weights", str(path)) | {"data_dir": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("name", [
+    "x.pth", "x.pt", "x.ckpt", "x.bin", "a/b c/pytorch_model.bin", "X.PTH", "x.pth.tar", "../x.pkl", "x.t7",
+    "x.pickle", "$x.th",
+])  # fmt: skip
+def test_pickles_are_refused_with_the_way_to_convert_them(name):
+    with pytest.raises(
+        UserError, match=r"^config: backbone\.weights: pickles can run code: .*Converting weights"
+    ):
+        load_grid(changed("backbone.weights", name))
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.h5", "x.onnx", "x.msgpack", "x.safetensors.gz", "x.zip"])
+def test_other_formats_are_refused(name):
+    with pytest.raises(UserError, match=r"^config: backbone\.weights: .* \.safetensors only: see"):
+        load_grid(changed("backbone.weights", name))
+
+
+@pytest.mark.parametrize("inside", ["state_dict", None])
+def test_the_documented_lines_convert(tmp_path, monkeypatch, inside):
+    """As they stand on the page, which the messages name."""
+    (code,) = re.findall(r"### Converting weights\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tensors = {f"module.{name}": tensor for name, tensor in state().items()}
+    torch.save({inside: tensors, "epoch": 3} if inside else tensors, "mine.pth")
+    exec(code, {})
+    assert set(load_file("mine.safetensors")) == set(state())
+    check_backbone(config("mine.safetensors"))
