@@ -18,6 +18,7 @@ from sharc_core.cell import Device, HeadConfig, Scenario, Training, Variant
 from sharc_core.config_blocks import BudgetConfig, Mass, MemoryConfig, Sharc
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.errors import UserError, shown
+from sharc_core.expansion import expanded, without_folders
 from sharc_core.explain import explain
 from sharc_core.files import digest, short_sha256
 from sharc_core.labels import network_and_batch_norm
@@ -163,12 +164,14 @@ def config_hash(values: dict[str, Any]) -> str:
     how = ("per_job", "keep_replaced")  # no number depends on them
     cells = {key: value for key, value in values.get("cells", {}).items() if key not in how}
     identity = {key: value for key, value in (values | {"cells": cells}).items() if key not in PLACES}
-    return short_sha256(digest(identity, 64))
+    return short_sha256(digest(without_folders(identity), 64))
 
 
 def load_grid(values: dict[str, Any]) -> Grid:
-    """Validate a config. Raises UserError: one line for the first thing wrong, with the remedy."""
-    _check_extent(values)
+    """Validate a config whose paths are expanded. Raises UserError: one line for the first thing wrong, with
+    the remedy.
+    """
+    check_extent(values)
     try:
         grid = Grid.model_validate(values)
     except ValidationError as error:
@@ -218,8 +221,10 @@ def study_grid(grid: Grid, name: str) -> Grid:
 
 
 def load_config(path: Path | str) -> Grid:
-    """Read and validate a YAML grid file. Raises UserError."""
-    return load_grid(read_config(path))
+    """Read and validate a YAML grid file, its paths expanded. Raises UserError."""
+    values = read_config(path)
+    check_extent(values)
+    return load_grid(expanded(values)[0])
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
@@ -288,8 +293,8 @@ def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") ->
     return kind, settings_of(ASSOCIATIVE_MEMORIES, kind, values, "sharc.associative_settings", name)
 
 
-def _check_extent(values: Any) -> None:
-    """No value that contains itself, and no aliases of aliases that unfold to more than memory holds."""
+def check_extent(values: Any) -> None:
+    """Raises UserError for a value that contains itself, or aliases that unfold to more than memory holds."""
     todo, count = [(values, 0)], 0
     while todo:
         value, depth = todo.pop()
