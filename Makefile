@@ -3,41 +3,39 @@
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Shells get the folder's name from the environment: make itself would split it at blanks.
+export VENV
+RUN := "$$VENV/bin/python" -m
 
-.PHONY: all paper test lint format bench lock audit clean
+.PHONY: all paper installed test lint format bench lock audit clean
 
-all: $(STAMP)
-	$(BIN)/snakemake --cores $(CORES)
+# `python -m`, as the first line of bin/snakemake holds no path with quotes or line feeds
+all: installed
+	@$(RUN) snakemake --cores $(CORES)
 
 # The paper's tables and figures: hours, and downloads; config/paper.yaml says what it needs.
-paper: $(STAMP)
-	$(BIN)/snakemake --cores $(CORES) --configfile config/paper.yaml
+paper: installed
+	@$(RUN) snakemake --cores $(CORES) --configfile config/paper.yaml
 
-$(STAMP): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-	@# compiled now, on all cores: where Python may write no bytecode, every start would do it again
-	-$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/(pip|setuptools)/' $(VENV)/lib
-	@touch $@
+# No file is its target: a target's name can have no blanks.
+installed: export PYTHON := $(PYTHON)
+installed:
+	@sh envs/install.sh
 
 # bytecode is written, or each of the many processes would compile the project again
-test: $(STAMP)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+test: installed
+	PYTHONDONTWRITEBYTECODE= $(RUN) pytest -n logical --dist loadfile --no-loadscope-reorder
 
-lint: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: installed
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
 
-format: $(STAMP)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+format: installed
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/runs.py
+bench: installed
+	"$$VENV/bin/python" benchmarks/runs.py
 
 # The lock is universal (markers for other platforms) and names no registry.
 lock:
@@ -48,9 +46,9 @@ lock:
 
 # Known holes in the locked versions; needs internet. --strict: what cannot be looked up is no pass.
 audit:
-	$(PYTHON) -m venv $(VENV)/audit
-	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
+	$(PYTHON) -m venv "$$VENV/audit"
+	"$$VENV/audit/bin/python" -m pip install --quiet --disable-pip-version-check pip-audit
+	"$$VENV/audit/bin/python" -m pip_audit --strict --no-deps --disable-pip -r requirements.lock
 
 clean:
-	rm -rf $(VENV) data results logs .snakemake
+	rm -rf -- "$$VENV" data results logs .snakemake

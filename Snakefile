@@ -13,7 +13,12 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, workflow.basedir)
+# not workflow.basedir: another workflow may use this one as a module
+HERE = workflow.current_basedir.get_path_or_uri(secret_free=True)
+if not os.path.isdir(HERE):
+    print(f"error: {HERE} is no folder of this machine: clone SHARC-Bench and name its Snakefile", file=sys.stderr)
+    os._exit(1)
+sys.path.insert(0, HERE)
 
 from sharc_core.errors import UserError
 
@@ -21,29 +26,40 @@ try:
     from sharc_core.batches import FINISHED, OUTDATED, batches, kept_document
     from sharc_core.call import Call
     from sharc_core.comparison import Comparison, outdated_stages, stage_keys
-    from sharc_core.config import load_grid, read_config, refuse_code, study_grid
+    from sharc_core.config import read_config, refuse_code, study_grid
     from sharc_core.device import resolve_device
+    from sharc_core.files import sha256_file
     from sharc_core.inputs import check_folder, check_inputs
     from sharc_core.labels import has_batch_norms
-    from sharc_core.pipeline import Layout, data_code, features_code, fetch_weights, pretrain_code
-    from sharc_core.files import sha256_file
+    from sharc_core.overrides import read_grid
+    from sharc_core.pipeline import Layout, fetch_weights
     from sharc_core.provenance import recall_hash, script_hash, stage_hash
     from sharc_core.record import NAMES, TABLE_CODE, card_copy
     from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path, recall_settings
     from sharc_core.studies.recall_table import is_measured
     from sharc_core.unroll import extracted_views, memberships
+    from sharc_core.workflow_call import check_module, shell_safe
 
-    check_folder(workflow.basedir)
+    SUBMITS = workflow.nodes is not None  # a cluster's profile says how many jobs at once
+    check_folder(HERE)
+    check_module(workflow.modifier)
+    sys.executable = shell_safe(sys.executable, SUBMITS)
+    is_main = workflow.modifier.is_main_snakefile()
     for path in workflow.overwrite_configfiles:
         refuse_code(path)
     # A grid file stands for itself: with --configfile, the default's data sets must not leak in.
-    if not workflow.overwrite_configfiles:
+    if is_main and not workflow.overwrite_configfiles:
         read_config("config.yaml")  # what is wrong with it in one line; Snakemake reads a --configfile itself
 
         configfile: "config.yaml"
 
-    grid = load_grid(config)
-    SUBMITS = workflow.nodes is not None  # a cluster's profile says how many jobs at once
+    elif not workflow.modifier.skip_configfile and not is_main:  # a module without config
+        config = read_config(f"{HERE}/config.yaml")
+
+    # --config is about the config of the workflow that Snakemake was called with
+    is_called = config is workflow.modifier_stack[0].globals["config"]
+    grid, config, variables = read_grid(config, workflow.config_settings.config if is_called else {})
+    workflow.register_envvars(*variables)  # or paths of jobs on a cluster could be others
     call = Call(workflow)
     if call.is_main:
         # a dry run shows the plan even where the data are yet to come; the login node need not have the jobs' GPU
@@ -68,7 +84,7 @@ except UserError as error:
 
 def script_of(name):
     # Snakemake itself goes by a script's time: after a checkout, or where a clock is behind, all would run again
-    return script_hash(Path(workflow.basedir) / "workflow/scripts" / name)
+    return script_hash(Path(HERE) / "workflow/scripts" / name)
 
 
 def result(path):
@@ -77,7 +93,7 @@ def result(path):
 
 
 # relative, as all paths of inputs, so that a project that was moved or copied re-runs nothing
-PUBLISHED = os.path.relpath(f"{workflow.basedir}/workflow/paper/paper_results.csv")
+PUBLISHED = os.path.relpath(f"{HERE}/workflow/paper/paper_results.csv")
 LOGS = result("logs")
 
 
@@ -109,7 +125,7 @@ CARDS = {str(copy): layout.card(name) for name in layout.backbones if (copy := c
 
 
 rule all:
-    default_target: True
+    default_target: is_main  # of another workflow that uses this one, its own first rule
     input:
         list(CELLS),
         result("runs.csv"),

@@ -206,8 +206,7 @@ def test_a_login_node_needs_no_gpu(tmp_path):
 
 def test_every_cluster_job_says_what_it_needs():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    local = "".join(re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.M))
-    names = {name.strip(" ,") for name in local.splitlines()}
+    names = set(re.findall(r'"(\w+)"', "".join(re.findall(r"^LOCAL \+?= \[(.*)\]$", text, re.M))))
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
     cells = {"cell", "cells"}
     assert set(rules) - names == {"pretrain", "features", *cells, "recall_memory", "recall_pictures"}

@@ -50,8 +50,8 @@ rule cells:
 ruleorder: document > cell
 
 
-localrules:
-    document,
+LOCAL += ["document"]
+workflow.localrules(*map(workflow.modifier.modify_rulename, LOCAL))
 
 
 rule document:

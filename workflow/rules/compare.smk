@@ -18,7 +18,8 @@ def offered(paths, is_there, *rules):
     """Those of some files that rules offer to make: not there, or to be made anew because they were asked for."""
     if not call.compares:
         return list(paths)
-    return [path for path in paths if call.is_forced(rules, path) or not is_there(path)]
+    names = [workflow.modifier.modify_rulename(rule) for rule in rules]
+    return [path for path in paths if call.is_forced(names, path) or not is_there(path)]
 
 
 def there(paths, offered):
