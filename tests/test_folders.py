@@ -1,4 +1,4 @@
-"""Folders by any name: `make` and Snakemake work in them, or one line says why not before the installation."""
+"""Folders of any name: `make` and Snakemake work in them, or one line says why not before anything runs."""
 
 import os
 import shlex
@@ -20,9 +20,9 @@ from sharc_core.errors import UserError
 from sharc_core.workflow_call import check_module, shell_safe
 
 NAMES = [
-    "a b", " a  b ", "ü Bär", "日本", "it's", 'a "b"', "a$b", "$HOME", "$(touch ran)", "`touch ran`", "a&b", "a;b",
-    "a#b", "a%b", "-a", "--help", "~a", "a*b?", "a[b]", "a(b)", "a\\b", "a!b", "a|b", "a=b", "a,b@c+d", "a\nb",
-    "a\tb", "$$", "%.o", "..a",
+    "a b", " a  b ", "ü Bär", "日本", "it's", 'a "b"', "a$b", "$HOME", "$(touch ran)",
+    "`touch ran`", "a&b", "a;b", "a#b", "a%b", "-a", "--help", "~a", "a*b?", "a[b]", "a(b)",
+    "a\\b", "a!b", "a|b", "a=b", "a,b@c+d", "a\nb", "a\tb", "$$", "%.o", "..a",
 ]  # fmt: skip
 STAND_IN = """#!/bin/sh
 # what was asked of it, an argument a line
@@ -168,17 +168,19 @@ def test_a_cell_is_trained_by_an_environment_in_a_folder_with_blanks(project, tm
     grid = yaml.safe_load((folder / "config/smoke.yaml").read_text())
     grid |= {"methods": ["sgd"], "seeds": [0], "data_dir": str(project / "data")}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+    python = str(folder / "my env/bin/python")
     command = [
-        str(folder / "my env/bin/python"),
+        python,
         "-m",
         "snakemake",
+        "results/smoke/runs.csv",
         "--cores",
         "1",
         "--configfile",
         "grid.yaml",
     ]
     done = subprocess.run(
-        [*command, "results/smoke/runs.csv"],
+        command,
         cwd=folder,
         env=os.environ | variables(folder),
         capture_output=True,

@@ -46,7 +46,7 @@ def test_the_audit_covers_the_lock_file():
     """Whatever cannot be looked up fails it: without --strict pip-audit would call it clean."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = makefile.split("\naudit:")[1].split("\n\n")[0]
-    assert "pip-audit --strict" in recipe and "-r requirements.lock" in recipe
+    assert "pip_audit --strict" in recipe and "-r requirements.lock" in recipe
 
 
 def test_the_readme_points_there():
