@@ -44,9 +44,9 @@ def read_grid(values: dict[str, Any], given: Mapping[str, Any]) -> tuple[Grid, d
 
     values: Snakemake's config. given: what of it stands after --config. Raises UserError.
     """
+    check_extent(values)
+    found, variables = expanded(with_overrides(values, given))
     try:
-        check_extent(values)
-        found, variables = expanded(with_overrides(values, given))
         return load_grid(found), found, variables
     except UserError as error:
         raise explained(error, given) from None
