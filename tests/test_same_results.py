@@ -22,7 +22,7 @@ from sharc_core.results import read_runs, runs_table
 from sharc_core.unroll import memberships
 
 pytestmark = pytest.mark.pipeline
-STEPS = 11
+STEPS = 6
 # The values that a walk chooses from; small enough that it comes back to grids that it has left.
 CHOICES = {
     "training": [{"lr": 0.1}, {"lr": 0.05}],
