@@ -71,7 +71,7 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     assert log.count("task 5/5") == 3 - len(finished)
     alone = documents(copy, "smoke")
     assert len(alone) == 4 and documents(copy, "batched") == alone
-    assert not list(kept.iterdir()), "all were put in their places"
+    assert not list(kept.glob("*")), "all were put in their places"
 
 
 def test_how_many_share_a_job_is_no_matter(copy):
@@ -80,7 +80,7 @@ def test_how_many_share_a_job_is_no_matter(copy):
     for cells in ({}, {"per_job": 2}, {"per_job": 100}):
         assert planned(copy, *write(copy, results_dir="results/smoke", cells=cells)) == set()
     more = planned(copy, *write(copy, results_dir="results/smoke", buffers=[20, 25]))
-    assert len(more) == 5 and all("m25" in name or name in ("er-1", "er-2") for name in more), more
+    assert len(more) == 4 and all("m25" in name for name in more - {"er-2"}), more
 
 
 def test_a_batch_asks_for_the_time_of_its_cells(copy):

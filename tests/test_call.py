@@ -1,0 +1,95 @@
+"""How Snakemake was called, by its own parser: dry runs however they are spelt, looks, what is forced."""
+
+import inspect
+import sys
+from types import SimpleNamespace
+
+import pytest
+from snakemake.cli import get_argument_parser
+from snakemake.dag import DAG
+from snakemake.workflow import Workflow
+
+from sharc_core.call import LOOKS, Call
+
+
+@pytest.fixture
+def called(monkeypatch):
+    def call(*arguments: str, is_main: bool = True) -> Call:
+        monkeypatch.setattr(sys, "argv", ["snakemake", *arguments])
+        return Call(SimpleNamespace(is_main_process=is_main))
+
+    return call
+
+
+DRY = [
+    *(["-n"], ["-np"], ["-nq"], ["-nF"], ["-Fn"], ["-pn"], ["-n", "-q"], ["--dry-run"], ["--dryrun"]),
+    *(["--dry-r"], ["-nf"], ["--cores", "2", "-n"], ["-c2", "-n"], ["-nc2"], ["--executor", "dryrun"]),
+    *(["-n", "--", "results/runs.csv"], ["--configfile", "config/paper.yaml", "-n"], ["-q", "rules", "-n"]),
+]
+WET = [
+    *([], ["--cores", "2"], ["-c", "2"], ["--configfile", "-n.yaml"], ["--cores", "2", "n"], ["-p"], ["-F"]),
+    *(["--config", "results_dir=--dry-run"], ["--", "-n"], ["-R", "n"], ["--cores", "2", "--", "--dry-run"]),
+]
+
+
+@pytest.mark.parametrize("arguments", DRY)
+def test_a_dry_run_however_it_is_spelt(called, arguments):
+    assert called(*arguments).is_dry and called(*arguments).compares
+
+
+@pytest.mark.parametrize("arguments", WET)
+def test_a_run_is_no_dry_run(called, arguments):
+    assert not called(*arguments).is_dry
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--report"], ["--report", "x.zip"], ["--summary"], ["--delete-all-output"], ["--unlock"], ["--touch"]],
+)
+def test_who_only_looks_is_shown_all(called, arguments):
+    assert not called(*arguments).compares
+
+
+def test_a_job_compares_nothing(called):
+    assert not called("--cores", "1", is_main=False).compares
+
+
+def test_another_programs_words_are_no_options_of_ours(called):
+    """Snakemake as a library: pytest's own arguments, say."""
+    call = called("-k", "-x", "--no-such-option", "--cores")
+    assert not call.is_dry and call.compares and not call.is_forced(["cell"], "a.json")
+
+
+def test_what_is_asked_for_anew(called):
+    assert called("-R", "cell").is_forced(["cell"], "a/b.json")
+    assert called("--forcerun", "x", "./a/../a/b.json").is_forced(["cell"], "a/b.json")
+    assert called("-F").is_forced(["cell"], "a/b.json")
+    assert called("-f", "a/b.json").is_forced(["cell"], "a/b.json")
+    assert called("--force", "a/b.json", "--cores", "2").is_forced(["cell"], "a/b.json")
+    for arguments in (["a/b.json"], ["-R", "cells"], ["-f", "a/c.json"], ["-R", "a"], []):
+        assert not called(*arguments).is_forced(["cell"], "a/b.json"), arguments
+    assert called("a//b.json").is_target("a/b.json") and not called("a").is_target("a/b.json")
+
+
+def test_snakemake_has_what_is_relied_on():
+    """Options by their names, and the two places that are not documented."""
+    options = {action.dest for action in get_argument_parser()._actions}
+    assert {*LOOKS, "dryrun", "executor", "forcerun", "forceall", "force", "targets"} <= options
+    assert "self._dag = DAG(" in inspect.getsource(Workflow._prepare_dag)
+    assert "self.forcefiles" in inspect.getsource(DAG)
+
+
+def test_forcing_adds_to_what_snakemake_was_told():
+    dag = SimpleNamespace(forcefiles={"a"})
+    workflow = SimpleNamespace(is_main_process=False, _dag=None)
+
+    def prepare(forceall, lock_warn_only=False):
+        assert forceall and lock_warn_only
+        workflow._dag = dag
+
+    workflow._prepare_dag = prepare
+    call = Call(workflow)
+    call.force(["b"])
+    call.force(["c"])
+    workflow._prepare_dag(True, lock_warn_only=True)
+    assert dag.forcefiles == {"a", "b", "c"}
