@@ -17,6 +17,7 @@ from sharc_core.drifting.part import Part
 from sharc_core.drifting.plan import extent
 from sharc_core.errors import Missing, UserError, shown
 from sharc_core.features import cache_bytes, check_space, free_bytes, splits_of
+from sharc_core.files import read_json
 from sharc_core.pipeline import Layout
 from sharc_core.settings import fit_for_snakemake
 from sharc_core.streams import split_classes
@@ -161,16 +162,31 @@ def _check_pretraining(
     progress: Callable[[str], None] | None,
     planning: bool,
 ) -> None:
-    source = pretrain_source(grid, backbone)
-    _check_source(source, progress, planning)
+    content = _pretraining_content(grid, backbone, progress, planning)
     for name, other in sources.items():
-        shared = source.content_ids() & other.content_ids()
+        shared = content & other.content_ids()
         if shared:
             raise UserError(
                 f"pretrain.dataset shares {len(shared)} classes with data set {name} "
                 f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's "
                 "classes"
             )
+
+
+def _pretraining_content(
+    grid: Grid, backbone: BackboneConfig, progress: Callable[[str], None] | None, planning: bool
+) -> set[str]:
+    """Identifiers of the classes; of data that are prepared already, as noted there: they were checked then.
+
+    To choose characters anew takes a second, in every call of Snakemake.
+    """
+    if any(Path(grid.data_dir).glob("prepared/pretraining-*/manifest.json")):
+        manifest = Layout(grid).pretraining_data(backbone.path_name) / "manifest.json"
+        if manifest.exists():
+            return set(read_json(manifest)["content_ids"])
+    source = pretrain_source(grid, backbone)
+    _check_source(source, progress, planning)
+    return source.content_ids()
 
 
 def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str, int] | None]) -> None:

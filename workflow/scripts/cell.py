@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common import job
 
-with job(snakemake, snakemake.wildcards.cell.replace("/", " ")):
+with job(snakemake, f"{snakemake.params.job['cell']['dataset']} {Path(snakemake.output[0]).stem}"):
     import torch
 
     from sharc_core.batches import run_alone, wanted_of
