@@ -117,6 +117,9 @@ if call.compares:
     call.force([*TO_TRAIN, *TO_MEASURE, *(path for stage in OUTDATED_STAGES for path in OUTPUTS[stage])])
 
 
+ASKED_FOR = any(call.is_forced([stage], path) for stage, paths in OUTPUTS.items() for path in paths)
+
+
 def read_by(stage, paths):
     """What a stage reads. Where its files are right they stay, however young the times of these are."""
-    return paths if stage in OUTDATED_STAGES else ancient(paths)
+    return paths if stage in OUTDATED_STAGES or ASKED_FOR else ancient(paths)
