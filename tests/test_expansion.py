@@ -118,7 +118,7 @@ def test_every_text_of_a_data_set_is_a_path_or_known_to_be_none():
     for name in SOURCES.names():
         for key, field in SOURCES.get(name).Settings.model_fields.items():
             if field.annotation in (str, str | None):
-                assert key in PATHS | {"checksum"}, f"{name}: {key}"
+                assert key in PATHS | {"checksum", "test_split"}, f"{name}: {key}"
 
 
 def test_a_grid_file_has_the_folders_themselves_and_a_hash_without_them(tmp_path, monkeypatch):

@@ -130,21 +130,37 @@ def test_results_on_a_full_disk(tmp_path, new_disk, drawn, what, room):
     assert disk.files() == expected
 
 
+def command_of(rule: str, **values) -> str:
+    """A rule's shell command, filled in."""
+    found = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    shell = found.split(f"\nrule {rule}:\n")[1].split("    shell:\n")[1].split("\n\n")[0]
+    return filled_in("".join(re.findall(r'"(.*)"', shell)), **values)
+
+
 def test_a_batchs_document_on_a_full_disk(tmp_path, new_disk):
-    """The one file that a shell command puts in its place."""
-    rules = (ROOT / "workflow/rules/batches.smk").read_text().split("    shell:\n")[1]
-    command = "".join(re.findall(r'"(.*)"', rules))
-    finished, document = tmp_path / "it's finished", tmp_path / "disk/$(it's) done.json"
+    """It lies on that disk already: putting it in its place needs no room."""
+    disk = new_disk(tmp_path / "disk", 8 * 2**20)
+    finished, document = disk.path / "it's finished", disk.path / "$(it's) done.json"
     finished.write_text("x" * 100_000)
+    disk.fill(leave=0)
+    params = SimpleNamespace(finished=str(finished))
+    subprocess.run(["bash", "-c", command_of("document", params=params, output=str(document))], check=True)
+    assert disk.files() == {document.name: b"x" * 100_000}
+
+
+def test_a_cards_copy_on_a_full_disk(tmp_path, new_disk):
+    """The one file that a shell command copies."""
+    card, copy = tmp_path / "it's a card", tmp_path / "disk/$(it's) done.json"
+    card.write_text("x" * 100_000)
     disk = new_disk(tmp_path / "disk", 8 * 2**20)
     disk.fill(leave=8192)
-    command = filled_in(command, params=SimpleNamespace(finished=str(finished)), output=str(document))
+    command = command_of("card", input=str(card), output=str(copy))
     failed = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert failed.returncode != 0 and "No space left on device" in failed.stderr
     assert disk.files() == {}
     disk.free()
     subprocess.run(["bash", "-c", command], check=True)
-    assert disk.files() == {document.name: finished.read_bytes()}
+    assert disk.files() == {copy.name: card.read_bytes()}
 
 
 @pytest.mark.parametrize("what", ["prepared", "weights", "features"])
