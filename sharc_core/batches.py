@@ -18,7 +18,7 @@ from sharc_core.documents import (
     extended,
     features_name,
     matching_seeds,
-    missing_seeds,
+    selected,
     signed,
 )
 from sharc_core.drifting.part import Part
@@ -29,6 +29,7 @@ from sharc_core.features import Features, open_views
 from sharc_core.files import digest, read_json, write_json, write_text
 from sharc_core.learner import run_cell
 from sharc_core.origin import features_hash
+from sharc_core.provenance import code_hash
 from sharc_core.views import needed_views
 
 FINISHED = ".finished"  # folder beside the documents
@@ -64,9 +65,15 @@ def kept_document(folder: Path | str, cell: Cell) -> Path:
 
 
 def wanted_of(job: Mapping[str, Any]) -> Wanted:
-    """What a grid wants of a cell, as its job is told: cell, code, reads."""
+    """What a grid wants of a cell, as its job is told: cell, code, reads.
+
+    Raises UserError where the code is no longer what the job was planned with: it would be signed falsely.
+    """
     reads = {int(seed): list(names) for seed, names in job["reads"].items()}
-    return Wanted(Cell.model_validate(dict(job["cell"])), job["code"], reads)
+    cell = Cell.model_validate(dict(job["cell"]))
+    if code_hash(cell.method, cell.memory_kind, cell.saliency) != job["code"]:
+        raise UserError(f"{cell.id}: its code was changed after Snakemake was started: run again")
+    return Wanted(cell, job["code"], reads)
 
 
 def run_alone(
@@ -99,7 +106,7 @@ def run_batch(
 ) -> None:
     """Train cells of one data set and backbone, one after the other; their documents lie beside the stamp.
 
-    seeds: of each cell, those to be trained; none for one that is finished. documents: the places that they
+    seeds: of each cell, those to be trained. documents: the places that they
     are moved to afterwards. manifests: of the features that all of them together need, in order. stamp:
     written last. aside: as for run_alone. A cell that cannot be trained costs the others nothing: the
     UserError that names it is raised at the end.
@@ -108,11 +115,14 @@ def run_batch(
     for one, asked, document in zip(wanted, seeds, documents, strict=True):
         cell, finished = one.cell, kept_document(stamp.parent, one.cell)
         before = _readable(finished)
-        # what an earlier run of this job finished has not been moved: it is the newer one
-        left = [seed for seed in asked if seed not in matching_seeds(before, one)]
-        if asked and not left and not missing_seeds(before, one):
-            progress(f"{cell.id}: finished by an earlier run of this job")
+        # what an earlier run of this job finished and has not moved
+        known = matching_seeds(before, one)
+        left = [seed for seed in asked if seed not in known]
         if not left:
+            progress(f"{cell.id}: finished by an earlier run of this job")
+            _put_aside(document, aside, one, _named(cell, progress))
+            # its document may have gained other seeds since
+            write_json(finished, extended(_readable(document), selected(before, known), one))
             continue
         try:
             say = _named(cell, progress)

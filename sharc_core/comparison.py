@@ -31,6 +31,7 @@ class Comparison:
 
     def __init__(self, layout: Layout, cells: Mapping[str, Cell]):
         self.layout, self.cells = layout, cells
+        self.forced: set[str] = set()  # paths of documents that are to be trained anew, whatever they hold
         self._wanted: dict[str, Wanted] = {}
         self._standing: dict[str, Standing] = {}
 
@@ -58,9 +59,9 @@ class Comparison:
     def to_train(self, path: str) -> Cell:
         """A cell with the seeds that its job trains: the missing ones.
 
-        All where none is missing: such a job runs because it was asked for (`--forcerun`).
+        All where none is missing or the job is forced: it runs because it was asked for (`--forcerun`).
         """
-        missing = self.standing(path).missing
+        missing = [] if path in self.forced else self.standing(path).missing
         return self.cells[path].model_copy(update={"seeds": missing}) if missing else self.cells[path]
 
     def unfinished(self) -> list[str]:

@@ -6,6 +6,7 @@ compared with what a grid wants: whoever reads one for a table takes the seeds t
 refuses it where one is missing. Seeds that were trained later are added to those that are there.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from sharc_core.files import digest, read_json
 FORMAT = 2
 Document = dict[str, Any]
 TIME = "train_seconds"
+KEPT = re.compile(r"(-all|-last\d+)(-full\d+)?$")  # ends a part of drifting features, but in no `reads`
 BY_SEED = ("matrix", "untrained")  # by scenario, lists with a value per seed
 BY_TRAINED_SEED = ("seeds", "reads", "sums")  # of a training, a value per seed, the seeds first
 MADE_BY = ("code", "origin", "versions")  # the same for all its seeds; `features`: of all of them
@@ -147,7 +149,8 @@ def difference(document: Document, wanted: Wanted) -> str | None:
         for seed in common:
             if set(training["reads"][training["seeds"].index(seed)]) != set(wanted.reads[seed]):
                 return "it was trained on other features (other data, weights, or code that extracts them)"
-    return None
+    others = set(document["seeds"]) - set(matching_seeds(document, wanted))
+    return f"its seed {min(others)} was trained by other code or on other features" if others else None
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any], place: str = "") -> str | None:
@@ -212,8 +215,11 @@ def selected(document: Document, seeds: Sequence[int]) -> Document:
     for training in document["trainings"]:
         mine = [n for n, seed in enumerate(training["seeds"]) if seed in seeds]
         if mine:
-            lists = {k: [training[k][n] for n in mine] for k in BY_TRAINED_SEED if k in training}
-            trainings.append(training | lists)
+            found = {k: [training[k][n] for n in mine] for k in BY_TRAINED_SEED if k in training}
+            if "reads" in found:
+                read = {name for names in found["reads"] for name in names}
+                found["features"] = {k: v for k, v in training["features"].items() if KEPT.sub("", k) in read}
+            trainings.append(training | found)
     costs = {name: None if values is None else of(values) for name, values in document["costs"].items()}
     chosen = {"seeds": list(seeds), "costs": costs, "trainings": trainings}
     for name in BY_SEED:

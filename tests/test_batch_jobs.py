@@ -83,6 +83,22 @@ def test_how_many_share_a_job_is_no_matter(copy):
     assert len(more) == 4 and all("m25" in name for name in more - {"er-2"}), more
 
 
+def test_cells_of_a_batch_that_are_asked_for_anew(copy):
+    """One that is missing and one that is there; the third is left alone."""
+    arguments = write(copy, results_dir="results/smoke")
+    missing, asked, left = sorted(copy.glob(f"results/smoke/{FOLDER}/er-*.json"))
+    before = documents(copy, "smoke")
+    missing.unlink()
+    age = left.stat().st_mtime_ns, asked.stat().st_mtime_ns
+    targets = [str(path.relative_to(copy)) for path in (missing, asked)]
+    done = snakemake(copy, *targets, *arguments, "--forcerun", targets[1])
+    assert done.returncode == 0, done.stdout
+    assert documents(copy, "smoke") == before
+    assert left.stat().st_mtime_ns == age[0] and asked.stat().st_mtime_ns > age[1]
+    log = (copy / "results/smoke/logs/cells/s_digits/resnet_small-pretrain/er-1.log").read_text()
+    assert log.count("task 5/5") == 2
+
+
 def test_a_batch_asks_for_the_time_of_its_cells(copy):
     """Two hours each, and no more than for eight."""
     many = {"buffers": [20, 25, 30, 35, 40], "cells": {"per_job": 100}}

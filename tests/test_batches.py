@@ -191,6 +191,19 @@ def test_a_seed_more_trains_that_seed(job):
     }
 
 
+def test_what_was_left_unmoved_takes_no_seed_away(job):
+    """A batch that was killed before its document was moved, which then gained another seed."""
+    seeds = [make_cell("er", buffer=12, seeds=s, views=2) for s in ([0], [1], [0, 1])]
+    job.run(seeds[:1], moved=False)
+    (left,) = job.stamp.parent.glob("*.document")
+    kept = left.read_bytes()
+    left.unlink()
+    job.run(seeds[1:2])
+    assert job.documents()[seeds[0].id]["seeds"] == [1]
+    left.write_bytes(kept)
+    assert job.run(seeds[2:]) == [] and job.documents()[seeds[0].id]["seeds"] == [0, 1]
+
+
 def test_only_what_is_still_true_is_taken(job):
     """Another setting, other code, another device."""
     mixed = cells()

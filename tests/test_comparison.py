@@ -113,6 +113,10 @@ def test_a_finished_cell_is_trained_whole_when_it_is_asked_for(made):
     path = next(iter(found.cells))
     assert found.is_finished(path) and found.to_train(path).seeds == made.grid.seeds
     assert found.needed() == set()
+    more = compared(load_grid(made.grid.model_dump(mode="json") | {"seeds": [0, 1, 7]}))
+    assert more.to_train(path).seeds == [7]
+    more.forced.add(path)
+    assert more.to_train(path).seeds == [0, 1, 7]
 
 
 def test_one_document_of_another_grid_is_named(made, tmp_path):

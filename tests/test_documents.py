@@ -102,6 +102,18 @@ def test_a_seed_more_and_a_seed_less(three):
     assert matching_seeds(three, wanted([1])) == [0, 1, 2], "a seed that is dropped may come back"
 
 
+def test_seeds_that_the_grid_has_not_are_no_reason_to_keep_silent(three):
+    """Another code's document, of which the grid wants other seeds: it is told, and nothing of it is kept."""
+    other = wanted([3], code="0ther")
+    assert difference(three, other) == "its seed 0 was trained by other code or on other features"
+    assert extended(three, trained([3], code="0ther"), other)["seeds"] == [3]
+
+
+def test_a_selection_names_the_features_that_it_reads(three):
+    (training,) = selected(three, [1])["trainings"]
+    assert sorted(training["features"]) == sorted(wanted([1]).reads[1])
+
+
 def test_a_table_takes_the_grids_seeds_and_refuses_the_rest(three, tmp_path):
     path = tmp_path / "d.json"
     write_json(path, three)

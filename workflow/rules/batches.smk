@@ -14,8 +14,9 @@ def batch_of(wildcards):
 
 
 def unfinished(paths):
-    """Those of a batch that it trains: all, where it is run again although all are there."""
-    return [path for path in paths if not found.is_finished(path)] or paths
+    """Those of a batch that it trains: those that are asked for anew, too; all, where all are there."""
+    left = [path for path in paths if path in found.forced or not found.is_finished(path)]
+    return left or paths
 
 
 if call.compares:
@@ -64,4 +65,5 @@ rule document:
     wildcard_constraints:
         cell=one_of(below("matrices", TO_TRAIN)),
     shell:
-        "mv -f {params.finished:q} {output:q}"
+        # of a batch that was asked for anew on a cluster, whose jobs do not know it, only what is missing is made
+        "if [ -e {params.finished:q} ]; then mv -f {params.finished:q} {output:q}; fi"

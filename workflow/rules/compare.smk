@@ -22,12 +22,20 @@ def offered(paths, is_there, *rules):
     return [path for path in paths if call.is_forced(names, path) or not is_there(path)]
 
 
+def right_card(path):
+    """A copy in the results of a card in data_dir, as long as that is there to compare with."""
+    card = Path(CARDS[path])
+    return Path(path).exists() and not (card.exists() and card.read_bytes() != Path(path).read_bytes())
+
+
 def there(paths, offered):
     """Files that were asked for by name and are there: a rule of theirs has nothing to do."""
     return [path for path in paths if call.compares and call.is_target(path) and path not in offered]
 
 
+found.forced.update(offered(CELLS, lambda path: True, "cell", "cells", "document") if call.compares else ())
 TO_TRAIN = offered(CELLS, found.is_finished, "cell", "cells", "document")
+TO_COPY = offered(CARDS, right_card, "card")
 RECALL_KEYS = {path: recall_key(job, layout) for path, job in RECALL.items()}
 TO_MEASURE = offered(RECALL, lambda path: is_measured(path, RECALL_KEYS[path]), "recall_memory")
 
@@ -105,7 +113,7 @@ if call.compares:
     for line in found.notes():
         print(line, file=sys.stderr)
     for stages, keys, record, sources, making in (
-        (STAGES, KEYS, NAMES["grid"], {"runs": CELLS}, TO_TRAIN),
+        (STAGES, KEYS, NAMES["grid"], {"runs": CELLS, "report": CARDS}, TO_TRAIN),
         (
             *(RECALL_STAGES, RECALL_STAGE_KEYS, NAMES["recall"]),
             *({"recall_tables": RECALL, "recall_figures": RECALL}, TO_MEASURE),
@@ -114,7 +122,7 @@ if call.compares:
         if not making:
             OUTDATED_STAGES -= set(stages)
             OUTDATED_STAGES |= outdated_stages(Path(result(record)), keys, COMES_AFTER, OUTPUTS, sources)
-    call.force([*TO_TRAIN, *TO_MEASURE, *(path for stage in OUTDATED_STAGES for path in OUTPUTS[stage])])
+    call.force([*TO_TRAIN, *TO_MEASURE, *TO_COPY, *(path for stage in OUTDATED_STAGES for path in OUTPUTS[stage])])
 
 
 ASKED_FOR = any(call.is_forced([stage], path) for stage, paths in OUTPUTS.items() for path in paths)

@@ -69,7 +69,7 @@ rule card:
     output:
         result("backbones/{card}.json"),
     wildcard_constraints:
-        card=one_of([Path(path).stem for path in offered(CARDS, os.path.exists, "card")]),
+        card=one_of(below("backbones", TO_COPY)),
     shell:
         "cp {input:q} {output:q}.part && mv {output:q}.part {output:q} || {{ rm -f {output:q}.part; false; }}"
 
