@@ -13,7 +13,7 @@ from test_features import random_images
 from sharc_core import batches as module
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
-from sharc_core.batches import batches, run_batch
+from sharc_core.batches import batches, run_batch, wanted_of
 from sharc_core.cell import Training
 from sharc_core.documents import Wanted, missing_seeds
 from sharc_core.errors import UserError
@@ -21,6 +21,7 @@ from sharc_core.features import extract_features, open_views
 from sharc_core.files import read_json
 from sharc_core.learner import run_cell
 from sharc_core.origin import features_hash
+from sharc_core.provenance import code_hash
 from sharc_core.views import needed_views
 
 torch.set_num_threads(1)
@@ -216,6 +217,16 @@ def test_only_what_is_still_true_is_taken(job):
         shutil.rmtree(job.folder, ignore_errors=True)
         job.run(mixed)
         assert run() == (NAMES[1:2] if name == "setting" else NAMES[:2]), name
+
+
+def test_code_that_changed_since_the_plan_signs_nothing():
+    """A job starts with the code that is there then: the plan's hash must still be its own."""
+    cell = cells()[0]
+    told = {"cell": cell.model_dump(mode="json"), "reads": reads(cell)}
+    now = code_hash(cell.method, cell.memory_kind, cell.saliency)
+    assert wanted_of(told | {"code": now}) == Wanted(cell, now, reads(cell))
+    with pytest.raises(UserError, match="its code was changed after Snakemake was started: run again"):
+        wanted_of(told | {"code": "another"})
 
 
 def test_a_document_of_another_grid_is_kept_aside_when_that_is_asked_for(job, tmp_path):

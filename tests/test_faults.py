@@ -110,11 +110,15 @@ def test_an_extraction_killed_half_way(copy):
 def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     """A cell re-run by a call that died before the tables: the next call makes them anew."""
     cells, table = matrices(undisturbed), "results/smoke/tables/class_il.csv"
-    values = yaml.safe_load((copy / "config/smoke.yaml").read_text()) | {"training": {"lr": 0.2}}
+    values = yaml.safe_load((copy / "config/smoke.yaml").read_text())
+    values |= {"training": {"lr": 0.2}, "cells": {"keep_replaced": True}}
+    replaced = (copy / cells[0]).read_bytes()
     (copy / "config/changed.yaml").write_text(yaml.safe_dump(values))
     changed = ("--configfile", "config/changed.yaml")
     # one cell is changed: no table is made of it and of the others
     assert snakemake(copy, cells[0], *changed).returncode == 0
+    (kept,) = copy.glob("results/smoke/outdated/*/*/*.json")
+    assert kept.read_bytes() == replaced != (copy / cells[0]).read_bytes()
     mixed = snakemake(copy, table, "--allowed-rules", "runs", "tables", *changed)
     assert mixed.returncode == 1 and "is not this grid's (it was trained with other settings" in mixed.stdout
     # as far as the tables, and back: now it is they that are behind

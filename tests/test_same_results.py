@@ -220,10 +220,12 @@ def test_shared_data(smoke_run, tmp_path):
 
 def test_an_edited_table_is_made_again(copy):
     """From one end of the chain to the other; what comes before it stays."""
+    (card,) = copy.glob("results/smoke/backbones/*.json")
     for name, rules in {
         "tables/task_il.md": {"tables", "provenance", "all"},
         "figures/bytes_task_il.svg": {"figures", "report", "provenance", "all"},
         "report.html": {"report", "provenance", "all"},
+        f"backbones/{card.name}": {"card", "report", "provenance", "all"},
         "provenance.json": AFTER,
     }.items():
         path = copy / "results/smoke" / name
