@@ -3,7 +3,7 @@
 #   data -> backbone -> features -> cells (all seeds at once) -> runs.csv -> tables, figures, report
 #
 # Data, weights and features are shared between grids (data_dir); everything below results_dir is this
-# grid's. What is on disk is the truth, not Snakemake's notes (sharc_core/comparison.py): names of data,
+# grid's. What is on disk is the truth, not Snakemake's notes (sharc_core/verification/comparison.py): names of data,
 # weights and features carry a hash of what they are made from, a cell's document says its settings, code and
 # features, the record says what tables were made from. Rules offer what is missing or not the grid's; the
 # rest are files that no rule makes. A seed more trains that seed, a comment in the code nothing.
@@ -20,25 +20,25 @@ if not os.path.isdir(HERE):
     os._exit(1)
 sys.path.insert(0, HERE)
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 try:
-    from sharc_core.batches import FINISHED, OUTDATED, batches, kept_document
-    from sharc_core.call import Call
-    from sharc_core.comparison import Comparison, outdated_stages, stage_keys
-    from sharc_core.config import read_config, refuse_code, study_grid
-    from sharc_core.device import resolve_device
-    from sharc_core.files import sha256_file
-    from sharc_core.inputs import check_folder, check_inputs
-    from sharc_core.labels import has_batch_norms
-    from sharc_core.overrides import read_grid
-    from sharc_core.pipeline import Layout, fetch_weights
-    from sharc_core.provenance import recall_hash, script_hash, stage_hash
-    from sharc_core.record import NAMES, TABLE_CODE, card_copy
+    from sharc_core.stages.cell_jobs import FINISHED, OUTDATED, batches, kept_document
+    from sharc_core.stages.snakemake_call import Call
+    from sharc_core.verification.comparison import Comparison, outdated_stages, stage_keys
+    from sharc_core.grid.config import read_config, refuse_code, study_grid
+    from sharc_core.common.device import resolve_device
+    from sharc_core.common.files import sha256_file
+    from sharc_core.stages.preflight import check_folder, check_inputs
+    from sharc_core.backbones.names import has_batch_norms
+    from sharc_core.grid.overrides import read_grid
+    from sharc_core.stages.pipeline import Layout, fetch_weights
+    from sharc_core.provenance.code_hashes import recall_hash, script_hash, stage_hash
+    from sharc_core.verification.record import NAMES, TABLE_CODE, card_copy
     from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path, recall_settings
     from sharc_core.studies.recall_table import is_measured
-    from sharc_core.unroll import extracted_views, memberships
-    from sharc_core.workflow_call import check_module, shell_safe
+    from sharc_core.grid.unroll import extracted_views, memberships
+    from sharc_core.stages.snakemake_setup import check_module, shell_safe
 
     SUBMITS = workflow.nodes is not None  # a cluster's profile says how many jobs at once
     check_folder(HERE)

@@ -14,20 +14,20 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cell": "cell",
-    "Grid": "config",
-    "cells": "unroll",
-    "check_inputs": "inputs",
-    "load_config": "config",
-    "load_grid": "config",
-    "ensure_features": "pipeline",
-    "run_cell": "learner",
-    "runs_table": "results",
+    "Cell": "grid.cell",
+    "Grid": "grid.config",
+    "cells": "grid.unroll",
+    "check_inputs": "stages.preflight",
+    "load_config": "grid.config",
+    "load_grid": "grid.config",
+    "ensure_features": "stages.pipeline",
+    "run_cell": "learning.learner",
+    "runs_table": "results.runs",
     "METHODS": "methods",
     "ASSOCIATIVE_MEMORIES": "associative",
     "SALIENCIES": "saliency",
     "SOURCES": "datasets",
-    "UserError": "errors",
+    "UserError": "common.errors",
 }
 __all__ = sorted(_HOMES)
 

@@ -4,10 +4,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, get_args
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 if TYPE_CHECKING:
-    from sharc_core.config import Grid
+    from sharc_core.grid.config import Grid
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,11 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from sharc_core.comparison import Comparison
-    from sharc_core.config import load_config
-    from sharc_core.inputs import check_inputs, extraction_plan
-    from sharc_core.pipeline import Layout
-    from sharc_core.unroll import cells
+    from sharc_core.grid.config import load_config
+    from sharc_core.grid.unroll import cells
+    from sharc_core.stages.pipeline import Layout
+    from sharc_core.stages.preflight import check_inputs, extraction_plan
+    from sharc_core.verification.comparison import Comparison
 
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
@@ -68,7 +68,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from sharc_core.verify import recorded_data_dir, verify
+    from sharc_core.verification.verify import recorded_data_dir, verify
 
     data_dir = recorded_data_dir(options.results) if options.data == "" else options.data
     verdict = verify(options.results, data_dir)
@@ -86,11 +86,11 @@ def _run(options: argparse.Namespace) -> int:
     import torch
     from tabulate import tabulate
 
-    from sharc_core.config import load_config
-    from sharc_core.inputs import check_inputs
-    from sharc_core.learner import run_cell
-    from sharc_core.pipeline import ensure_features
-    from sharc_core.unroll import cells
+    from sharc_core.grid.config import load_config
+    from sharc_core.grid.unroll import cells
+    from sharc_core.learning.learner import run_cell
+    from sharc_core.stages.pipeline import ensure_features
+    from sharc_core.stages.preflight import check_inputs
 
     _check_options(options)
     grid = one_run(load_config(options.config), options)
@@ -138,8 +138,8 @@ def _check_options(choice: argparse.Namespace) -> None:
 
 
 def _check_protocol(choice: argparse.Namespace) -> None:
+    from sharc_core.grid.protocol import BATCH_NORM, PAPER, concerning, rules_of
     from sharc_core.methods import METHODS
-    from sharc_core.protocol import BATCH_NORM, PAPER, concerning, rules_of
 
     if choice.protocol is None or not rules_of(choice.protocol) or choice.method not in METHODS.names():
         return
@@ -157,8 +157,8 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
     """The grid narrowed to one cell. choice has dataset, method, variant, scenario, seed (a list) and
     optional buffer, backbone, theta, associative_memory, protocol. Raises UserError for what is not valid.
     """
-    from sharc_core.config import Scenario, listed, load_grid
-    from sharc_core.registry import nearest
+    from sharc_core.common.registry import nearest
+    from sharc_core.grid.config import Scenario, listed, load_grid
 
     for kind, name, known in (
         ("data set", choice.dataset, list(grid.datasets)),

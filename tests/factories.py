@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import torch
 
-from sharc_core.cell import Cell, HeadConfig, Training
-from sharc_core.config import settings_of
+from sharc_core.common.pooling import pool
+from sharc_core.grid.cell import Cell, HeadConfig, Training
+from sharc_core.grid.config import settings_of
 from sharc_core.methods import METHODS
-from sharc_core.pooling import pool
 
 
 def make_features(

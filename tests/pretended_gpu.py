@@ -236,6 +236,6 @@ def pretended_gpu(draws: bool = False) -> Iterator[_Places]:
             patch.setattr(torch.cuda, name, lambda *args, value=value, **kwargs: value)
         patch.setattr(torch.backends.cudnn, "version", lambda: 1)
         patch.setattr(torch, "autocast", autocast)
-        patch.setattr("sharc_core.heads._MINUS_ONES", {})  # kept from one run to the next, by device
+        patch.setattr("sharc_core.heads.base._MINUS_ONES", {})  # kept from one run to the next, by device
         with _Above(places), _Below(places):
             yield places

@@ -9,22 +9,22 @@ import pandas as pd
 import yaml
 from result_factory import make_document
 
-from sharc_core.config import Grid, load_grid
-from sharc_core.documents import Wanted, signed
-from sharc_core.files import digest, read_json, sha256_file, write_json, write_text
-from sharc_core.integrity import entry
-from sharc_core.origin import features_hash, versions
-from sharc_core.pipeline import Layout
-from sharc_core.provenance import code_hash
-from sharc_core.published import load_published
-from sharc_core.record import Entry, card_copy, write_grid_record, write_recall_record
-from sharc_core.results import read_runs, runs_table, write_runs
+from sharc_core.common.files import digest, read_json, sha256_file, write_json, write_text
+from sharc_core.common.integrity import entry
+from sharc_core.grid.config import Grid, load_grid
+from sharc_core.grid.unroll import extracted_views, memberships
+from sharc_core.learning.documents import Wanted, signed
+from sharc_core.provenance.code_hashes import code_hash
+from sharc_core.provenance.origin import features_hash, versions
+from sharc_core.report.table_files import write_all_tables
+from sharc_core.results.published import load_published
+from sharc_core.results.runs import read_runs, runs_table, write_runs
+from sharc_core.stages.pipeline import Layout
 from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path
 from sharc_core.studies.recall import COLUMNS
 from sharc_core.studies.recall_table import read_rows, write_recall_tables, write_rows
-from sharc_core.table_files import write_all_tables
-from sharc_core.unroll import extracted_views, memberships
-from sharc_core.verify import PUBLISHED
+from sharc_core.verification.record import Entry, card_copy, write_grid_record, write_recall_record
+from sharc_core.verification.verify import PUBLISHED
 
 SMOKE = Path(__file__).parents[1] / "config/smoke.yaml"
 

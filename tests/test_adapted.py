@@ -9,15 +9,15 @@ from safetensors.torch import save_file
 from test_drifting import CLASSES, IMAGES, SIDE, STREAM, TASKS, load, make_bare, make_small
 from torch.optim.swa_utils import update_bn
 
-from sharc_core import provenance
 from sharc_core.backbones import batch_norm
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.batch_norm import ESTIMATED, BatchNorms, adapted, evaluated
-from sharc_core.config import load_grid
-from sharc_core.features import extract_features, open_features
-from sharc_core.pipeline import Layout, build_features, features_code
-from sharc_core.seeds import generator
-from sharc_core.unroll import cells, extracted_views
+from sharc_core.common.seeds import generator
+from sharc_core.features.cache import extract_features, open_features
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.unroll import cells, extracted_views
+from sharc_core.provenance import code_hashes as provenance
+from sharc_core.stages.pipeline import Layout, build_features, features_code
 
 torch.set_num_threads(1)
 
@@ -180,8 +180,8 @@ def test_a_job_estimates_on_the_first_task_in_the_order_of_the_classes(tmp_path,
         given.append(index)
         return adapted(backbone, images, index, device)
 
-    monkeypatch.setattr("sharc_core.pipeline.adapted", recording)
-    monkeypatch.setattr("sharc_core.pipeline.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.stages.pipeline.adapted", recording)
+    monkeypatch.setattr("sharc_core.stages.pipeline.open_prepared", lambda folder: IMAGES)
     grid = grid_of(tmp_path, dataset={"class_order_seed": 3, "tasks": TASKS})
     build_features(grid, "greys", grid.backbones[0].path_name, 0)
     order = torch.randperm(CLASSES, generator=generator(3, "class_order"))
@@ -193,4 +193,4 @@ def test_the_features_name_stands_for_the_code_that_estimates(tmp_path):
     """A change of it, as of any code behind features, makes them again."""
     roots = features_code(grid_of(tmp_path).backbones[0])
     files = provenance._closure(provenance._files_of(roots), provenance.STAGE_WITHOUT)
-    assert {"batch_norm.py", "streams.py", "preprocess.py"} <= {path.name for path in files}
+    assert {"batch_norm.py", "stream.py", "preprocess.py"} <= {path.name for path in files}

@@ -7,27 +7,32 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sharc_core"
 
-# Lower numbers know nothing of higher ones. Modules of equal rank do not import each other, except
-# within a package.
-RANKS = {
-    "errors": 0, "settings": 0, "pooling": 0, "templates": 0,
-    "registry": 1, "files": 1, "device": 1, "determinism": 1, "differences": 1, "origin": 2, "lineage": 3,
-    "call": 0, "documents": 3, "comparison": 16,
-    "integrity": 2, "seeds": 2, "metrics": 1, "labels": 1, "published": 2, "render": 2,
-    "encoding": 2, "cell": 2, "views": 2, "protocol": 2,
-    "datasets": 3, "backbones": 3, "streams": 3, "heads": 3,
-    "pretrain": 4, "features": 4, "saliency": 4, "associative": 4, "budget": 4,
-    "recall_settings": 4,
-    "expansion": 1, "workflow_call": 1, "filling": 1, "config_blocks": 3, "completion": 4.5, "reservoir": 5.5,
-    "explain": 2, "sub_grid": 2, "memory": 5, "methods": 6, "capacity": 7, "drifting": 7, "config": 8,
-    "unroll": 9, "overrides": 9,
-    "inputs": 11, "learner": 9, "provenance": 9,
-    "results": 9,
-    "batches": 10, "pipeline": 10, "summary": 10, "pairs": 11, "figures": 12, "claims": 11,
-    "tables": 12, "findings": 12, "setups": 12, "protocol_effects": 12,
-    "verdicts": 13, "scorecard": 14, "report": 15, "studies": 13, "record": 14, "table_files": 15,
-    "__init__": 16, "verify": 16, "__main__": 17,
-}  # fmt: skip
+# From the bottom to the top: a folder imports only from those above its line here, never from one below.
+ORDER = [
+    "common",  # errors, settings, registries, files, devices
+    "datasets",  # plug-in: where images come from
+    "streams",  # tasks and the order of their samples
+    "heads",  # what is trained
+    "representations",  # plug-in: how a sample is stored
+    "selection",  # plug-in: which samples are stored
+    "associative",  # plug-in: memories that complete maps
+    "saliency",  # plug-in: which channels matter
+    "backbones",  # plug-in: frozen networks
+    "features",  # what backbones make of data sets, cached
+    "memory",  # the episodic memory and its budget
+    "methods",  # plug-in: replay methods and baselines
+    "grid",  # grid file to cells
+    "provenance",  # where a number comes from
+    "learning",  # one cell's run
+    "stages",  # what the Snakefile's rules call
+    "results",  # runs.csv, summaries, statistics, tables
+    "figures",
+    "studies",  # plug-in: experiments
+    "report",
+    "verification",  # records of results, compared and verified
+    "__init__",
+    "__main__",
+]
 
 
 def modules() -> list[Path]:
@@ -35,7 +40,7 @@ def modules() -> list[Path]:
 
 
 def unit(path: Path) -> str:
-    """The module or package directly under sharc_core that a file belongs to."""
+    """The folder (or loose module) directly under sharc_core that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -52,9 +57,15 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_flow_one_way(path):
     own = unit(path)
-    assert own in RANKS, f"say where {own} stands in RANKS"
+    assert own in ORDER, f"give {own} a line in ORDER"
     for other in imports(path) - {own}:
-        assert RANKS[other] < RANKS[own], f"{own} must not import {other}"
+        assert ORDER.index(other) < ORDER.index(own), f"{own} must not import {other}"
+
+
+def test_no_module_lies_outside_the_folders():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(ORDER) - {"__init__", "__main__"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets import archives
 from sharc_core.datasets.archives import Container
-from sharc_core.errors import UserError
 
 PICTURE = b"picture"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 SHAPE, CLASSES = (10, 2, 2), 4
 

@@ -5,7 +5,7 @@ import torch
 from test_associative import WRITING, cue, make, patterns
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())

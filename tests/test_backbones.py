@@ -10,19 +10,15 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from sharc_core.backbones import Backbone, BackboneConfig, check_backbone, load_backbone
-from sharc_core.backbones.architectures import (
-    build_classifier,
-    cut_at_maps,
-    fuse_batch_norms,
-)
+from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
 from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import PretrainConfig
-from sharc_core.config import load_grid
-from sharc_core.device import resolve_device
-from sharc_core.errors import UserError
-from sharc_core.files import sha256_file
-from sharc_core.pipeline import Layout, fetch_weights
-from sharc_core.pooling import pool
+from sharc_core.common.device import resolve_device
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import sha256_file
+from sharc_core.common.pooling import pool
+from sharc_core.grid.config import load_grid
+from sharc_core.stages.pipeline import Layout, fetch_weights
 
 torch.set_num_threads(1)
 
@@ -266,7 +262,9 @@ def test_weights_are_fetched_for_features_that_are_yet_to_come(tmp_path, monkeyp
         }
     )
     fetched = []
-    monkeypatch.setattr("sharc_core.pipeline.download", lambda entry, mirror: fetched.append((entry, mirror)))
+    monkeypatch.setattr(
+        "sharc_core.stages.pipeline.download", lambda entry, mirror: fetched.append((entry, mirror))
+    )
     done = Layout(grid).features("s_digits", "resnet18-imagenet1k_v1") / "manifest.json"
     done.parent.mkdir(parents=True)
     done.touch()

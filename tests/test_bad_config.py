@@ -11,10 +11,10 @@ from snake import own_lines, snakemake
 from test_config import BASE, changed
 
 from sharc_core.__main__ import main
-from sharc_core.config import Grid, load_config, load_grid
-from sharc_core.errors import UserError
-from sharc_core.inputs import check_inputs
-from sharc_core.unroll import cells
+from sharc_core.common.errors import UserError
+from sharc_core.grid.config import Grid, load_config, load_grid
+from sharc_core.grid.unroll import cells
+from sharc_core.stages.preflight import check_inputs
 
 TEXT = yaml.safe_dump(BASE)
 COMPLETE = """

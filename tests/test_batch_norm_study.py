@@ -9,12 +9,15 @@ import pytest
 from result_factory import constant_matrix, make_document, make_grid
 from test_report import Checker
 
+from sharc_core.backbones.names import has_batch_norms, network_and_batch_norm
 from sharc_core.figures import curves_of, first_task_of, write, write_figures
 from sharc_core.figures.first_task import first_task_panels, first_task_words
-from sharc_core.labels import has_batch_norms, network_and_batch_norm
-from sharc_core.published import COLUMNS, SETTING, no_published
-from sharc_core.report import write_report
-from sharc_core.results import runs_table
+from sharc_core.report.page import write_report
+from sharc_core.report.table_files import write_all_tables
+from sharc_core.results.published import COLUMNS, SETTING, no_published
+from sharc_core.results.runs import runs_table
+from sharc_core.results.summary import summarise
+from sharc_core.results.tables import tidy as main_tidy
 from sharc_core.studies.batch_norm import (
     NOTHING,
     batch_norm_findings,
@@ -23,9 +26,6 @@ from sharc_core.studies.batch_norm import (
     tidy,
     write_batch_norm,
 )
-from sharc_core.summary import summarise
-from sharc_core.table_files import write_all_tables
-from sharc_core.tables import tidy as main_tidy
 
 
 def cell(

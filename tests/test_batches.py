@@ -10,19 +10,19 @@ from factories import make_cell
 from safetensors.torch import save_file
 from test_features import random_images
 
-from sharc_core import batches as module
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
-from sharc_core.batches import batches, run_batch, wanted_of
-from sharc_core.cell import Training
-from sharc_core.documents import Wanted, missing_seeds
-from sharc_core.errors import UserError
-from sharc_core.features import extract_features, open_views
-from sharc_core.files import read_json
-from sharc_core.learner import run_cell
-from sharc_core.origin import features_hash
-from sharc_core.provenance import code_hash
-from sharc_core.views import needed_views
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import read_json
+from sharc_core.features.cache import extract_features, open_views
+from sharc_core.features.views import needed_views
+from sharc_core.grid.cell import Training
+from sharc_core.learning.documents import Wanted, missing_seeds
+from sharc_core.learning.learner import run_cell
+from sharc_core.provenance.code_hashes import code_hash
+from sharc_core.provenance.origin import features_hash
+from sharc_core.stages import cell_jobs as module
+from sharc_core.stages.cell_jobs import batches, run_batch, wanted_of
 
 torch.set_num_threads(1)
 SHARC = "er-sharc-m12-floats-theta0.5-gradient-modern_hopfield"

@@ -9,7 +9,7 @@ from test_bayespcn import KIND, SHAPE, make, patterns, written
 
 from sharc_core.associative import bayespcn
 from sharc_core.associative.matrix_normal import gain_of, gram_of
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 
 @pytest.mark.parametrize("layers", [2, 3])

@@ -9,7 +9,7 @@ from snakemake.cli import get_argument_parser
 from snakemake.dag import DAG
 from snakemake.workflow import Workflow
 
-from sharc_core.call import LOOKS, Call
+from sharc_core.stages.snakemake_call import LOOKS, Call
 
 
 @pytest.fixture

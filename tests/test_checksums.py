@@ -13,15 +13,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from small_grid import small_grid
 
-from sharc_core import pipeline
 from sharc_core.backbones import BackboneConfig, checksums
 from sharc_core.backbones.checksums import check_weights
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import sha256_file
 from sharc_core.datasets import open_prepared
-from sharc_core.errors import UserError
-from sharc_core.features import open_features
-from sharc_core.files import sha256_file
-from sharc_core.inputs import check_inputs
-from sharc_core.pipeline import Layout, build_features, ensure_features, prepare_data, pretrain_backbone
+from sharc_core.features.cache import open_features
+from sharc_core.stages import pipeline
+from sharc_core.stages.pipeline import (
+    Layout,
+    build_features,
+    ensure_features,
+    prepare_data,
+    pretrain_backbone,
+)
+from sharc_core.stages.preflight import check_inputs
 
 
 def flip(path, where: float = 0.5) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from archive_factory import CIFAR, Written, cifar_files, python2_pickle, write_cifar
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES, open_prepared
-from sharc_core.errors import UserError
 
 NAMES = sorted(CIFAR)
 

@@ -27,7 +27,8 @@ def grid_file(tmp_path, monkeypatch):
     """A grid whose features need no backbone: ten toy classes stand in for the digits'."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "sharc_core.pipeline.ensure_features", lambda *a, **k: make_features(classes=10, separation=3.0)
+        "sharc_core.stages.pipeline.ensure_features",
+        lambda *a, **k: make_features(classes=10, separation=3.0),
     )
     path = tmp_path / "grid.yaml"
     path.write_text(yaml.safe_dump(GRID))
@@ -138,7 +139,7 @@ def test_importing_the_package_alone_is_light():
 
 def test_readme_names_real_keys_and_commands():
     """What the README shows must be valid: its grid snippets load, its method example registers."""
-    from sharc_core.config import load_grid
+    from sharc_core.grid.config import load_grid
 
     readme = (ROOT / "README.md").read_text()
     block = readme.split("## Your own images")[1].split("snakemake --cores")[0]
@@ -148,8 +149,8 @@ def test_readme_names_real_keys_and_commands():
 
 def test_every_config_key_is_documented():
     """docs/config.md names every key of every block, with its default."""
-    from sharc_core.cell import Device, HeadConfig, Training
-    from sharc_core.config import GPU_BATCH, BackboneConfig, BudgetConfig, CellsConfig, Grid, Sharc
+    from sharc_core.grid.cell import Device, HeadConfig, Training
+    from sharc_core.grid.config import GPU_BATCH, BackboneConfig, BudgetConfig, CellsConfig, Grid, Sharc
 
     text = (ROOT / "docs/config.md").read_text()
     for model in (Grid, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig, CellsConfig):

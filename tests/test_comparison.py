@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from record_factory import finished_grid
 
-from sharc_core.comparison import Comparison, outdated_stages, stage_keys
-from sharc_core.config import load_grid
-from sharc_core.files import read_json, write_json
-from sharc_core.pipeline import Layout
-from sharc_core.unroll import cells
+from sharc_core.common.files import read_json, write_json
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.unroll import cells
+from sharc_core.stages.pipeline import Layout
+from sharc_core.verification.comparison import Comparison, outdated_stages, stage_keys
 
 AFTER = {"tables": ["runs"], "report": ["runs"], "provenance": ["runs", "tables", "report"]}
 MADE_FROM = {"runs": 1, "tables": 2, "report": 3, "provenance": 4}

@@ -5,10 +5,10 @@ import torch
 from factories import make_cell
 from test_memory import FEATURES
 
-from sharc_core.encoding import kept_mask
 from sharc_core.heads import Batch, make_head
-from sharc_core.learner import make_memory
+from sharc_core.learning.learner import make_memory
 from sharc_core.methods import METHODS
+from sharc_core.representations.encoding import kept_mask
 from sharc_core.streams import make_stream
 
 torch.set_num_threads(1)

@@ -6,12 +6,12 @@ import math
 import pytest
 import yaml
 
-from sharc_core.config import load_config, load_grid
+from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES
-from sharc_core.errors import UserError
-from sharc_core.inputs import check_inputs
+from sharc_core.grid.config import load_config, load_grid
+from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
-from sharc_core.unroll import cells
+from sharc_core.stages.preflight import check_inputs
 
 BASE = {
     "datasets": {"s_digits": {"source": "digits", "tasks": 5}},

@@ -12,14 +12,14 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.batch_norm import adapted
-from sharc_core.device import device_text, resolve_device
-from sharc_core.drifting.extract import Extraction
-from sharc_core.drifting.part import START, Kept, Part
-from sharc_core.drifting.reading import open_drifting
-from sharc_core.features import extract_features, open_features
-from sharc_core.learner import run_cell
+from sharc_core.backbones.pretraining import pretrain
+from sharc_core.common.device import device_text, resolve_device
+from sharc_core.features.cache import extract_features, open_features
+from sharc_core.features.drifting.extract import Extraction
+from sharc_core.features.drifting.part import START, Kept, Part
+from sharc_core.features.drifting.reading import open_drifting
+from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS
-from sharc_core.pretrain import pretrain
 from sharc_core.streams import make_stream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -11,8 +11,8 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from sharc_core.backbones import BackboneConfig, check_backbone, load_backbone
 from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
 from sharc_core.backbones.weights import todays_name
-from sharc_core.errors import UserError
-from sharc_core.pooling import pool
+from sharc_core.common.errors import UserError
+from sharc_core.common.pooling import pool
 
 torch.set_num_threads(1)
 

@@ -18,12 +18,12 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES, open_prepared, pictures
 from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.digits import FEWEST, IMAGES
 from sharc_core.datasets.glyph_pool import faces_of, pool
 from sharc_core.datasets.glyphs import render_class
-from sharc_core.errors import UserError
 
 
 def source(name: str, folder: Path, **values):

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from test_config import BASE
 
-import sharc_core.features as features_module
-from sharc_core.config import load_grid
+import sharc_core.features.cache as features_module
+from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import Source, open_prepared
-from sharc_core.errors import Missing, UserError
-from sharc_core.inputs import ROOM, check_inputs
-from sharc_core.pipeline import Layout, prepare_data
+from sharc_core.grid.config import load_grid
+from sharc_core.stages.pipeline import Layout, prepare_data
+from sharc_core.stages.preflight import ROOM, check_inputs
 
 SMALL = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}  # maps of 128 x 4 x 4
 PER_IMAGE = 2 * 128 * 16 + 4 * 128 + 8

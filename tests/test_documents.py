@@ -5,8 +5,10 @@ import copy
 import pytest
 from factories import make_cell, make_features
 
-from sharc_core.cell import Training
-from sharc_core.documents import (
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import read_json, write_json
+from sharc_core.grid.cell import Training
+from sharc_core.learning.documents import (
     Wanted,
     difference,
     extended,
@@ -18,9 +20,7 @@ from sharc_core.documents import (
     selected,
     signed,
 )
-from sharc_core.errors import UserError
-from sharc_core.files import read_json, write_json
-from sharc_core.learner import run_cell
+from sharc_core.learning.learner import run_cell
 
 FEATURES = make_features()
 

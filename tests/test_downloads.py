@@ -17,11 +17,11 @@ from archive_factory import write_cifar, write_tiny
 from pydantic import ValidationError
 from snake import copy_project, snakemake
 
-from sharc_core.config import load_grid
+from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import SOURCES, download, open_prepared
-from sharc_core.errors import Missing, UserError
-from sharc_core.inputs import check_inputs
-from sharc_core.pipeline import Layout
+from sharc_core.grid.config import load_grid
+from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.preflight import check_inputs
 
 NAME = "cifar-10-python.tar.gz"
 ORIGINAL = "c58f30108f718f92721af3b95e74349a"

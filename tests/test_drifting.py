@@ -16,33 +16,34 @@ from safetensors.torch import load_file, save_file
 from test_drifting_live import SHAPE, Network
 from torch import nn
 
-from sharc_core import learner, provenance
 from sharc_core.backbones import Backbone, BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.batch_norm import BatchNorms, Drift, evaluated
 from sharc_core.backbones.preprocess import resolve
-from sharc_core.budget import Budget
-from sharc_core.capacity import budget_of
-from sharc_core.config import load_grid
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import read_json, write_json
+from sharc_core.common.integrity import stamp
+from sharc_core.common.pooling import pool
 from sharc_core.datasets import PreparedData
-from sharc_core.drifting.extract import STATISTICS, Extraction
-from sharc_core.drifting.part import FEWEST, START, Kept, Part
-from sharc_core.drifting.plan import extent, kept_for, parts_of
-from sharc_core.drifting.reading import open_drifting
-from sharc_core.encoding import kept_channels
-from sharc_core.errors import UserError
-from sharc_core.features import extract_features, open_features
-from sharc_core.files import read_json, write_json
-from sharc_core.filling import whole_batches
-from sharc_core.inputs import check_inputs
-from sharc_core.integrity import stamp
-from sharc_core.learner import evaluate, run_cell
+from sharc_core.features.cache import extract_features, open_features
+from sharc_core.features.drifting.extract import STATISTICS, Extraction
+from sharc_core.features.drifting.part import FEWEST, START, Kept, Part
+from sharc_core.features.drifting.reading import open_drifting
+from sharc_core.features.views import DriftingReplicas, view_of
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.drifting_parts import extent, kept_for, parts_of
+from sharc_core.grid.unroll import cells, extracted_views
+from sharc_core.learning import learner
+from sharc_core.learning.capacity import budget_of
+from sharc_core.learning.learner import evaluate, run_cell
+from sharc_core.memory.budget import Budget
 from sharc_core.methods import METHODS
-from sharc_core.pipeline import Layout, build_features, ensure_features, features_code
-from sharc_core.pooling import pool
+from sharc_core.provenance import code_hashes as provenance
+from sharc_core.representations.encoding import kept_channels
+from sharc_core.selection.filling import whole_batches
+from sharc_core.stages.pipeline import Layout, build_features, ensure_features, features_code
+from sharc_core.stages.preflight import check_inputs
 from sharc_core.streams import make_stream
-from sharc_core.unroll import cells, extracted_views
-from sharc_core.views import DriftingReplicas, view_of
 
 torch.set_num_threads(1)
 
@@ -835,8 +836,8 @@ def test_clsers_average_is_tested_on_the_statistics_that_the_network_came_with(f
 def test_a_grid_makes_the_parts_that_its_cells_read(tmp_path, monkeypatch):
     weights = tmp_path / "w.safetensors"
     save_file(build_classifier("resnet_small", 5).state_dict(), weights)
-    monkeypatch.setattr("sharc_core.pipeline._ensure_inputs", lambda *_: None)
-    monkeypatch.setattr("sharc_core.pipeline.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.stages.pipeline._ensure_inputs", lambda *_: None)
+    monkeypatch.setattr("sharc_core.stages.pipeline.open_prepared", lambda folder: IMAGES)
     grid = load_grid(
         {
             "datasets": {"greys": {"source": "digits", "tasks": TASKS}},
@@ -882,10 +883,10 @@ def test_a_job_shows_a_seed_its_view_of_the_training_images(tmp_path, monkeypatc
         def run(self, part, out, train=None):
             shown[part.kind, part.seed] = part.view
 
-    monkeypatch.setattr("sharc_core.pipeline.Extraction", Recording)
-    monkeypatch.setattr("sharc_core.pipeline.open_prepared", lambda folder: IMAGES)
-    monkeypatch.setattr("sharc_core.pipeline.check_weights", lambda *_: None)
-    monkeypatch.setattr("sharc_core.pipeline.load_backbone", lambda *_, **__: make_small())
+    monkeypatch.setattr("sharc_core.stages.pipeline.Extraction", Recording)
+    monkeypatch.setattr("sharc_core.stages.pipeline.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.stages.pipeline.check_weights", lambda *_: None)
+    monkeypatch.setattr("sharc_core.stages.pipeline.load_backbone", lambda *_, **__: make_small())
     backbone = make_config(views=3).model_dump()
     datasets = {"greys": {"source": "digits", "tasks": 2}}
     values = {"datasets": datasets, "backbone": backbone, "data_dir": str(tmp_path)}
@@ -902,8 +903,17 @@ def test_no_code_of_methods_and_memories_is_behind_the_features():
     roots = features_code(make_config())
     files = provenance._closure(provenance._files_of(roots), provenance.STAGE_WITHOUT)
     names = {str(path.relative_to(provenance.PACKAGE)) for path in files}
-    assert {"drifting/extract.py", "backbones/batch_norm.py", "streams.py", "features.py"} <= names
-    assert not {"memory.py", "heads.py", "completion.py", "methods/base.py", "associative/base.py"} & names
+    assert {"features/drifting/extract.py", "backbones/batch_norm.py", "streams/stream.py"} <= names
+    assert (
+        not {
+            "memory/episodic.py",
+            "heads/base.py",
+            "memory/completion.py",
+            "methods/base.py",
+            "associative/base.py",
+        }
+        & names
+    )
 
 
 @pytest.mark.parametrize("given", [{"passes": 2}, {"maps": "all"}])

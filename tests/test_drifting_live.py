@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from sharc_core import learner
 from sharc_core.backbones import Backbone, BackboneConfig
 from sharc_core.backbones.preprocess import resolve
-from sharc_core.config import load_grid
-from sharc_core.drifting.extract import Extraction
-from sharc_core.drifting.part import Kept
-from sharc_core.drifting.plan import parts_of
-from sharc_core.drifting.reading import open_drifting
+from sharc_core.features.drifting.extract import Extraction
+from sharc_core.features.drifting.part import Kept
+from sharc_core.features.drifting.reading import open_drifting
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.drifting_parts import parts_of
+from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
+from sharc_core.learning import learner
 from sharc_core.methods import METHODS
 from sharc_core.streams import make_stream
-from sharc_core.unroll import cells
 
 torch.set_num_threads(1)
 

@@ -5,9 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharc_core.encoding import LABEL_BYTES, SparseMaps, kept_channels, mass_mask, sample_bytes, top_mask
-from sharc_core.errors import UserError
-from sharc_core.pooling import pool
+from sharc_core.common.errors import UserError
+from sharc_core.common.pooling import pool
+from sharc_core.representations.encoding import (
+    LABEL_BYTES,
+    SparseMaps,
+    kept_channels,
+    mass_mask,
+    sample_bytes,
+    top_mask,
+)
 
 THETAS = st.one_of(st.sampled_from([0.0, 0.1, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95]), st.floats(0, 0.999))
 

@@ -26,8 +26,8 @@ from snake import (
     wait_for,
 )
 
-from sharc_core.errors import UserError
-from sharc_core.features import open_features
+from sharc_core.common.errors import UserError
+from sharc_core.features.cache import open_features
 
 pytestmark = pytest.mark.pipeline
 

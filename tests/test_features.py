@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import sharc_core.features as features_module
-from sharc_core import integrity
+import sharc_core.features.cache as features_module
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
+from sharc_core.common import integrity
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import digest
+from sharc_core.common.integrity import STAMPS
+from sharc_core.common.pooling import pool
 from sharc_core.datasets import PreparedData
-from sharc_core.errors import UserError
-from sharc_core.features import augmented_view, extract_features, open_features, open_views
-from sharc_core.files import digest
-from sharc_core.integrity import STAMPS
-from sharc_core.pooling import pool
+from sharc_core.features.cache import augmented_view, extract_features, open_features, open_views
 
 torch.set_num_threads(1)
 ARRAYS = [f"{split}_{kind}.npy" for split in ("train", "test") for kind in ("maps", "pooled", "labels")]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sharc_core import files
-from sharc_core.errors import UserError
-from sharc_core.files import atomic_folder, atomic_path, disk_errors, read_json, write_json, write_text
+from sharc_core.common import files
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import atomic_folder, atomic_path, disk_errors, read_json, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_other_errors_pass_and_leave_nothing(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from sharc_core.files import atomic_folder, atomic_path
+from sharc_core.common.files import atomic_folder, atomic_path
 with {context}(sys.argv[1]) as temporary:
     (temporary / "half" if temporary.is_dir() else temporary).write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_a_folder_that_appears_at_the_last_moment(tmp_path, put, monkeypatch):
 WRITER = """
 import sys, time
 from pathlib import Path
-from sharc_core.files import atomic_folder
+from sharc_core.common.files import atomic_folder
 target, who = sys.argv[1:]
 end = time.monotonic() + 1.5
 while time.monotonic() < end:

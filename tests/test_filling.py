@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from test_config import BASE, changed
 from test_memory import FEATURES
 
-from sharc_core.budget import Budget
-from sharc_core.config import load_grid
-from sharc_core.encoding import kept_channels
-from sharc_core.errors import UserError
-from sharc_core.filling import Reservoir, whole_batches
+from sharc_core.common.errors import UserError
+from sharc_core.grid.config import load_grid
 from sharc_core.heads import Batch, make_head
-from sharc_core.learner import make_memory, run_cell
+from sharc_core.learning.learner import make_memory, run_cell
+from sharc_core.memory.budget import Budget
 from sharc_core.methods import METHODS
+from sharc_core.representations.encoding import kept_channels
+from sharc_core.selection.filling import Reservoir, whole_batches
 from sharc_core.streams import make_stream
 
 torch.set_num_threads(1)

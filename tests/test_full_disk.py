@@ -18,18 +18,18 @@ from snake import PATIENCE, ROOT, SMOKE, finish, half_written, jobs_of, matrices
 from snakemake.utils import format as filled_in
 
 from sharc_core.backbones import load_backbone
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import write_json
 from sharc_core.datasets import open_prepared
-from sharc_core.errors import UserError
-from sharc_core.features import extract_features
+from sharc_core.features.cache import extract_features
 from sharc_core.figures import write_figures
-from sharc_core.files import write_json
-from sharc_core.inputs import check_inputs
-from sharc_core.pipeline import Layout, ensure_features, prepare_data, pretrain_backbone
-from sharc_core.published import no_published
-from sharc_core.report import write_report
-from sharc_core.results import runs_table, write_runs
-from sharc_core.scorecard import write_scorecard
-from sharc_core.tables import write_study_tables, write_tables
+from sharc_core.report.page import write_report
+from sharc_core.report.scorecard import write_scorecard
+from sharc_core.results.published import no_published
+from sharc_core.results.runs import runs_table, write_runs
+from sharc_core.results.tables import write_study_tables, write_tables
+from sharc_core.stages.pipeline import Layout, ensure_features, prepare_data, pretrain_backbone
+from sharc_core.stages.preflight import check_inputs
 
 
 class Disk(SimpleNamespace):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from factories import make_cell, make_features
 
-from sharc_core import metrics
-from sharc_core.learner import run_cell
+from sharc_core.learning import metrics
+from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS
 
 GOLDEN = Path(__file__).with_name("golden.json")

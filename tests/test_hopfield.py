@@ -6,7 +6,7 @@ from test_associative import make
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.associative.hopfield import middle
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 UNITS = 500
 

@@ -12,11 +12,11 @@ from archive_factory import mini_files, write_mini
 from image_factory import encoded, fill, folder_source, picture, split_names
 from PIL import Image
 
-from sharc_core.config import load_grid
+from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import SOURCES, contents, image_folder, open_prepared
 from sharc_core.datasets.archives import Container
-from sharc_core.errors import Missing, UserError
-from sharc_core.pipeline import Layout
+from sharc_core.grid.config import load_grid
+from sharc_core.stages.pipeline import Layout
 
 NAMES = split_names(["a", "b"])
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from image_factory import encoded, fill, folder_source, picture, split_names
 from PIL import Image
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets import archives, open_prepared
 from sharc_core.datasets.archives import natural
-from sharc_core.errors import UserError
 
 IMAGE = picture()
 

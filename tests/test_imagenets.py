@@ -14,11 +14,11 @@ import pytest
 from archive_factory import Written, mini_files, write_mini, write_mirror, write_tiny
 from PIL import Image
 
+from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import SOURCES, open_prepared
 from sharc_core.datasets.archives import natural
 from sharc_core.datasets.mini_imagenet_forms import PICKLES
 from sharc_core.datasets.wnids import MINI_IMAGENET, TINY_IMAGENET
-from sharc_core.errors import Missing, UserError
 
 FEW = {"train_per_class": 3, "test_per_class": 2}
 

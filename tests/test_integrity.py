@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from sharc_core import integrity
-from sharc_core.errors import UserError
-from sharc_core.integrity import STAMPS, check_files, entry, stamp
+from sharc_core.common import integrity
+from sharc_core.common.errors import UserError
+from sharc_core.common.integrity import STAMPS, check_files, entry, stamp
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_config import BASE
 
-from sharc_core import pipeline
-from sharc_core.config import load_grid
 from sharc_core.datasets.archives import Container
-from sharc_core.pipeline import Layout
-from sharc_core.unroll import cells
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.unroll import cells
+from sharc_core.stages import pipeline
+from sharc_core.stages.pipeline import Layout
 
 
 def features(path: str | None = None, **changes) -> Path:

@@ -6,9 +6,9 @@ import torch
 from factories import QUICK, make_cell, make_features
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.cell import HeadConfig, Training
-from sharc_core.errors import UserError
-from sharc_core.learner import evaluate, make_memory, run_cell
+from sharc_core.common.errors import UserError
+from sharc_core.grid.cell import HeadConfig, Training
+from sharc_core.learning.learner import evaluate, make_memory, run_cell
 from sharc_core.methods import METHODS
 from sharc_core.streams import make_stream
 
@@ -38,7 +38,7 @@ def weights(monkeypatch):
         seen.append(head.vector.clone())
         return evaluate(features, stream, head, device)
 
-    monkeypatch.setattr("sharc_core.learner.evaluate", recording)
+    monkeypatch.setattr("sharc_core.learning.learner.evaluate", recording)
     return seen
 
 
@@ -151,7 +151,7 @@ def test_derpp_stores_the_logits_of_the_trained_head(features, weights, monkeypa
     """Those of the head at the end of each task, neither the untrained one's nor the last one's."""
     made = []
     monkeypatch.setattr(
-        "sharc_core.learner.make_memory", lambda *args: made.append(make_memory(*args)) or made[0]
+        "sharc_core.learning.learner.make_memory", lambda *args: made.append(make_memory(*args)) or made[0]
     )
     cell = make_cell("derpp", buffer=30)
     run_cell(features, cell)

@@ -7,12 +7,12 @@ import pytest
 from result_factory import make_document
 
 from sharc_core.figures import write_figures
-from sharc_core.lineage import lineage, sentence
-from sharc_core.published import no_published
-from sharc_core.report import write_report
-from sharc_core.results import read_runs, runs_table, write_runs
-from sharc_core.sub_grid import Study
-from sharc_core.table_files import write_all_tables
+from sharc_core.grid.sub_grid import Study
+from sharc_core.provenance.lineage import lineage, sentence
+from sharc_core.report.page import write_report
+from sharc_core.report.table_files import write_all_tables
+from sharc_core.results.published import no_published
+from sharc_core.results.runs import read_runs, runs_table, write_runs
 
 CONFIG = "sha256:0123456789ab"
 COLUMNS = ["commit", "dirty", "config", "data", "weights", "versions", "host"]

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.budget import Budget
-from sharc_core.config import settings_of
-from sharc_core.encoding import kept_channels, sample_bytes
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
+from sharc_core.common.seeds import MinibatchSampler, derived_seed
+from sharc_core.grid.config import settings_of
 from sharc_core.heads import make_head
-from sharc_core.learner import make_memory
-from sharc_core.memory import EpisodicMemory
+from sharc_core.learning.learner import make_memory
+from sharc_core.memory.budget import Budget
+from sharc_core.memory.episodic import EpisodicMemory
+from sharc_core.representations.encoding import kept_channels, sample_bytes
 from sharc_core.saliency import SALIENCIES
-from sharc_core.seeds import MinibatchSampler, derived_seed
 from sharc_core.streams import make_stream
 
 FEATURES = make_features(classes=6, train_per_class=25)

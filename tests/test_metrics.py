@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from sharc_core.metrics import (
+from sharc_core.learning.metrics import (
     acc,
     aia,
     bwt,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sharc_core.backbones.weights import download
-from sharc_core.errors import UserError
-from sharc_core.files import sha256_file
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import sha256_file
 
 
 @pytest.fixture

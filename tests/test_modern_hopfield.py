@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from test_associative import SHAPE, cue, make, patterns
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 
 @pytest.mark.parametrize("similarity", ["euclidean", "dot"])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from factories import make_cell, make_features
 
-from sharc_core import origin
-from sharc_core.learner import run_cell
-from sharc_core.origin import UNKNOWN, features_hash, host, run_origin
+from sharc_core.learning.learner import run_cell
+from sharc_core.provenance import origin
+from sharc_core.provenance.origin import UNKNOWN, features_hash, host, run_origin
 
 NOWHERE = {"commit": UNKNOWN, "dirty": None}
 

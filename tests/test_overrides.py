@@ -10,9 +10,9 @@ from snakemake.utils import update_config
 from test_bad_config import COMPLETE
 from test_config import BASE
 
-from sharc_core.config import load_grid
-from sharc_core.errors import UserError
-from sharc_core.overrides import explained, with_overrides
+from sharc_core.common.errors import UserError
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.overrides import explained, with_overrides
 
 WHOLE = yaml.safe_load(COMPLETE)
 

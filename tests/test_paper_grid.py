@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from snake import ROOT, copy_project, own_lines, snakemake
 from torchvision.models import resnet18
 
-from sharc_core.config import load_config, study_grid
+from sharc_core.grid.config import load_config, study_grid
+from sharc_core.grid.protocol import RULES
+from sharc_core.grid.unroll import cells, memberships
 from sharc_core.methods import METHODS
-from sharc_core.protocol import RULES
-from sharc_core.published import load_published
-from sharc_core.unroll import cells, memberships
+from sharc_core.results.published import load_published
 
 PAPER = ROOT / "config/paper.yaml"
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sharc_core.encoding import percentile_mask
+from sharc_core.grid.protocol import MAMMOTH, RULES, rules_of
 from sharc_core.heads import Batch, make_head
 from sharc_core.methods import METHODS
-from sharc_core.protocol import MAMMOTH, RULES, rules_of
+from sharc_core.representations.encoding import percentile_mask
 
 PEER = Path(__file__).with_name("peer")
 ARRAYS = {k: torch.from_numpy(v) for k, v in np.load(PEER / "mammoth.npz", allow_pickle=False).items()}

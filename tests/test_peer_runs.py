@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from sharc_core import learner, memory, metrics
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.config import load_grid
-from sharc_core.features import Features
-from sharc_core.filling import whole_batches
+from sharc_core.common.pooling import pool
+from sharc_core.features.cache import Features
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
+from sharc_core.learning import learner, metrics
+from sharc_core.memory import episodic as memory
 from sharc_core.methods import METHODS, agem, gem
-from sharc_core.pooling import pool
+from sharc_core.selection.filling import whole_batches
 from sharc_core.streams import Stream, make_stream
-from sharc_core.unroll import cells
 
 torch.set_num_threads(1)  # small products: more threads only wait for each other
 

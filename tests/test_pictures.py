@@ -9,9 +9,9 @@ import pytest
 from image_factory import encoded, png, tiff
 from PIL import Image, ImageCms
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.pictures import decode
 from sharc_core.datasets.threads import in_order
-from sharc_core.errors import UserError
 
 RAMP = Image.fromarray(np.arange(0, 240, 40, dtype=np.uint8).reshape(2, 3))  # three wide, two high
 COLOURS = Image.fromarray(np.arange(0, 180, 10, dtype=np.uint8).reshape(2, 3, 3))

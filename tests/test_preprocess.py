@@ -17,8 +17,8 @@ from sharc_core.backbones.preprocess import (
     of_images,
     resolve,
 )
-from sharc_core.config import load_grid
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
+from sharc_core.grid.config import load_grid
 
 torch.set_num_threads(1)
 

@@ -15,15 +15,15 @@ from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.batch_norm import adapted
 from sharc_core.backbones.preprocess import of_images, resolve
-from sharc_core.cell import HeadConfig
-from sharc_core.determinism import AveragePool, replace_pools, same_bits
-from sharc_core.drifting.extract import Extraction
-from sharc_core.drifting.part import START, Kept, Part
-from sharc_core.features import extract_features, open_features
-from sharc_core.files import read_json
-from sharc_core.learner import make_memory, run_cell
+from sharc_core.backbones.pretraining import pretrain
+from sharc_core.common.determinism import AveragePool, replace_pools, same_bits
+from sharc_core.common.files import read_json
+from sharc_core.features.cache import extract_features, open_features
+from sharc_core.features.drifting.extract import Extraction
+from sharc_core.features.drifting.part import START, Kept, Part
+from sharc_core.grid.cell import HeadConfig
+from sharc_core.learning.learner import make_memory, run_cell
 from sharc_core.methods import METHODS
-from sharc_core.pretrain import pretrain
 from sharc_core.saliency import SALIENCIES
 from sharc_core.streams import make_stream
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
+from sharc_core.backbones.pretraining import one_cycle, pretrain
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import digest, sha256_file
 from sharc_core.datasets import PreparedData
-from sharc_core.errors import UserError
-from sharc_core.files import digest, sha256_file
-from sharc_core.pretrain import one_cycle, pretrain
 
 torch.set_num_threads(1)
 
@@ -63,7 +63,7 @@ def test_it_learns(trained):
 
 
 def test_time_left_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("sharc_core.pretrain.SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr("sharc_core.backbones.pretraining.SECONDS_BETWEEN_LINES", -1)
     lines = []
     pretrain(
         config(epochs=2, batch_size=48),

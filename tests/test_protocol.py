@@ -14,18 +14,18 @@ from test_config import BASE, changed
 from test_memory import FEATURES, fill
 
 from sharc_core.__main__ import main
-from sharc_core.budget import Budget
-from sharc_core.capacity import budget_of
-from sharc_core.config import load_grid
-from sharc_core.encoding import kept_mask, percentile_mask, top_mask
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.protocol import BY_TASK, RULES, concerning, name_of, rules_of, with_protocol
+from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
-from sharc_core.learner import make_memory, run_cell
-from sharc_core.memory import EpisodicMemory, SharcSettings
+from sharc_core.learning.capacity import budget_of
+from sharc_core.learning.learner import make_memory, run_cell
+from sharc_core.memory.budget import Budget
+from sharc_core.memory.episodic import EpisodicMemory, SharcSettings
 from sharc_core.methods import METHODS
-from sharc_core.protocol import BY_TASK, RULES, concerning, name_of, rules_of, with_protocol
+from sharc_core.representations.encoding import kept_mask, percentile_mask, top_mask
 from sharc_core.streams import make_stream
-from sharc_core.unroll import cells
 
 EIGHTHS = st.integers(0, 7).map(lambda n: n / 8)
 SPARSE = make_features(classes=6, train_per_class=25)  # about half of its entries are zero, as after a ReLU
@@ -183,7 +183,7 @@ def test_many_free_samples_are_counted_over_all_their_parts(monkeypatch):
     """Maps are read a few at a time, from the end: where a part ends does not matter."""
     cell = make_cell("er", buffer=40, budget_unit="nonzero", seeds=[1])
     whole = fill(cell, SPARSE)
-    monkeypatch.setattr("sharc_core.memory.COUNTED", 7)
+    monkeypatch.setattr("sharc_core.memory.episodic.COUNTED", 7)
     parts = fill(cell, SPARSE)
     for a, b in zip(whole.stored, parts.stored, strict=True):
         assert torch.equal(a.index, b.index) and 14 < a.index.shape[1] < 50

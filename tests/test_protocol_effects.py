@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from result_factory import constant_matrix, make_document
 
-from sharc_core.documents import selected
-from sharc_core.pairs import paired
-from sharc_core.protocol import concerning
-from sharc_core.protocol_effects import comparisons, protocol_findings, protocol_tables
-from sharc_core.published import COLUMNS, no_published
-from sharc_core.results import runs_table
-from sharc_core.summary import blocks, model_label, summarise, varying_settings
-from sharc_core.tables import main_tables
+from sharc_core.grid.protocol import concerning
+from sharc_core.learning.documents import selected
+from sharc_core.report.protocol_effects import comparisons, protocol_findings, protocol_tables
+from sharc_core.results.pairs import paired
+from sharc_core.results.published import COLUMNS, no_published
+from sharc_core.results.runs import runs_table
+from sharc_core.results.summary import blocks, model_label, summarise, varying_settings
+from sharc_core.results.tables import main_tables
 
 NOISE = (0.0, 1.0, -1.0)  # of the plain runs; what a pair has in common must not widen an interval
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sharc_core import provenance
+from sharc_core.provenance import code_hashes as provenance
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_its_own_method_and_the_core_count(copy):
     edit(copy / "methods/projection.py", "RIDGE = 1e-10", "RIDGE = 1e-9")
     after = provenance.code_hash.__wrapped__("gem", None)
     assert before != after
-    edit(copy / "memory.py", "index = order.gather(1,", "index = order.flip(1).gather(1,")
+    edit(copy / "memory/episodic.py", "index = order.gather(1,", "index = order.flip(1).gather(1,")
     assert provenance.code_hash.__wrapped__("gem", None) != after
 
 
@@ -47,8 +47,8 @@ def test_other_plugins_comments_docstrings_and_messages_do_not_count(copy):
     edit(copy / "methods/gem.py", "margin: float", "margin2: float")
     edit(copy / "associative/modern_hopfield.py", "half()", "float()")
     edit(copy / "methods/er.py", "One step on current", "One more step on current")
-    edit(copy / "config.py", "is listed twice", "is there twice")
-    edit(copy / "origin.py", "platform.machine()", "platform.node()")
+    edit(copy / "grid/config.py", "is listed twice", "is there twice")
+    edit(copy / "provenance/origin.py", "platform.machine()", "platform.node()")
     (copy / "methods/new.py").write_text("x = 1\n")
     assert provenance.code_hash.__wrapped__("er", "mean") == before
     edit(copy / "associative/mean.py", "rows, maps.float())", "rows, maps.float() * 2)")
@@ -71,19 +71,34 @@ def stage(*roots) -> str:
         (("datasets.glyphs", "datasets.base"), "datasets/base.py", "np.int64", "np.int32"),
         (("datasets.cifar", "datasets.base"), "datasets/restricted_pickle.py", "latin1", "utf-8"),
         (("datasets.tiny_imagenet", "datasets.base"), "datasets/pictures.py", "BILINEAR", "BICUBIC"),
-        (("pretrain", "backbones.resnet_small"), "backbones/resnet_small.py", "nn.ReLU()", "nn.GELU()"),
-        (("pretrain", "backbones.resnet_small"), "backbones/augment.py", "width - 1", "width - 2"),
-        (("features", "backbones.resnet_small"), "pooling.py", ".mean(-1)", ".amax(-1)"),
         (
-            ("features", "backbones.resnet_small"),
+            ("backbones.pretraining", "backbones.resnet_small"),
+            "backbones/resnet_small.py",
+            "nn.ReLU()",
+            "nn.GELU()",
+        ),
+        (
+            ("backbones.pretraining", "backbones.resnet_small"),
+            "backbones/augment.py",
+            "width - 1",
+            "width - 2",
+        ),
+        (("features.cache", "backbones.resnet_small"), "common/pooling.py", ".mean(-1)", ".amax(-1)"),
+        (
+            ("features.cache", "backbones.resnet_small"),
             "backbones/preprocess.py",
             "255 * deviation",
             "256 * deviation",
         ),
-        (("results",), "metrics.py", "def acc(", "def accuracy("),
-        (("tables", "published", "results"), "render.py", "def to_latex(", "def to_tex("),
-        (("figures", "results"), "summary.py", "AM charged", "charged"),
-        (("report", "templates"), "templates/report.html.j2", "<html", "<HTML"),
+        (("results.runs",), "learning/metrics.py", "def acc(", "def accuracy("),
+        (
+            ("results.tables", "results.published", "results.runs"),
+            "results/render.py",
+            "def to_latex(",
+            "def to_tex(",
+        ),
+        (("figures", "results.runs"), "results/summary.py", "AM charged", "charged"),
+        (("report.page", "report/templates"), "report/templates/report.html.j2", "<html", "<HTML"),
     ],
 )
 def test_code_that_shapes_a_stages_output_counts(copy, roots, file, old, new):
@@ -96,21 +111,21 @@ def test_nothing_else_counts_for_a_stage(copy):
     stages = [
         ("datasets.digits", "datasets.base"),
         ("datasets.cifar", "datasets.base"),
-        ("pretrain", "backbones.resnet_small"),
-        ("features", "backbones.resnet_small"),
-        ("results",),
-        ("tables", "published", "results"),
-        ("report", "templates", "published", "results"),
+        ("backbones.pretraining", "backbones.resnet_small"),
+        ("features.cache", "backbones.resnet_small"),
+        ("results.runs",),
+        ("results.tables", "results.published", "results.runs"),
+        ("report.page", "report/templates", "results.published", "results.runs"),
     ]
     before = [stage(*roots) for roots in stages]
-    edit(copy / "origin.py", "platform.machine()", "platform.node()")
+    edit(copy / "provenance/origin.py", "platform.machine()", "platform.node()")
     edit(copy / "datasets/glyphs.py", "FONT_SIZE = 52", "FONT_SIZE = 50")
     edit(copy / "backbones/torchvision_nets.py", "weights=None, num_classes=classes", "num_classes=classes")
     edit(copy / "methods/gem.py", "margin: float", "margin2: float")
     edit(copy / "datasets/download.py", "nothing was kept", "it was not kept")
     edit(copy / "backbones/config.py", "must be above 0", "must be positive")
-    edit(copy / "config.py", "is listed twice", "is there twice")
-    edit(copy / "errors.py", "class UserError", "X = 1\n\n\nclass UserError")
+    edit(copy / "grid/config.py", "is listed twice", "is there twice")
+    edit(copy / "common/errors.py", "class UserError", "X = 1\n\n\nclass UserError")
     (copy / "datasets/new.py").write_text("x = 1\n")
     for path in [*copy.glob("*.py"), *copy.glob("*/*.py")]:
         path.write_text(path.read_text() + "\n# a comment\n")
@@ -121,16 +136,16 @@ def test_nothing_else_counts_for_a_stage(copy):
 @pytest.mark.parametrize(
     "line",
     [
-        "from sharc_core import metrics",
-        "import sharc_core.metrics",
-        "from . import metrics",
-        "from .metrics import acc",
+        "from sharc_core.learning import metrics",
+        "import sharc_core.learning.metrics",
+        "from .learning import metrics",
+        "from .learning.metrics import acc",
     ],
 )
 def test_every_form_of_import_counts(copy, line):
     (copy / "mine.py").write_text(f"{line}\n")
     before = stage("mine")
-    edit(copy / "metrics.py", "def acc(", "def accuracy(")
+    edit(copy / "learning/metrics.py", "def acc(", "def accuracy(")
     assert stage("mine") != before
 
 
@@ -138,8 +153,12 @@ def test_library_versions_are_those_a_stage_imports():
     digits = provenance.library_versions("datasets.digits", "datasets.base")
     assert set(digits) == {"numpy", "pillow", "scikit-learn"}
     assert {"numpy", "pillow", "matplotlib"} <= set(provenance.library_versions("datasets.glyphs"))
-    assert {"torch", "torchvision"} <= set(provenance.library_versions("pretrain", "backbones.resnet_small"))
-    assert {"torch", "torchvision"} <= set(provenance.library_versions("features", "backbones.resnet_small"))
+    assert {"torch", "torchvision"} <= set(
+        provenance.library_versions("backbones.pretraining", "backbones.resnet_small")
+    )
+    assert {"torch", "torchvision"} <= set(
+        provenance.library_versions("features.cache", "backbones.resnet_small")
+    )
 
 
 def test_only_the_saliency_in_use_counts(copy):

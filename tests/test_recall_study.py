@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from result_factory import made_by
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.cell import Training
-from sharc_core.config import load_grid
+from sharc_core.common.pooling import pool
+from sharc_core.grid.cell import Training
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.recall_settings import RecallJob, RecallStudy
 from sharc_core.heads import LinearHead
-from sharc_core.pooling import pool
-from sharc_core.recall_settings import RecallJob, RecallStudy
 from sharc_core.streams import make_stream
 from sharc_core.studies import recall
 from sharc_core.studies.jobs import recall_jobs, recall_path
@@ -311,7 +311,7 @@ def test_rows_survive_their_file(tmp_path):
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / "mean.csv"
-    monkeypatch.setattr("sharc_core.files.os.replace", lambda *_: (_ for _ in ()).throw(RuntimeError))
+    monkeypatch.setattr("sharc_core.common.files.os.replace", lambda *_: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(RuntimeError):
         write_rows(run_recall(FEATURES, make_job("none", changed(seeds=[0]))), path, MADE_BY, "key")
     assert list(tmp_path.iterdir()) == []

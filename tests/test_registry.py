@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sharc_core.errors import UserError
-from sharc_core.registry import Registry
+from sharc_core.common.errors import UserError
+from sharc_core.common.registry import Registry
 
 PLAIN = """
 from {package} import KIND
@@ -37,7 +37,7 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / name
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        f'from sharc_core.registry import Registry\n\nKIND = Registry("thing", "{name}")\n'
+        f'from sharc_core.common.registry import Registry\n\nKIND = Registry("thing", "{name}")\n'
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     for module, text in {
@@ -115,9 +115,9 @@ def test_a_cells_job_does_not_wait_for_libraries_it_has_no_use_for():
     """scikit-learn, SciPy, pandas, torchvision and torch's compiler take longer to load than a small cell."""
     code = """
 import sys
-from sharc_core.cell import Cell
-from sharc_core.features import open_views
-from sharc_core.learner import run_cell
+from sharc_core.grid.cell import Cell
+from sharc_core.features.cache import open_views
+from sharc_core.learning.learner import run_cell
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.methods import METHODS
 from sharc_core.backbones.config import BackboneConfig

@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 import pytest
 from result_factory import constant_matrix, make_document, make_grid
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 from sharc_core.figures import write_figures
-from sharc_core.findings import equal_bytes_table, findings
-from sharc_core.published import load_published, no_published
-from sharc_core.report import flatten, write_report
-from sharc_core.results import runs_table
-from sharc_core.summary import summarise
+from sharc_core.report.findings import equal_bytes_table, findings
+from sharc_core.report.page import flatten, write_report
+from sharc_core.results.published import load_published, no_published
+from sharc_core.results.runs import runs_table
+from sharc_core.results.summary import summarise
 
 VOID = {"meta", "link", "br", "input", "img"}
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.restricted_pickle import load_pickle
-from sharc_core.errors import UserError
 
 KINDS = ["u1", "i1", "<i2", ">i4", "<i8", "<f4", ">f8", "?", "<U3", "S4"]
 

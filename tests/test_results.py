@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from result_factory import constant_matrix, make_document, make_grid
 
-from sharc_core.errors import UserError
-from sharc_core.results import COLUMNS, read_runs, runs_table, write_runs
-from sharc_core.summary import summarise
+from sharc_core.common.errors import UserError
+from sharc_core.results.runs import COLUMNS, read_runs, runs_table, write_runs
+from sharc_core.results.summary import summarise
 
 CONTRACT = """
 dataset backbone scenario method variant buffer theta associative_memory saliency budget_unit seed acc aia bwt

@@ -73,7 +73,7 @@ def test_occlusion_equals_captum_and_the_loop(kind):
 def test_occlusion_in_chunks_is_the_same(monkeypatch):
     head, maps, y = case("mlp")
     whole = mine("occlusion", head, maps, y)
-    monkeypatch.setattr("sharc_core.heads.EFFECT_FLOATS", 1)
+    monkeypatch.setattr("sharc_core.heads.mlp.EFFECT_FLOATS", 1)
     torch.testing.assert_close(mine("occlusion", head, maps, y), whole)
 
 

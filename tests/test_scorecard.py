@@ -11,16 +11,24 @@ import pandas as pd
 import pytest
 from result_factory import constant_matrix, make_document, make_grid
 
-from sharc_core.claims import CLAIMS, check_claims, claims_table
+from sharc_core.common.formats import number_text
 from sharc_core.figures import write_figures
-from sharc_core.labels import number_text
-from sharc_core.published import load_published, no_published, published_lookup, published_pairs
-from sharc_core.report import write_report
-from sharc_core.results import runs_table
-from sharc_core.scorecard import scorecard, tidy_scorecard, write_scorecard
-from sharc_core.setups import below_here, below_paper, overall, own_setting, setups, significant, verdict
-from sharc_core.summary import summarise
-from sharc_core.tables import main_tables, write_tables
+from sharc_core.report.page import write_report
+from sharc_core.report.scorecard import scorecard, tidy_scorecard, write_scorecard
+from sharc_core.results.claims import CLAIMS, check_claims, claims_table
+from sharc_core.results.published import load_published, no_published, published_lookup, published_pairs
+from sharc_core.results.runs import runs_table
+from sharc_core.results.setups import (
+    below_here,
+    below_paper,
+    overall,
+    own_setting,
+    setups,
+    significant,
+    verdict,
+)
+from sharc_core.results.summary import summarise
+from sharc_core.results.tables import main_tables, write_tables
 
 
 @pytest.fixture(scope="module")

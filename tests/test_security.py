@@ -19,15 +19,15 @@ from result_factory import make_grid
 from snake import ROOT, copy_project, half_written, snakemake
 from test_report import Checker
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES
 from sharc_core.datasets.pictures import EXTENSIONS, FORMATS, decode
-from sharc_core.errors import UserError
 from sharc_core.figures import write_figures
-from sharc_core.published import no_published
-from sharc_core.report import write_report
-from sharc_core.results import runs_table
-from sharc_core.sub_grid import Study
-from sharc_core.tables import write_tables
+from sharc_core.grid.sub_grid import Study
+from sharc_core.report.page import write_report
+from sharc_core.results.published import no_published
+from sharc_core.results.runs import runs_table
+from sharc_core.results.tables import write_tables
 
 # What a shell, Snakemake's formatting, a wildcard search, a regular expression or a page would see more in.
 NASTY = "a b'c\"d $(touch ran) `touch ran`; touch ran & | * ? [a] # %s %(x)s \\n ~ !x ü"
@@ -115,7 +115,7 @@ def test_markup_is_made_of_our_own_drawings_only():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Markup":
                 found.append((path.name, ast.unparse(node)))
-    assert found == [("report.py", "Markup(svg)")]
+    assert found == [("page.py", "Markup(svg)")]
 
 
 # --- images ----------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharc_core.errors import UserError
-from sharc_core.seeds import derived_seed, generator
+from sharc_core.common.errors import UserError
+from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.streams import make_stream, split_classes
 
 

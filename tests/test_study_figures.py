@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from result_factory import constant_matrix, make_document, make_grid
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 from sharc_core.figures import alt_text, write_figures
 from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.theta import theta_figure
 from sharc_core.figures.write import NAMES
-from sharc_core.results import runs_table
-from sharc_core.sub_grid import Study
-from sharc_core.summary import summarise
+from sharc_core.grid.sub_grid import Study
+from sharc_core.results.runs import runs_table
+from sharc_core.results.summary import summarise
 
 
 def cell(method, value, variant="plain", **axes):

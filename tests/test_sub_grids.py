@@ -7,13 +7,13 @@ import pytest
 from result_factory import make_document, make_grid
 from test_config import BASE
 
-from sharc_core.config import load_grid, study_grid
-from sharc_core.errors import UserError
-from sharc_core.published import no_published
-from sharc_core.results import read_runs, runs_table, write_runs
-from sharc_core.summary import summarise
-from sharc_core.tables import write_study_tables, write_tables
-from sharc_core.unroll import cells, memberships
+from sharc_core.common.errors import UserError
+from sharc_core.grid.config import load_grid, study_grid
+from sharc_core.grid.unroll import cells, memberships
+from sharc_core.results.published import no_published
+from sharc_core.results.runs import read_runs, runs_table, write_runs
+from sharc_core.results.summary import summarise
+from sharc_core.results.tables import write_study_tables, write_tables
 
 
 def with_studies(studies: dict, **changes) -> dict:

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 from result_factory import constant_matrix, make_document, make_grid
 
-from sharc_core.errors import UserError
-from sharc_core.labels import bytes_text, mean_text, method_name, natural_key, number_text
-from sharc_core.pairs import equal_bytes, pair_tables, paired
-from sharc_core.published import load_published, no_published, published_lookup
-from sharc_core.render import Item, Table, escape_latex, to_latex, to_markdown
-from sharc_core.results import runs_table
-from sharc_core.summary import summarise
-from sharc_core.tables import main_tables, tidy, write_tables
+from sharc_core.common.errors import UserError
+from sharc_core.common.formats import bytes_text, mean_text, natural_key, number_text
+from sharc_core.results.display_names import method_name
+from sharc_core.results.pairs import equal_bytes, pair_tables, paired
+from sharc_core.results.published import load_published, no_published, published_lookup
+from sharc_core.results.render import Item, Table, escape_latex, to_latex, to_markdown
+from sharc_core.results.runs import runs_table
+from sharc_core.results.summary import summarise
+from sharc_core.results.tables import main_tables, tidy, write_tables
 
 PAPER = "workflow/paper/paper_results.csv"
 

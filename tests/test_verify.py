@@ -11,12 +11,12 @@ import pytest
 from record_factory import add_recall, finished_grid
 from snake import sharc_core, snakemake
 
-from sharc_core import verify as verify_module
 from sharc_core.__main__ import main
-from sharc_core.documents import checksum
-from sharc_core.files import read_json, sha256_file, write_json
-from sharc_core.lineage import FIELDS
-from sharc_core.record import NAMES
+from sharc_core.common.files import read_json, sha256_file, write_json
+from sharc_core.learning.documents import checksum
+from sharc_core.provenance.lineage import FIELDS
+from sharc_core.verification import verify as verify_module
+from sharc_core.verification.record import NAMES
 
 MATRICES = "matrices/s_digits/resnet_small-pretrain"
 
@@ -343,7 +343,7 @@ def test_other_code_is_told_where_tables_differ_and_only_there(place, verify, mo
     write_json(path, record)
     status, lines = verify()
     assert status == 0 and len(lines) == 1, lines
-    monkeypatch.setattr("sharc_core.tables.FORMULAS", "other words")
+    monkeypatch.setattr("sharc_core.results.tables.FORMULAS", "other words")
     status, lines = verify()
     assert status == 1
     differing = [line for line in lines if line.startswith("differs: tables/")]
@@ -454,7 +454,7 @@ def test_a_call_that_ended_before_the_record_is_made_good_by_the_next(project, t
     smoke = ("--configfile", "config/smoke.yaml")
     report = copy / "results/smoke/report.html"
     before = (report.stat().st_atime_ns, report.stat().st_mtime_ns)
-    edit(copy / "sharc_core/templates/report.html.j2", "<html", "<html ")
+    edit(copy / "sharc_core/report/templates/report.html.j2", "<html", "<html ")
     done = snakemake(copy, "results/smoke/report.html", *smoke)
     assert done.returncode == 0, done.stdout
     assert verified(copy, "results/smoke").stdout.startswith("altered: report.html: ")

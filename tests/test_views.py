@@ -13,17 +13,17 @@ from test_features import random_images
 
 from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
-from sharc_core.config import load_grid
-from sharc_core.errors import UserError
-from sharc_core.features import View, extract_features, open_features, open_views
+from sharc_core.common.errors import UserError
+from sharc_core.features.cache import View, extract_features, open_features, open_views
+from sharc_core.features.views import ReplicaViews, needed_views, view_numbers, view_of
+from sharc_core.grid.config import load_grid
+from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.heads import make_head
-from sharc_core.learner import evaluate, make_memory, run_cell
+from sharc_core.learning.learner import evaluate, make_memory, run_cell
 from sharc_core.methods import METHODS
-from sharc_core.pipeline import Layout, ensure_features
-from sharc_core.results import runs_table
+from sharc_core.results.runs import runs_table
+from sharc_core.stages.pipeline import Layout, ensure_features
 from sharc_core.streams import make_stream
-from sharc_core.unroll import cells, extracted_views
-from sharc_core.views import ReplicaViews, needed_views, view_numbers, view_of
 
 torch.set_num_threads(1)
 CASES = [(m, "plain") for m in METHODS.names()] + [("er", "sharc"), ("derpp", "sharc"), ("gem", "sharc")]
@@ -57,7 +57,7 @@ def heads(monkeypatch):
         seen.append(head.vector.clone())
         return evaluate(features, stream, head, device)
 
-    monkeypatch.setattr("sharc_core.learner.evaluate", recording)
+    monkeypatch.setattr("sharc_core.learning.learner.evaluate", recording)
     return seen
 
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
-from sharc_core.seeds import generator
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.seeds import generator
+from sharc_core.common.settings import Settings as BaseSettings
 
 MOST_DROPPED = 0.95  # share of the channels, in training
 

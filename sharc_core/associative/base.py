@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from sharc_core.errors import UserError
-from sharc_core.registry import Registry
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.errors import UserError
+from sharc_core.common.registry import Registry
+from sharc_core.common.settings import Settings as BaseSettings
 
 ASSOCIATIVE_MEMORIES = Registry("associative memory", "sharc_core.associative")
 

@@ -29,8 +29,8 @@ from sharc_core.associative.matrix_normal import (
     learn_rows,
 )
 from sharc_core.associative.row_covariance import RowCovariance
-from sharc_core.seeds import generator
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.seeds import generator
+from sharc_core.common.settings import Settings as BaseSettings
 
 REFRESH = 32  # batches after which R R^T and X R^T, kept up to date, are formed anew from R
 TOGETHER = 16  # masks read side by side: a step on a few rows is mostly overhead

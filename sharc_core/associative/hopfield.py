@@ -8,9 +8,9 @@ from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.running import faded
-from sharc_core.errors import UserError
-from sharc_core.seeds import generator
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.errors import UserError
+from sharc_core.common.seeds import generator
+from sharc_core.common.settings import Settings as BaseSettings
 
 
 @ASSOCIATIVE_MEMORIES.register("hopfield")

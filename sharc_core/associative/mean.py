@@ -6,7 +6,7 @@ import torch
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.running import faded
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 
 @ASSOCIATIVE_MEMORIES.register("mean")

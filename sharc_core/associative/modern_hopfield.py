@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, finite
-from sharc_core.errors import UserError
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.errors import UserError
+from sharc_core.common.settings import Settings as BaseSettings
 
 STATE_BYTES = 2  # stored maps are float16, as in the feature cache
 

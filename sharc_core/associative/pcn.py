@@ -11,8 +11,8 @@ from sharc_core.associative.activations import phi
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.groups import by_mask
 from sharc_core.associative.predictive import Network, Products, Watch
-from sharc_core.seeds import generator
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.seeds import generator
+from sharc_core.common.settings import Settings as BaseSettings
 
 TOGETHER = 8  # cues settled at once, at least: so many products (h, h) still fit a processor's cache
 

@@ -13,7 +13,7 @@ from sharc_core.backbones.architectures import build_classifier, cut_at_maps
 from sharc_core.backbones.config import CONVERTING, BackboneConfig
 from sharc_core.backbones.preprocess import resolve
 from sharc_core.backbones.weights import Shapes, check_fit, local_shapes
-from sharc_core.errors import UserError, shown
+from sharc_core.common.errors import UserError, shown
 
 ENOUGH = 0.5  # share of the names that have to agree before a file counts as one of this layout
 

@@ -18,8 +18,8 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
-from sharc_core.errors import UserError
-from sharc_core.registry import Registry
+from sharc_core.common.errors import UserError
+from sharc_core.common.registry import Registry
 
 ARCHITECTURES = Registry("architecture", "sharc_core.backbones")
 

@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharc_core.backbones.architectures import fuse_batch_norms
 from sharc_core.backbones.model import Backbone
-from sharc_core.determinism import same_bits
-from sharc_core.errors import UserError
-from sharc_core.seeds import generator
+from sharc_core.common.determinism import same_bits
+from sharc_core.common.errors import UserError
+from sharc_core.common.seeds import generator
 
 ESTIMATED = 64  # images in a batch that statistics are estimated from
 

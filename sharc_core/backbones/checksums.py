@@ -10,8 +10,8 @@ import torch
 
 from sharc_core.backbones.config import BackboneConfig
 from sharc_core.backbones.weights import weights_entry
-from sharc_core.errors import UserError
-from sharc_core.files import read_json, sha256_file
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import read_json, sha256_file
 
 
 def check_weights(

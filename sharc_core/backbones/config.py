@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sharc_core.settings import Name, Settings, WorkflowPath, no_repeats
+from sharc_core.common.settings import Name, Settings, WorkflowPath, no_repeats
 
 SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
 VIEW_LIMIT = 100  # each is a copy of the training features

@@ -26,9 +26,9 @@ from sharc_core.backbones.weights import (
     weights_entry,
     with_positions_for,
 )
-from sharc_core.errors import UserError
-from sharc_core.files import sha256_file
-from sharc_core.pooling import widened
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import sha256_file
+from sharc_core.common.pooling import widened
 
 
 class Backbone(nn.Module):

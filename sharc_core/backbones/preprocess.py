@@ -9,7 +9,7 @@ from torch import nn
 
 from sharc_core.backbones.config import BackboneConfig
 from sharc_core.backbones.weights import weights_entry
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

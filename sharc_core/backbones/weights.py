@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from sharc_core.errors import UserError
-from sharc_core.files import sha256_file
-from sharc_core.registry import nearest
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import sha256_file
+from sharc_core.common.registry import nearest
 
 Shapes = dict[str, tuple[tuple[int, ...], bool]]  # name -> (shape, is floating point)
 

@@ -21,16 +21,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from sharc_core.datasets.file_names import (
-    is_hidden,
-    is_system_file,
-    natural,
-    with_slashes,
-    zip_name,
-)
+from sharc_core.common.errors import Missing, UserError
+from sharc_core.common.files import digest
+from sharc_core.datasets.file_names import is_hidden, is_system_file, natural, with_slashes, zip_name
 from sharc_core.datasets.threads import in_order
-from sharc_core.errors import Missing, UserError
-from sharc_core.files import digest
 
 __all__ = ["TAR_ENDINGS", "Container", "natural"]
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import PIL
 
-from sharc_core.errors import UserError
-from sharc_core.files import atomic_folder, read_json, write_json
-from sharc_core.integrity import REMEDY, check_files, entry, stamp
-from sharc_core.registry import Registry
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import atomic_folder, read_json, write_json
+from sharc_core.common.integrity import REMEDY, check_files, entry, stamp
+from sharc_core.common.registry import Registry
+from sharc_core.common.settings import Settings as BaseSettings
 
 SOURCES = Registry("data source", "sharc_core.datasets")
 SPLITS = ("train", "test")
@@ -82,7 +82,7 @@ class PreparedData:
 
 
 def open_prepared(folder: Path | str, verify: bool = False) -> PreparedData:
-    """Open a prepared folder; see sharc_core.integrity for what is hashed, everything if `verify`.
+    """Open a prepared folder; see sharc_core.common.integrity for what is hashed, everything if `verify`.
 
     Raises UserError naming the file when something is missing, short or altered.
     """

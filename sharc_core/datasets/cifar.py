@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.archives import Container
 from sharc_core.datasets.base import SOURCES, Progress, writing
 from sharc_core.datasets.download import Archive, ArchiveSource
 from sharc_core.datasets.restricted_pickle import load_pickle
-from sharc_core.errors import UserError
 
 SIDE = 32
 CLASSES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import digest, read_json, sha256_file, write_json
 from sharc_core.datasets.archives import Container, fingerprint
 from sharc_core.datasets.threads import in_order
-from sharc_core.errors import UserError
-from sharc_core.files import digest, read_json, sha256_file, write_json
 
 
 class Note:

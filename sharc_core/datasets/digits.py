@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from sharc_core.common.errors import UserError
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
-from sharc_core.errors import UserError
-from sharc_core.settings import Settings as BaseSettings
 
 IMAGES, FEWEST = 1797, 174  # of all classes, and of the smallest (the eights)
 SIDE = 32  # the originals are 8 x 8

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from sharc_core.common.errors import Missing, UserError
+from sharc_core.common.files import FULL, atomic_path
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.base import Progress, Source
-from sharc_core.errors import Missing, UserError
-from sharc_core.files import FULL, atomic_path
-from sharc_core.settings import Settings as BaseSettings
 
 SECONDS_BETWEEN_LINES = 5
 TIMEOUT = 60  # seconds without a byte after which a server counts as unreachable

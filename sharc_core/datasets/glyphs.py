@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
+from sharc_core.common.errors import UserError
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
 from sharc_core.datasets.glyph_pool import digit_of, face_path, faces_of, pool
-from sharc_core.errors import UserError
-from sharc_core.settings import Settings as BaseSettings
 
 CANVAS = 96  # pixels of the square that a character is drawn on before it is placed
 FONT_SIZE = 52

@@ -9,14 +9,14 @@ from typing import Annotated
 from PIL import Image
 from pydantic import AfterValidator, Field, model_validator
 
+from sharc_core.common.errors import Missing, UserError, one_line
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.archives import Container
 from sharc_core.datasets.base import SOURCES, Source
 from sharc_core.datasets.contents import Note, checksums, content_hash
 from sharc_core.datasets.file_names import composed
 from sharc_core.datasets.image_layout import TRAIN, ClassReader, Layout, SplitReader
 from sharc_core.datasets.pictures import examine_images, read_images, rows, write_images
-from sharc_core.errors import Missing, UserError, one_line
-from sharc_core.settings import Settings as BaseSettings
 
 MIXED_SIDE = 224  # side to which images of different sizes are brought when none is asked for
 SIDE_LIMIT = 4096  # of the prepared images: 48 MiB each, above it a slip of the keyboard

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.base import SPLITS
 from sharc_core.datasets.file_names import composed, is_hidden, is_text
 from sharc_core.datasets.pictures import EXTENSIONS
-from sharc_core.errors import UserError
 
 TRAIN = "train"  # folder of the training images; that of the test images is a setting
 Parts = tuple[str, ...]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pydantic import Field
 
+from sharc_core.common.errors import Missing, UserError
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.archives import TAR_ENDINGS
 from sharc_core.datasets.base import SOURCES, SPLITS, Source
 from sharc_core.datasets.download import downloads, require_space
 from sharc_core.datasets.mini_imagenet_forms import Form, form_of
 from sharc_core.datasets.pictures import rows, write_images
 from sharc_core.datasets.wnids import MINI_IMAGENET
-from sharc_core.errors import Missing, UserError
-from sharc_core.settings import Settings as BaseSettings
 
 NAME = "mini-imagenet"
 ENDINGS = ("", ".zip", *TAR_ENDINGS, ".parquet")  # a folder's first

@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.contents import content_of_container, content_of_files
 from sharc_core.datasets.file_names import composed
 from sharc_core.datasets.pictures import EXTENSIONS, decode_all, read_images
 from sharc_core.datasets.restricted_pickle import load_pickle
 from sharc_core.datasets.wnids import MINI_IMAGENET
-from sharc_core.errors import UserError
 
 CLASS_SPLITS = ("train", "val", "test")
 # Names of the three pickles; of the second kind the train file of the train phase holds all 600 of a class.

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.base import SPLITS, Progress, Source, writing
 from sharc_core.datasets.pixels import upright_rgb
 from sharc_core.datasets.threads import in_order
-from sharc_core.errors import UserError
 
 EXTENSIONS = (
     ".jpg",

@@ -7,7 +7,7 @@ convert some of it silently into something else.
 import numpy as np
 from PIL import ExifTags, Image
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 WHITE = (255, 255, 255)  # what lies behind transparent pixels
 TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sharc_core.errors import UserError
+from sharc_core.common.errors import UserError
 
 # The reader in Python, whose memo is a dictionary: in the C one, a memo index of two billion, in a pickle
 # of ten bytes, fills 32 GB of memory.

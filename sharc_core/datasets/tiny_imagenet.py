@@ -5,12 +5,12 @@ The published test images have no labels: the validation images are the test spl
 
 from pathlib import Path, PurePosixPath
 
+from sharc_core.common.errors import UserError
 from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.base import SOURCES, Progress
 from sharc_core.datasets.download import Archive, ArchiveSource
 from sharc_core.datasets.pictures import read_images, rows, write_images
 from sharc_core.datasets.wnids import TINY_IMAGENET
-from sharc_core.errors import UserError
 
 SIDE = 64
 TOP = "tiny-imagenet-200"

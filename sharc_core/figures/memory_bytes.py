@@ -15,8 +15,8 @@ from sharc_core.figures.style import (
     panel_title,
     panels,
 )
-from sharc_core.labels import scenario_name
-from sharc_core.summary import Entry
+from sharc_core.results.display_names import scenario_name
+from sharc_core.results.summary import Entry
 
 
 def bytes_figure(entries: Sequence[Entry]) -> Figure:

@@ -7,11 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharc_core.common.formats import natural_key
 from sharc_core.figures.style import bytes_axis, look, panel_title
-from sharc_core.labels import method_key, method_name, natural_key, scenario_name
-from sharc_core.pairs import Pair, paired
-from sharc_core.protocol import protocol_key
-from sharc_core.summary import Entry, network_and_protocol, setting_text, varying_settings
+from sharc_core.grid.protocol import protocol_key
+from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.pairs import Pair, paired
+from sharc_core.results.summary import Entry, network_and_protocol, setting_text, varying_settings
 
 LINE = 0.24  # inches from one protocol to the next
 

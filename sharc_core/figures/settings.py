@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sharc_core.figures.style import BASELINES, PLAIN, bytes_axis, look, places
-from sharc_core.labels import method_key, method_name, scenario_name
-from sharc_core.summary import Entry, setting_text, unique, varying_settings
+from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.summary import Entry, setting_text, unique, varying_settings
 
 LINE = 0.24  # inches from one value to the next
 

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from sharc_core.files import atomic_path
-from sharc_core.labels import bytes_text, method_key, method_name, natural_key
-from sharc_core.summary import Entry, unique
+from sharc_core.common.files import atomic_path
+from sharc_core.common.formats import bytes_text, natural_key
+from sharc_core.results.display_names import method_key, method_name
+from sharc_core.results.summary import Entry, unique
 
 COLOURS = {
     "joint": "#000000",

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sharc_core.figures.style import BASELINES, PLAIN, look, panel_grid, places
-from sharc_core.labels import method_key, method_name, scenario_name
-from sharc_core.summary import Entry, setting_text, unique, varying_settings
+from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.summary import Entry, setting_text, unique, varying_settings
 
 STYLES = ("-", (0, (6, 1)), (0, (6, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))  # of further settings, in order
 

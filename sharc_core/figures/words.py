@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sharc_core.common.formats import bytes_text
 from sharc_core.figures.protocols import pair_name, protocol_rows
 from sharc_core.figures.style import Place, panel_title, panels, places
-from sharc_core.labels import bytes_text, method_key, method_name, scenario_name
-from sharc_core.pairs import Pair
-from sharc_core.summary import Entry, model_label, setting_text, unique, varying_settings
+from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.pairs import Pair
+from sharc_core.results.summary import Entry, model_label, setting_text, unique, varying_settings
 
 OVER_SEEDS = "standard deviation over seeds"
 TITLES = {

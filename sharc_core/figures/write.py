@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import style
 
-from sharc_core.errors import UserError
+from sharc_core.backbones.names import has_batch_norms
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import write_json
 from sharc_core.figures.curves import curves_figure, curves_of
 from sharc_core.figures.first_task import first_task_figure, first_task_of, first_task_words
 from sharc_core.figures.memory_bytes import bytes_figure
@@ -16,12 +18,11 @@ from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.style import STYLE, save
 from sharc_core.figures.theta import theta_figure
 from sharc_core.figures.words import words
-from sharc_core.files import write_json
-from sharc_core.labels import has_batch_norms, scenario_key
-from sharc_core.lineage import lineage
-from sharc_core.origin import UNKNOWN
-from sharc_core.sub_grid import MAIN, Study
-from sharc_core.summary import runs_of, summarise
+from sharc_core.grid.sub_grid import MAIN, Study
+from sharc_core.provenance.lineage import lineage
+from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.results.display_names import scenario_key
+from sharc_core.results.summary import runs_of, summarise
 
 NAMES = ("learning_curves", "bytes")  # figures of the grid itself
 FIRST_TASK = "first_task"  # a figure of all runs, of scenarios with several batch norms of a network

@@ -2,10 +2,10 @@
 
 import torch
 
+from sharc_core.common.registry import Registry
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.heads import Batch, Head
-from sharc_core.memory import EpisodicMemory
-from sharc_core.registry import Registry
-from sharc_core.settings import Settings as BaseSettings
+from sharc_core.memory.episodic import EpisodicMemory
 
 METHODS = Registry("method", "sharc_core.methods")
 

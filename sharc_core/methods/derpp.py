@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS, Method
-from sharc_core.settings import Settings as BaseSettings
 
 
 @METHODS.register("derpp")

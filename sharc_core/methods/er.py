@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.heads import Loss
 from sharc_core.methods.base import METHODS, Method
-from sharc_core.settings import Settings as BaseSettings
 
 
 @METHODS.register("er")

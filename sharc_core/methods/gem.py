@@ -3,9 +3,9 @@
 import torch
 from pydantic import Field
 
+from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS, Method
 from sharc_core.methods.projection import project_many
-from sharc_core.settings import Settings as BaseSettings
 
 
 @METHODS.register("gem")

@@ -11,8 +11,8 @@ every position: no saliency needs the map itself.
 
 import torch
 
+from sharc_core.common.registry import Registry
 from sharc_core.heads import Head
-from sharc_core.registry import Registry
 
 SALIENCIES = Registry("saliency", "sharc_core.saliency")
 

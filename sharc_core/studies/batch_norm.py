@@ -10,27 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.claims import Checked, check_claims
-from sharc_core.files import write_text
-from sharc_core.labels import (
-    BATCH_NORMS,
-    DASH,
-    has_batch_norms,
-    mean_text,
-    natural_key,
-    network_and_batch_norm,
-    number_text,
-    scenario_key,
-    scenario_name,
-)
-from sharc_core.lineage import csv_text, lineage, markdown_text
-from sharc_core.metrics import PairedTest, paired_test
-from sharc_core.origin import UNKNOWN
-from sharc_core.pairs import interval_text
-from sharc_core.published import SETTING, SOURCE, published_for, published_lookup, published_pairs
-from sharc_core.render import Item, Table, escape_markdown, to_markdown
-from sharc_core.setups import Count, Setup, below_here, below_paper, count, setups
-from sharc_core.summary import (
+from sharc_core.backbones.names import BATCH_NORMS, has_batch_norms, network_and_batch_norm
+from sharc_core.common.files import write_text
+from sharc_core.common.formats import DASH, escape_markdown, mean_text, natural_key, number_text
+from sharc_core.learning.metrics import PairedTest, paired_test
+from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
+from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.results.claims import Checked, check_claims
+from sharc_core.results.display_names import scenario_key, scenario_name
+from sharc_core.results.pairs import interval_text
+from sharc_core.results.published import SETTING, SOURCE, published_for, published_lookup, published_pairs
+from sharc_core.results.render import Item, Table, to_markdown
+from sharc_core.results.setups import Count, Setup, below_here, below_paper, count, setups
+from sharc_core.results.summary import (
     SETTINGS,
     Entry,
     buffer_item,

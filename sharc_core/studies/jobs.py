@@ -4,12 +4,12 @@ from itertools import product
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig
-from sharc_core.config import Grid, listed, memory_of
-from sharc_core.documents import features_name
-from sharc_core.files import digest
-from sharc_core.pipeline import Layout
-from sharc_core.provenance import recall_hash
-from sharc_core.recall_settings import RecallJob
+from sharc_core.common.files import digest
+from sharc_core.grid.config import Grid, listed, memory_of
+from sharc_core.grid.recall_settings import RecallJob
+from sharc_core.learning.documents import features_name
+from sharc_core.provenance.code_hashes import recall_hash
+from sharc_core.stages.pipeline import Layout
 
 
 def recall_settings(grid: Grid) -> dict[str, dict]:

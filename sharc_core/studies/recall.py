@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES, AssociativeMemory
-from sharc_core.encoding import top_mask
-from sharc_core.errors import UserError
-from sharc_core.features import Features
+from sharc_core.common.errors import UserError
+from sharc_core.common.pooling import pool
+from sharc_core.common.seeds import derived_seed, generator
+from sharc_core.features.cache import Features
+from sharc_core.grid.recall_settings import RecallJob
 from sharc_core.heads import Batch, Head, LinearHead
-from sharc_core.pooling import pool
-from sharc_core.recall_settings import RecallJob
+from sharc_core.representations.encoding import top_mask
 from sharc_core.saliency.gradient import gradient
-from sharc_core.seeds import derived_seed, generator
 from sharc_core.streams import Stream, make_stream
 
 MEASURES = ("relative_error", "cosine", "nearest", "exact", "agreement")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from sharc_core.common.formats import bytes_text
 from sharc_core.figures.style import FURTHER, STYLE, save
-from sharc_core.labels import bytes_text
 from sharc_core.studies.recall_pictures import Recalls
 
 # sweep: the column along x, its name, the column whose two values are solid and dashed lines

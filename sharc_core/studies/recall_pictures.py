@@ -8,8 +8,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.errors import UserError
-from sharc_core.seeds import derived_seed, generator
+from sharc_core.common.errors import UserError
+from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.studies.recall import random_mask, relative_error
 
 SEED = 0

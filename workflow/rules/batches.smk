@@ -1,5 +1,5 @@
 # Cells in batches (`cells: per_job`): a job trains several, and their documents are then put in their places.
-# What was finished lies in a folder that is no job's output: see sharc_core/batches.py.
+# What was finished lies in a folder that is no job's output: see sharc_core/stages/cell_jobs.py.
 
 PLACES = {
     str(layout.cell(cell)): str(layout.cell(cell).parent / FINISHED / f"{batch}.batch")

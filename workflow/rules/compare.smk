@@ -1,6 +1,6 @@
 # What is on disk against what the grid wants: which cells are trained, which tables are made again. Rules offer
 # to make what is missing or not the grid's, and are forced to; all else is a file that no rule makes. Snakemake's
-# notes and the files' times say nothing here: see sharc_core/comparison.py. Job processes, and calls that only
+# notes and the files' times say nothing here: see sharc_core/verification/comparison.py. Job processes, and calls that only
 # look (--report, --delete-all-output ...), are offered everything.
 
 
@@ -52,21 +52,21 @@ STAGES = {
     "runs": [
         [[found.wanted(path).key, MEMBERS[path]] for path in CELLS],
         below(".", CELLS),
-        stage_hash("results"),
+        stage_hash("results.runs"),
     ],
     "tables": [list(STUDIES), grid.config_hash, stage_hash(*TABLE_CODE["grid"]), sha256_file(PUBLISHED)],
     "figures": [
         {name: [study.figure, study.title] for name, study in grid.studies.items()},
         grid.config_hash,
-        stage_hash("figures", "results"),
+        stage_hash("figures", "results.runs"),
     ],
     "report": [
         grid.config_hash,
-        stage_hash("report", "templates", "published", "results"),
+        stage_hash("report.page", "report/templates", "results.published", "results.runs"),
         sha256_file(PUBLISHED),
         sorted(map(os.path.basename, CARDS)),
     ],
-    "provenance": [grid.data_dir, stage_hash("record")],
+    "provenance": [grid.data_dir, stage_hash("verification.record")],
 }
 RECALL_STAGES = {
     "recall_tables": [
@@ -85,7 +85,7 @@ RECALL_STAGES = {
         stage_hash("studies.recall_figures"),
         [recall_hash(memory["kind"]) for memory in recall_settings(grid).values()],
     ],
-    "recall_provenance": [grid.data_dir, stage_hash("record")],
+    "recall_provenance": [grid.data_dir, stage_hash("verification.record")],
 }
 OUTPUTS = {
     "runs": [result("runs.csv")],

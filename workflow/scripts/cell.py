@@ -7,7 +7,7 @@ from common import job
 with job(snakemake, f"{snakemake.params.job['cell']['dataset']} {Path(snakemake.output[0]).stem}"):
     import torch
 
-    from sharc_core.batches import run_alone, wanted_of
+    from sharc_core.stages.cell_jobs import run_alone, wanted_of
 
     torch.set_num_threads(snakemake.threads)
     given, aside = snakemake.params.job, snakemake.params.aside

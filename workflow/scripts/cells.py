@@ -7,7 +7,7 @@ from common import job
 with job(snakemake, f"{snakemake.wildcards.dataset} {snakemake.wildcards.batch}"):
     import torch
 
-    from sharc_core.batches import run_batch, wanted_of
+    from sharc_core.stages.cell_jobs import run_batch, wanted_of
 
     torch.set_num_threads(snakemake.threads)
     given, aside = snakemake.params.jobs, snakemake.params.aside

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sharc_core.errors import UserError, one_line
-from sharc_core.files import FULL, disk_errors
+from sharc_core.common.errors import UserError, one_line
+from sharc_core.common.files import FULL, disk_errors
 
 
 class Log(io.TextIOWrapper):

@@ -5,9 +5,9 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, f"recall {snakemake.params.job['dataset']} {Path(snakemake.output[0]).stem}"):
-    from sharc_core.features import open_features
-    from sharc_core.origin import run_origin, versions
-    from sharc_core.recall_settings import RecallJob
+    from sharc_core.features.cache import open_features
+    from sharc_core.grid.recall_settings import RecallJob
+    from sharc_core.provenance.origin import run_origin, versions
     from sharc_core.studies.recall import run_recall
     from sharc_core.studies.recall_table import write_rows
 

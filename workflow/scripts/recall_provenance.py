@@ -3,8 +3,8 @@
 from common import job
 
 with job(snakemake, "recall provenance"):
-    from sharc_core.config import load_grid
-    from sharc_core.record import write_recall_record
+    from sharc_core.grid.config import load_grid
+    from sharc_core.verification.record import write_recall_record
 
     found, given = snakemake.input, snakemake.params
     rows = dict(zip(found.rows, given.wanted, strict=True))

@@ -5,7 +5,7 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "recall tables"):
-    from sharc_core.recall_settings import RecallStudy
+    from sharc_core.grid.recall_settings import RecallStudy
     from sharc_core.studies.recall_table import read_rows, write_recall_tables
 
     study = RecallStudy.model_validate(snakemake.params.study)

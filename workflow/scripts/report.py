@@ -5,11 +5,11 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "report"):
-    from sharc_core.documents import read_all
-    from sharc_core.files import read_json
-    from sharc_core.published import load_published
-    from sharc_core.report import write_report
-    from sharc_core.results import read_runs
+    from sharc_core.common.files import read_json
+    from sharc_core.learning.documents import read_all
+    from sharc_core.report.page import write_report
+    from sharc_core.results.published import load_published
+    from sharc_core.results.runs import read_runs
 
     write_report(
         read_runs(snakemake.input.runs),

@@ -1,0 +1,62 @@
+"""A complaint of pydantic's as one line that names the key, the value and what is allowed."""
+
+from pydantic import BaseModel, ValidationError
+
+from sharc_core.common.errors import shown
+from sharc_core.common.registry import nearest
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], prefix: str = "", also: list[str] | None = None
+) -> str:
+    """A pydantic error as one line: key, value, what is allowed.
+
+    Of several complaints the deepest is told: where a value may be a block or a list of blocks, that is
+    the one from the branch that was meant. also: keys that are valid beside the model's own.
+    """
+    first = max(error.errors(), key=lambda item: len(item["loc"]))
+    where = [str(part) for part in first["loc"] if not _is_union_tag(part)]
+    key = ".".join([prefix, *where] if prefix else where)
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        valid = sorted([*_keys_beside(model, first["loc"]), *(also or [])])
+        return f"unknown key {shown(key)}{nearest(where[-1], valid)}; valid: {', '.join(valid)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(value, dict) else f" (got {shown(value)})"
+    hint = nearest(value, _expected(first)) if first["type"] == "literal_error" else ""
+    return f"{key}: {message[:1].lower()}{message[1:]}{got}{hint}"
+
+
+def _is_union_tag(part: str | int) -> bool:
+    """Whether a part of pydantic's location names the branch of a union and not a key of the file."""
+    if not isinstance(part, str):
+        return False
+    return "[" in part or part in {
+        "float",
+        "int",
+        "str",
+        "constrained-float",
+        "BackboneConfig",
+        "BudgetConfig",
+        "Mass",
+        "constrained-str",
+    }
+
+
+def _expected(item: dict) -> list[str]:
+    return [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+
+
+def _keys_beside(model: type[BaseModel], path: tuple) -> list[str]:
+    """Valid keys of the block that an unknown key stands in, found by walking the model's types."""
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue  # an index of a list or a tag of a union: the model stays
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if models:
+            model = models[0]
+    return sorted(model.model_fields)

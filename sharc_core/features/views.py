@@ -1,0 +1,250 @@
+"""Views: which copy of the training images, as they are or augmented, each seed's run trains on.
+
+View 0 is the images as they are. With n >= 2 views there are the augmented views 1 to n, and seed s
+trains on view 1 + s mod n. All views have the same labels and share one set of test features.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sharc_core.common.errors import UserError
+
+
+class View(Protocol):
+    """One view's training features: maps (N, K, h, w) and pooled vectors (N, K)."""
+
+    maps: torch.Tensor
+    pooled: torch.Tensor
+
+
+class TrainingFeatures(Protocol):
+    """Training features: the first view's, labels (N,), and the further views by their number."""
+
+    train_maps: torch.Tensor
+    train_pooled: torch.Tensor
+    train_labels: torch.Tensor
+    further_views: dict[int, View]
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Training images as one seed's network saw them in one task, in the order of the visit.
+
+    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): the last m.
+    """
+
+    order: torch.Tensor
+    pooled: torch.Tensor
+    nonzero: torch.Tensor
+    maps: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DriftingFeatures:
+    """What DriftingReplicas reads; sharc_core.features.drifting.reading opens it.
+
+    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because which a
+    training image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes,
+    for each task the pooled vectors of the first test images of test_order (M,); tested_at_start and
+    joint_tested: of all. Keys are seed, size of the training batches and, for what depends on them, passes.
+    """
+
+    train_maps: torch.Tensor
+    train_pooled: torch.Tensor
+    train_labels: torch.Tensor
+    test_labels: torch.Tensor
+    test_order: torch.Tensor
+    tested_at_start: torch.Tensor
+    visits: dict[tuple[int, int], list[Visits]]
+    joint: dict[tuple[int, int, int], list[Visits]]
+    tested: dict[tuple[int, int, int], list[torch.Tensor]]
+    joint_tested: dict[tuple[int, int, int], torch.Tensor]
+    classes: list[str]
+    manifest: dict
+
+
+class TestFeatures(Protocol):
+    """Labels (M,) of the test images, and their pooled vectors."""
+
+    test_labels: torch.Tensor
+
+    def tested(self, index: torch.Tensor) -> torch.Tensor | None:
+        """(n, K) or (R, n, K) of test images index (n,); None where they are not tested."""
+
+
+def view_numbers(views: int) -> list[int]:
+    """The views of a backbone with so many; the first one's folder holds the test images' features too."""
+    return [0] if views == 1 else list(range(1, views + 1))
+
+
+def view_of(seed: int, views: int) -> int:
+    """The view that a seed trains on."""
+    return view_numbers(views)[seed % views]
+
+
+def needed_views(seeds: list[int], views: int) -> list[int]:
+    """The views that a cell reads: its seeds', and the first one for the test images."""
+    return sorted({view_numbers(views)[0], *(view_of(seed, views) for seed in seeds)})
+
+
+def replicas_of(
+    features: "TrainingFeatures | DriftingFeatures",
+    seeds: list[int],
+    views: int,
+    batch_size: int,
+    joint: int | None = None,
+):
+    """How each seed's replica sees the features, whatever the batch norm.
+
+    views: of a frozen backbone. batch_size, joint: see DriftingReplicas.
+    """
+    if isinstance(features, DriftingFeatures):
+        return DriftingReplicas(features, seeds, batch_size, joint)
+    return ReplicaViews(features, seeds, views)
+
+
+class ReplicaViews:
+    """The training features as each replica sees them: replica r reads its seed's view.
+
+    Raises UserError when the features lack one of those views.
+    """
+
+    def __init__(self, features: TrainingFeatures, seeds: list[int], views: int = 1):
+        self.features = features
+        numbers = [view_of(seed, views) for seed in seeds]
+        arrays = {view_numbers(views)[0]: (features.train_maps, features.train_pooled)}
+        if set(numbers) - set(arrays):
+            arrays |= {n: (view.maps, view.pooled) for n, view in features.further_views.items()}
+        missing = set(numbers) - set(arrays)
+        if missing:
+            raise UserError(f"the features lack view {min(missing)}: extract it, or train on fewer views")
+        self._maps = [arrays[number][0] for number in numbers]
+        # replicas by view; the whole axis at once where all see the same
+        self._groups = [
+            (torch.tensor([r for r, n in enumerate(numbers) if n == number]), arrays[number][1])
+            for number in sorted(set(numbers))
+        ]
+
+    def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Training maps (n, K, h, w) of index (n,) as one replica sees them."""
+        return self._maps[replica][index]
+
+    def pooled(self, index: torch.Tensor) -> torch.Tensor:
+        """Pooled training vectors (R, n, K) of index (R, n), each replica's from its own view."""
+        if len(self._groups) == 1:
+            return self._groups[0][1][index]
+        vectors = self.features.train_pooled.new_empty(*index.shape, self.features.train_pooled.shape[1])
+        for replicas, pooled in self._groups:
+            vectors[replicas] = pooled[index[replicas]]
+        return vectors
+
+    def nonzero(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Values of each channel that are not zero, (n, K), of training maps index (n,)."""
+        return (self.maps(replica, index) != 0).sum((2, 3))
+
+    def tests(self, task: int | None, passes: int | None) -> TestFeatures:
+        """What is tested after a task: a frozen network gives the same features at all times."""
+        return self.features
+
+
+class DriftingReplicas:
+    """Drifting features as each replica sees them: replica r as its seed's network did at the visit.
+
+    batch_size: of training. joint: JOINT's passes, for its own order of the images; None: the stream's.
+    Raises UserError when the features lack a seed, or a memory holds a sample whose map was not kept.
+    """
+
+    def __init__(
+        self, features: DriftingFeatures, seeds: list[int], batch_size: int, joint: int | None = None
+    ):
+        self.features = features
+        self.seeds = seeds
+        self._batch_size, self._joint = batch_size, joint
+        source = features.visits if joint is None else features.joint
+        self._visits = [self._of_seed(source, seed, joint) for seed in seeds]
+        # where each training image was visited: the task, and the position in it
+        self._places = [_places(tasks, len(features.train_labels)) for tasks in self._visits]
+
+    def _of_seed(self, source: dict, seed: int, passes: int | None):
+        """What a seed has in features.visits (no passes), tested, joint or joint_tested."""
+        key = (seed, self._batch_size) if passes is None else (seed, self._batch_size, passes)
+        if key not in source:
+            of = "" if passes is None else f" and {passes} passes"
+            raise UserError(
+                f"the drifting features lack seed {seed} in batches of {self._batch_size}{of}: extract them"
+            )
+        return source[key]
+
+    def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Training maps (n, K, h, w) of index (n,) as they were at the visit."""
+        tasks, position = (places[index] for places in self._places[replica])
+        found = self.features.train_maps.new_empty(
+            len(index), *self.features.train_maps.shape[1:], device="cpu"
+        )
+        for task in tasks.unique().tolist():
+            here, visits = tasks == task, self._visits[replica][task]
+            offset = len(visits.order) - len(visits.maps)
+            if bool((position[here] < offset).any()):
+                raise UserError(
+                    f"seed {self.seeds[replica]}: a memory holds older samples of task {task + 1} than the "
+                    f"{len(visits.maps)} last ones, whose maps alone the drifting features keep: set "
+                    "`maps: all` in the backbone's block"
+                )
+            found[here] = visits.maps[position[here] - offset]
+        return found
+
+    def pooled(self, index: torch.Tensor) -> torch.Tensor:
+        """Pooled training vectors (R, n, K) of index (R, n)."""
+        return torch.stack([self._rows(r, row, "pooled") for r, row in enumerate(index)])
+
+    def nonzero(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Values of each channel that are not zero, (n, K), of training maps index (n,)."""
+        return self._rows(replica, index, "nonzero").long()
+
+    def _rows(self, replica: int, index: torch.Tensor, name: str) -> torch.Tensor:
+        tasks, position = (places[index] for places in self._places[replica])
+        found = None
+        for task in tasks.unique().tolist():
+            here, rows = tasks == task, getattr(self._visits[replica][task], name)
+            found = rows.new_empty(len(index), rows.shape[1]) if found is None else found
+            found[here] = rows[position[here]]
+        return found
+
+    def tests(self, task: int | None, passes: int | None) -> TestFeatures:
+        """What is tested after a task (None: before all, with the statistics that the network came with).
+
+        passes: a step's, so far; None: of a network that saw no training batch.
+        """
+        source = self.features
+        if task is None or passes is None:
+            return _Tested(source, [source.tested_at_start])
+        if self._joint is not None:
+            return _Tested(source, [self._of_seed(source.joint_tested, s, self._joint) for s in self.seeds])
+        return _Tested(source, [self._of_seed(source.tested, s, passes)[task] for s in self.seeds])
+
+
+def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Task and position (N,) of every training image."""
+    task, position = torch.empty(2, samples, dtype=torch.int64)
+    for number, visits in enumerate(tasks):
+        task[visits.order], position[visits.order] = number, torch.arange(len(visits.order))
+    return task, position
+
+
+class _Tested:
+    """The first test images of the stream's order, for every replica (or one for all)."""
+
+    def __init__(self, source: DriftingFeatures, rows: list[torch.Tensor]):
+        self.test_labels = source.test_labels
+        self._rows = rows
+        self._at = torch.empty_like(source.test_order)
+        self._at[source.test_order] = torch.arange(len(source.test_order))
+
+    def tested(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Pooled vectors (R, n, K) of test images index (n,); None where they were not tested."""
+        at = self._at[index]
+        if len(self._rows[0]) <= int(at.max()):
+            return None
+        return torch.stack([rows[at] for rows in self._rows])

@@ -1,0 +1,1 @@
+"""From a grid file to cells: models and defaults, loading, checks, protocols, and unrolling into cells."""

@@ -1,0 +1,132 @@
+"""A cell: one training configuration with all its seeds, the unit of work.
+
+Apart from the config, so that a cell's job imports neither data sources nor backbones.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sharc_core.common.files import digest
+from sharc_core.common.settings import Settings
+
+Scenario = Literal["task_il", "class_il"]
+Variant = Literal["plain", "sharc"]
+Importance = Literal["absolute", "positive"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Training(Settings):
+    """Plain SGD; the defaults are the published code's."""
+
+    lr: float = Field(default=0.1, gt=0)
+    batch_size: int = Field(default=10, ge=1)
+    replay_batch_size: int = Field(default=10, ge=1)
+    epochs: int = Field(default=1, ge=1)
+
+
+class HeadConfig(Settings):
+    """linear: one layer on the pooled map (the paper's tables). mlp: one hidden ReLU layer."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden: int = Field(default=256, ge=1)
+
+
+class Cell(Settings):
+    """One training configuration with all its seeds: the unit of work, a pure function of its fields.
+
+    scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
+    no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
+    method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
+    views: of the backbone, see sharc_core.features.views. batch_norm: what the backbone's does while the head
+    trains; passes: of a training batch through it, None where they move nothing.
+    protocol: a name for some of the other fields' values, see sharc_core.grid.protocol.
+    device: where it is computed, as the grid file has it; what `auto` turned out to be stands in the result.
+    """
+
+    dataset: str
+    tasks: int
+    class_order_seed: int | None
+    backbone: str
+    method: str
+    variant: Variant
+    scenarios: list[Scenario] = ["task_il", "class_il"]
+    seeds: list[int]
+    training: Training
+    head: HeadConfig
+    method_settings: dict[str, Any]
+    buffer: int | None = None
+    budget_unit: str | None = None
+    budget_split: str | list[float] = "equal"
+    selection: str = "last"
+    count_associative_memory: bool = False
+    storage: str = "float16"
+    theta: float | None = None
+    mass: float | None = None
+    saliency: str | None = None
+    importance: Importance | None = None
+    associative_memory: str | None = None
+    associative_kind: str | None = None
+    associative_settings: dict[str, Any] = {}
+    saliency_at: str | None = None
+    read: str | None = None
+    complete: str | None = None
+    forget_every: int | None = None
+    forget_unit: str | None = None
+    forget_beta: float | None = None
+    views: int = 1
+    batch_norm: str = "frozen"
+    passes: int | None = None
+    protocol: str = "paper"
+    device: Device = "cpu"
+
+    @property
+    def id(self) -> str:
+        """File name of the cell: every axis of the grid, no settings (those are parameters of its job)."""
+        if self.buffer is None:
+            return self.method
+        name = f"{self.method}-{self.variant}-m{self.buffer}-{self.budget_unit}"
+        if self.count_associative_memory:
+            name += "-am"
+        if self.budget_split != "equal":
+            is_named = isinstance(self.budget_split, str)
+            name += f"-{self.budget_split if is_named else 'split' + digest(self.budget_split, 6)}"
+        if self.storage != "float16":
+            name += f"-{self.storage}"
+        if self.variant == "sharc":
+            theta = repr(self.theta).removesuffix(".0")  # all digits: any two thetas are two files
+            name += f"-theta{theta}" if self.mass is None else f"-mass{self.mass!r}"
+            name += f"-{self.saliency}-{self.associative_memory}"
+        if self.importance == "positive" and not {"importance", "code"} & set(self.protocol.split("+")):
+            name += "-positive"
+        return name if self.protocol == "paper" else f"{name}-{self.protocol}"
+
+    @property
+    def has_ragged_channels(self) -> bool:
+        """Whether samples differ in how many channels they keep."""
+        return self.mass is not None or self.importance == "positive"
+
+    @property
+    def has_ragged_tasks(self) -> bool:
+        """Whether seeds differ in how many samples fit: they cannot advance together."""
+        return self.has_ragged_channels or self.budget_unit == "nonzero"
+
+    @property
+    def memory_kind(self) -> str | None:
+        """The registered kind of the associative memory; its name in the grid may be the user's own."""
+        return self.associative_kind or self.associative_memory
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """All that a cell's numbers are a function of, its features aside."""
+        return self.model_dump(mode="json", exclude={"scenarios"})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the numbers of each of its seeds are a function of, features and code aside."""
+        return self.model_dump(mode="json", exclude={"scenarios", "seeds"})
+
+    @property
+    def config_hash(self) -> str:
+        """Short hash of everything but the seeds and the scenarios reported."""
+        return digest(self.model_dump(exclude={"seeds", "scenarios"}))

@@ -1,0 +1,89 @@
+"""Which parts of drifting features cells read, what they cost, and which training maps are kept."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sharc_core.features.drifting.part import START, Kept, Part
+from sharc_core.features.views import view_of
+from sharc_core.grid.cell import Cell
+from sharc_core.methods import METHODS
+
+MARGIN = 3  # how many times what samples cost on average is kept where the budget counts non-zero values
+WIDTHS = {"float32": 2.0, "float16": 1.0, "int8": 0.5}  # of stored values, in those of a buffer's slot
+
+
+def parts_of(cells: Iterable[Cell], kept: Kept) -> list[Part]:
+    """The parts that cells of one data set and backbone read, each after those that it is made from."""
+    found = {START: None}
+    for cell in cells:
+        kind = "joint" if METHODS.get(cell.method).joint else "tests"
+        for seed in cell.seeds:
+            part = Part(kind, seed, view_of(seed, cell.views), cell.training.batch_size, cell.passes)
+            found |= {part: None} if kind == "joint" else {part.source(kept): None, part: None}
+    return list(found)
+
+
+def is_read(part: Part, cell: Cell) -> bool:
+    """Whether a cell reads a part, whatever maps were kept."""
+    return any(replace(part, kept=None) == replace(one, kept=None) for one in parts_of([cell], Kept()))
+
+
+def extent(part: Part, counts: dict[str, int], tasks: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Images that a part runs through the network, and about how many bytes it takes on disk.
+
+    counts: images per split. shape: (K, h, w) of a map. Where maps are kept by their non-zero values, half of
+    the values are taken to be zero.
+    """
+    train, test, vector = counts["train"], counts["test"], 4 * shape[0]
+    after = sum(test * min(task + 2, tasks) // tasks for task in range(tasks))
+    images = {"start": test, "train": train, "joint": train + test, "tests": after}[part.kind]
+    if part.kind in ("start", "tests"):
+        return images, images * vector + 16 * (train + test)
+    size = images * (vector + shape[0])
+    if part.kept is not None:
+        most = -(-train // tasks)
+        kept = most if part.kept.samples is None else min(most, max(part.kept.samples, 2 * part.kept.full))
+        size += tasks * kept * 2 * math.prod(shape)
+    return images, size
+
+
+def kept_for(cells: Iterable[Cell], everything: bool = False) -> Kept:
+    """Which maps the memories of some cells of one data set and backbone are expected to hold, rounded up.
+
+    everything: the backbone's `maps: all`. A plain memory of float16 keeps pooled vectors alone. A reservoir
+    may keep any sample; so may one that swaps samples with every batch (`batches`), in which some of the
+    first may stay to the end. In the unit `nonzero` what a sample costs is not known beforehand: what is
+    kept is MARGIN times what fits where non-zero values lie evenly among the channels.
+    """
+    kept = Kept(None) if everything else Kept()
+    for cell in cells:
+        kept = kept | _kept_by(cell)
+    if kept.samples is None:
+        return kept
+    return Kept(_rounded(kept.samples), _rounded(kept.full))
+
+
+def _kept_by(cell: Cell) -> Kept:
+    if cell.buffer is None or (cell.variant == "plain" and cell.storage == "float16"):
+        return Kept()
+    theta = cell.theta or 0.0
+    is_any = cell.selection != "last" or cell.budget_split == "carry" or cell.mass is not None
+    if is_any or theta > 0.99:
+        return Kept(None)
+    share = 1 / cell.tasks
+    if isinstance(cell.budget_split, list):
+        share = max(cell.budget_split) / sum(cell.budget_split)
+    slots = cell.buffer * share + 1
+    fitting = slots if cell.budget_unit == "slots" else slots / (1 - theta)
+    if cell.budget_unit == "bytes":
+        fitting /= WIDTHS.get(cell.storage, 1.0)
+    last_batches = slots + 2 * cell.training.batch_size  # what the AM learns, stored or not
+    if cell.budget_unit == "nonzero":
+        return Kept(math.ceil(last_batches), math.ceil(MARGIN * fitting))
+    return Kept(math.ceil(1.02 * fitting + 2 * cell.training.batch_size))
+
+
+def _rounded(number: int) -> int:
+    """The next power of two: small changes of a grid extract nothing again."""
+    return 1 << (number - 1).bit_length() if number else 0

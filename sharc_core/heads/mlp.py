@@ -1,0 +1,61 @@
+"""A classifier with one hidden layer on pooled features."""
+
+import torch
+
+from sharc_core.heads.base import Head, Loss
+
+EFFECT_FLOATS = 2**23  # hidden values held at a time when an MLP's features are taken away one by one
+
+
+class MLPHead(Head):
+    """One hidden ReLU layer on the pooled features."""
+
+    def __init__(
+        self, replicas: int, features: int, classes: int, hidden: int, device: torch.device | str = "cpu"
+    ):
+        shapes = {
+            "weight1": (hidden, features),
+            "bias1": (hidden,),
+            "weight2": (classes, hidden),
+            "bias2": (classes,),
+        }
+        super().__init__(shapes, replicas, device)
+
+    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).relu_()
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, B, D) -> (R, B, C)."""
+        return torch.baddbmm(self.bias2.unsqueeze(1), self._hidden(x), self.weight2.mT)
+
+    def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        """d(slope . logits)/dx by one backward pass through the head: (R, B, D) for slope (R, B, C)."""
+        return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
+
+    def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What each feature adds to the true class's logit, f^c(x) - f^c(x with x_k = 0): (R, B, D).
+
+        Taking a feature away changes the hidden units' inputs by -x_k W1[:, k]: hidden per feature and
+        sample, not a whole forward pass.
+        """
+        inputs = torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).unsqueeze(2)
+        weights = self.weight2.gather(1, y.unsqueeze(2).expand(-1, -1, self.weight2.shape[2])).unsqueeze(3)
+        effects = torch.empty_like(x)
+        step = max(1, EFFECT_FLOATS // inputs.numel())
+        for start in range(0, x.shape[2], step):
+            part = slice(start, start + step)
+            without = inputs - x[:, :, part, None] * self.weight1.mT[:, None, part]
+            effects[:, :, part] = ((inputs.relu() - without.relu_()) @ weights).squeeze(3)
+        return effects
+
+    def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
+        # All slopes are taken before anything is written: `into` may be the parameters themselves.
+        steps = []
+        for x, slope, weight in loss.terms:
+            hidden = self._hidden(x)
+            steps.append((x, hidden, slope, (slope @ self.weight2) * (hidden > 0), scale * weight))
+        for x, hidden, slope, back, alpha in steps:
+            into["weight2"].baddbmm_(slope.mT, hidden, alpha=alpha)
+            into["bias2"].add_(slope.sum(1), alpha=alpha)
+            into["weight1"].baddbmm_(back.mT, x, alpha=alpha)
+            into["bias1"].add_(back.sum(1), alpha=alpha)

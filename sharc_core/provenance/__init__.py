@@ -1,0 +1,1 @@
+"""Where a number comes from: commit, versions, host, data, and hashes of the code behind it."""

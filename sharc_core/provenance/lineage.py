@@ -1,0 +1,106 @@
+"""What a table comes from, said in the table itself: commits, grid file, data, weights, versions, hosts.
+
+All of it stands in the rows that the table is made of (runs.csv, the recall study's files), but for the
+grid's hash. So a table is a function of results and grid, whatever commit it is made at.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from sharc_core.common.files import short_sha256
+from sharc_core.common.formats import escape_markdown
+from sharc_core.provenance.origin import UNKNOWN
+
+SHORT = 12  # hex digits shown of a commit
+# Columns of rows that know their origin, and their types.
+FIELDS = {
+    "commit": "str",
+    "dirty": "boolean",
+    "data": "str",
+    "weights": "str",
+    "versions": "str",
+    "host": "str",
+}
+
+
+def origin_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """FIELDS of a result, checksums short. document: has `origin` and `versions`."""
+    origin = document["origin"]
+    found = {name: origin[name] for name in ("commit", "dirty", "host")}
+    found |= {name: short_sha256(origin[name]) for name in ("data", "weights")}
+    found["versions"] = "; ".join(f"{name} {text}" for name, text in sorted(document["versions"].items()))
+    return found
+
+
+def lineage(rows: pd.DataFrame, config: str = UNKNOWN) -> dict[str, Any]:
+    """What rows with FIELDS, `dataset` and `backbone` come from; JSON-able, every list sorted.
+
+    config: the hash of the grid (Grid.config_hash). commits: each with `dirty`, None where that is not known.
+    """
+    states = zip(rows["commit"], rows["dirty"], strict=True)
+    commits = {(commit, None if pd.isna(dirty) else bool(dirty)) for commit, dirty in states}
+    return {
+        "commits": [{"commit": c, "dirty": d} for c, d in sorted(commits, key=str)],
+        "config": config,
+        "data": _by_name(zip(rows["dataset"], rows["data"], strict=True)),
+        "weights": _by_name(zip(rows["backbone"], rows["weights"], strict=True)),
+        "versions": sorted(set(rows["versions"])),
+        "hosts": sorted(set(rows["host"])),
+    }
+
+
+def _by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in sorted(set(pairs)):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def sentence(lineage: Mapping[str, Any]) -> str:
+    """A lineage in one line."""
+    versions = " and ".join(text.replace(";", ",") for text in lineage["versions"])
+    return (
+        f"Provenance: run at commit {_commits(lineage)}; config {lineage['config']}; "
+        f"data {_names(lineage['data'])}; weights {_names(lineage['weights'])}; "
+        f"with {versions}; on {' and '.join(lineage['hosts'])}."
+    )
+
+
+def facts(lineage: Mapping[str, Any]) -> dict[str, str | bool | None]:
+    """A lineage as one value per name: the last columns of a CSV table, the lines at the report's foot."""
+    states = {state["dirty"] for state in lineage["commits"]}
+    return {
+        "commit": " and ".join(dict.fromkeys(state["commit"] for state in lineage["commits"])),
+        "dirty": True if True in states else None if None in states else False,
+        "config": lineage["config"],
+        "data": _names(lineage["data"]),
+        "weights": _names(lineage["weights"]),
+        "versions": " and ".join(lineage["versions"]),
+        "host": " and ".join(lineage["hosts"]),
+    }
+
+
+def csv_text(frame: pd.DataFrame, lineage: Mapping[str, Any]) -> str:
+    """A table as CSV at full precision, with its lineage in further columns, the same in every row."""
+    return frame.assign(**facts(lineage)).to_csv(index=False, lineterminator="\n")
+
+
+def markdown_text(text: str, lineage: Mapping[str, Any]) -> str:
+    """A Markdown file with its lineage as the last paragraph."""
+    return f"{text.rstrip()}\n\n{escape_markdown(sentence(lineage))}\n"
+
+
+def latex_text(text: str, lineage: Mapping[str, Any]) -> str:
+    """A LaTeX file with its lineage as the first comment."""
+    return f"% {sentence(lineage)}\n{text}"
+
+
+def _commits(lineage: Mapping[str, Any]) -> str:
+    words = {True: " with uncommitted changes", False: "", None: ""}
+    return " and ".join(state["commit"][:SHORT] + words[state["dirty"]] for state in lineage["commits"])
+
+
+def _names(hashes: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{name} {' and '.join(values)}" for name, values in hashes.items())

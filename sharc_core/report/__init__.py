@@ -1,0 +1,1 @@
+"""The report: findings, scorecard and the HTML page."""

@@ -1,0 +1,1 @@
+"""How one sample is stored, and how many bytes that takes."""

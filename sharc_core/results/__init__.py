@@ -1,0 +1,1 @@
+"""From result documents to runs.csv, summaries, paired statistics and tables."""

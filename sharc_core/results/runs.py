@@ -1,0 +1,254 @@
+"""From cell documents to runs.csv: one row per run, checked, in an order that only the content decides."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import atomic_path
+from sharc_core.common.formats import natural_key
+from sharc_core.grid.protocol import PAPER, protocol_key
+from sharc_core.grid.sub_grid import MAIN
+from sharc_core.learning import metrics
+from sharc_core.provenance.lineage import FIELDS, origin_fields
+from sharc_core.results.display_names import method_key, scenario_key
+
+TOLERANCE = 1e-9  # percent; a prediction that is right among all classes is right among its task's
+
+# What tells two runs of a grid apart, seeds aside (`read` is one value per grid, shown for the reader).
+AXES = {
+    "dataset": "str",
+    "backbone": "str",
+    "scenario": "str",
+    "method": "str",
+    "variant": "str",
+    "buffer": "Int64",
+    "theta": "float64",
+    "mass": "float64",
+    "associative_memory": "str",
+    "saliency": "str",
+    "read": "str",
+    "budget_unit": "str",
+    "budget_split": "str",
+    "storage": "str",
+    "count_associative_memory": "bool",
+    "importance": "str",
+    "protocol": "str",
+}
+COLUMNS = AXES | {
+    "views": "int64",
+    "seed": "int64",
+    "acc": "float64",
+    "aia": "float64",
+    "bwt": "float64",
+    "fwt": "float64",
+    "forgetting": "float64",
+    "bwt_in_code": "float64",
+    "forgetting_in_code": "float64",
+    "episodic_bytes": "int64",
+    "associative_bytes": "int64",
+    "learner_bytes": "int64",
+    "total_bytes": "int64",
+    "samples_stored": "int64",
+    "recall_mse": "float64",
+    "train_seconds": "float64",
+    "config_hash": "str",
+    "versions": "str",
+    "studies": "str",
+    **{name: kind for name, kind in FIELDS.items() if name != "versions"},
+}
+_PARSERS = {"float64": float, "int64": int, "Int64": int}
+_PARSERS |= dict.fromkeys(("bool", "boolean"), {"True": True, "False": False}.__getitem__)
+TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
+
+
+def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = None) -> pd.DataFrame:
+    """One row per (cell, reported scenario, seed), columns COLUMNS.
+
+    members: for every cell, by reported scenario, which studies have it (see unroll.memberships). Without
+    it every scenario is reported, as a result of the grid itself.
+
+    Percent for acc and aia, percentage points for bwt, fwt and forgetting (*_in_code: as the published code
+    computes them); total_bytes is everything that the
+    learner keeps besides the shared frozen backbone: episodic memory, associative memory, head and
+    model copies. train_seconds is per seed. What does not apply is missing (NaN, NA or None). The order
+    of `cells` does not matter.
+
+    Raises UserError for a damaged document or two documents of the same runs, and AssertionError when
+    a Task-IL accuracy is below its Class-IL one, which only a defect of ours can cause.
+    """
+    pairs = zip(cells, [None] * len(cells) if members is None else members, strict=True)
+    rows = [row for document, reported in pairs for row in _rows(document, reported)]
+    if not rows:
+        raise UserError("there are no results to tabulate: the list of cells is empty")
+    rows.sort(key=_order)
+    for row, following in pairwise(rows):
+        if _order(row) == _order(following):
+            raise UserError(
+                f"two results of the same run ({row['dataset']}, {row['backbone']}, {row['method']} "
+                f"{row['variant']}, buffer {row['buffer']}, seed {row['seed']}, configs {row['config_hash']} "
+                f"and {following['config_hash']}): delete the older one"
+            )
+    return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def write_runs(frame: pd.DataFrame, path: Path | str) -> None:
+    """Write runs.csv atomically; floats in the shortest form that reads back to the same bits."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def read_runs(path: Path | str) -> pd.DataFrame:
+    """Read what write_runs wrote: same columns, types and bits. Raises UserError for any other file."""
+    try:
+        # Names such as "NA", "null" or "007" are names: only an empty field is missing.
+        frame = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+        raise UserError(f"{path} is not a table of runs ({error}): delete it and run again") from None
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}: delete it and run again")
+    frame = frame[list(COLUMNS)].astype(object)
+    frame = frame.where(frame.notna(), None)
+    try:
+        for name, kind in COLUMNS.items():
+            if kind != "str":
+                # Python's own parser: correctly rounded, where that of pandas need not be
+                frame[name] = [None if text is None else _PARSERS[kind](text) for text in frame[name]]
+        return _typed(frame)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a table of runs ({error}): delete it and run again") from None
+
+
+def cell_label(document: dict) -> str:
+    """A cell's name in messages: data set, backbone, method, variant, buffer."""
+    cell = document.get("cell", {})
+    parts = [cell.get(key) for key in ("dataset", "backbone", "method", "variant", "buffer")]
+    named = "/".join(str(part) for part in parts if part is not None)
+    return named or f"a cell without a name (its config_hash: {document.get('config_hash')})"
+
+
+def matrix_array(document: dict, scenario: str) -> np.ndarray:
+    """Accuracy matrices (R, T, T) of a cell document in percent, NaN for not evaluated."""
+    return np.array(document["matrix"][scenario], dtype=float)
+
+
+def axes_of(cell: dict, scenario: str) -> dict:
+    """A cell's place on every axis, as runs.csv has it."""
+    axes = {name: cell.get(name) for name in AXES} | {"scenario": scenario}
+    axes["count_associative_memory"] = bool(axes["count_associative_memory"])
+    axes["protocol"] = axes["protocol"] or PAPER
+    if axes["buffer"] is None:  # nothing is stored, so there is no way of storing it
+        return axes | {"budget_split": None, "storage": None}
+    if isinstance(axes["budget_split"], list):
+        # all digits: any two splits are two rows, as they are two cells
+        axes["budget_split"] = "/".join(repr(float(s)).removesuffix(".0") for s in axes["budget_split"])
+    return axes
+
+
+def _rows(document: dict, members: dict[str, list[str]] | None) -> list[dict]:
+    try:
+        return _checked_rows(document, members)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"the result of {cell_label(document)} is damaged ({problem}): delete it and run again"
+        ) from None
+
+
+def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[dict]:
+    cell, costs, seeds = document["cell"], document["costs"], document["seeds"]
+    matrices = {scenario: matrix_array(document, scenario) for scenario in document["matrix"]}
+    for scenario, matrix in matrices.items():
+        if matrix.ndim != 3 or len(matrix) != len(seeds):
+            raise ValueError(f"{scenario} matrix of shape {matrix.shape} for {len(seeds)} seeds")
+    _check_scenarios(document, matrices)
+    trainings = {seed: training for training in document["trainings"] for seed in training["seeds"]}
+    rows = []
+    for scenario, studies in (members or {name: [MAIN] for name in matrices}).items():
+        matrix = matrices[scenario]
+        untrained = np.array(document["untrained"][scenario], dtype=float)
+        values = {
+            "acc": metrics.acc(matrix),
+            "aia": metrics.aia(matrix),
+            "bwt": metrics.bwt(matrix),
+            "fwt": metrics.fwt(matrix, untrained),
+            "forgetting": metrics.forgetting(matrix),
+            "bwt_in_code": metrics.bwt_in_code(matrix, untrained),
+            "forgetting_in_code": metrics.forgetting_in_code(matrix),
+        }
+        for r, seed in enumerate(seeds):
+            row = axes_of(cell, scenario) | {"views": int(cell["views"]), "seed": seed}
+            row |= {name: float(value[r]) for name, value in values.items()}
+            row |= _costs(costs, r)
+            row["config_hash"] = document["config_hash"]
+            row |= {"studies": " ".join(studies), **origin_fields(trainings[seed])}
+            rows.append(row)
+    return rows
+
+
+def _costs(costs: dict, r: int) -> dict:
+    kinds = ("episodic_bytes", "associative_bytes", "learner_bytes")
+    found = {name: int(costs[name][r]) for name in kinds}
+    recall = costs["recall_mse"][r] if costs.get("recall_mse") is not None else None
+    return found | {
+        "total_bytes": sum(found.values()),
+        "samples_stored": int(costs["samples_stored"][r]),
+        "recall_mse": math.nan if recall is None else float(recall),
+        "train_seconds": float(costs["train_seconds"][r]),
+    }
+
+
+def _check_scenarios(document: dict, matrices: dict[str, np.ndarray]) -> None:
+    """Task-IL accuracy >= Class-IL accuracy, entry by entry: both score the same logits."""
+    if not {"task_il", "class_il"} <= set(matrices):
+        return
+    below = matrices["task_il"] < matrices["class_il"] - TOLERANCE
+    if below.any():
+        r, i, j = (int(k) for k in np.argwhere(below)[0])
+        raise AssertionError(
+            f"{cell_label(document)}, seed {document['seeds'][r]}: Task-IL accuracy "
+            f"{matrices['task_il'][r, i, j]} on task {j + 1} after task {i + 1} is below the Class-IL "
+            f"accuracy {matrices['class_il'][r, i, j]}; this is a defect of SHARC-Bench, please report it"
+        )
+
+
+def _order(row: dict) -> tuple:
+    """Sort key over all axes and the seed; what is missing comes first."""
+
+    def optional(value: object) -> tuple:
+        return () if value is None else (value,)
+
+    return (
+        scenario_key(row["scenario"]),
+        natural_key(row["dataset"]),
+        natural_key(row["backbone"]),
+        optional(row["budget_unit"]),
+        optional(row["budget_split"]),
+        optional(row["storage"]),
+        optional(row["buffer"]),
+        method_key(row["method"]),
+        row["variant"],
+        optional(row["theta"]),
+        optional(row["mass"]),
+        optional(row["associative_memory"]),
+        optional(row["saliency"]),
+        optional(row["read"]),
+        row["count_associative_memory"],
+        optional(row["importance"]),
+        protocol_key(row["protocol"]),
+        row["seed"],
+    )
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})
+    for name in TEXT:
+        values = frame[name].astype(object)
+        frame[name] = values.where(values.notna(), None)
+    return frame

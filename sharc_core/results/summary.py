@@ -1,0 +1,239 @@
+"""Runs summed up over seeds, and what tables, figures and report share about their rows."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sharc_core.backbones.names import network_and_batch_norm
+from sharc_core.common.formats import DASH, natural_key
+from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
+from sharc_core.grid.sub_grid import MAIN
+from sharc_core.learning.metrics import confidence_interval
+from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.render import Item
+from sharc_core.results.runs import AXES
+
+SETTINGS = (
+    "theta",
+    "mass",
+    "associative_memory",
+    "saliency",
+    "importance",
+    "read",
+    "count_associative_memory",
+    "protocol",
+)
+METRICS = ("acc", "aia", "bwt", "fwt", "forgetting")
+COSTS = (
+    "episodic_bytes",
+    "associative_bytes",
+    "learner_bytes",
+    "total_bytes",
+    "samples_stored",
+    "recall_mse",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the grid on one data set in one scenario, over its seeds.
+
+    seeds and accs are aligned. mean and std: per metric (sample deviation, NaN for one seed).
+    costs: means over the seeds. Axes that do not apply are None.
+    """
+
+    dataset: str
+    backbone: str
+    scenario: str
+    method: str
+    variant: str
+    buffer: int | None
+    theta: float | None
+    mass: float | None
+    associative_memory: str | None
+    saliency: str | None
+    read: str | None
+    budget_unit: str | None
+    budget_split: str | None
+    storage: str | None
+    count_associative_memory: bool
+    importance: str | None
+    protocol: str
+    seeds: tuple[int, ...]
+    accs: tuple[float, ...]
+    mean: dict[str, float]
+    std: dict[str, float]
+    costs: dict[str, float]
+
+    @property
+    def is_sharc(self) -> bool:
+        """Whether this is the SHARC variant."""
+        return self.variant == "sharc"
+
+    @property
+    def budget(self) -> str | None:
+        """What a buffer means here: unit, split and storage, the last two where they are not the default."""
+        if self.budget_unit is None:
+            return None
+        split = {"equal": [], "carry": ["carried over"]}.get(
+            self.budget_split or "equal", [f"split {self.budget_split}"]
+        )
+        return ", ".join(
+            [self.budget_unit, *split, *([self.storage] if self.storage not in (None, "float16") else [])]
+        )
+
+    @property
+    def acc(self) -> float:
+        """Mean ACC over the seeds, percent."""
+        return self.mean["acc"]
+
+    @property
+    def acc_interval(self) -> tuple[float, float]:
+        """95 % Student-t interval of the mean ACC over the seeds; NaN for one seed."""
+        return confidence_interval(self.accs)
+
+    @property
+    def total_bytes(self) -> float:
+        """Mean bytes of everything the learner keeps besides the backbone."""
+        return self.costs["total_bytes"]
+
+    @property
+    def acc_by_seed(self) -> dict[int, float]:
+        """ACC of every seed, percent."""
+        return dict(zip(self.seeds, self.accs, strict=True))
+
+    @property
+    def row(self) -> tuple:
+        """What identifies a table's row whatever the data set: entries with equal rows share a line."""
+        return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
+
+
+def network_and_protocol(entry: Entry, backbones: Collection[str]) -> tuple[str, str]:
+    """The network that an entry is compared on, and its protocol there.
+
+    backbones: of the entries it is compared with. A drifting backbone is the rule `batch_norm` on the same
+    network in evaluation mode, where that was run; any other backbone is its own.
+    """
+    network, batch_norm = network_and_batch_norm(entry.backbone)
+    if batch_norm == "drifting" and network in backbones:
+        return network, name_of((*rules_of(entry.protocol), BATCH_NORM))
+    return entry.backbone, entry.protocol
+
+
+def runs_of(runs: pd.DataFrame, study: str | None = MAIN, scenario: str | None = None) -> pd.DataFrame:
+    """The runs of the grid itself or of one of its studies, in one scenario or (None) in all.
+
+    study: None for all that was run, whichever study asked for it.
+    """
+    rows = zip(runs["studies"], runs["scenario"], strict=True)
+    return runs[[study in (None, *names.split()) and scenario in (None, where) for names, where in rows]]
+
+
+def summarise(runs: pd.DataFrame, study: str | None = MAIN) -> list[Entry]:
+    """Entries of the grid itself or of one of its studies (see runs_of), in the order of the runs."""
+    groups: dict[tuple, list[dict]] = {}
+    for record in runs_of(runs, study).to_dict("records"):
+        axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
+        groups.setdefault(tuple(axes.items()), []).append(record)
+    return [_entry(dict(axes), records) for axes, records in groups.items()]
+
+
+def _entry(axes: dict, records: list[dict]) -> Entry:
+    def column(name: str) -> np.ndarray:
+        return np.array([record[name] for record in records], dtype=float)
+
+    return Entry(
+        **axes,
+        seeds=tuple(int(record["seed"]) for record in records),
+        accs=tuple(column("acc").tolist()),
+        mean={name: float(column(name).mean()) for name in METRICS},
+        std={name: sample_std(column(name)) for name in METRICS},
+        costs={name: float(column(name).mean()) for name in COSTS},
+    )
+
+
+def sample_std(values: np.ndarray) -> float:
+    """Sample standard deviation (ddof = 1) of values (N,); NaN for N < 2."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def varying_settings(entries: Sequence[Entry]) -> list[str]:
+    """Settings that differ between the entries: those that a row's label has to carry.
+
+    They are SHARC's, but for the protocol. What differs only between protocols is said by their names.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.buffer is not None:
+            groups.setdefault(entry.protocol, []).append(entry)
+    sharc = [[entry for entry in group if entry.is_sharc] for group in groups.values()]
+    varying = [n for n in SETTINGS if any(len({getattr(e, n) for e in group}) > 1 for group in sharc)]
+    return [*varying, "protocol"] if len(groups) > 1 else varying
+
+
+def model_label(entry: Entry, varying: Sequence[str]) -> str:
+    """`ER`, `ER+`, or `ER+ (theta 0.4, mean)` with what varies; of plain rows the protocol."""
+    if entry.buffer is None:
+        return method_name(entry.method)
+    named = [name for name in varying if entry.is_sharc or name == "protocol"]
+    words = [text for name in named if (text := setting_text(entry, name))]
+    label = f"{method_name(entry.method)}{'+' if entry.is_sharc else ''}"
+    return f"{label} ({', '.join(words)})" if words else label
+
+
+def setting_text(entry: Entry, name: str) -> str:
+    """One of SHARC's settings in a word or two."""
+    value = getattr(entry, name)
+    if name == "theta":
+        return "" if value is None else f"theta {float(value)!r}".removesuffix(".0")
+    if name == "mass":
+        return "" if value is None else f"mass {float(value)!r}"
+    if name == "count_associative_memory":
+        return "AM charged" if value else "AM not charged"
+    return str(value)
+
+
+def blocks(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries by backbone and budget unit; those without a memory are in every block of their backbone."""
+    found = []
+    for backbone in unique((e.backbone for e in entries), natural_key):
+        here = [entry for entry in entries if entry.backbone == backbone]
+        units = unique((e.budget for e in here if e.budget is not None), str)
+        found += [[e for e in here if e.budget in (None, unit)] for unit in units or [None]]
+    return found
+
+
+def row_key(entry: Entry) -> tuple:
+    """Order of a table's rows: buffer (none first), method, protocol, plain before SHARC, settings."""
+    settings = [
+        (value is not None, value or 0 if not isinstance(value, str) else value)
+        for value in (getattr(entry, name) for name in SETTINGS)
+    ]
+    protocol = protocol_key(entry.protocol)
+    return (entry.buffer or 0, method_key(entry.method), protocol, entry.variant, settings)
+
+
+def unique(values: Iterable, key: Callable) -> list:
+    """Each value once, sorted."""
+    return sorted(set(values), key=key)
+
+
+def block_title(entries: Sequence[Entry]) -> str:
+    """Scenario, backbone and budget unit of a block."""
+    unit = next((e.budget for e in entries if e.budget is not None), None)
+    title = f"{scenario_name(entries[0].scenario)}, backbone {entries[0].backbone}"
+    return title if unit is None else f"{title}, budget in {unit}"
+
+
+def seeds_text(entries: Sequence[Entry]) -> str:
+    """How many seeds the entries were run with."""
+    counts = sorted({len(entry.seeds) for entry in entries})
+    return f"Seeds: {counts[0]}" if len(counts) == 1 else f"Seeds: {counts[0]} to {counts[-1]}"
+
+
+def buffer_item(entry: Entry) -> Item:
+    """The buffer as a field of a table; a dash for methods without one."""
+    return Item(DASH, -1) if entry.buffer is None else Item(str(entry.buffer), entry.buffer)

@@ -1,0 +1,1 @@
+"""Which samples of a task the memory keeps."""

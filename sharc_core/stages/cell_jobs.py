@@ -1,0 +1,183 @@
+"""The job of a cell, and jobs of several: what is missing is trained, what is there and right is kept.
+
+A cell's job adds the seeds that its document lacks. A job of several cells means one start of Python and
+torch, one opening of the features, one hold on a GPU. Snakemake makes and deletes the files of a job
+together; so that a batch that was killed trains only what is missing, its documents lie in a folder that is
+no job's output as soon as they are finished, from where they are moved to their places.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import digest, read_json, write_json, write_text
+from sharc_core.features.cache import Features, open_views
+from sharc_core.features.drifting.part import Part
+from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.views import needed_views
+from sharc_core.grid.cell import Cell
+from sharc_core.grid.drifting_parts import is_read
+from sharc_core.learning.documents import (
+    Document,
+    Wanted,
+    difference,
+    extended,
+    features_name,
+    matching_seeds,
+    selected,
+    signed,
+)
+from sharc_core.learning.learner import run_cell
+from sharc_core.provenance.code_hashes import code_hash
+from sharc_core.provenance.origin import features_hash
+
+FINISHED = ".finished"  # folder beside the documents
+OUTDATED = "outdated"  # folder of the results for documents that were replaced, where they are to be kept
+Progress = Callable[[str], None]
+
+
+def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list[Cell]]:
+    """The cells in jobs of at most `size` of one data set, backbone and method, in their order.
+
+    Keys: data set, backbone and the job's name, a method and a number. A job of one method alone, so that
+    neither a setting of another one nor a new one makes its cells again.
+    """
+    alike: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault((cell.dataset, cell.backbone, cell.method), []).append(cell)
+    return {
+        (dataset, backbone, f"{method}-{1 + start // size}"): group[start : start + size]
+        for (dataset, backbone, method), group in alike.items()
+        for start in range(0, len(group), size)
+    }
+
+
+def open_for(cell: Cell, manifests: Sequence[Path]) -> Features | DriftingFeatures:
+    """The features that a cell is trained on. manifests: of its views, the first first, or of its parts."""
+    folders = [Path(manifest).parent for manifest in manifests]
+    return open_drifting(folders) if cell.batch_norm == "drifting" else open_views(folders)
+
+
+def kept_document(folder: Path | str, cell: Cell) -> Path:
+    """Where a cell's document lies once its batch has finished it. folder: that of the batches."""
+    return Path(folder) / f"{cell.id}.document"
+
+
+def wanted_of(job: Mapping[str, Any]) -> Wanted:
+    """What a grid wants of a cell, as its job is told: cell, code, reads.
+
+    Raises UserError where the code is no longer what the job was planned with: it would be signed falsely.
+    """
+    reads = {int(seed): list(names) for seed, names in job["reads"].items()}
+    cell = Cell.model_validate(dict(job["cell"]))
+    if code_hash(cell.method, cell.memory_kind, cell.saliency) != job["code"]:
+        raise UserError(f"{cell.id}: its code was changed after Snakemake was started: run again")
+    return Wanted(cell, job["code"], reads)
+
+
+def run_alone(
+    wanted: Wanted,
+    seeds: list[int],
+    manifests: Sequence[Path],
+    path: Path,
+    aside: Path | None = None,
+    progress: Progress = print,
+) -> None:
+    """Train a cell's `seeds` and write its document, which keeps those of its seeds that still match.
+
+    manifests: of the features that these seeds read. aside: folder for a document that is replaced; None:
+    it is not kept. Raises UserError.
+    """
+    features = open_for(wanted.cell, manifests)
+    news = _trained(features, wanted, seeds, manifests, progress)
+    _put_aside(path, aside, wanted, progress)
+    write_json(path, extended(_readable(path), news, wanted))
+
+
+def run_batch(
+    wanted: Sequence[Wanted],
+    seeds: Sequence[list[int]],
+    documents: Sequence[Path],
+    manifests: Sequence[Path],
+    stamp: Path,
+    aside: Path | None = None,
+    progress: Progress = print,
+) -> None:
+    """Train cells of one data set and backbone, one after the other; their documents lie beside the stamp.
+
+    seeds: of each cell, those to be trained. documents: the places that they
+    are moved to afterwards. manifests: of the features that all of them together need, in order. stamp:
+    written last. aside: as for run_alone. A cell that cannot be trained costs the others nothing: the
+    UserError that names it is raised at the end.
+    """
+    features, failed = open_for(wanted[0].cell, manifests), {}
+    for one, asked, document in zip(wanted, seeds, documents, strict=True):
+        cell, finished = one.cell, kept_document(stamp.parent, one.cell)
+        before = _readable(finished)
+        # what an earlier run of this job finished and has not moved
+        known = matching_seeds(before, one)
+        left = [seed for seed in asked if seed not in known]
+        if not left:
+            progress(f"{cell.id}: finished by an earlier run of this job")
+            _put_aside(document, aside, one, _named(cell, progress))
+            # its document may have gained other seeds since
+            write_json(finished, extended(_readable(document), selected(before, known), one))
+            continue
+        try:
+            say = _named(cell, progress)
+            news = _trained(features, one, left, _read_by(cell, left, manifests), say)
+        except UserError as error:
+            failed[cell.id] = error
+            progress(f"{cell.id}: {error}")
+            continue
+        _put_aside(document, aside, one, say)
+        write_json(finished, extended(_readable(document), extended(before, news, one), one))
+    if failed:
+        reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise UserError(f"{len(failed)} of {len(wanted)} cells failed, the others are kept: {reasons}")
+    write_text(stamp, "\n".join(one.cell.id for one in wanted) + "\n")
+
+
+def _named(cell: Cell, progress: Progress) -> Progress:
+    return lambda line: progress(f"{cell.id}: {line}")
+
+
+def _trained(
+    features: Features | DriftingFeatures,
+    wanted: Wanted,
+    seeds: list[int],
+    manifests: Sequence[Path],
+    progress: Progress,
+) -> Document:
+    cell = wanted.cell.model_copy(update={"seeds": seeds})
+    hashes = {features_name(m.parent): features_hash(read_json(m)) for m in map(Path, manifests)}
+    return signed(run_cell(features, cell, progress=progress), wanted, hashes)
+
+
+def _read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Path]:
+    """Which of a batch's features some seeds of one of its cells read."""
+    chosen = cell.model_copy(update={"seeds": seeds})
+    paths = [Path(manifest) for manifest in manifests]
+    if cell.batch_norm == "drifting":
+        return [path for path in paths if is_read(Part.parse(path.parent.name), chosen)]
+    views = {f"view{view}" for view in needed_views(seeds, cell.views)}
+    return [path for path in paths if path.parent.name in views]
+
+
+def _readable(path: Path) -> Document | None:
+    """A document; None where there is none, or a damaged one."""
+    try:
+        return read_json(path)
+    except UserError:
+        return None
+
+
+def _put_aside(path: Path, aside: Path | None, wanted: Wanted, progress: Progress) -> None:
+    """Keep a document that is about to be replaced, as <data set>/<backbone>/<cell>-<its hash>.json."""
+    document = None if aside is None else _readable(path)
+    if document is not None and difference(document, wanted) is not None:
+        cell = wanted.cell
+        kept = aside / cell.dataset / cell.backbone / f"{cell.id}-{digest(document)}.json"
+        write_json(kept, document)
+        progress(f"the document that is replaced is kept as {kept}")

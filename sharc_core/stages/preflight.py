@@ -1,0 +1,270 @@
+"""What a grid needs from outside, checked before any job runs: data, weights, device, folders, budgets."""
+
+import contextlib
+import os
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+
+from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
+from sharc_core.backbones.advice import advice
+from sharc_core.backbones.checksums import check_stated
+from sharc_core.backbones.timing import seconds_per_image
+from sharc_core.common.device import resolve_device
+from sharc_core.common.errors import Missing, UserError, shown
+from sharc_core.common.files import read_json
+from sharc_core.common.settings import fit_for_snakemake
+from sharc_core.datasets import Source
+from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
+from sharc_core.features.drifting.part import Part
+from sharc_core.grid.config import Grid, pretrain_source
+from sharc_core.grid.drifting_parts import extent
+from sharc_core.grid.unroll import cells, extracted_views
+from sharc_core.learning.capacity import budget_of
+from sharc_core.stages.pipeline import Layout
+from sharc_core.streams import split_classes
+
+ROOM = 1_000_000  # bytes that the smallest results take; without them Snakemake itself breaks down
+
+
+def check_inputs(
+    grid: Grid,
+    progress: Callable[[str], None] | None = None,
+    planning: bool = False,
+    elsewhere: bool = False,
+) -> None:
+    """Everything that can be found wrong in data, weights and device before hours are spent.
+
+    progress: told a line now and then when there is much to read. planning: data that the user has yet to
+    bring and a GPU that is missing are told and no error. elsewhere: jobs run on other machines, whose
+    devices only they can tell. Raises UserError.
+    """
+    if not elsewhere:
+        _check_devices(grid, progress, planning)
+    if grid.mirror is not None and not os.path.isdir(grid.mirror):
+        raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
+    for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
+        _check_folder(key, Path(folder))
+    sources = {name: grid.source(name) for name in grid.datasets}
+    for name, dataset in grid.datasets.items():
+        source = sources[name]
+        with _named(f"datasets.{name}"):
+            _check_source(source, progress, planning)
+            split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
+    shapes = {}
+    with _named("backbone"):
+        _check_used(grid)
+    for backbone in grid.all_backbones:
+        with _named("backbone"):
+            shapes[backbone.path_name] = _check_backbone(backbone)
+            if backbone.batch_norm != "frozen" and not has_batch_norm(backbone) and progress:
+                progress(
+                    f"note: {backbone.network_name} has no batch norm: {backbone.batch_norm} gives the "
+                    "features that frozen gives"
+                )
+            check_stated(backbone)
+            if backbone.weights == "pretrain":
+                _check_pretraining(grid, backbone, sources, progress, planning)
+    _check_disk(grid, shapes, {name: _counts(source) for name, source in sources.items()})
+    if not planning:
+        _check_room(grid)
+    _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
+
+
+def _check_used(grid: Grid) -> None:
+    """No setting of drifting features for a network that drifts nowhere in the grid or its studies."""
+    drifting = {one.network_name for one in grid.all_backbones if one.batch_norm == "drifting"}
+    for backbone in grid.backbones:
+        given = [("passes", backbone.passes is not None), ("maps", backbone.maps == "all")]
+        unused = [key for key, is_given in given if is_given and backbone.network_name not in drifting]
+        if unused:
+            raise UserError(
+                f"{unused[0]} has no effect on {backbone.network_name}: add batch_norm drifting, or drop it"
+            )
+
+
+def _check_backbone(backbone: BackboneConfig) -> tuple[int, int, int]:
+    """check_backbone, with advice for a weights file whose tensors have other names."""
+    try:
+        return check_backbone(backbone)
+    except UserError as error:
+        raise UserError(advice(backbone) or str(error)) from None
+
+
+def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning: bool) -> None:
+    for key, name in (("device", grid.device), ("cells.device", grid.cells.device)):
+        try:
+            with _named(key):
+                resolve_device(name)
+        except UserError as error:
+            if not planning:
+                raise
+            if progress:
+                progress(f"warning: {error}")
+
+
+def check_folder(path: str) -> None:
+    """Raises UserError for a project's folder that Snakemake would read something into."""
+    try:
+        fit_for_snakemake(path)
+    except ValueError as error:
+        raise UserError(f"the project's folder {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Say which key an error is about; so is what the system has against a path (too long, not permitted)."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config: {key}: {error}") from None
+    except OSError as error:
+        raise UserError(f"config: {key}: {shown(error.filename)}: {(error.strerror or '').lower()}") from None
+
+
+def _check_source(source: Source, progress: Callable[[str], None] | None, planning: bool) -> None:
+    try:
+        source.check(progress)
+    except Missing as missing:
+        if not planning:
+            raise
+        if progress:
+            progress(f"warning: {missing}")
+
+
+def _counts(source: Source) -> dict[str, int] | None:
+    """Images per split where they are known; None for files that are yet to come."""
+    try:
+        return source.counts()
+    except Missing:
+        return None
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    """A folder that is to be written to is one already, or can be made."""
+    for place in (folder, *folder.parents):
+        try:
+            os.stat(place)
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:  # below a file, which is among the parents
+            continue
+        except OSError as error:
+            raise UserError(f"config: {key}: {shown(str(place))}: {error.strerror.lower()}") from None
+        if place.is_dir():
+            return
+        raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
+
+
+def _check_pretraining(
+    grid: Grid,
+    backbone: BackboneConfig,
+    sources: dict[str, Source],
+    progress: Callable[[str], None] | None,
+    planning: bool,
+) -> None:
+    content = _pretraining_content(grid, backbone, progress, planning)
+    for name, other in sources.items():
+        shared = content & other.content_ids()
+        if shared:
+            raise UserError(
+                f"pretrain.dataset shares {len(shared)} classes with data set {name} "
+                f"(for example {sorted(shared)[0]}): a frozen backbone must not have seen the stream's "
+                "classes"
+            )
+
+
+def _pretraining_content(
+    grid: Grid, backbone: BackboneConfig, progress: Callable[[str], None] | None, planning: bool
+) -> set[str]:
+    """Identifiers of the classes; of data that are prepared already, as noted there: they were checked then.
+
+    To choose characters anew takes a second, in every call of Snakemake.
+    """
+    if any(Path(grid.data_dir).glob("prepared/pretraining-*/manifest.json")):
+        manifest = Layout(grid).pretraining_data(backbone.path_name) / "manifest.json"
+        if manifest.exists():
+            return set(read_json(manifest)["content_ids"])
+    source = pretrain_source(grid, backbone)
+    _check_source(source, progress, planning)
+    return source.content_ids()
+
+
+def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str, int] | None]) -> None:
+    """Room for all features that are not there yet, of the data sets whose numbers of images are known."""
+    sizes = {}
+    for dataset, backbone, view in extracted_views(grid):
+        if counts[dataset] is not None:
+            sizes[dataset, backbone, view] = _extent(grid, dataset, view, counts[dataset], shapes[backbone])[
+                1
+            ]
+    place = Path(grid.data_dir)
+    if sum(sizes.values()) > free_bytes(place):  # only then is it worth finding out which are there
+        layout = Layout(grid)
+        missing = [
+            size for key, size in sizes.items() if not (layout.features(*key) / "manifest.json").exists()
+        ]
+        with _named("data_dir"):
+            check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
+
+
+def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
+    """What is still to be extracted, a line per backbone: images, bytes, minutes. Empty where all is there.
+
+    needed: folders of features that cells are still to be trained on. minutes: of one core, from what the
+    network does to a few images of random noise here and now. To be called after check_inputs. Data sets
+    whose numbers of images are not known yet are left out.
+    """
+    layout, found = Layout(grid), {}
+    counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
+    shapes = {name: check_backbone(config) for name, config in layout.backbones.items()}
+    for dataset, backbone, view in extracted_views(grid):
+        counts = counted[dataset]
+        folder = layout.features(dataset, backbone, view)
+        if counts is None or folder not in needed or (folder / "manifest.json").exists():
+            continue
+        images, size = _extent(grid, dataset, view, counts, shapes[backbone])
+        in_train_mode = isinstance(view, str) and view.startswith(("train", "joint"))
+        training = counts["train"] if in_train_mode else 0
+        before = found.get(backbone, (0, 0, 0))
+        found[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
+    lines = []
+    for backbone, (images, training, size) in found.items():
+        drifting, evaluated = seconds_per_image(layout.backbones[backbone], bool(training))
+        minutes = (training * drifting + (images - training) * evaluated) / 60
+        of = f" ({training:,} of them in train mode)" if training else ""
+        lines.append(
+            f"{backbone}: features still to be extracted: {images:,} images{of}, {size / 1e9:.1f} GB, about "
+            f"{max(1, round(minutes)):,} minutes of one core"
+        )
+    return lines
+
+
+def _extent(
+    grid: Grid, dataset: str, view: int | str, counts: dict[str, int], shape: tuple[int, int, int]
+) -> tuple[int, int]:
+    """Images and bytes of a view, or of a part of drifting features."""
+    if isinstance(view, str):
+        return extent(Part.parse(view), counts, grid.datasets[dataset].tasks, shape)
+    images = sum(counts[split] for split in splits_of(view))
+    return images, cache_bytes(images, shape)
+
+
+def _check_room(grid: Grid) -> None:
+    """Results can be written, and Snakemake can keep its own files in the working folder."""
+    for what, place in ((f"results_dir: {grid.results_dir}", Path(grid.results_dir)), ("here", Path())):
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"config: {what}: no permission to write into {there}")
+        free = free_bytes(place)
+        if free < ROOM:
+            raise UserError(
+                f"config: {what}: the disk is full, {there} has {free:,} bytes free: free some space and run "
+                "again"
+            )
+
+
+def _check_budgets(grid: Grid, shapes: dict[str, tuple], classes: dict[str, int]) -> None:
+    """Every cell's memory against the maps it will hold."""
+    for cell in cells(grid):
+        with _named(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
+            budget_of(cell, shapes[cell.backbone], classes[cell.dataset])

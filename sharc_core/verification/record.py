@@ -1,0 +1,252 @@
+"""results/provenance.json: what a grid's results come from, and the checksum of every one of them.
+
+Written last, when all other files of its target are there; `verify` reads it.
+"""
+
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field, ValidationError, field_validator
+
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import read_json, sha256_file, write_json
+from sharc_core.common.integrity import entry
+from sharc_core.common.settings import Settings
+from sharc_core.common.validation_messages import explain
+from sharc_core.grid.config import Grid
+from sharc_core.learning.documents import read_document
+from sharc_core.provenance.code_hashes import library_versions, stage_hash
+from sharc_core.provenance.lineage import lineage
+from sharc_core.provenance.origin import features_hash, git_state, host
+from sharc_core.results.runs import read_runs
+from sharc_core.stages.pipeline import Layout
+from sharc_core.studies.jobs import recall_jobs
+from sharc_core.studies.recall_table import read_rows
+
+NAMES = {"grid": "provenance.json", "recall": "provenance_recall.json"}
+# Roots (see provenance.stage_hash) of the code that makes tables of results.
+TABLE_CODE = {
+    "grid": ("report.table_files", "results.published", "results.runs"),
+    "recall": ("studies.recall_table",),
+}
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Members = dict[str, list[str]]
+
+
+class File(Settings):
+    """One file of the results."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Made(Settings):
+    """By what tables were made and this record was written; its runs' own origins are in `origin`.
+
+    code: hash of the code that tables come from. versions: of the libraries that it imports.
+    """
+
+    commit: str
+    dirty: bool | None
+    host: str
+    code: str
+    versions: dict[str, str]
+
+
+class Data(Settings):
+    """A prepared data set: its folder below data_dir, and the hash of its manifest."""
+
+    folder: str
+    sha256: Sha256
+
+
+class Weights(Settings):
+    """A backbone's weights. file: below data_dir, or as the grid file gives it; None for torchvision's.
+
+    sha256: of the file (of the tensors for torchvision's). card, pretraining: of weights pre-trained here.
+    """
+
+    weights: str
+    file: str | None
+    sha256: Sha256
+    card: dict[str, Any] | None = None
+    pretraining: Data | None = None
+
+
+class Entry(Settings):
+    """A cell's document, as the grid wants it. members: who reports which scenario (unroll.memberships).
+
+    seeds: those that are reported, of all that the document may hold. key: documents.Wanted.key.
+    """
+
+    members: Members
+    seeds: list[int]
+    key: str
+
+
+class Record(Settings):
+    """One target's results: of the grid itself, or of its recall study.
+
+    config: the grid, defaults filled in. origin: lineage.lineage of all runs. features: folders below
+    data_dir with their features_hash. published: hash of the paper's numbers. entries: per document. rows:
+    per file of the recall study, its key. stages: what each kind of files was made from
+    (comparison.stage_keys). files: by their path below results_dir.
+    """
+
+    format: Literal[2] = 2
+    kind: Literal["grid", "recall"]
+    made: Made
+    config: dict[str, Any]
+    config_hash: str
+    origin: dict[str, Any]
+    cells: int
+    runs: int
+    data: dict[str, Data]
+    weights: dict[str, Weights]
+    features: dict[str, Sha256]
+    published: Sha256 | None = None
+    studies: list[str] = []
+    entries: dict[str, Entry] = {}
+    rows: dict[str, str] = {}
+    stages: dict[str, str] = {}
+    files: dict[str, File]
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, value: dict[str, File]) -> dict[str, File]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise ValueError(f"{name!r} is not the name of a file below the results")
+        return value
+
+
+def write_grid_record(
+    grid: Grid,
+    cells: Mapping[Path | str, Entry],
+    others: Iterable[Path | str],
+    published: Path | str,
+    stages: Mapping[str, str],
+) -> Path:
+    """Write results_dir/provenance.json of a finished grid; returns the path.
+
+    cells: by document. others: all that was made of them, runs.csv and backbones' cards among it. published:
+    the paper's numbers. stages: comparison.stage_keys. Raises UserError for a document of another grid.
+    """
+    folder, others = Path(grid.results_dir), list(others)
+    documents = [read_document(path, entry.seeds, entry.key) for path, entry in cells.items()]
+    return _write(
+        grid,
+        "grid",
+        read_runs(folder / "runs.csv"),
+        _inputs_of(Layout(grid), documents),
+        [*cells, *others],
+        cells=len(cells),
+        published=sha256_file(published),
+        studies=list(grid.studies),
+        entries={_below(folder, path): entry for path, entry in cells.items()},
+        stages=dict(stages),
+    )
+
+
+def write_recall_record(
+    grid: Grid, rows: Mapping[Path | str, str], others: Iterable[Path | str], stages: Mapping[str, str]
+) -> Path:
+    """Write results_dir/provenance_recall.json; returns the path. rows: the jobs' files with their keys."""
+    folder, layout = Path(grid.results_dir), Layout(grid)
+    found = read_rows(list(rows), list(rows.values()))
+    keys = {_below(folder, path): key for path, key in rows.items()}
+    inputs = _inputs_there(layout, [(job.dataset, job.backbone) for job in recall_jobs(grid)])
+    files = [*rows, *others]
+    return _write(grid, "recall", found, inputs, files, cells=len(rows), rows=keys, stages=dict(stages))
+
+
+def _write(
+    grid: Grid,
+    kind: str,
+    runs: pd.DataFrame,
+    inputs: Mapping[str, Any],
+    files: Iterable[Path | str],
+    **further: Any,
+) -> Path:
+    folder = Path(grid.results_dir)
+    record = Record(
+        kind=kind,
+        made=made(kind),
+        config=grid.model_dump(mode="json"),
+        config_hash=grid.config_hash,
+        origin=lineage(runs, grid.config_hash),
+        runs=len(runs),
+        **inputs,
+        files={_below(folder, path): File(**entry(Path(path))) for path in files},
+        **further,
+    )
+    write_json(folder / NAMES[kind], record.model_dump(mode="json"))
+    return folder / NAMES[kind]
+
+
+def made(kind: str) -> Made:
+    """The code and libraries here, as makers of the tables of a grid or of a recall study (`kind`)."""
+    roots = TABLE_CODE[kind]
+    versions = {"python": platform.python_version(), **library_versions(*roots)}
+    return Made(**git_state(), host=host(), code=stage_hash(*roots), versions=versions)
+
+
+def _inputs_of(layout: Layout, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """data, weights and features of a record, as the documents name them: data_dir need not be there."""
+    data, weights, features = {}, {}, {}
+    for document in documents:
+        dataset, backbone = (document["cell"][name] for name in ("dataset", "backbone"))
+        for training in document["trainings"]:
+            names = training["features"]
+            features |= {f"features/{name}": hashed for name, hashed in names.items()}
+            prepared = f"prepared/{next(iter(names)).split('/')[0]}"
+            data[dataset] = Data(folder=prepared, sha256=training["origin"]["data"])
+            weights[backbone] = _weights(layout, backbone, training["origin"]["weights"])
+    return {"data": data, "weights": weights, "features": features}
+
+
+def _inputs_there(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The same of data sets and backbones, of what lies in data_dir."""
+    data, weights, features = {}, {}, {}
+    for dataset, backbone in dict.fromkeys(pairs):
+        folder = layout.features(dataset, backbone)
+        manifest = read_json(folder / "manifest.json")
+        features[_below(layout.data, folder)] = features_hash(manifest)
+        data[dataset] = Data(folder=f"prepared/{layout.prepared(dataset).name}", sha256=manifest["dataset"])
+        weights[backbone] = _weights(layout, backbone, manifest["backbone"]["sha256"])
+    return {"data": data, "weights": weights, "features": features}
+
+
+def _weights(layout: Layout, backbone: str, sha256: str) -> Weights:
+    file, card = layout.weights(backbone), layout.card(backbone)
+    common = {"weights": layout.backbones[backbone].weights, "sha256": sha256}
+    if card is None:
+        return Weights(**common, file=None if file is None else str(file))
+    found = read_json(card_copy(layout, backbone))
+    folder = _below(layout.data, layout.pretraining_data(backbone))
+    trained_on = Data(folder=folder, sha256=found["data"]["sha256"])
+    return Weights(**common, file=_below(layout.data, file), card=found, pretraining=trained_on)
+
+
+def card_copy(layout: Layout, backbone: str) -> Path | None:
+    """Where the results have a copy of a backbone's card; None for weights that were not pre-trained here."""
+    card = layout.card(backbone)
+    return None if card is None else layout.results / "backbones" / card.name
+
+
+def _below(folder: Path, path: Path | str) -> str:
+    return Path(path).relative_to(folder).as_posix()
+
+
+def read_record(path: Path | str) -> Record:
+    """Read a record. Raises UserError: one line for one that is missing, damaged or of another version."""
+    values = read_json(path)
+    try:
+        return Record.model_validate(values)
+    except ValidationError as error:
+        problem = explain(error, Record)
+    raise UserError(f"{path} is damaged ({problem}): make it again with snakemake, or get it again")
