@@ -102,8 +102,11 @@ def moved(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
     ("stage", "names"),
     [
         ("digits.py", {"prepared s_digits", "features s_digits small"}),
-        ("resnet_small.py pretrain", {"weights small", "features s_digits small", "features s_glyphs small"}),
-        ("resnet_small.py features", {"features s_digits small", "features s_glyphs small"}),
+        (
+            "resnet_small.py backbones.pretraining",
+            {"weights small", "features s_digits small", "features s_glyphs small"},
+        ),
+        ("resnet_small.py features.cache", {"features s_digits small", "features s_glyphs small"}),
     ],
 )
 @pytest.mark.parametrize("function", ["stage_hash", "library_versions"])

@@ -133,6 +133,41 @@ def test_nothing_else_counts_for_a_stage(copy):
     assert [stage(*roots) for roots in stages] == before
 
 
+def test_texts_of_errors_and_import_statements_do_not_count(copy):
+    before = provenance.code_hash.__wrapped__("er", "mean")
+    edit(copy / "memory/reservoir.py", "raise the buffer", "enlarge the buffer")
+    edit(copy / "memory/episodic.py", "each seed would keep another number", "seeds would keep other numbers")
+    edit(
+        copy / "methods/er.py", "from typing import Literal\n", "import os\nfrom typing import Any, Literal\n"
+    )
+    assert provenance.code_hash.__wrapped__("er", "mean") == before
+
+
+def test_where_a_module_lies_does_not_count(copy):
+    before = provenance.code_hash.__wrapped__("gem", None)
+    (copy / "methods/projection.py").rename(copy / "heads/projecting.py")
+    edit(copy / "methods/gem.py", "methods.projection", "heads.projecting")
+    assert provenance.code_hash.__wrapped__("gem", None) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("import acc, bwt", "import bwt as acc, acc as bwt"),  # another definition by the same name
+        ("from .learning.metrics import acc", "from .other import acc"),
+        ("import sqrt", "import exp as sqrt"),
+        ("from math import sqrt", "from cmath import sqrt"),
+    ],
+)
+def test_what_an_imported_name_stands_for_counts(copy, old, new):
+    (copy / "other.py").write_text("def acc(matrix):\n    return 1\n")
+    text = "from .learning.metrics import acc, bwt\nfrom . import other\nfrom math import sqrt\n"
+    (copy / "mine.py").write_text(text + "\n\ndef f(x):\n    return sqrt(acc(x) - bwt(x)) + other.acc(x)\n")
+    before = stage("mine")
+    edit(copy / "mine.py", old, new)
+    assert stage("mine") != before
+
+
 @pytest.mark.parametrize(
     "line",
     [

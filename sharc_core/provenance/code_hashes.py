@@ -1,4 +1,9 @@
-"""What a result depends on: hashes of the code behind a cell or a stage, and the libraries of that."""
+"""What a result depends on: hashes of the code behind a cell or a stage, and the libraries of that.
+
+A hash covers statements that can change a number. Comments, docstrings, formatting, texts of raised errors,
+import statements and the folders that modules lie in do not count; which definition an imported name stands
+for does.
+"""
 
 import ast
 import functools
@@ -17,61 +22,75 @@ PACKAGE = Path(__file__).parents[1]
 # Modules that shape inputs or messages but not a cell's numbers: its settings and features are
 # parameters and inputs of its job already, so a new check or error text re-runs nothing.
 WITHOUT = {
-    "config",
-    "documents",
-    "features",
+    "common.device",
+    "common.errors",
+    "common.files",
+    "common.registry",
+    "common.settings",
     "backbones",
-    "device",
     "datasets",
-    "registry",
-    "settings",
-    "errors",
-    "files",
-    "origin",
+    "features.cache",
+    "grid.config",
+    "learning.documents",
+    "provenance",
 }
 # The same for a stage. Settings are part of the names of what it makes, so their types need not be.
 STAGE_WITHOUT = {
-    "config",
+    "common.device",  # which one is chosen; what it computes: determinism
+    "common.errors",
+    "common.files",
+    "common.registry",
+    "common.settings",
     "backbones.config",
     "datasets.download",  # what it gets is known by its checksum
-    "device",  # which one is chosen; what it computes: determinism
-    "registry",
-    "settings",
-    "errors",
-    "files",
-    "origin",
-    "provenance",
+    "grid.config",
+    "provenance.code_hashes",
+    "provenance.origin",
 }
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors"}  # imported by stages, in no number of theirs
 
 
+class _Import(NamedTuple):
+    """One imported name. level, module, symbol: as in `from module import symbol`; symbol "" for a module.
+
+    name: what the file calls it. is_used: whether the file's statements use that name.
+    """
+
+    level: int
+    module: str
+    symbol: str
+    name: str
+    is_used: bool
+
+
 class _Module(NamedTuple):
-    """A file as it counts: code without comments and docstrings; what it imports: (level, module, names)."""
+    """A file as it counts: its statements as text, a digest of them, and what it imports."""
 
     code: str
-    imports: list[tuple[int, str, list[str]]]
+    digest: str
+    imports: list[_Import]
 
 
 @functools.lru_cache
 def code_hash(method: str, associative_memory: str | None, saliency: str | None = None) -> str:
     """Short hash of the code behind a cell's numbers: learner, method, AM, saliency, what they import.
 
-    Comments, docstrings and formatting do not count. A new plug-in changes no other cell's hash.
+    A new plug-in changes no other cell's hash.
     """
-    roots = [PACKAGE / "learner.py", Path(METHODS.module_file(method))]
+    roots = [PACKAGE / "learning" / "learner.py", Path(METHODS.module_file(method))]
     if associative_memory is not None:
         roots.append(Path(ASSOCIATIVE_MEMORIES.module_file(associative_memory)))
     if saliency is not None:
         roots.append(Path(SALIENCIES.module_file(saliency)))
-    return _hash(_closure(roots, WITHOUT))
+    return _hash(_closure(roots, WITHOUT), WITHOUT)
 
 
 @functools.lru_cache
 def recall_hash(associative_memory: str) -> str:
     """The same of the code behind a job of the recall study: the study, the AM and what they import."""
     roots = [PACKAGE / "studies" / "recall.py", Path(ASSOCIATIVE_MEMORIES.module_file(associative_memory))]
-    return _hash(_closure(roots, WITHOUT))
+    return _hash(_closure(roots, WITHOUT), WITHOUT)
 
 
 @functools.lru_cache
@@ -79,16 +98,16 @@ def stage_hash(*roots: str | Path) -> str:
     """Short hash of the code that a stage's output comes from: its roots and what they import.
 
     roots: modules by their name below sharc_core ("datasets.base"), files, or a folder of templates.
-    Comments, docstrings and formatting do not count, nor do modules of settings and messages.
+    Modules of settings and messages do not count.
     """
-    return _hash(_closure(_files_of(roots), STAGE_WITHOUT))
+    return _hash(_closure(_files_of(roots), STAGE_WITHOUT), STAGE_WITHOUT)
 
 
 @functools.lru_cache
 def library_versions(*roots: str | Path) -> dict[str, str]:
     """Versions of the installed libraries that a stage's code imports; roots as for stage_hash."""
     modules = _closure(_files_of(roots), STAGE_WITHOUT).values()
-    names = {name.split(".")[0] for module in modules for level, name, _ in module.imports if not level}
+    names = {one.module.split(".")[0] for module in modules for one in module.imports if not one.level}
     found = {}
     for name in sorted(names - SHAPES_NOTHING - sys.stdlib_module_names):
         try:
@@ -101,7 +120,7 @@ def library_versions(*roots: str | Path) -> dict[str, str]:
 
 def script_hash(path: Path) -> str:
     """Short hash of one script of the workflow, whatever it imports: that is its stage's or cell's hash."""
-    return _hash({path: _read(path.read_text(encoding="utf-8"), True)})
+    return _digest([_read(path.read_text(encoding="utf-8"), True).code])
 
 
 def _files_of(roots: tuple[str | Path, ...]) -> list[Path]:
@@ -123,48 +142,74 @@ def _closure(roots: list[Path], without: set[str]) -> dict[Path, _Module]:
         path = todo.pop().resolve()
         if path not in found:
             found[path] = _read(path.read_text(encoding="utf-8"), path.suffix == ".py")
-            todo += _imported(path, found[path], without)
+            todo += [file for one in found[path].imports for file in _files(path, one, without)]
     return found
 
 
-def _hash(modules: dict[Path, _Module]) -> str:
-    text = "".join(modules[path].code for path in sorted(modules))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _hash(modules: dict[Path, _Module], without: set[str]) -> str:
+    """Hash of files and of what their imported names stand for; the order and place of files do not count."""
+    texts = []
+    for path, module in modules.items():
+        names = {
+            (one.name, one.symbol, *_targets(path, one, modules, without))
+            for one in module.imports
+            if one.is_used
+        }
+        texts.append(module.digest + str(sorted(names)))
+    return _digest(sorted(texts))
+
+
+def _targets(path: Path, one: _Import, modules: dict[Path, _Module], without: set[str]) -> list[str]:
+    """What an imported name stands for: code of this package, or the name of a library's module."""
+    if one.level or one.module.split(".")[0] == PACKAGE.name:
+        return [modules[file].digest for file in _files(path, one, without)]
+    return [one.module]
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
 
 
 @functools.cache
 def _read(text: str, is_python: bool) -> _Module:
-    """By its text: a file that several stages import is parsed once, an edited one anew."""
+    """Parse a file's text; a file that several stages import is parsed once."""
     if not is_python:
-        return _Module(text, [])
+        return _Module(text, _digest([text]), [])
     tree = ast.parse(text)
-    imports = []
+    imports: list[tuple[int, str, str, str]] = []
     for node in _statements(tree):
         if isinstance(node, ast.ImportFrom):
-            imports.append((node.level, node.module or "", [alias.name for alias in node.names]))
+            imports += [(node.level, node.module or "", a.name, a.asname or a.name) for a in node.names]
         elif isinstance(node, ast.Import):
-            imports += [(0, alias.name, []) for alias in node.names]
-    return _Module(ast.dump(_without_docstrings(tree)), imports)
+            imports += [(0, a.name, "", a.asname or a.name.split(".")[0]) for a in node.names]
+    code = ast.dump(_statements_that_count(tree))
+    used = [_Import(*one, one[3] == "*" or f"id='{one[3]}'" in code) for one in imports]
+    return _Module(code, _digest([code]), used)
 
 
-def _imported(path: Path, module: _Module, without: set[str]) -> list[Path]:
-    """Files of this package that a module imports, by whichever form of the import statement."""
+def _files(path: Path, one: _Import, without: set[str]) -> list[Path]:
+    """Files of this package that an import reads, by whichever form of the import statement."""
+    if one.level:  # relative: counted from the module's own folder
+        inside = path.parents[one.level - 1].relative_to(PACKAGE.resolve()).parts
+        parts = (*inside, *filter(None, one.module.split(".")))
+    elif one.module.split(".")[0] == PACKAGE.name:
+        parts = tuple(one.module.split(".")[1:])
+    else:
+        return []
     files = []
-    for level, name, names in module.imports:
-        if level:  # relative: counted from the module's own folder
-            inside = path.parents[level - 1].relative_to(PACKAGE.resolve()).parts
-            parts = (*inside, *filter(None, name.split(".")))
-        elif name.split(".")[0] == PACKAGE.name:
-            parts = tuple(name.split(".")[1:])
-        else:
-            continue
-        # `from package import name` may mean a module of that name
-        for candidate in (parts, *((*parts, one) for one in names)):
-            above = {".".join(candidate[:depth]) for depth in range(1, len(candidate) + 1)}
-            file = _source(PACKAGE.joinpath(*candidate))
-            if candidate and not above & without and file.is_file():
-                files.append(file)
+    # `from package import name` may mean a module of that name
+    for candidate in (parts, (*parts, one.symbol)) if one.symbol else (parts,):
+        above = {".".join(candidate[:depth]) for depth in range(1, len(candidate) + 1)}
+        if candidate and not above & without and (file := _module_file(PACKAGE, candidate)):
+            files.append(file)
     return files
+
+
+@functools.cache
+def _module_file(package: Path, parts: tuple[str, ...]) -> Path | None:
+    """A module's file, links resolved; None where there is none."""
+    file = _source(package.joinpath(*parts))
+    return file.resolve() if file.is_file() else None
 
 
 def _source(path: Path) -> Path:
@@ -183,11 +228,20 @@ def _statements(tree: ast.Module) -> list[ast.AST]:
     return found
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _statements_that_count(tree: ast.Module) -> ast.Module:
+    """The module without docstrings, import statements and the arguments of raised exceptions."""
     for node in _statements(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+        if not isinstance(body, list):
+            continue
+        if body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                node.body = body[1:]
+                del body[0]
+        for name in ("body", "orelse", "finalbody"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):
+                inner[:] = [one for one in inner if not isinstance(one, ast.Import | ast.ImportFrom)]
     return tree
