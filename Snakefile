@@ -32,7 +32,8 @@ try:
     from sharc_core.stages.preflight import check_folder, check_inputs
     from sharc_core.backbones.names import has_batch_norms
     from sharc_core.grid.overrides import read_grid
-    from sharc_core.stages.pipeline import Layout, fetch_weights
+    from sharc_core.stages.build import fetch_weights
+    from sharc_core.stages.layout import Layout
     from sharc_core.provenance.code_hashes import recall_hash, script_hash, stage_hash
     from sharc_core.verification.record import NAMES, TABLE_CODE, card_copy
     from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path, recall_settings

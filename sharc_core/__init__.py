@@ -20,7 +20,7 @@ _HOMES = {
     "check_inputs": "stages.preflight",
     "load_config": "grid.config",
     "load_grid": "grid.config",
-    "ensure_features": "stages.pipeline",
+    "ensure_features": "stages.build",
     "run_cell": "learning.learner",
     "runs_table": "results.runs",
     "METHODS": "methods",

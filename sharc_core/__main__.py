@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> int:
     from sharc_core.grid.config import load_config
     from sharc_core.grid.unroll import cells
-    from sharc_core.stages.pipeline import Layout
+    from sharc_core.stages.layout import Layout
     from sharc_core.stages.preflight import check_inputs, extraction_plan
     from sharc_core.verification.comparison import Comparison
 
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     from sharc_core.grid.config import load_config
     from sharc_core.grid.unroll import cells
     from sharc_core.learning.learner import run_cell
-    from sharc_core.stages.pipeline import ensure_features
+    from sharc_core.stages.build import ensure_features
     from sharc_core.stages.preflight import check_inputs
 
     _check_options(options)

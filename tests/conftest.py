@@ -10,7 +10,7 @@ from filelock import FileLock
 from small_grid import small_grid
 from snake import CORES, SMOKE, copy_project, matrices, smoke_results, variables
 
-from sharc_core.stages.pipeline import ensure_features
+from sharc_core.stages.build import ensure_features
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # who run parts of the tests at once
 

@@ -19,7 +19,7 @@ from sharc_core.provenance.origin import features_hash, versions
 from sharc_core.report.table_files import write_all_tables
 from sharc_core.results.published import load_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.layout import Layout
 from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path
 from sharc_core.studies.recall import COLUMNS
 from sharc_core.studies.recall_table import read_rows, write_recall_tables, write_rows

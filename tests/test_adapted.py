@@ -17,7 +17,8 @@ from sharc_core.features.cache import extract_features, open_features
 from sharc_core.grid.config import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.provenance import code_hashes as provenance
-from sharc_core.stages.pipeline import Layout, build_features, features_code
+from sharc_core.stages.build import build_features
+from sharc_core.stages.layout import Layout, features_code
 
 torch.set_num_threads(1)
 
@@ -180,8 +181,8 @@ def test_a_job_estimates_on_the_first_task_in_the_order_of_the_classes(tmp_path,
         given.append(index)
         return adapted(backbone, images, index, device)
 
-    monkeypatch.setattr("sharc_core.stages.pipeline.adapted", recording)
-    monkeypatch.setattr("sharc_core.stages.pipeline.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.stages.build.adapted", recording)
+    monkeypatch.setattr("sharc_core.stages.build.open_prepared", lambda folder: IMAGES)
     grid = grid_of(tmp_path, dataset={"class_order_seed": 3, "tasks": TASKS})
     build_features(grid, "greys", grid.backbones[0].path_name, 0)
     order = torch.randperm(CLASSES, generator=generator(3, "class_order"))

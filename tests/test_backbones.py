@@ -18,7 +18,8 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.files import sha256_file
 from sharc_core.common.pooling import pool
 from sharc_core.grid.config import load_grid
-from sharc_core.stages.pipeline import Layout, fetch_weights
+from sharc_core.stages.build import fetch_weights
+from sharc_core.stages.layout import Layout
 
 torch.set_num_threads(1)
 
@@ -263,7 +264,7 @@ def test_weights_are_fetched_for_features_that_are_yet_to_come(tmp_path, monkeyp
     )
     fetched = []
     monkeypatch.setattr(
-        "sharc_core.stages.pipeline.download", lambda entry, mirror: fetched.append((entry, mirror))
+        "sharc_core.stages.build.download", lambda entry, mirror: fetched.append((entry, mirror))
     )
     done = Layout(grid).features("s_digits", "resnet18-imagenet1k_v1") / "manifest.json"
     done.parent.mkdir(parents=True)

@@ -96,7 +96,7 @@ class Job:
 
 
 def reads(cell) -> dict[int, list[str]]:
-    """By seed, as pipeline.Layout.reads has it for these features."""
+    """By seed, as Layout.reads has it for these features."""
     return {seed: [f"images/net/view{v}" for v in needed_views([seed], 2)] for seed in cell.seeds}
 
 

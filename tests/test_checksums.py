@@ -19,14 +19,9 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.files import sha256_file
 from sharc_core.datasets import open_prepared
 from sharc_core.features.cache import open_features
-from sharc_core.stages import pipeline
-from sharc_core.stages.pipeline import (
-    Layout,
-    build_features,
-    ensure_features,
-    prepare_data,
-    pretrain_backbone,
-)
+from sharc_core.stages import build
+from sharc_core.stages.build import build_features, ensure_features, prepare_data, pretrain_backbone
+from sharc_core.stages.layout import Layout
 from sharc_core.stages.preflight import check_inputs
 
 
@@ -90,7 +85,7 @@ def test_weights_on_a_full_disk_are_one_line(folder, monkeypatch):
     def full(*arguments, **options):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(pipeline, "pretrain", full)
+    monkeypatch.setattr(build, "pretrain", full)
     with pytest.raises(UserError, match=r"^disk full while writing .*small-.*\.safetensors: free some space"):
         pretrain_backbone(small_grid(folder), "small")
 
@@ -179,8 +174,8 @@ def test_every_way_to_weights_is_checked_before_they_are_read(folder, monkeypatc
         assert asked
         raise UserError("read")
 
-    monkeypatch.setattr(pipeline, "check_weights", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(pipeline, "load_backbone", read)
+    monkeypatch.setattr(build, "check_weights", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(build, "load_backbone", read)
     with pytest.raises(UserError, match="^read$"):
         build_features(small_grid(folder), "s_glyphs", "small", 0)
     layout = Layout(small_grid(folder))

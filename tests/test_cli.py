@@ -27,7 +27,7 @@ def grid_file(tmp_path, monkeypatch):
     """A grid whose features need no backbone: ten toy classes stand in for the digits'."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "sharc_core.stages.pipeline.ensure_features",
+        "sharc_core.stages.build.ensure_features",
         lambda *a, **k: make_features(classes=10, separation=3.0),
     )
     path = tmp_path / "grid.yaml"

@@ -11,7 +11,8 @@ import sharc_core.features.cache as features_module
 from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import Source, open_prepared
 from sharc_core.grid.config import load_grid
-from sharc_core.stages.pipeline import Layout, prepare_data
+from sharc_core.stages.build import prepare_data
+from sharc_core.stages.layout import Layout
 from sharc_core.stages.preflight import ROOM, check_inputs
 
 SMALL = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}  # maps of 128 x 4 x 4

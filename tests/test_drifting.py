@@ -41,7 +41,8 @@ from sharc_core.methods import METHODS
 from sharc_core.provenance import code_hashes as provenance
 from sharc_core.representations.encoding import kept_channels
 from sharc_core.selection.filling import whole_batches
-from sharc_core.stages.pipeline import Layout, build_features, ensure_features, features_code
+from sharc_core.stages.build import build_features, ensure_features
+from sharc_core.stages.layout import Layout, features_code
 from sharc_core.stages.preflight import check_inputs
 from sharc_core.streams import make_stream
 
@@ -836,8 +837,8 @@ def test_clsers_average_is_tested_on_the_statistics_that_the_network_came_with(f
 def test_a_grid_makes_the_parts_that_its_cells_read(tmp_path, monkeypatch):
     weights = tmp_path / "w.safetensors"
     save_file(build_classifier("resnet_small", 5).state_dict(), weights)
-    monkeypatch.setattr("sharc_core.stages.pipeline._ensure_inputs", lambda *_: None)
-    monkeypatch.setattr("sharc_core.stages.pipeline.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.stages.build._ensure_inputs", lambda *_: None)
+    monkeypatch.setattr("sharc_core.stages.build.open_prepared", lambda folder: IMAGES)
     grid = load_grid(
         {
             "datasets": {"greys": {"source": "digits", "tasks": TASKS}},
@@ -883,10 +884,10 @@ def test_a_job_shows_a_seed_its_view_of_the_training_images(tmp_path, monkeypatc
         def run(self, part, out, train=None):
             shown[part.kind, part.seed] = part.view
 
-    monkeypatch.setattr("sharc_core.stages.pipeline.Extraction", Recording)
-    monkeypatch.setattr("sharc_core.stages.pipeline.open_prepared", lambda folder: IMAGES)
-    monkeypatch.setattr("sharc_core.stages.pipeline.check_weights", lambda *_: None)
-    monkeypatch.setattr("sharc_core.stages.pipeline.load_backbone", lambda *_, **__: make_small())
+    monkeypatch.setattr("sharc_core.stages.build.Extraction", Recording)
+    monkeypatch.setattr("sharc_core.stages.build.open_prepared", lambda folder: IMAGES)
+    monkeypatch.setattr("sharc_core.stages.build.check_weights", lambda *_: None)
+    monkeypatch.setattr("sharc_core.stages.build.load_backbone", lambda *_, **__: make_small())
     backbone = make_config(views=3).model_dump()
     datasets = {"greys": {"source": "digits", "tasks": 2}}
     values = {"datasets": datasets, "backbone": backbone, "data_dir": str(tmp_path)}

@@ -28,7 +28,8 @@ from sharc_core.report.scorecard import write_scorecard
 from sharc_core.results.published import no_published
 from sharc_core.results.runs import runs_table, write_runs
 from sharc_core.results.tables import write_study_tables, write_tables
-from sharc_core.stages.pipeline import Layout, ensure_features, prepare_data, pretrain_backbone
+from sharc_core.stages.build import ensure_features, prepare_data, pretrain_backbone
+from sharc_core.stages.layout import Layout
 from sharc_core.stages.preflight import check_inputs
 
 

@@ -12,8 +12,8 @@ from test_config import BASE
 from sharc_core.datasets.archives import Container
 from sharc_core.grid.config import load_grid
 from sharc_core.grid.unroll import cells
-from sharc_core.stages import pipeline
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages import layout as layout_module
+from sharc_core.stages.layout import Layout
 
 
 def features(path: str | None = None, **changes) -> Path:
@@ -116,24 +116,24 @@ def test_code_and_libraries_of_a_stage_decide_where_its_output_lies(monkeypatch,
     values["backbone"]["name"] = "small"
     values["datasets"]["s_glyphs"] = {"source": "glyphs", "classes": 10, "tasks": 5}
     before = paths(values)
-    original = getattr(pipeline, function)
+    original = getattr(layout_module, function)
 
     def changed(*roots):
         called = {Path(root).name for root in roots}
         return "changed" if set(stage.split()) <= called else original(*roots)
 
-    monkeypatch.setattr(pipeline, function, changed)
+    monkeypatch.setattr(layout_module, function, changed)
     assert moved(before, paths(values)) == names
 
 
 def test_another_source_moves_nothing(monkeypatch):
     before = paths(BASE)
-    original = pipeline.stage_hash
+    original = layout_module.stage_hash
 
     def changed(*roots):
         return "changed" if any("image_folder" in str(root) for root in roots) else original(*roots)
 
-    monkeypatch.setattr(pipeline, "stage_hash", changed)
+    monkeypatch.setattr(layout_module, "stage_hash", changed)
     assert moved(before, paths(BASE)) == set()
 
 
@@ -157,9 +157,9 @@ def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
         "buffers": [20, 50],
     }
     looked = []
-    fingerprint, sha256 = Container.fingerprint, pipeline.sha256_file
+    fingerprint, sha256 = Container.fingerprint, layout_module.sha256_file
     monkeypatch.setattr(Container, "fingerprint", lambda self: looked.append("files") or fingerprint(self))
-    monkeypatch.setattr(pipeline, "sha256_file", lambda path: looked.append("weights") or sha256(path))
+    monkeypatch.setattr(layout_module, "sha256_file", lambda path: looked.append("weights") or sha256(path))
     layout = Layout(load_grid(values))
     for cell in cells(layout.grid):
         layout.cell(cell)

@@ -19,7 +19,7 @@ from sharc_core.grid.config import load_config
 from sharc_core.grid.unroll import memberships
 from sharc_core.learning.learner import run_cell
 from sharc_core.results.runs import read_runs, runs_table
-from sharc_core.stages.pipeline import ensure_features
+from sharc_core.stages.build import ensure_features
 
 pytestmark = pytest.mark.pipeline
 STEPS = 6

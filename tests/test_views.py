@@ -22,7 +22,8 @@ from sharc_core.heads import make_head
 from sharc_core.learning.learner import evaluate, make_memory, run_cell
 from sharc_core.methods import METHODS
 from sharc_core.results.runs import runs_table
-from sharc_core.stages.pipeline import Layout, ensure_features
+from sharc_core.stages.build import ensure_features
+from sharc_core.stages.layout import Layout
 from sharc_core.streams import make_stream
 
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from sharc_core.grid.config import Grid, pretrain_source
 from sharc_core.grid.drifting_parts import extent
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.capacity import budget_of
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.layout import Layout
 from sharc_core.streams import split_classes
 
 ROOM = 1_000_000  # bytes that the smallest results take; without them Snakemake itself breaks down

@@ -9,7 +9,7 @@ from sharc_core.grid.config import Grid, listed, memory_of
 from sharc_core.grid.recall_settings import RecallJob
 from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import recall_hash
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.layout import Layout
 
 
 def recall_settings(grid: Grid) -> dict[str, dict]:

@@ -15,7 +15,7 @@ from sharc_core.common.files import digest, read_json, sha256_file
 from sharc_core.grid.cell import Cell
 from sharc_core.learning.documents import Document, Wanted, difference, missing_seeds
 from sharc_core.provenance.code_hashes import code_hash
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.layout import Layout
 from sharc_core.verification.record import Record, read_record
 
 

@@ -22,7 +22,7 @@ from sharc_core.provenance.code_hashes import library_versions, stage_hash
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import features_hash, git_state, host
 from sharc_core.results.runs import read_runs
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.layout import Layout
 from sharc_core.studies.jobs import recall_jobs
 from sharc_core.studies.recall_table import read_rows
 

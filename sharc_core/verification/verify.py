@@ -23,7 +23,7 @@ from sharc_core.provenance.origin import ROOT, features_hash
 from sharc_core.report.table_files import write_all_tables
 from sharc_core.results.published import load_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
-from sharc_core.stages.pipeline import Layout
+from sharc_core.stages.layout import Layout
 from sharc_core.studies.recall_table import read_rows, write_recall_tables
 from sharc_core.verification.differences import first_difference
 from sharc_core.verification.record import NAMES, Record, made, read_record

@@ -6,7 +6,7 @@ with job(snakemake, f"features {snakemake.params.dataset}") as say:
     import torch
 
     from sharc_core.grid.config import load_grid
-    from sharc_core.stages.pipeline import build_features
+    from sharc_core.stages.build import build_features
 
     torch.set_num_threads(snakemake.threads)
     wanted = snakemake.params

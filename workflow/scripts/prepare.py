@@ -6,7 +6,8 @@ from common import job
 
 with job(snakemake, f"data {snakemake.params.name}") as say:
     from sharc_core.grid.config import load_grid
-    from sharc_core.stages.pipeline import Layout, prepare_data
+    from sharc_core.stages.build import prepare_data
+    from sharc_core.stages.layout import Layout
 
     layout, folder = Layout(load_grid(snakemake.config)), Path(snakemake.output[0]).parent
     if snakemake.params.pretraining:

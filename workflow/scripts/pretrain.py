@@ -6,7 +6,7 @@ with job(snakemake, f"backbone {snakemake.params.backbone}") as say:
     import torch
 
     from sharc_core.grid.config import load_grid
-    from sharc_core.stages.pipeline import pretrain_backbone
+    from sharc_core.stages.build import pretrain_backbone
 
     torch.set_num_threads(snakemake.threads)
     pretrain_backbone(load_grid(snakemake.config), snakemake.params.backbone, say)

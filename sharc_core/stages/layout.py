@@ -1,46 +1,29 @@
-"""Where a grid's files lie, and its stages as functions: data set, weights, features, cell.
+"""Where a grid's files lie: the paths of its data, weights, features and results, and the code behind each.
 
-The Snakefile's rules and the command line both call these; neither knows more than they do.
 Prepared data, weights and features are shared between grids, so their names carry a hash of what
 they are made from, code and libraries included; a grid's own results lie in its results_dir under
 plain names.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-
-from sharc_core.backbones import BackboneConfig, load_backbone
+from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.architectures import ARCHITECTURES
-from sharc_core.backbones.batch_norm import adapted
-from sharc_core.backbones.checksums import check_weights
-from sharc_core.backbones.preprocess import of_images, resolve
-from sharc_core.backbones.pretraining import pretrain
-from sharc_core.backbones.weights import download, weights_entry
-from sharc_core.common.device import keep_memory, resolve_device
-from sharc_core.common.errors import UserError
-from sharc_core.common.files import digest, disk_errors, sha256_file
-from sharc_core.datasets import SOURCES, PreparedData, Source, open_prepared
-from sharc_core.features.cache import Features, extract_features, open_views
-from sharc_core.features.drifting.extract import Extraction
+from sharc_core.backbones.preprocess import resolve
+from sharc_core.backbones.weights import weights_entry
+from sharc_core.common.files import digest, sha256_file
+from sharc_core.datasets import SOURCES, Source
 from sharc_core.features.drifting.part import Part
-from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.features.views import needed_views, view_numbers
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.config import Grid, pretrain_source
 from sharc_core.grid.drifting_parts import parts_of
-from sharc_core.grid.unroll import extracted_views, kept_maps
+from sharc_core.grid.unroll import kept_maps
 from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import library_versions, stage_hash
-from sharc_core.streams import Stream, make_stream
-
-Progress = Callable[[str], None] | None
 
 
 class Layout:
@@ -190,114 +173,3 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
     """Code and libraries of a stage, for the name of what it makes: a stale folder is never a result."""
     return stage_hash(*roots), library_versions(*roots)
-
-
-def fetch_weights(grid: Grid, progress: Progress = None) -> None:
-    """Download, where need be, torchvision's weights that features are still to be extracted with.
-
-    Into torch's cache, where the jobs look (a mirrored file stays where it is). Raises UserError.
-    """
-    layout = Layout(grid)
-    missing = {
-        b for d, b, v in extracted_views(grid) if not (layout.features(d, b, v) / "manifest.json").exists()
-    }
-    mirror = Path(grid.mirror) if grid.mirror else None
-    for config in grid.all_backbones:
-        if config.is_torchvision and config.path_name in missing:
-            entry = weights_entry(config.arch, config.weights)
-            if progress:
-                progress(f"weights: {entry}")
-            check_weights(config, None, None, mirror)
-            download(entry, mirror)
-
-
-def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:
-    """Fetch or render a source's images into `folder`."""
-    source.prepare(folder, progress)
-
-
-def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> None:
-    """Pre-train a backbone, by its name or its network's, on its prepared data; writes weights and card."""
-    layout = Layout(grid)
-    backbone = layout.network(
-        layout.backbones[backbone].network_name if backbone in layout.backbones else backbone
-    )
-    weights = layout.weights(backbone)
-    try:
-        pretrain(
-            layout.backbones[backbone],
-            open_prepared(layout.pretraining_data(backbone)),
-            weights,
-            layout.card(backbone),
-            device=resolve_device(grid.device),
-            progress=progress,
-        )
-    except SafetensorError as error:  # what it has for the system's errors when it writes
-        number = re.search(r"os error (\d+)", str(error))
-        with disk_errors(weights):
-            raise OSError(int(number[1]) if number else 0, str(error)) from error
-
-
-def build_features(
-    grid: Grid, dataset: str, backbone: str, view: int | str, progress: Progress = None
-) -> None:
-    """Run the backbone once over a view of a prepared data set; of a drifting one, over a part."""
-    layout, device = Layout(grid), resolve_device(grid.device)
-    config, mirror = layout.backbones[backbone], Path(grid.mirror) if grid.mirror else None
-    check_weights(config, layout.weights(backbone), layout.card(backbone), mirror)
-    prepared, form = open_prepared(layout.prepared(dataset)), resolve(config)
-    if config.normalisation == "dataset":
-        form = of_images(form, prepared.train_images)
-    keep_memory()
-    model = load_backbone(
-        config, layout.weights(backbone), device, mirror, form, fuse=config.batch_norm == "frozen"
-    )
-    out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
-    if config.batch_norm == "drifting":
-        extraction = Extraction(prepared, stream, model, device, progress)
-        extraction.run(Part.parse(view), out, layout.made_from(dataset, backbone, view))
-        return
-    if config.batch_norm == "adapted":
-        model = adapted(model, prepared.train_images, stream.train[0], device)
-    extract_features(prepared, model, out, view=view, device=device, progress=progress)
-
-
-def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
-    config = grid.datasets[dataset]
-    labels = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
-    return make_stream(*labels, len(prepared.classes), config.tasks, config.class_order_seed)
-
-
-def ensure_features(
-    grid: Grid, dataset: str, backbone: str | None = None, progress: Progress = None
-) -> Features | DriftingFeatures:
-    """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
-
-    All views that the grid's cells train on. backbone: its name; the grid's first by default. Raises
-    UserError for a data set or backbone that the grid does not have.
-    """
-    layout = Layout(grid)
-    backbone = backbone or next(iter(layout.backbones))
-    for name, known in ((dataset, grid.datasets), (backbone, layout.backbones)):
-        if name not in known:
-            raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
-    chosen = [key for key in extracted_views(grid) if key[:2] == (dataset, backbone)]
-    folders = {view: layout.features(*pair, view) for *pair, view in chosen}
-    missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
-    if missing:
-        _ensure_inputs(layout, dataset, backbone, progress)
-    for view in missing:
-        build_features(grid, dataset, backbone, view, progress)
-    is_drifting = layout.backbones[backbone].batch_norm == "drifting"
-    return (open_drifting if is_drifting else open_views)(list(folders.values()))
-
-
-def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progress) -> None:
-    """What features are extracted from: prepared data and, where it is pre-trained here, the backbone."""
-    if not (layout.prepared(dataset) / "manifest.json").exists():
-        prepare_data(layout.source(dataset), layout.prepared(dataset), progress)
-    if layout.card(backbone) is not None and not layout.card(backbone).exists():
-        data = layout.pretraining_data(backbone)
-        if not (data / "manifest.json").exists():
-            prepare_data(layout.pretraining_source(backbone), data, progress)
-        pretrain_backbone(layout.grid, backbone, progress)
