@@ -1,28 +1,28 @@
-# `make` sets up everything and produces the default results; `make paper` the paper's;
+# `make` sets up everything and produces the default results; `make paper` produces the paper's;
 # `make test` runs all tests.
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
-# Shells get the folder's name from the environment: make itself would split it at blanks.
+# The shell reads VENV from the environment, because make would split its name at spaces.
 export VENV
 RUN := "$$VENV/bin/python" -m
 
 .PHONY: all paper installed test lint format bench lock audit clean
 
-# `python -m`, as the first line of bin/snakemake holds no path with quotes or line feeds
+# `python -m`: the first line of bin/snakemake cannot contain a path with quotes or line feeds
 all: installed
 	@$(RUN) snakemake --cores $(CORES)
 
-# The paper's tables and figures: hours, and downloads; config/paper.yaml says what it needs.
+# The paper's tables and figures. Takes hours and downloads data; config/paper.yaml lists what it needs.
 paper: installed
 	@$(RUN) snakemake --cores $(CORES) --configfile config/paper.yaml
 
-# No file is its target: a target's name can have no blanks.
+# Not a file target, because the name of a target cannot contain spaces.
 installed: export PYTHON := $(PYTHON)
 installed:
 	@sh envs/install.sh
 
-# bytecode is written, or each of the many processes would compile the project again
+# Write bytecode, otherwise each of the many processes compiles the project again.
 test: installed
 	PYTHONDONTWRITEBYTECODE= $(RUN) pytest -n logical --dist loadfile --no-loadscope-reorder
 
@@ -37,14 +37,14 @@ format: installed
 bench: installed
 	"$$VENV/bin/python" benchmarks/runs.py
 
-# The lock is universal (markers for other platforms) and names no registry.
+# The lock file is universal (with markers for other platforms) and names no registry.
 lock:
 	uv pip compile pyproject.toml --extra test --extra lint --extra parquet --extra slurm --universal --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  --constraint constraints.txt -o requirements.lock
 	python3 envs/make_env.py
 
-# Known holes in the locked versions; needs internet. --strict: what cannot be looked up is no pass.
+# Known vulnerabilities of the locked versions; needs internet. --strict: a failed lookup is an error.
 audit:
 	$(PYTHON) -m venv "$$VENV/audit"
 	"$$VENV/audit/bin/python" -m pip install --quiet --disable-pip-version-check pip-audit

@@ -1,5 +1,5 @@
-# The environment: made in $VENV by $PYTHON from requirements.lock, unless it is there and newer than that file.
-# `make` runs this in the project's folder. Names of folders are only names: all of them are quoted.
+# Create the environment in $VENV with $PYTHON from requirements.lock, unless it exists and is newer than that file.
+# `make` runs this in the project's folder. Folder names may contain any character, so all of them are quoted.
 set -eu
 
 refuse() {
@@ -11,12 +11,12 @@ refuse() {
 case $VENV in
   "") refuse "VENV is empty: name a folder for the environment" ;;
   /*) venv=$VENV ;;
-  *) venv=./$VENV ;; # a leading dash is no option
+  *) venv=./$VENV ;; # a leading dash is not an option
 esac
 stamp=$venv/.installed
 if [ -e "$stamp" ] && ! [ requirements.lock -nt "$stamp" ]; then exit 0; fi
 
-# PYTHON may hold a command with arguments, or a path with blanks
+# PYTHON may be a command with arguments, or a path with spaces
 if command -v "$PYTHON" > /dev/null 2>&1; then set -- "$PYTHON"; else set -- $PYTHON; fi
 "$@" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   refuse "$PYTHON is no Python 3.11 or newer: make PYTHON=python3.11"
@@ -38,6 +38,6 @@ esac
 
 "$@" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-# compiled now, on all cores: where Python may write no bytecode, every start would do it again
+# Compile now, on all cores: if Python cannot write bytecode later, every start would compile again.
 "$venv/bin/python" -m compileall -qq -j 0 -x '/tests/|/(pip|setuptools)/' "$venv/lib" || true
 touch "$stamp"

@@ -1,14 +1,14 @@
-"""Write envs/sharc.yaml from requirements.lock (`make lock` calls this): one source for all pins.
+"""Write envs/sharc.yaml from requirements.lock, so that all pins have one source; called by `make lock`.
 
-The pins are copied in, not referred to, because Snakemake builds an environment from a copy of the file.
+The pins are copied, not referenced, because Snakemake builds an environment from a copy of the file.
 """
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = """\
-# Made by `make lock` from requirements.lock; do not edit. For `snakemake --sdm conda` and
-# `conda env create -f envs/sharc.yaml`: Python from conda-forge, the packages as `make` installs them.
+# Written by `make lock` from requirements.lock; do not edit. For `snakemake --sdm conda` and
+# `conda env create -f envs/sharc.yaml`: Python from conda-forge, the same packages as `make` installs.
 name: sharc-bench
 channels: [conda-forge, nodefaults]
 dependencies:
@@ -19,7 +19,7 @@ dependencies:
 
 
 def environment(lock: str) -> str:
-    """The conda environment file for a lock file's text."""
+    """Return the conda environment file for the text of a lock file."""
     pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
     return HEADER + "".join(f'      - "{pin}"\n' for pin in pins)
 
