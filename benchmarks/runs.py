@@ -1,9 +1,9 @@
-"""Seconds per run of 50,000 x 512 features for each method: all seeds together, and one by one.
+"""Measure seconds per run of 50,000 x 512 features for each method: all seeds together, and one by one.
 
     python benchmarks/runs.py [--methods er gem ...] [--samples 50000] [--buffer 200]
 
-One thread, evaluation and memory included; both figures come from the same process, so their ratio is
-what counts. Prints a table and asserts nothing.
+One thread, including evaluation and memory. Both times come from the same process, so compare their ratio.
+The script prints a table and asserts nothing.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SHARC = {
 
 
 def make_features(samples: int, channels: int = 512, classes: int = 10, side: int = 2) -> SimpleNamespace:
-    """Noisy class clusters in the shape of a feature cache; a fifth as many test samples."""
+    """Return noisy class clusters in the form of a feature cache, with a fifth as many test samples."""
     source = torch.Generator().manual_seed(0)
     centres = torch.rand(classes, channels, 1, 1, generator=source)
 
@@ -45,11 +45,13 @@ def make_features(samples: int, channels: int = 512, classes: int = 10, side: in
 
     train_maps, train_labels = split(samples)
     test_maps, test_labels = split(samples // 5)
+    test_pooled = pool(test_maps)
     return SimpleNamespace(
         train_maps=train_maps,
         train_pooled=pool(train_maps),
         train_labels=train_labels,
-        test_pooled=pool(test_maps),
+        test_pooled=test_pooled,
+        tested=lambda index: test_pooled[index],
         test_labels=test_labels,
         classes=list(map(str, range(classes))),
         manifest={"dataset": "0" * 64, "backbone": {"sha256": "0" * 64}, "files": {}},
