@@ -1,13 +1,13 @@
-"""BayesPCN against a direct implementation of the published procedure: write and read time, recall error.
+"""Compare BayesPCN with a direct implementation of the published procedure: time and recall error.
 
     python benchmarks/associative.py [--maps 40] [--classes 2] [--theta 0.4 0.8] [--log-joint predictive map]
 
 The paper's sizes: maps of 512 x 7 x 7 = 25,088 floats, 256 hidden units, batches of 10, 500 Adam steps.
-The direct form is the published procedure in plain torch: autograd and torch's Adam over the hidden units
-and, in reading, over all map entries, in float32 on complete maps. It is timed against `bayespcn`, which
-computes the same with less work, and against `bayespcn_exact`, which reads in another way. All take all
-steps, unless --tolerance is given, write the same maps and read the same cues in one process. Prints a table
-and asserts nothing.
+The direct implementation is the published procedure in plain torch: autograd and torch's Adam over the
+hidden units and, in reading, over all map entries, in float32 on complete maps. It is compared with
+`bayespcn`, which computes the same with less work, and with `bayespcn_exact`, which has another reading
+procedure. All write the same maps and read the same cues in one process, and take all steps unless
+--tolerance is given. The script prints a table and asserts nothing.
 """
 
 import argparse
@@ -29,17 +29,17 @@ KIND, EXACT = ASSOCIATIVE_MEMORIES.get("bayespcn"), ASSOCIATIVE_MEMORIES.get("ba
 
 
 class Direct(KIND):
-    """Writes and reads by autograd over complete maps; the conjugate updates are the same."""
+    """Write and read by autograd over complete maps; the conjugate updates are the same."""
 
     def learn(self, maps, labels):
-        """Batch by batch, the hidden mode given the map, then the updates."""
+        """Per batch, find the mode of the hidden units given the maps, then update the weights."""
         batch = self.settings.batch
         for offset, x in zip(range(0, len(maps), batch), maps.float().flatten(1).split(batch), strict=True):
             hidden, _ = self._mode(x, self.draw_start("write", offset, len(x)), None)
             self.update(x, [hidden.double()])
 
     def complete(self, maps, mask, labels):
-        """Batch by batch, hidden units and unobserved entries together."""
+        """Per batch, optimise hidden units and unobserved entries together."""
         flat, start = maps.flatten(1), self.draw_start("read", 0, len(maps))
         seen = mask.repeat_interleave(SHAPE[1] * SHAPE[2], 1)
         parts = (each.split(self.settings.batch) for each in (flat, start, seen))
@@ -47,7 +47,7 @@ class Direct(KIND):
 
     @torch.enable_grad()
     def _mode(self, cue: torch.Tensor, start: torch.Tensor, seen: torch.Tensor | None):
-        """Hidden units and entries after the steps; seen: None for writing, where entries stay."""
+        """Return hidden units and entries after the steps. seen: None for writing (entries are fixed)."""
         s, weights, covariance = self.settings, self.layers[0].mean, self.layers[0].covariance.float()
         hidden, entries = start.float().requires_grad_(), cue.clone().requires_grad_(seen is not None)
         optimiser = torch.optim.Adam([hidden] if seen is None else [hidden, entries], lr=s.lr)
@@ -68,7 +68,7 @@ class Direct(KIND):
         return hidden.detach(), entries.detach()
 
     def _direct_log_joint(self, x, hidden, weights, covariance, coupled: bool) -> torch.Tensor:
-        """Up to a constant: one value for the batch if rows are coupled, otherwise one per row."""
+        """Return the log joint up to a constant: one value for the batch if coupled, else one per row."""
         s, noise, z = self.settings, self.settings.sigma_obs**2, hidden.relu()
         error, predictive = x - z @ weights, s.log_joint == "predictive"
         top = (hidden - self.top_mean.float()).square().sum(1)
@@ -82,7 +82,7 @@ class Direct(KIND):
 
 
 def make_maps(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Non-negative, sparse, correlated maps, each class about its own centre."""
+    """Return non-negative, sparse, correlated maps, scattered around one centre per class."""
     source = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
     size = SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -94,13 +94,13 @@ def make_maps(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Recall:
-    """The cues of a share of masked channels, and how well they are completed."""
+    """Cues with masked channels, and the error of their completion."""
 
     def __init__(self, maps: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor):
         self.maps, self.labels, self.mask = maps, labels, mask
 
     def read(self, memory, settings) -> tuple[float, float]:
-        """Seconds and relative recall error."""
+        """Return seconds and relative recall error."""
         memory.settings = settings
         start = time.perf_counter()
         recalled = memory.read(self.maps, self.mask, self.labels)
@@ -111,7 +111,7 @@ class Recall:
 
 
 def write(kind: type, settings, maps, labels) -> tuple[float, object]:
-    """Seconds of writing all maps to a new memory, and the memory."""
+    """Write all maps to a new memory; return the seconds and the memory."""
     memory = kind(settings, SHAPE, int(labels.max()) + 1)
     start = time.perf_counter()
     memory.write(maps, labels)
@@ -119,18 +119,18 @@ def write(kind: type, settings, maps, labels) -> tuple[float, object]:
 
 
 def compare(log_joint: str, options, maps, labels, recalls: dict[float, Recall]) -> list[list]:
-    """Rows of the table. Fast forms are timed before and after the direct one, against which they are set."""
+    """Return the table's rows. Fast implementations are timed before and after the direct one."""
     common = {"steps": options.steps, "tolerance": options.tolerance, "log_joint": log_joint}
     settings, exact = KIND.Settings(**common), EXACT.Settings(**common)
-    for kind in (KIND, Direct):  # what a first step loads is not timed
+    for kind in (KIND, Direct):  # warm-up: loading at the first step is not timed
         write(kind, settings.model_copy(update={"steps": 2}), maps[:10], 0 * labels[:10])
     times = [write(KIND, settings, maps, labels)[0] for _ in range(options.repeats)]
     seconds, direct = write(Direct, settings, maps, labels)
     for _ in range(options.repeats):
         last, memory = write(KIND, settings, maps, labels)
         times.append(last)
-    ours = statistics.median(times)
-    rows = [[log_joint, "write", "bayespcn", seconds, ours, seconds / ours, None, None]]
+    median = statistics.median(times)
+    rows = [[log_joint, "write", "bayespcn", seconds, median, seconds / median, None, None]]
     for theta, recall in recalls.items():
         published = [recall.read(memory, settings)]
         fast = [recall.read(memory, exact) for _ in range(options.repeats)]
@@ -138,9 +138,9 @@ def compare(log_joint: str, options, maps, labels, recalls: dict[float, Recall])
         published.append(recall.read(memory, settings))
         fast += [recall.read(memory, exact) for _ in range(options.repeats)]
         for name, runs in (("bayespcn", published), ("bayespcn_exact", fast)):
-            ours = statistics.median(run[0] for run in runs)
+            median = statistics.median(run[0] for run in runs)
             task = f"read, theta {theta:g}"
-            rows.append([log_joint, task, name, seconds, ours, seconds / ours, error, runs[0][1]])
+            rows.append([log_joint, task, name, seconds, median, seconds / median, error, runs[0][1]])
     return rows
 
 

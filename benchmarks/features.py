@@ -1,10 +1,10 @@
-"""Images per second through a frozen resnet18 at 224 px, and what each way of running it is worth.
+"""Measure images per second through a frozen resnet18 at 224 px, for several ways of running it.
 
     python benchmarks/features.py [device]
 
-Random weights, 32 px images, resized as for the paper's data sets; one thread on the CPU. Ways: the layers as
-torchvision has them; batch norms folded into convolutions; channels last; both, as the backbone runs;
-and that in bfloat16.
+Random weights; 32 px images, resized as for the paper's data sets; one thread on the CPU. The ways:
+torchvision's layers; batch norms folded into convolutions; channels last; both, as the backbone runs; both in
+bfloat16.
 """
 
 import sys
@@ -26,7 +26,7 @@ PAPER = 3 * 60_000  # images of the paper's three data sets
 
 
 def ways(device: str) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """Networks by what is done to them; each takes images (B, 3, 224, 224) in channels-last order."""
+    """Return the networks by name; each takes images (B, 3, 224, 224) in channels-last order."""
     torch.manual_seed(0)
     plain = cut_at_maps(build_classifier("resnet18"), "resnet18").to(device)
     fused = fuse_batch_norms(plain)
@@ -49,7 +49,7 @@ def ways(device: str) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 
 
 def seconds(step: Callable[[torch.Tensor], object], x: torch.Tensor, device: str) -> float:
-    """Time of one call."""
+    """Return the time of one call."""
     began = time.perf_counter()
     step(x)
     if device == "cuda":
@@ -58,7 +58,7 @@ def seconds(step: Callable[[torch.Tensor], object], x: torch.Tensor, device: str
 
 
 def main(device: str = "cpu") -> None:
-    """Print the table: the best of a few rounds, in which the ways take turns."""
+    """Print the table: the best of a few rounds that alternate between the ways."""
     torch.set_num_threads(1)
     form = InputFormat(224, 224, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     to_input = Preprocess(form).to(device)
@@ -66,20 +66,20 @@ def main(device: str = "cpu") -> None:
     networks = ways(device)
     best = dict.fromkeys(["preprocessing", *networks], float("inf"))
     with torch.inference_mode():
-        for number in range(ROUNDS + 1):  # the first one warms up
-            found = {"preprocessing": seconds(to_input, images, device)}
+        for number in range(ROUNDS + 1):  # the first round is a warm-up
+            times = {"preprocessing": seconds(to_input, images, device)}
             x = to_input(images)
-            found |= {name: seconds(network, x, device) for name, network in networks.items()}
+            times |= {name: seconds(network, x, device) for name, network in networks.items()}
             if number:
-                best = {name: min(best[name], found[name]) for name in best}
+                best = {name: min(best[name], times[name]) for name in best}
     first = best["as torchvision has it"]
     rows = [
         [name, f"{BATCH / time_:.1f}", "" if name == "preprocessing" else f"{first / time_:.2f}"]
         for name, time_ in best.items()
     ]
     print(tabulate(rows, ["resnet18, 224 px", "images/s", "ratio"], tablefmt="github"))
-    whole = PAPER * (best["preprocessing"] + best["fused, channels last"]) / BATCH
-    print(f"\nthe paper's {PAPER:,} images, as the backbone runs: {whole / 3600:.2f} h on {device}")
+    total = PAPER * (best["preprocessing"] + best["fused, channels last"]) / BATCH
+    print(f"\nthe paper's {PAPER:,} images, as the backbone runs: {total / 3600:.2f} h on {device}")
 
 
 if __name__ == "__main__":
