@@ -16,10 +16,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sharc_core.common.errors import Missing, UserError
 from sharc_core.common.files import digest
@@ -98,7 +98,11 @@ class Container:
     @cached_property
     def _members(self) -> dict[str, tuple[str | int, str | None]]:
         """By name, where it is and why it is not read: None for a file, "" for a folder."""
-        lists = {"folder": self._list_folder, "zip": self._list_zip, "tar": self._list_tar}
+        lists: dict[str, Callable[[], Iterator[tuple[str, str | int, str | None]]]] = {
+            "folder": self._list_folder,
+            "zip": self._list_zip,
+            "tar": self._list_tar,
+        }
         # an archive that was appended to may hold a name repeatedly: as in unpacking, the last one counts
         last: dict[str, tuple[str | int, str | None]] = {}
         with self._readable():
@@ -140,16 +144,19 @@ class Container:
             for member in archive:
                 why = "" if member.isdir() else PACKED_LINK if member.issym() or member.islnk() else SPECIAL
                 yield with_slashes(member.name), member.offset, None if member.isfile() else why
-                archive.members = []  # they are kept for a search by name, which nobody makes
+                # they are kept for a search by name, which nobody makes
+                archive.members = []  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
     def _open_tar(self) -> Iterator[tarfile.TarFile]:
         """The tar, whose decompressed bytes are counted: a bomb is refused before it is in memory."""
         with open(self.path, "rb") as stream:
             start = stream.read(8)
-        opened = next((opens for magic, opens in DECOMPRESSORS.items() if start.startswith(magic)), open)
-        with opened(self.path, "rb") as stream, tarfile.open(fileobj=_Counted(stream, self)) as archive:
-            yield archive
+        opened: Any = next((opens for magic, opens in DECOMPRESSORS.items() if start.startswith(magic)), open)
+        with opened(self.path, "rb") as stream:
+            counted: Any = _Counted(stream, self)  # as much of a file as tarfile uses
+            with tarfile.open(fileobj=counted) as archive:
+                yield archive
 
     def read(self, names: list[str]) -> Iterator[tuple[str, bytes]]:
         """(name, content) of the wanted files, each once: in their order, or for a tar in the archive's."""
@@ -167,8 +174,10 @@ class Container:
                         name = self._inside(with_slashes(member.name))
                         if wanted.get(name) == member.offset:
                             self._limit(name, member.size)
-                            yield name, archive.extractfile(member).read()
-                        archive.members = []
+                            stream = archive.extractfile(member)
+                            assert stream is not None  # it is a file
+                            yield name, stream.read()
+                        archive.members = []  # type: ignore[attr-defined]
 
     def _read_file(self, name: str) -> tuple[str, bytes]:
         path = self.path / name
@@ -176,7 +185,7 @@ class Container:
         return name, path.read_bytes()
 
     def _read_zipped(self, archive: zipfile.ZipFile, name: str) -> bytes:
-        member = archive.getinfo(self._files[name])  # the last one of that name
+        member = archive.getinfo(str(self._files[name]))  # the last one of that name
         self._limit(name, member.file_size)
         if member.compress_type not in ZIP_METHODS:
             raise UserError(f"{self.path}: {name} is packed by another method than deflate: pack it anew")
@@ -202,7 +211,7 @@ class Container:
         if self.kind != "zip":
             return None
         with self._readable(), zipfile.ZipFile(self.path) as archive:
-            members = {name: archive.getinfo(where) for name, where in self._files.items()}
+            members = {name: archive.getinfo(str(where)) for name, where in self._files.items()}
         return {name: _crc(member.CRC, member.file_size) for name, member in members.items()}
 
     def checksum(self, content: bytes) -> str:

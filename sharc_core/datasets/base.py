@@ -31,6 +31,7 @@ class Source:
     """One origin of images. Subclass it under `@SOURCES.register("name")` in a file of this package."""
 
     name: str
+    settings: Any  # of this class's own Settings
 
     class Settings(BaseSettings):
         """Keys of the config block besides source, tasks and class_order_seed."""

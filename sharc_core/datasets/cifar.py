@@ -5,6 +5,7 @@ Names, address, checksum and the order of the batches are torchvision's. The arc
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Cifar(ArchiveSource):
     size: int  # bytes of the archive
     prepared_bytes = 60_000 * (SIDE * SIDE * 3 + 8)
 
-    def _published(self) -> type:
+    def _published(self) -> Any:
         from torchvision import datasets  # takes seconds, and most grids have no use for it
 
         return getattr(datasets, self.torchvision_name)

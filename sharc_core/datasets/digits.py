@@ -76,7 +76,7 @@ class Digits(Source):
         grey, labels = _grey_and_labels()
         levels = (grey.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
         images = np.stack(
-            [np.asarray(Image.fromarray(i).resize((SIDE, SIDE), Image.BICUBIC)) for i in levels]
+            [np.asarray(Image.fromarray(i).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for i in levels]
         )
         images = np.repeat(images[..., None], 3, axis=3)
         index = self._split(labels)

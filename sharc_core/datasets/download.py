@@ -178,6 +178,7 @@ def _told(path: Path, archive: Archive, progress: Progress) -> Iterator[None]:
     done = threading.Event()
 
     def tell() -> None:
+        assert progress is not None
         whole = f" of {megabytes(archive.size)}" if archive.size else ""
         while not done.wait(SECONDS_BETWEEN_LINES):
             progress(f"received {megabytes(path.stat().st_size)}{whole}")

@@ -90,7 +90,8 @@ def _normalised(points: list[int]) -> tuple[np.ndarray, np.ndarray]:
         scale = SIDE / max(glyph.size)
         size = [max(1, round(side * scale)) for side in glyph.size]
         canvas = Image.new("L", (SIDE, SIDE))
-        canvas.paste(glyph.resize(size, Image.BOX), [(SIDE - side) // 2 for side in size])
+        left, top = ((SIDE - side) // 2 for side in size)
+        canvas.paste(glyph.resize(size, Image.Resampling.BOX), (left, top))
         drawings[row] = np.asarray(canvas, dtype=np.float32).ravel()
     norms = np.linalg.norm(drawings, axis=1, keepdims=True)
     return drawings / np.maximum(norms, 1e-9), norms[:, 0] > 0

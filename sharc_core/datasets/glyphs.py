@@ -151,7 +151,8 @@ def _ink(point: int, u: np.ndarray, size: int) -> np.ndarray:
     offset = CANVAS / 2 - matrix @ centre
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
     ink = np.asarray(
-        image.transform((size, size), Image.AFFINE, coefficients, Image.BILINEAR), dtype=np.float32
+        image.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR),
+        dtype=np.float32,
     )
     return ink / 255
 

@@ -144,7 +144,10 @@ class ImageFolder(Source):
             return False
 
     def _check_all(self, progress) -> None:
-        layout, sizes, sums, frames = self.layout, Counter(), {}, []
+        layout = self.layout
+        sizes: Counter[str] = Counter()
+        sums: dict[str, str] = {}
+        frames: list[str] = []
         total = len(layout.files)
         began = said = time.perf_counter()
         for done, image in enumerate(examine_images(self.container, layout.files), 1):

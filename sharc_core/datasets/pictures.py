@@ -2,9 +2,9 @@
 
 import io
 import os
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -32,7 +32,7 @@ EXTENSIONS = (
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
 
-Place = dict[Hashable, tuple[str, int, int]]  # an image's key -> (split, row, label)
+Key = TypeVar("Key", bound=Hashable)  # what tells the images of a source apart
 
 
 class Examined(NamedTuple):
@@ -74,9 +74,7 @@ def examine_images(container: Container, names: list[str]) -> Iterator[Examined]
     return in_order(examined, container.read(names), _threads())
 
 
-def decode_all(
-    files: Iterable[tuple[Hashable, bytes]], where: Path
-) -> Iterator[tuple[Hashable, Image.Image]]:
+def decode_all(files: Iterable[tuple[Key, bytes]], where: Path) -> Iterator[tuple[Key, Image.Image]]:
     """(key, image) of (key, content) pairs, in their order; Pillow's decoders run in parallel."""
     return in_order(lambda item: (item[0], decode(item[1], f"{where}: {item[0]}")), files, _threads())
 
@@ -108,14 +106,14 @@ def fit(image: Image.Image, side: int) -> np.ndarray:
     if image.size != (side, side):
         scale = side / min(image.size)
         size = [max(side, round(edge * scale)) for edge in image.size]
-        image = image.resize(size, Image.BILINEAR)
+        image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = (size[0] - side) // 2, (size[1] - side) // 2
         image = image.crop((left, top, left + side, top + side))
     return np.asarray(image)
 
 
-def rows(classes: dict[str, dict[int, list[Hashable]]]) -> Place:
-    """Where images go. classes: by split and label, keys in their order: class after class, each in order."""
+def rows(classes: Mapping[str, Mapping[int, Sequence[Key]]]) -> dict[Key, tuple[str, int, int]]:
+    """Split, row and label of every image: class after class, each in the order of its keys."""
     return {
         key: (split, row, label)
         for split, labels in classes.items()
@@ -126,9 +124,9 @@ def rows(classes: dict[str, dict[int, list[Hashable]]]) -> Place:
 def write_images(
     source: Source,
     out: Path,
-    place: Place,
+    place: Mapping[Key, tuple[str, int, int]],
     side: int,
-    images: Iterable[tuple[Hashable, Image.Image]],
+    images: Iterable[tuple[Key, Image.Image]],
     progress: Progress = None,
 ) -> None:
     """Write the prepared folder: every image of `place` at its row, in whatever order they come."""

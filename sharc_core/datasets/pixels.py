@@ -4,11 +4,14 @@ What has no such reading (floats without a white point, for example) is refused 
 convert some of it silently into something else.
 """
 
+from typing import Any
+
 import numpy as np
 from PIL import ExifTags, Image
 
 from sharc_core.common.errors import UserError
 
+Opened = Any  # an image file that Pillow opened: its attributes depend on the format
 WHITE = (255, 255, 255)  # what lies behind transparent pixels
 TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,7 +30,7 @@ WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 EIGHT_BIT = "save it with 8 bits per channel, as a PNG for example"
 
 
-def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def upright_rgb(image: Opened, name: str) -> Image.Image:
     """Convert the first frame of an open image file. Raises UserError naming it for pixels of another kind.
 
     The result's info holds {"frames": 2} when there are more frames, which are not read.
@@ -60,14 +63,14 @@ def _refusal(name: str, problem: str, remedy: str) -> UserError:
     return UserError(f"{name} has {problem}: {remedy}")
 
 
-def _packing(image: Image.Image) -> str:
+def _packing(image: Opened) -> str:
     """Pillow's name of how the file packs its pixels, such as RGB;16B; empty when it has none."""
     arguments = image.tile[0][3] if image.tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
-def _refuse_misread(image: Image.Image, packed: str, name: str) -> None:
+def _refuse_misread(image: Opened, packed: str, name: str) -> None:
     """Raise UserError for what Pillow reads without an error, but not as it is meant."""
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         raise _refusal(name, "CMYK pixels and no Adobe marker, so 0 may be ink or none", "convert it to RGB")
@@ -81,7 +84,7 @@ def _refuse_misread(image: Image.Image, packed: str, name: str) -> None:
             raise _refusal(name, "YCbCr pixels that share their colours", "convert it to RGB")
 
 
-def _depth(image: Image.Image) -> tuple[int, bool]:
+def _depth(image: Opened) -> tuple[int, bool]:
     """The level that is white in 16-bit grey, and whether it is black instead (in some TIFFs)."""
     if image.format != "TIFF":
         return 65535, False

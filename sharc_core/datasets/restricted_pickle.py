@@ -8,7 +8,7 @@ form of its own, and any other name is refused.
 import re
 from pathlib import Path
 from pickle import _Unpickler as Unpickler
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -58,7 +58,8 @@ class _Array(np.ndarray):
             content = content.encode("latin1")
         if not isinstance(content, bytes | bytearray):
             raise UserError("is refused: it holds an array of objects, and only numbers and text are read")
-        super().__setstate__((1, tuple(map(int, shape)), _dtype(kind), bool(is_fortran), content))
+        filled = (1, tuple(map(int, shape)), _dtype(kind), bool(is_fortran), content)
+        super().__setstate__(filled)  # type: ignore[arg-type]
 
 
 class _Kind:
@@ -68,7 +69,8 @@ class _Kind:
         code = code.decode("ascii") if isinstance(code, bytes) else code
         if not NUMBERS_AND_TEXT.fullmatch(code):
             raise UserError(f"is refused: it holds an array of {code!r}, and only numbers and text are read")
-        self.code, self.order = code, "="
+        self.code = code
+        self.order: Any = "="
 
     def __setstate__(self, state: tuple) -> None:
         order, fields = state[1], state[2:5]
@@ -88,7 +90,7 @@ def _reconstruct(*_: object) -> _Array:
     return _Array(0, np.uint8)  # whatever size is asked for: the state brings the content
 
 
-def _from_buffer(content: bytes, kind: object, shape: tuple, order: str) -> np.ndarray:
+def _from_buffer(content: bytes, kind: object, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
     return np.frombuffer(content, _dtype(kind)).reshape(shape, order=order)
 
 
