@@ -59,7 +59,7 @@ def _share(names: Iterable[str], needed: list[str]) -> float:
 def _prefix(names: Iterable[str], needed: Iterable[str]) -> str | None:
     """What most names have in front of one that is needed; None where that are too few."""
     needed = set(needed)
-    found = Counter()
+    found: Counter[str] = Counter()
     for name in names:
         # every end of the name that follows a dot
         ends = (name[i + 1 :] for i, letter in enumerate(name) if letter == ".")

@@ -119,14 +119,14 @@ def tokens_to_maps(tokens: torch.Tensor) -> torch.Tensor:
 
 def _is_pool(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
-        return isinstance(root.get_submodule(node.target), nn.AdaptiveAvgPool2d)
+        return isinstance(root.get_submodule(str(node.target)), nn.AdaptiveAvgPool2d)
     if node.op == "call_function":
         return node.target is F.adaptive_avg_pool2d
     return node.op == "call_method" and node.target == "mean" and list(node.args[1:]) in ([[2, 3]], [(2, 3)])
 
 
 def _has_parameters(node: fx.Node, root: nn.Module) -> bool:
-    return node.op == "call_module" and any(True for _ in root.get_submodule(node.target).parameters())
+    return node.op == "call_module" and any(True for _ in root.get_submodule(str(node.target)).parameters())
 
 
 def fuse_batch_norms(body: fx.GraphModule) -> fx.GraphModule:

@@ -9,6 +9,7 @@ the whole batch, its evaluation a function of the batches that it saw last.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class BatchNorms:
 
     def __init__(self, network: nn.Module):
         modules = dict(network.named_modules())
-        self.layers = {
+        self.layers: dict[str, Any] = {
             name: layer
             for name, layer in modules.items()
             if isinstance(layer, _BatchNorm) and layer.running_mean is not None
@@ -123,7 +124,8 @@ def evaluated(backbone: Backbone, statistics: torch.Tensor) -> Backbone:
     """The network in evaluation mode with these running statistics, fused; the given one stays as it is."""
     twin = copy.deepcopy(backbone)
     BatchNorms(twin.body).set(statistics)
-    twin.body = fuse_batch_norms(twin.body).to(memory_format=torch.channels_last)
+    body = fuse_batch_norms(twin.body)
+    twin.body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return twin
 
 
@@ -135,7 +137,8 @@ def adapted(
     images (N, H, W, 3) uint8, of which index (n,) are taken, shuffled, in batches of ESTIMATED. As in
     torch.optim.swa_utils.update_bn the statistics are the mean of the batches' own; each counts by its size.
     """
-    norms, total = BatchNorms(backbone.body), 0
+    norms = BatchNorms(backbone.body)
+    total: Any = 0  # the statistics so far
     shuffled = index[torch.randperm(len(index), generator=generator(0, "adapted"))]
     with torch.inference_mode(), same_bits(device):
         for part in shuffled.tensor_split(max(1, len(index) // ESTIMATED)):  # no small batch is left over

@@ -24,6 +24,7 @@ def check_weights(
     paths as the Layout has them. Files in a mirror are checked when they are read.
     """
     if card is not None:
+        assert weights is not None
         _check_pretrained(weights, card)
     elif config.is_local_file:
         check_stated(config)

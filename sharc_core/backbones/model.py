@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         self._preprocess = Preprocess(form)
         # channels_last is what the convolutions want, on the CPU and on the GPU
         body = fuse_batch_norms(body.eval()) if fuse else body.eval()
-        self.body = body.to(memory_format=torch.channels_last)
+        self.body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Backbone":

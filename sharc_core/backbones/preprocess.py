@@ -1,5 +1,6 @@
 """From uint8 images to a network's input: which size, interpolation and normalisation, and applying them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,19 +39,22 @@ def resolve(config: BackboneConfig) -> InputFormat:
     torchvision weights, and where the crop would exceed the image.
     """
     side, resize = config.image_size, config.resize_size or config.image_size
-    interpolation, mean, std = "bilinear", IMAGENET_MEAN, IMAGENET_STD
+    interpolation = "bilinear"
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
     if config.is_torchvision:
         transforms = weights_entry(config.arch, config.weights).transforms()
         side, resize = side or transforms.crop_size[0], resize or transforms.resize_size[0]
         interpolation, mean, std = transforms.interpolation.value, transforms.mean, transforms.std
+    assert side is not None and resize is not None
     if resize < side:
         raise UserError(
             f"resize_size {resize} is smaller than the {side} px that are cut out (image_size): "
             "make it as large at least, or leave it out"
         )
-    mean, std = list(config.mean or mean), list(config.std or std)
+    mean, std = config.mean or mean, config.std or std
     first = config.normalisation == "dataset"
-    return InputFormat(side, resize, config.interpolation or interpolation, mean, std, first)
+    return InputFormat(side, resize, config.interpolation or interpolation, list(mean), list(std), first)
 
 
 def of_images(form: InputFormat, images: np.ndarray) -> InputFormat:
@@ -76,6 +80,11 @@ class Preprocess(nn.Module):
     What torchvision's ImageClassification transform does to tensors, for a batch, without its rounding
     to whole grey levels after the resizing; antialiased likewise (but for `nearest`).
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, form: InputFormat):
         super().__init__()

@@ -56,7 +56,7 @@ def pretrain(
         model = build_classifier(config.arch, classes, side=form.image_size)
         if on_gpu:
             replace_pools(model)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         to_input = Preprocess(form).to(device)
         losses = _train(model, prepared, settings, to_input, progress)
         accuracy = _accuracy(model, prepared, settings.batch_size, to_input)

@@ -46,7 +46,7 @@ class Extraction:
     progress: Callable[[str], None] | None = None
     maps: torch.dtype = torch.float16
     pooled: torch.dtype = torch.float32
-    tally: Tally | None = field(default=None, init=False)
+    tally: Tally = field(init=False)
     loaded: torch.Tensor = field(init=False)
     written: dict[str, dict] = field(default_factory=dict, init=False)
 
@@ -85,6 +85,7 @@ class Extraction:
             elif part.kind == "train":
                 steps = self._training(part, out)
             else:
+                assert train is not None
                 steps = self._tests(part, out, train)
             names = [self._finish(out, name, make) for name, make in steps]
         files = {
@@ -159,10 +160,12 @@ class Extraction:
         return torch.cat(self.stream.test[: task + 2])
 
     def _tests(self, part: Part, out: Path, train: Path) -> Iterator[tuple[str, Callable]]:
+        passes = part.passes
+        assert passes is not None
         for task in range(self.stream.tasks):
 
             def make(folder: Path, task: int = task) -> None:
-                statistics = _statistics(train / f"task{task}")[part.passes]
+                statistics = _statistics(train / f"task{task}")[passes]
                 tested = self._pooled_tests(self._evaluated(statistics), self._tested(task))
                 self._save(folder / "tested.npy", tested)
 
@@ -192,17 +195,20 @@ class Extraction:
 
     def _training(self, part: Part, out: Path) -> Iterator[tuple[str, Callable]]:
         drift = Drift(self.backbone, dict.fromkeys(PASSES, self.loaded))
+        seed, kept = part.seed, part.kept
+        assert seed is not None and kept is not None
         for task in range(self.stream.tasks):
 
             def make(folder: Path, task: int = task) -> None:
-                order = self.stream.order(task, 0, [part.seed])[0]
-                self._pass(drift, order, part, part.kept, folder)
+                order = self.stream.order(task, 0, [seed])[0]
+                self._pass(drift, order, part, kept, folder)
 
             yield f"task{task}", make
             finished = _statistics(out / f"task{task}")
             drift.running = {passes: values.to(self.device) for passes, values in finished.items()}
 
     def _joint(self, part: Part, folder: Path) -> None:
+        assert part.seed is not None and part.passes is not None
         drift = Drift(self.backbone, {part.passes: self.loaded})
         order = self.stream.joint().order(0, 0, [part.seed])[0]
         self._pass(drift, order, part, Kept(0), folder)
@@ -266,7 +272,7 @@ class _Tail:
         return torch.cat([self.empty, *self.batches])
 
 
-def _count_type(map_size: tuple[int, int]) -> torch.dtype:
+def _count_type(map_size: tuple[int, ...]) -> torch.dtype:
     return torch.uint8 if map_size[0] * map_size[1] < 256 else torch.int32
 
 

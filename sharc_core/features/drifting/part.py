@@ -61,8 +61,9 @@ class Part:
             raise ValueError(f"{name!r} is no part")
         kind, seed, view, batch, passes, whole, last, full = found.groups()
         kept = Kept(None if whole else int(last), int(full or 0)) if whole or last else None
-        numbers = (None if value is None else int(value) for value in (seed, view, batch, passes))
-        return cls(kind, *numbers, kept)
+        texts = {"seed": seed, "view": view, "batch": batch, "passes": passes}
+        numbers = {key: int(text) for key, text in texts.items() if text is not None}
+        return cls(kind, **numbers, kept=kept)
 
     def source(self, kept: Kept) -> "Part":
         """The `train` part that a `tests` part has its running statistics from."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,10 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
             )
     start = parts[START] / "start"
     tasks = range(first["counts"]["tasks"])
-    visits, joint, tested, joint_tested = {}, {}, {}, {}
+    visits: dict[Any, list[Visits]] = {}
+    joint: dict[Any, list[Visits]] = {}
+    tested: dict[Any, list[torch.Tensor]] = {}
+    joint_tested: dict[Any, torch.Tensor] = {}
     for part, folder in parts.items():
         key = (part.seed, part.batch, part.passes)
         if part.kind == "train":
