@@ -39,7 +39,7 @@ class Autoencoder(AssociativeMemory):
         self.encoder, self.decoder, self.bias = self._initial()
         self.scale = torch.zeros((), device=self.device)
 
-    def _initial(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _initial(self) -> tuple[torch.Tensor, ...]:
         """Encoder (d, units), decoder (units, d) and bias (units,) before any write, from the seed."""
         units, source = self.settings.hidden // 2, generator(self.seed, "autoencoder", "weights")
         encoder = (2 * torch.rand(self.size, units, generator=source) - 1) / self.size**0.5

@@ -1,6 +1,7 @@
 """The interface of an associative memory (AM): what completes the masked maps on the way out."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ class AssociativeMemory:
     """
 
     name: str
+    settings: Any  # of this class's own Settings
     needs_writing = True  # False: reading is defined before anything was written
     parts: tuple[str, ...] = ()  # attributes: all tensors that have to be kept to go on reading and writing
     grows = False  # True: the parts are as long as what was written asks for, all of them alike

@@ -9,7 +9,7 @@ per map instead of hidden x map size.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -132,10 +132,13 @@ class BayesPCN(AssociativeMemory):
         state.
         """
         parts = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1).split(self.settings.batch)
-        gram, cross, offset = None, None, 0
+        gram: torch.Tensor | None = None
+        cross: torch.Tensor | None = None
+        offset = 0
         for number, part in enumerate(parts):
             if number % REFRESH == 0:
                 gram, (cross, _) = gram_of(self.layers[0].mean), cross_of(part, self.layers[0].mean)
+            assert gram is not None and cross is not None  # set at number 0
             x64 = part.double()
             grams = Grams((x64 @ x64.T)[None], cross[None], gram[None], self.size)
             start = self.draw_start("write", offset, len(part))[None]
@@ -254,7 +257,8 @@ class BayesPCN(AssociativeMemory):
         """
         s, state = self.settings, start.clone()
         adam, mode = Adam(state, s.lr), torch.empty_like(state)
-        active, before = torch.arange(len(state), device=state.device), math.inf
+        active = torch.arange(len(state), device=state.device)
+        before: Any = math.inf  # the log joint of the step before
         covariances = covariances or self._row_covariances()
         with torch.inference_mode():  # without autograd's bookkeeping, which shows in steps as small as these
             for _ in range(s.steps):
@@ -298,7 +302,7 @@ class BayesPCN(AssociativeMemory):
         s, variance = self.settings, self.settings.sigma_obs**2
         covariances = covariances or self._row_covariances()
         hidden = state.split(s.hidden, dim=2) if len(self.layers) > 1 else (state,)
-        total = 0.0
+        total: Any = 0.0
         pulls = []  # of each hidden layer, by the layer that it predicts
         pushes = []  # by the layer that predicts it
         for level, (layer, covariance, above) in enumerate(
@@ -340,7 +344,7 @@ class BayesPCN(AssociativeMemory):
 
     def tensors(self):
         """Means and covariances of all layers, the top's mean and variance."""
-        state = {}
+        state: dict[str, torch.Tensor] = {}
         for level, layer in enumerate(self.layers):
             state |= {f"mean{level}": layer.mean, f"covariance{level}": layer.covariance}
         top = torch.tensor(self.top_variance, dtype=torch.float64, device=self.device)

@@ -9,6 +9,7 @@ drops out of the log joint. Gram matrices are then all that is needed, unless th
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -112,10 +113,11 @@ class Cues:
         batch are coupled; then there is one batch, of one mask.
         """
         self.x, self.columns = x, x.shape[1]
-        self.place, self.shape = rows.flatten().nonzero().flatten(), rows.shape[:2]
+        self.place = rows.flatten().nonzero().flatten()
+        self.shape: tuple[int, ...] = rows.shape[:2]
         self.active = torch.arange(len(x), device=x.device)  # of the cues in x
         member, width = weights.member[chosen], len(weights.weights)
-        double = {"dtype": torch.float64, "device": x.device}
+        double: dict[str, Any] = {"dtype": torch.float64, "device": x.device}
         self.xr = torch.zeros(len(x), width, **double)
         self.xx = torch.zeros(len(x), len(x) if coupled else 1, **double)
         self.groups: list[tuple[torch.Tensor, torch.Tensor]] = []  # cues of a mask, R R^T
@@ -147,6 +149,7 @@ class Cues:
         shape, z = z.shape, z.flatten(0, 1)
         z = z if len(z) == len(self.place) else z[self.place]
         fit, error = self.xr.clone(), self.xx.clone()
+        own: torch.Tensor | slice  # cues of a group or a block
         for own, gram in self.groups:
             fit[own] -= z[own] @ gram
         if self.groups and noise.coupled:
@@ -170,8 +173,8 @@ class Cues:
             return fit[None], error[None]
         return self._batches(fit, shape), self._batches(error, (*shape[:2], 1)).squeeze(2)
 
-    def _pull(self, noise: Noise, dtype: torch.dtype) -> torch.Tensor | float:
-        """What a residual is multiplied by to give the gradient of the log joint by the entries."""
+    def _pull(self, noise: Noise, dtype: torch.dtype) -> Any:
+        """What a residual is multiplied by for the gradient by the entries: a tensor, for MAP a number."""
         if noise.spread is None:
             return -noise.precision
         precision = noise.precision[0] if noise.coupled else noise.precision.flatten(0, 1)

@@ -14,6 +14,7 @@ Z U costs as much, or less (see row_covariance.py).
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,8 +34,8 @@ class Noise:
     """
 
     coupled: bool
-    precision: torch.Tensor | float
-    log_det: torch.Tensor | float
+    precision: Any
+    log_det: Any
     spread: torch.Tensor | None
 
     @classmethod
@@ -63,6 +64,7 @@ class Noise:
         (G, n). columns: number of columns of X, observed or not.
         """
         if self.coupled:
+            assert self.spread is not None
             weighted = torch.bmm(self.precision, error)
             pull = torch.baddbmm(self.precision, weighted, self.precision, beta=-columns)
             gradient = torch.baddbmm(torch.bmm(self.precision, fit), pull, self.spread)
@@ -179,6 +181,6 @@ def learn_rows(
         part = slice(start, start + BLOCK)
         block = weights[:, part].double()
         weights[:, part] = block.addmm_(gain, x[:, part].double() - z @ block)
-        if cross is not None:
+        if cross is not None and then is not None:
             cross.addmm_(then[:, part].double(), block.T)
     return cross

@@ -46,7 +46,7 @@ class PredictiveCoding(AssociativeMemory):
         super().__init__(*args, **kwargs)
         self.weights, self.uppers, self.mean = self._prior()
 
-    def _prior(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _prior(self) -> tuple[torch.Tensor, ...]:
         """W_0 (h, d), the weights between hidden layers (layers - 2, h, h) and mu (h,) before any write.
 
         Pure functions of the seed: not part of the state. Uniform +-1 / sqrt(size of the layer below).
