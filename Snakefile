@@ -26,7 +26,7 @@ try:
     from sharc_core.stages.cell_jobs import FINISHED, OUTDATED, batches, kept_document
     from sharc_core.stages.snakemake_call import Call
     from sharc_core.verification.comparison import Comparison, outdated_stages, stage_keys
-    from sharc_core.grid.config import read_config, refuse_code, study_grid
+    from sharc_core.grid.loading import read_config, refuse_code, study_grid
     from sharc_core.common.device import resolve_device
     from sharc_core.common.files import sha256_file
     from sharc_core.stages.preflight import check_folder, check_inputs

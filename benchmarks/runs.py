@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.pooling import pool
 from sharc_core.grid.cell import Cell, HeadConfig, Training
-from sharc_core.grid.config import settings_of
+from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS
 

@@ -15,11 +15,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Cell": "grid.cell",
-    "Grid": "grid.config",
+    "Grid": "grid.models",
     "cells": "grid.unroll",
     "check_inputs": "stages.preflight",
-    "load_config": "grid.config",
-    "load_grid": "grid.config",
+    "load_config": "grid.loading",
+    "load_grid": "grid.loading",
     "ensure_features": "stages.build",
     "run_cell": "learning.learner",
     "runs_table": "results.runs",

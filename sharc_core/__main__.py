@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from sharc_core.common.errors import UserError
 
 if TYPE_CHECKING:
-    from sharc_core.grid.config import Grid
+    from sharc_core.grid.models import Grid
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from sharc_core.grid.config import load_config
+    from sharc_core.grid.loading import load_config
     from sharc_core.grid.unroll import cells
     from sharc_core.stages.layout import Layout
     from sharc_core.stages.preflight import check_inputs, extraction_plan
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     import torch
     from tabulate import tabulate
 
-    from sharc_core.grid.config import load_config
+    from sharc_core.grid.loading import load_config
     from sharc_core.grid.unroll import cells
     from sharc_core.learning.learner import run_cell
     from sharc_core.stages.build import ensure_features
@@ -158,7 +158,9 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
     optional buffer, backbone, theta, associative_memory, protocol. Raises UserError for what is not valid.
     """
     from sharc_core.common.registry import nearest
-    from sharc_core.grid.config import Scenario, listed, load_grid
+    from sharc_core.grid.cell import Scenario
+    from sharc_core.grid.loading import load_grid
+    from sharc_core.grid.models import listed
 
     for kind, name, known in (
         ("data set", choice.dataset, list(grid.datasets)),

@@ -6,7 +6,7 @@ import torch
 
 from sharc_core.common.pooling import pool
 from sharc_core.grid.cell import Cell, HeadConfig, Training
-from sharc_core.grid.config import settings_of
+from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.methods import METHODS
 
 

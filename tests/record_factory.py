@@ -11,7 +11,8 @@ from result_factory import make_document
 
 from sharc_core.common.files import digest, read_json, sha256_file, write_json, write_text
 from sharc_core.common.integrity import entry
-from sharc_core.grid.config import Grid, load_grid
+from sharc_core.grid.loading import load_grid
+from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views, memberships
 from sharc_core.learning.documents import Wanted, signed
 from sharc_core.provenance.code_hashes import code_hash

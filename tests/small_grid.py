@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from sharc_core.grid.config import Grid, load_grid
+from sharc_core.grid.loading import load_grid
+from sharc_core.grid.models import Grid
 
 GLYPHS = {"source": "glyphs", "classes": 4, "train_per_class": 8, "test_per_class": 4}
 PRETRAINING = {"dataset": {**GLYPHS, "first_class": 1000, "digits": False}, "epochs": 1, "batch_size": 8}

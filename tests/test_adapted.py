@@ -14,7 +14,7 @@ from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.batch_norm import ESTIMATED, BatchNorms, adapted, evaluated
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import extract_features, open_features
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.provenance import code_hashes as provenance
 from sharc_core.stages.build import build_features

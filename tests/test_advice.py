@@ -12,7 +12,7 @@ from sharc_core.backbones import BackboneConfig, check_backbone
 from sharc_core.backbones.advice import advice
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.stages.preflight import check_inputs
 
 PAGE = (Path(__file__).parents[1] / "docs/config.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from sharc_core.common.device import resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import sha256_file
 from sharc_core.common.pooling import pool
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.stages.build import fetch_weights
 from sharc_core.stages.layout import Layout
 

@@ -12,7 +12,8 @@ from test_config import BASE, changed
 
 from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import Grid, load_config, load_grid
+from sharc_core.grid.loading import load_config, load_grid
+from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import cells
 from sharc_core.stages.preflight import check_inputs
 

@@ -139,7 +139,7 @@ def test_importing_the_package_alone_is_light():
 
 def test_readme_names_real_keys_and_commands():
     """What the README shows must be valid: its grid snippets load, its method example registers."""
-    from sharc_core.grid.config import load_grid
+    from sharc_core.grid.loading import load_grid
 
     readme = (ROOT / "README.md").read_text()
     block = readme.split("## Your own images")[1].split("snakemake --cores")[0]
@@ -149,8 +149,10 @@ def test_readme_names_real_keys_and_commands():
 
 def test_every_config_key_is_documented():
     """docs/config.md names every key of every block, with its default."""
+    from sharc_core.backbones import BackboneConfig
+    from sharc_core.grid.blocks import BudgetConfig, Sharc
     from sharc_core.grid.cell import Device, HeadConfig, Training
-    from sharc_core.grid.config import GPU_BATCH, BackboneConfig, BudgetConfig, CellsConfig, Grid, Sharc
+    from sharc_core.grid.models import GPU_BATCH, CellsConfig, Grid
 
     text = (ROOT / "docs/config.md").read_text()
     for model in (Grid, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig, CellsConfig):

@@ -7,7 +7,7 @@ import pytest
 from record_factory import finished_grid
 
 from sharc_core.common.files import read_json, write_json
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.stages.layout import Layout
 from sharc_core.verification.comparison import Comparison, outdated_stages, stage_keys

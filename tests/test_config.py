@@ -8,7 +8,7 @@ import yaml
 
 from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES
-from sharc_core.grid.config import load_config, load_grid
+from sharc_core.grid.loading import load_config, load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
 from sharc_core.stages.preflight import check_inputs

@@ -10,7 +10,7 @@ from test_config import BASE
 import sharc_core.features.cache as features_module
 from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import Source, open_prepared
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.stages.build import prepare_data
 from sharc_core.stages.layout import Layout
 from sharc_core.stages.preflight import ROOM, check_inputs

@@ -19,7 +19,7 @@ from snake import copy_project, snakemake
 
 from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import SOURCES, download, open_prepared
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.stages.layout import Layout
 from sharc_core.stages.preflight import check_inputs
 

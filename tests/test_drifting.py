@@ -30,8 +30,8 @@ from sharc_core.features.drifting.extract import STATISTICS, Extraction
 from sharc_core.features.drifting.part import FEWEST, START, Kept, Part
 from sharc_core.features.drifting.reading import open_drifting
 from sharc_core.features.views import DriftingReplicas, view_of
-from sharc_core.grid.config import load_grid
 from sharc_core.grid.drifting_parts import extent, kept_for, parts_of
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning import learner
 from sharc_core.learning.capacity import budget_of

@@ -18,8 +18,8 @@ from sharc_core.backbones.preprocess import resolve
 from sharc_core.features.drifting.extract import Extraction
 from sharc_core.features.drifting.part import Kept
 from sharc_core.features.drifting.reading import open_drifting
-from sharc_core.grid.config import load_grid
 from sharc_core.grid.drifting_parts import parts_of
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner

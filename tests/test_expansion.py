@@ -12,8 +12,8 @@ from test_config import BASE, changed
 from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES
-from sharc_core.grid.config import load_config, load_grid
 from sharc_core.grid.expansion import PATHS, expanded
+from sharc_core.grid.loading import load_config, load_grid
 
 VARIABLES = {"SCRATCH": "/scratch/me", "a_B9": "x y", "HERE": "~/here", "MONEY": "/a$SCRATCH", "EMPTY": ""}
 

@@ -9,7 +9,7 @@ from test_config import BASE, changed
 from test_memory import FEATURES
 
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.heads import Batch, make_head
 from sharc_core.learning.learner import make_memory, run_cell
 from sharc_core.memory.budget import Budget

@@ -15,7 +15,7 @@ from PIL import Image
 from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import SOURCES, contents, image_folder, open_prepared
 from sharc_core.datasets.archives import Container
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.stages.layout import Layout
 
 NAMES = split_names(["a", "b"])

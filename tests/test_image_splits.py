@@ -13,7 +13,7 @@ from test_image_names import counted, refused
 from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES, open_prepared
 from sharc_core.datasets.archives import Container
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 
 
 def class_names(classes: dict[str, int]) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from test_config import BASE
 
 from sharc_core.datasets.archives import Container
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.stages import layout as layout_module
 from sharc_core.stages.layout import Layout

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import MinibatchSampler, derived_seed
-from sharc_core.grid.config import settings_of
+from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.heads import make_head
 from sharc_core.learning.learner import make_memory
 from sharc_core.memory.budget import Budget

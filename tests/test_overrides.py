@@ -11,7 +11,7 @@ from test_bad_config import COMPLETE
 from test_config import BASE
 
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.overrides import explained, with_overrides
 
 WHOLE = yaml.safe_load(COMPLETE)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from snake import ROOT, copy_project, own_lines, snakemake
 from torchvision.models import resnet18
 
-from sharc_core.grid.config import load_config, study_grid
+from sharc_core.grid.loading import load_config, study_grid
 from sharc_core.grid.protocol import RULES
 from sharc_core.grid.unroll import cells, memberships
 from sharc_core.methods import METHODS

@@ -12,7 +12,7 @@ import torch
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.pooling import pool
 from sharc_core.features.cache import Features
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner, metrics

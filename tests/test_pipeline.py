@@ -188,14 +188,14 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
 )
 def test_edited_code_reruns_its_stage_and_what_comes_after(project, file, old, new, again):
     package = project / "sharc_core"
-    before = {path: path.read_text() for path in (package / file, package / "grid/config.py")}
+    before = {path: path.read_text() for path in (package / file, package / "grid/checks.py")}
     added = package / "datasets/mine.py"
     source = (package / "datasets/digits.py").read_text().replace('register("digits")', 'register("mine")')
     try:
         assert old in before[package / file]
         (package / file).write_text(before[package / file].replace(old, new, 1))
-        (package / "grid/config.py").write_text(
-            before[package / "grid/config.py"].replace("is listed twice", "is twice")
+        (package / "grid/checks.py").write_text(
+            before[package / "grid/checks.py"].replace("is listed twice", "is twice")
         )
         added.write_text(source)
         assert sorted(set(stages(planned_outputs(project, Path("config/smoke.yaml"))))) == again

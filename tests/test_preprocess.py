@@ -18,7 +18,7 @@ from sharc_core.backbones.preprocess import (
     resolve,
 )
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 
 torch.set_num_threads(1)
 

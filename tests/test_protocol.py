@@ -15,7 +15,7 @@ from test_memory import FEATURES, fill
 
 from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.protocol import BY_TASK, RULES, concerning, name_of, rules_of, with_protocol
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head

@@ -47,7 +47,7 @@ def test_other_plugins_comments_docstrings_and_messages_do_not_count(copy):
     edit(copy / "methods/gem.py", "margin: float", "margin2: float")
     edit(copy / "associative/modern_hopfield.py", "half()", "float()")
     edit(copy / "methods/er.py", "One step on current", "One more step on current")
-    edit(copy / "grid/config.py", "is listed twice", "is there twice")
+    edit(copy / "grid/checks.py", "is listed twice", "is there twice")
     edit(copy / "provenance/origin.py", "platform.machine()", "platform.node()")
     (copy / "methods/new.py").write_text("x = 1\n")
     assert provenance.code_hash.__wrapped__("er", "mean") == before
@@ -124,7 +124,7 @@ def test_nothing_else_counts_for_a_stage(copy):
     edit(copy / "methods/gem.py", "margin: float", "margin2: float")
     edit(copy / "datasets/download.py", "nothing was kept", "it was not kept")
     edit(copy / "backbones/config.py", "must be above 0", "must be positive")
-    edit(copy / "grid/config.py", "is listed twice", "is there twice")
+    edit(copy / "grid/checks.py", "is listed twice", "is there twice")
     edit(copy / "common/errors.py", "class UserError", "X = 1\n\n\nclass UserError")
     (copy / "datasets/new.py").write_text("x = 1\n")
     for path in [*copy.glob("*.py"), *copy.glob("*/*.py")]:

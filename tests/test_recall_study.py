@@ -14,7 +14,7 @@ from result_factory import made_by
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.pooling import pool
 from sharc_core.grid.cell import Training
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.recall_settings import RecallJob, RecallStudy
 from sharc_core.heads import LinearHead
 from sharc_core.streams import make_stream

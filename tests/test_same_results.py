@@ -15,7 +15,7 @@ import pytest
 import yaml
 from snake import SMOKE, copy_project, jobs_of, sharc_core, snakemake, start_snakemake, wait_for
 
-from sharc_core.grid.config import load_config
+from sharc_core.grid.loading import load_config
 from sharc_core.grid.unroll import memberships
 from sharc_core.learning.learner import run_cell
 from sharc_core.results.runs import read_runs, runs_table

@@ -8,7 +8,7 @@ from result_factory import make_document, make_grid
 from test_config import BASE
 
 from sharc_core.common.errors import UserError
-from sharc_core.grid.config import load_grid, study_grid
+from sharc_core.grid.loading import load_grid, study_grid
 from sharc_core.grid.unroll import cells, memberships
 from sharc_core.results.published import no_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs

@@ -16,7 +16,7 @@ from sharc_core.backbones.architectures import build_classifier
 from sharc_core.common.errors import UserError
 from sharc_core.features.cache import View, extract_features, open_features, open_views
 from sharc_core.features.views import ReplicaViews, needed_views, view_numbers, view_of
-from sharc_core.grid.config import load_grid
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.heads import make_head
 from sharc_core.learning.learner import evaluate, make_memory, run_cell

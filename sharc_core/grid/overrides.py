@@ -17,8 +17,9 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.registry import Registry
 from sharc_core.datasets import SOURCES
 from sharc_core.grid.blocks import Sharc
-from sharc_core.grid.config import DatasetConfig, Grid, check_extent, load_grid
 from sharc_core.grid.expansion import expanded
+from sharc_core.grid.loading import check_extent, load_grid
+from sharc_core.grid.models import DatasetConfig, Grid
 from sharc_core.grid.sub_grid import Study
 from sharc_core.methods import METHODS
 

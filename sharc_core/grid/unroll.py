@@ -7,9 +7,12 @@ from sharc_core.backbones import BackboneConfig
 from sharc_core.common.errors import UserError
 from sharc_core.features.drifting.part import Kept
 from sharc_core.features.views import needed_views
+from sharc_core.grid.blocks import Mass
 from sharc_core.grid.cell import Cell, Scenario
-from sharc_core.grid.config import Grid, Mass, listed, memory_of, settings_of, study_grid, under_protocol
 from sharc_core.grid.drifting_parts import kept_for, parts_of
+from sharc_core.grid.loading import study_grid, under_protocol
+from sharc_core.grid.models import Grid, listed
+from sharc_core.grid.plug_in_settings import memory_of, settings_of
 from sharc_core.grid.protocol import concerning
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.methods import METHODS

@@ -30,7 +30,10 @@ WITHOUT = {
     "backbones",
     "datasets",
     "features.cache",
-    "grid.config",
+    "grid.checks",
+    "grid.loading",
+    "grid.models",
+    "grid.plug_in_settings",
     "learning.documents",
     "provenance",
 }
@@ -43,7 +46,10 @@ STAGE_WITHOUT = {
     "common.settings",
     "backbones.config",
     "datasets.download",  # what it gets is known by its checksum
-    "grid.config",
+    "grid.checks",
+    "grid.loading",
+    "grid.models",
+    "grid.plug_in_settings",
     "provenance.code_hashes",
     "provenance.origin",
 }

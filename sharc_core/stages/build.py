@@ -25,7 +25,7 @@ from sharc_core.features.cache import Features, extract_features, open_views
 from sharc_core.features.drifting.extract import Extraction
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
-from sharc_core.grid.config import Grid
+from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.stages.layout import Layout
 from sharc_core.streams import Stream, make_stream

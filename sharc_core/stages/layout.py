@@ -19,8 +19,9 @@ from sharc_core.datasets import SOURCES, Source
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.views import needed_views, view_numbers
 from sharc_core.grid.cell import Cell
-from sharc_core.grid.config import Grid, pretrain_source
 from sharc_core.grid.drifting_parts import parts_of
+from sharc_core.grid.models import Grid
+from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import kept_maps
 from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import library_versions, stage_hash

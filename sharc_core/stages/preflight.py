@@ -16,8 +16,9 @@ from sharc_core.common.settings import fit_for_snakemake
 from sharc_core.datasets import Source
 from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.features.drifting.part import Part
-from sharc_core.grid.config import Grid, pretrain_source
 from sharc_core.grid.drifting_parts import extent
+from sharc_core.grid.models import Grid
+from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.capacity import budget_of
 from sharc_core.stages.layout import Layout

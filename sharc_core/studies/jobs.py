@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.common.files import digest
-from sharc_core.grid.config import Grid, listed, memory_of
+from sharc_core.grid.models import Grid, listed
+from sharc_core.grid.plug_in_settings import memory_of
 from sharc_core.grid.recall_settings import RecallJob
 from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import recall_hash

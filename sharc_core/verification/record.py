@@ -16,7 +16,7 @@ from sharc_core.common.files import read_json, sha256_file, write_json
 from sharc_core.common.integrity import entry
 from sharc_core.common.settings import Settings
 from sharc_core.common.validation_messages import explain
-from sharc_core.grid.config import Grid
+from sharc_core.grid.models import Grid
 from sharc_core.learning.documents import read_document
 from sharc_core.provenance.code_hashes import library_versions, stage_hash
 from sharc_core.provenance.lineage import lineage

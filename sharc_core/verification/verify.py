@@ -14,7 +14,8 @@ import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, sha256_file
 from sharc_core.common.integrity import REMEDY, check_files
-from sharc_core.grid.config import config_hash, load_grid
+from sharc_core.grid.loading import load_grid
+from sharc_core.grid.models import config_hash
 from sharc_core.grid.recall_settings import RecallStudy
 from sharc_core.grid.unroll import cells as unrolled
 from sharc_core.learning.documents import differing, read_document

@@ -5,7 +5,7 @@ from common import job
 with job(snakemake, f"features {snakemake.params.dataset}") as say:
     import torch
 
-    from sharc_core.grid.config import load_grid
+    from sharc_core.grid.loading import load_grid
     from sharc_core.stages.build import build_features
 
     torch.set_num_threads(snakemake.threads)

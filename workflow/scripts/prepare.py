@@ -5,7 +5,7 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, f"data {snakemake.params.name}") as say:
-    from sharc_core.grid.config import load_grid
+    from sharc_core.grid.loading import load_grid
     from sharc_core.stages.build import prepare_data
     from sharc_core.stages.layout import Layout
 

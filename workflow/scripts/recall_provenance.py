@@ -3,7 +3,7 @@
 from common import job
 
 with job(snakemake, "recall provenance"):
-    from sharc_core.grid.config import load_grid
+    from sharc_core.grid.loading import load_grid
     from sharc_core.verification.record import write_recall_record
 
     found, given = snakemake.input, snakemake.params

@@ -1,0 +1,171 @@
+"""Checks of a grid that concern several of its keys, made after each key is valid alone."""
+
+from itertools import chain, combinations
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sharc_core.backbones.names import network_and_batch_norm
+from sharc_core.common.errors import UserError, shown
+from sharc_core.common.registry import Registry
+from sharc_core.common.settings import LARGEST, has_control
+from sharc_core.common.validation_messages import explain
+from sharc_core.datasets import SOURCES
+from sharc_core.grid.blocks import Mass
+from sharc_core.grid.models import DatasetConfig, Grid, listed, sets_drifting
+from sharc_core.grid.plug_in_settings import memory_of, settings_of
+from sharc_core.grid.protocol import PAPER
+from sharc_core.methods import METHODS
+from sharc_core.saliency import SALIENCIES
+
+PATH_NAME_LIMIT = 200  # letters of a backbone's name, which may be that of its weights file
+
+
+def check_values(grid: Grid) -> None:
+    """Nothing that files or numbers would stumble over later, wherever it stands."""
+
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, dict | list):
+            for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(inner, f"{key}.{name}" if key else str(name))
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"config: {key}: numbers go up to {LARGEST} (got {shown(value)})")
+        elif isinstance(value, str) and not key.endswith(".title") and has_control(value):
+            raise UserError(f"config: {key}: no control characters, please (got {shown(value)})")
+
+    walk(grid.model_dump(), "")
+
+
+def check_axes(grid: Grid) -> None:
+    """Axes that may be given as one value or many: no empty list, nothing twice."""
+    axes = {
+        "backbone": grid.backbone,
+        "sharc.saliency": grid.sharc.saliency,
+        "sharc.associative_memory": grid.sharc.associative_memory,
+        "budget": grid.budget,
+        "storage": grid.storage,
+        **{f"sharc.theta.{scenario}": values for scenario, values in grid.sharc.theta.items()},
+    }
+    for key, values in axes.items():
+        if values == []:
+            raise UserError(f"config: {key}: the list is empty: give one value at least")
+        repeated = [value for i, value in enumerate(listed(values)) if value in listed(values)[:i]]
+        if repeated:
+            shown = repeated[0].model_dump() if isinstance(repeated[0], BaseModel) else repeated[0]
+            name = repeated[0].path_name if key == "backbone" else shown
+            raise UserError(f"config: {key}: {name!r} is listed twice: remove one")
+
+
+def check_selection(grid: Grid, protocol: str) -> None:
+    """What a selection of samples cannot be combined with; grid: under the protocol."""
+    selection, budgets = grid.memory.selection, listed(grid.budget)
+    replaying = [METHODS.get(method) for method in grid.methods if METHODS.get(method).uses_memory]
+    charged = any(budget.count_associative_memory for budget in budgets)
+    if charged and grid.sharc.complete != "all" and "sharc" in grid.variants:
+        raise UserError(
+            f"config: sharc.complete {grid.sharc.complete} cannot be combined with "
+            "budget.count_associative_memory: the associative memory learns maps that are not stored, which "
+            "the budget does not foresee; use complete all, or do not count it"
+        )
+    clashes = []
+    if selection != "last":
+        clashes += [("budget.count_associative_memory", charged)]
+    if selection == "reservoir" and not all(method.fills_at_task_end for method in replaying):
+        er = grid.method_settings.get("er", {})
+        clashes += [
+            ("budget.unit nonzero", any(budget.unit == "nonzero" for budget in budgets)),
+            ("budget.split", any(budget.split != "equal" for budget in budgets)),
+            ("method_settings.er.replay whole", "er" in grid.methods and er.get("replay") == "whole"),
+        ]
+        if "sharc" in grid.variants:
+            sharc, thetas = grid.sharc, chain(*map(listed, grid.sharc.theta.values()))
+            clashes += [
+                ("sharc.theta mass", any(isinstance(theta, Mass) for theta in thetas)),
+                ("sharc.importance positive", sharc.importance == "positive"),
+                (f"sharc.read {sharc.read}", sharc.read != "per_task"),
+                (f"sharc.complete {sharc.complete}", sharc.complete != "all"),
+                ("sharc.forget.unit batch", sharc.forget.unit == "batch"),
+            ]
+    for key, clashes_with_it in clashes:
+        if clashes_with_it:
+            where = "" if protocol == PAPER else f" under protocol {protocol}"
+            raise UserError(
+                f"config: memory.selection {selection}{where} cannot be combined with {key}: the samples it "
+                "keeps must cost the same and be chosen without it; use selection last, or change the other"
+            )
+
+
+def check_names(grid: Grid) -> None:
+    """Names of plug-ins and their settings: everything that needs no data."""
+
+    def check(registry: Registry, names: list[str], key: str) -> None:
+        for name in names:
+            try:
+                registry.get(name)
+            except UserError as error:
+                raise UserError(f"config: {key}: {error}") from None
+
+    check(METHODS, grid.methods, "methods")
+    check(METHODS, list(grid.method_settings), "method_settings")
+    check(SALIENCIES, listed(grid.sharc.saliency), "sharc.saliency")
+    for name, values in grid.method_settings.items():
+        settings_of(METHODS, name, values, "method_settings")
+    for key, names in (
+        ("sharc.associative_memory", listed(grid.sharc.associative_memory)),
+        ("sharc.associative_settings", list(grid.sharc.associative_settings)),
+    ):
+        for name in names:
+            memory_of(grid.sharc, name, key)
+    missing = set(grid.scenarios) - set(grid.sharc.theta)
+    if missing and "sharc" in grid.variants:
+        raise UserError(f"config: sharc.theta has no value for scenario {sorted(missing)[0]}")
+    for name, dataset in grid.datasets.items():
+        check(SOURCES, [dataset.source], f"datasets.{name}.source")
+        try:
+            dataset.open_source(grid.data_dir, grid.mirror)
+        except ValidationError as error:
+            kind = SOURCES.get(dataset.source).Settings
+            also = list(DatasetConfig.model_fields)
+            raise UserError(f"config: {explain(error, kind, f'datasets.{name}', also)}") from None
+        for budget in listed(grid.budget):
+            if isinstance(budget.split, list) and len(budget.split) != dataset.tasks:
+                raise UserError(
+                    f"config: budget.split has {len(budget.split)} shares but {name} has {dataset.tasks} "
+                    "tasks: give one share per task, or equal, or carry"
+                )
+        smallest = min(grid.buffers)
+        replaying = [m for m in grid.methods if METHODS.get(m).uses_memory]
+        if replaying and smallest < dataset.tasks:
+            raise UserError(
+                f"config: buffers: {smallest} is smaller than the {dataset.tasks} tasks of {name}; "
+                f"give every task a slot: {dataset.tasks} or more"
+            )
+    names = [backbone.path_name for backbone in grid.backbones]
+    is_drifting = any(map(sets_drifting, grid.protocol)) or any(
+        b.batch_norm == "drifting" for b in grid.backbones
+    )
+    if grid.training.epochs > 1 and is_drifting:
+        raise UserError(
+            f"config: training.epochs {grid.training.epochs} cannot be combined with batch_norm drifting: "
+            "the features of a training image are those of its only visit; use epochs 1, frozen or adapted"
+        )
+    for backbone in listed(grid.backbone):
+        if network_and_batch_norm(backbone.network_name)[1] != "frozen":
+            raise UserError(
+                f"config: backbone: {backbone.network_name!r} ends as the name of one whose batch norm "
+                "is not frozen: give another name"
+            )
+    for one, other in combinations(listed(grid.backbone), 2):
+        own = {"batch_norm", "passes", "maps"}
+        if one.network_name == other.network_name and (
+            one.model_dump(exclude=own) != other.model_dump(exclude=own)
+        ):
+            raise UserError(
+                f"config: backbone: two are called {one.network_name!r}: give each a name, as they differ in "
+                "more than batch_norm, passes and maps"
+            )
+    if long := [b.path_name for b in grid.all_backbones if len(b.path_name) > PATH_NAME_LIMIT]:
+        raise UserError(f"config: backbone: {shown(long[0])} is too long for a folder: give a shorter name")
+    repeated = {n for n in names if names.count(n) > 1}
+    if repeated:
+        raise UserError(f"config: backbone: two are called {repeated.pop()!r}: give each a name")

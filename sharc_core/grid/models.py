@@ -1,0 +1,155 @@
+"""The grid file as typed models: keys, types, defaults and ranges.
+
+Reading a file: sharc_core.grid.loading. Checks of several keys together: sharc_core.grid.checks. The cells of
+a grid: sharc_core.grid.unroll.
+"""
+
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from sharc_core.backbones import BackboneConfig
+from sharc_core.common.errors import UserError
+from sharc_core.common.files import digest, short_sha256
+from sharc_core.common.settings import Name, Settings, WorkflowPath, no_repeats
+from sharc_core.datasets import SOURCES, Source
+from sharc_core.grid.blocks import BudgetConfig, MemoryConfig, Sharc
+from sharc_core.grid.cell import Device, HeadConfig, Scenario, Training, Variant
+from sharc_core.grid.expansion import without_folders
+from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
+from sharc_core.grid.recall_settings import RecallStudy
+from sharc_core.grid.sub_grid import Study
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
+Storage = Literal["float32", "float16", "int8"]
+StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples: their bytes still fit 64 bits
+PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
+GPU_BATCH = 8  # cells per job there, unless the file says otherwise
+
+
+def listed(value: Any) -> list:
+    """A single value as a list of one: any axis of the grid may be given either way."""
+    return value if isinstance(value, list) else [value]
+
+
+class CellsConfig(Settings):
+    """Where cells are trained, and how many of one data set, backbone and method share a process.
+
+    keep_replaced: documents of another grid, which a cell's job replaces, are kept in results_dir/outdated.
+    """
+
+    device: Device = "cpu"
+    per_job: int | None = Field(default=None, ge=1)
+    keep_replaced: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Cells per job: those on a GPU share its start by default."""
+        return self.per_job or (1 if self.device == "cpu" else GPU_BATCH)
+
+
+class DatasetConfig(BaseModel):
+    """One entry of `datasets`: source, tasks, class order, and whatever its source takes."""
+
+    model_config = {"extra": "allow", "frozen": True, "strict": True}
+
+    source: str
+    tasks: int = Field(ge=1)
+    class_order_seed: int | None = None
+
+    def open_source(self, data_dir: str, mirror: str | None) -> Source:
+        """The source object with its own settings validated."""
+        kind = SOURCES.get(self.source)
+        settings = kind.Settings.model_validate(self.model_extra)
+        return kind(settings, Path(data_dir), Path(mirror) if mirror else None)
+
+
+class Grid(Settings):
+    """A whole config file."""
+
+    datasets: dict[Name, DatasetConfig] = Field(min_length=1)
+    backbone: BackboneConfig | list[BackboneConfig]
+    methods: list[str] = Field(
+        default=["sgd", "joint", "er", "mer", "gem", "agem", "derpp", "clser"], min_length=1
+    )
+    variants: list[Variant] = Field(default=["plain", "sharc"], min_length=1)
+    buffers: list[Buffer] = Field(default=[200, 500], min_length=1)
+    scenarios: list[Scenario] = Field(default=["task_il", "class_il"], min_length=1)
+    seeds: list[Seed] = Field(default=[0, 1, 2, 3, 4], min_length=1)
+    protocol: list[str] = Field(default=["paper"], min_length=1)
+    training: Training = Training()
+    head: HeadConfig = HeadConfig()
+    sharc: Sharc = Sharc()
+    budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
+    memory: MemoryConfig = MemoryConfig()
+    storage: Storage | list[Storage] = "float16"
+    method_settings: dict[str, dict[str, Any]] = {}
+    studies: dict[StudyName, Study] = {}
+    recall: RecallStudy = RecallStudy()
+    data_dir: WorkflowPath = "data"
+    results_dir: WorkflowPath = "results"
+    mirror: str | None = None
+    device: Device = "auto"
+    cells: CellsConfig = CellsConfig()
+
+    @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return listed(value)
+
+    @field_validator("protocol")
+    @classmethod
+    def _one_name_each(cls, value: list[str]) -> list[str]:
+        try:
+            return [name_of(rules_of(protocol)) for protocol in value]
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol")
+    @classmethod
+    def _no_repeats(cls, value: list) -> list:
+        return no_repeats(value)
+
+    @property
+    def config_hash(self) -> str:
+        """What tables name: a hash of all keys, defaults filled in, but for where the grid is run."""
+        return config_hash(self.model_dump(mode="json"))
+
+    @property
+    def backbones(self) -> list[BackboneConfig]:
+        """The backbone axis: every network with every value of its batch_norm."""
+        return [variant for backbone in listed(self.backbone) for variant in backbone.variants]
+
+    @property
+    def all_backbones(self) -> list[BackboneConfig]:
+        """The axis, and what a protocol of the grid or of a study makes of it."""
+        found = self.backbones
+        of_studies = [listed(study.model_extra.get("protocol", [])) for study in self.studies.values()]
+        if any(sets_drifting(protocol) for protocol in chain(self.protocol, *of_studies)):
+            drifting = [one.model_copy(update={"batch_norm": "drifting"}) for one in found]
+            names = {one.path_name for one in found}
+            found = [*found, *{d.path_name: d for d in drifting if d.path_name not in names}.values()]
+        return found
+
+    def source(self, dataset: str) -> Source:
+        """The data source of one data set."""
+        return self.datasets[dataset].open_source(self.data_dir, self.mirror)
+
+
+def sets_drifting(protocol: Any) -> bool:
+    """Whether a protocol has the backbone's batch norm drift; one that is not valid is told of elsewhere."""
+    try:
+        return BATCH_NORM in rules_of(protocol)
+    except (UserError, AttributeError, TypeError):
+        return False
+
+
+def config_hash(values: dict[str, Any]) -> str:
+    """Grid.config_hash of a grid's keys and values, complete and JSON-able (but for how cells are run)."""
+    how = ("per_job", "keep_replaced")  # no number depends on them
+    cells = {key: value for key, value in values.get("cells", {}).items() if key not in how}
+    identity = {key: value for key, value in (values | {"cells": cells}).items() if key not in PLACES}
+    return short_sha256(digest(without_folders(identity), 64))
