@@ -9,7 +9,8 @@ from sharc_core.heads import Batch, make_head
 from sharc_core.learning.learner import make_memory
 from sharc_core.methods import METHODS
 from sharc_core.representations.encoding import kept_mask
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 BATCH = 4  # of training: a task has 50 samples, so 12 batches and one of two samples
@@ -37,7 +38,7 @@ def run(monkeypatch, tasks: int = 2, method: str = "er", kind: str = "mean", **c
     fields = {"theta": 0.75, "associative_memory": kind, "associative_settings": {}, "seeds": [0, 1]}
     cell = make_cell(method, "sharc", buffer=3 * SLOTS, **(fields | changes))
     cell = cell.model_copy(update={"training": cell.training.model_copy(update={"batch_size": BATCH})})
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     memory, head = make_memory(FEATURES, stream, cell), Head(cell.seeds)
     associative = memory.sharc.associative[0]
     calls = []

@@ -20,7 +20,8 @@ from sharc_core.features.drifting.part import START, Kept, Part
 from sharc_core.features.drifting.reading import open_drifting
 from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
@@ -113,7 +114,7 @@ def test_drifting_and_adapted_features(tmp_path):
     """Statistics and maps as on the CPU, up to rounding, which a drift of some steps does not magnify."""
     data = random_images()
     labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
-    stream = make_stream(*labels, len(data.classes), 1)
+    stream = make_stream(*labels, len(data.classes), StreamConfig(tasks=1))
     train = Part("train", 0, 0, 10, kept=Kept(None))
     found, adapted_maps = {}, {}
     torch.manual_seed(0)

@@ -44,7 +44,8 @@ from sharc_core.selection.filling import whole_batches
 from sharc_core.stages.build import build_features, ensure_features
 from sharc_core.stages.layout import Layout, features_code
 from sharc_core.stages.preflight import check_inputs
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 
@@ -76,7 +77,7 @@ IMAGES = make_images()
 
 def stream_of(prepared) -> "object":
     labels = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
-    return make_stream(*labels, CLASSES, TASKS)
+    return make_stream(*labels, CLASSES, StreamConfig(tasks=TASKS))
 
 
 STREAM = stream_of(IMAGES)
@@ -373,7 +374,7 @@ def test_the_extent_of_a_part_is_known_beforehand(tmp_path, part):
     extraction = Extraction(IMAGES, STREAM, make_small())
     extraction.run(part, tmp_path / part.name, tmp_path / TRAIN.name)
     counts = {"train": len(IMAGES.train_labels), "test": len(IMAGES.test_labels)}
-    images, size = extent(part, counts, TASKS, SHAPE)
+    images, size = extent(part, counts, StreamConfig(tasks=TASKS), SHAPE)
     assert images == extraction.tally.done == extraction.tally.total
     found = sum(path.stat().st_size for path in (tmp_path / part.name).rglob("*.npy"))
     assert 0.5 * found - 5000 < size < 2 * found + 5000

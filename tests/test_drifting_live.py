@@ -24,7 +24,8 @@ from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner
 from sharc_core.methods import METHODS
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 
@@ -95,7 +96,7 @@ def make_images() -> SimpleNamespace:
 IMAGES = make_images()
 LABELS = torch.from_numpy(IMAGES.train_labels)
 TEST_LABELS = torch.from_numpy(IMAGES.test_labels)
-STREAM = make_stream(LABELS, TEST_LABELS, CLASSES, TASKS)
+STREAM = make_stream(LABELS, TEST_LABELS, CLASSES, StreamConfig(tasks=TASKS))
 
 
 def first_weights(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,8 @@ from sharc_core.memory.budget import Budget
 from sharc_core.methods import METHODS
 from sharc_core.representations.encoding import kept_channels
 from sharc_core.selection.filling import Reservoir, whole_batches
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 KINDS = {name: METHODS.get(name) for name in METHODS.names()}
@@ -60,7 +61,7 @@ def test_whole_batches_by_hand():
 
 def test_in_a_task_of_one_cost_the_last_whole_batches_stay():
     cell = make_cell("er", buffer=30, selection="batches", seeds=[0, 1])
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     memory = make_memory(FEATURES, stream, cell)
     order = stream.order(0, 0, cell.seeds)
     memory.store(order, make_head("linear", 0, 2, 12, 6))
@@ -90,7 +91,7 @@ def reservoir():
 
     def run(variant: str, **changes):
         cell = make_cell("derpp", variant, selection="reservoir", seeds=[0, 1], **changes)
-        stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+        stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
         memory, head = make_memory(FEATURES, stream, cell), make_head("linear", 0, 2, 12, 6)
         head.initialise(cell.seeds)
         logits = {}

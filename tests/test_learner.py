@@ -10,7 +10,8 @@ from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import HeadConfig, Training
 from sharc_core.learning.learner import evaluate, make_memory, run_cell
 from sharc_core.methods import METHODS
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)  # as a cell's job has: with more, kernels round by the number of replicas
 
@@ -156,7 +157,7 @@ def test_derpp_stores_the_logits_of_the_trained_head(features, weights, monkeypa
     cell = make_cell("derpp", buffer=30)
     run_cell(features, cell)
     _, *after = weights
-    stream = make_stream(features.train_labels, features.test_labels, 6, 3)
+    stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     for task, batch in enumerate(made[0].tasks()):
         last = stream.order(task, 0, cell.seeds)[:, -batch.y.shape[1] :]
         for r in range(3):

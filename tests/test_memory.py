@@ -16,14 +16,15 @@ from sharc_core.memory.budget import Budget
 from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.representations.encoding import kept_channels, sample_bytes
 from sharc_core.saliency import SALIENCIES
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 FEATURES = make_features(classes=6, train_per_class=25)
 
 
 def fill(cell, features=FEATURES):
     """A memory that has seen the whole stream."""
-    stream = make_stream(features.train_labels, features.test_labels, 6, cell.tasks)
+    stream = make_stream(features.train_labels, features.test_labels, 6, cell.stream)
     memory = make_memory(features, stream, cell)
     head = make_head("linear", 0, len(cell.seeds), features.train_pooled.shape[1], 6)
     head.initialise(cell.seeds)
@@ -93,7 +94,7 @@ def test_theta_buys_samples():
 def test_the_last_samples_are_kept():
     cell = make_cell("er", buffer=12)
     memory = fill(cell)
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     for task, stored in enumerate(memory.stored):
         assert torch.equal(stored.index, stream.order(task, 0, cell.seeds)[:, -4:])
         for r in range(3):
@@ -146,7 +147,7 @@ def test_stored_labels_are_the_samples_own():
     """Two classes a task in random order: a permuted label would be another class's."""
     cell = make_cell("er", "sharc", buffer=30)
     memory = fill(cell)
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     for task, batch in enumerate(memory.tasks()):
         last = stream.order(task, 0, cell.seeds)[:, -batch.y.shape[1] :]
         assert torch.equal(batch.y, FEATURES.train_labels[last])
@@ -158,7 +159,7 @@ def test_what_is_dropped_becomes_the_mean_of_the_samples_own_class(read):
     """By hand, from the features: labels that reach the associative memory out of order give other means."""
     cell = make_cell("er", "sharc", buffer=30, associative_memory="mean", associative_settings={}, read=read)
     memory = fill(cell)
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     for task, (stored, batch) in enumerate(zip(memory.stored, memory.tasks(), strict=True)):
         last = stream.order(task, 0, cell.seeds)[:, -batch.y.shape[1] :]
         for r, index in enumerate(last):
@@ -177,7 +178,7 @@ def test_what_is_dropped_becomes_the_mean_of_the_samples_own_class(read):
 def test_stored_logits_are_the_heads_at_storing_time(variant):
     """Of the whole sample, as they were: the head that goes on learning does not change them."""
     cell = make_cell("derpp", variant, buffer=30)
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     memory = make_memory(FEATURES, stream, cell)
     head = make_head("linear", 0, 3, 12, 6)
     head.initialise(cell.seeds)
@@ -197,7 +198,7 @@ def test_stored_logits_are_the_heads_at_storing_time(variant):
 def test_reading_at_store_keeps_the_first_recall():
     """With class means that go on moving, reading later gives another map; reading at store does not."""
     features = make_features()
-    stream = make_stream(features.train_labels, features.test_labels, 6, 3)
+    stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     outcome = {}
     for read in ("per_task", "at_store"):
         cell = make_cell("er", "sharc", associative_memory="mean", associative_settings={}, read=read)
@@ -272,7 +273,7 @@ def test_every_seed_has_an_associative_memory_of_its_own():
     """Its seed is a function of the run's and of nothing else: not of the other runs, nor of their order."""
 
     def seeds(runs):
-        stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+        stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
         memory = make_memory(FEATURES, stream, make_cell("er", "sharc", seeds=runs))
         assert len(set(map(id, memory.sharc.associative))) == len(runs)
         return [associative.seed for associative in memory.sharc.associative]

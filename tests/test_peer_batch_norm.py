@@ -24,7 +24,8 @@ from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner
 from sharc_core.methods import METHODS
-from sharc_core.streams import Stream, make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import Stream, make_stream
 
 torch.set_num_threads(1)
 
@@ -80,7 +81,7 @@ def _authors_order():
 
 @pytest.fixture(scope="module")
 def stream():
-    return make_stream(array("train_labels").long(), array("test_labels").long(), 6, 3)
+    return make_stream(array("train_labels").long(), array("test_labels").long(), 6, StreamConfig(tasks=3))
 
 
 @pytest.fixture(scope="module")

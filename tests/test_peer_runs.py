@@ -19,7 +19,8 @@ from sharc_core.learning import learner, metrics
 from sharc_core.memory import episodic as memory
 from sharc_core.methods import METHODS, agem, gem
 from sharc_core.selection.filling import whole_batches
-from sharc_core.streams import Stream, make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import Stream, make_stream
 
 torch.set_num_threads(1)  # small products: more threads only wait for each other
 
@@ -154,7 +155,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
     run, cell = RUNS[key], code_cell(key)
     order = array("order").long()
     monkeypatch.setattr(Stream, "order", lambda self, task, epoch, seeds: order[task][None])
-    stream = make_stream(features.train_labels, features.test_labels, 6, 3)
+    stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     head = make_head("linear", 0, 1, 16, 6).double()
     head.weight[0], head.bias[0] = array("w0"), array("b0")
     kind = METHODS.get(cell.method)

@@ -25,7 +25,8 @@ from sharc_core.grid.cell import HeadConfig
 from sharc_core.learning.learner import make_memory, run_cell
 from sharc_core.methods import METHODS
 from sharc_core.saliency import SALIENCIES
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 NAME = f"pretended GPU (CUDA {torch.version.cuda}, cuDNN 1)"
@@ -159,7 +160,7 @@ def test_every_associative_memory(features, kind):
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
 def test_associative_memories_are_where_the_cell_is(features, kind):
     """On the CPU they would give the same numbers, late."""
-    stream = make_stream(features.train_labels, features.test_labels, 6, 3)
+    stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     with pretended_gpu(), same_bits("cuda"):
         memory = make_memory(features, stream, make_cell("er", "sharc", seeds=[0], **quick(kind)), GPU)
         (associative,) = memory.sharc.associative
@@ -254,7 +255,8 @@ def test_drifting_and_adapted_features(tmp_path):
     )
     data = random_images(train=12, test=6)
     labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
-    stream, form = make_stream(*labels, 3, 1), of_images(resolve(config), data.train_images)
+    stream = make_stream(*labels, 3, StreamConfig(tasks=1))
+    form = of_images(resolve(config), data.train_images)
     train = Part("train", 0, 1, 5, kept=Kept(None))
     parts = [START, train, Part("tests", 0, 1, 5, 2), Part("joint", 0, 1, 5, 1)]
 

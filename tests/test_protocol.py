@@ -25,7 +25,8 @@ from sharc_core.memory.budget import Budget
 from sharc_core.memory.episodic import EpisodicMemory, SharcSettings
 from sharc_core.methods import METHODS
 from sharc_core.representations.encoding import kept_mask, percentile_mask, top_mask
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 EIGHTHS = st.integers(0, 7).map(lambda n: n / 8)
 SPARSE = make_features(classes=6, train_per_class=25)  # about half of its entries are zero, as after a ReLU
@@ -109,7 +110,7 @@ def test_the_memory_keeps_the_positive_channels(unit, theta):
     cell = make_cell(
         "er", "sharc", theta=theta, importance="positive", budget_unit=unit, seeds=[2], buffer=24
     )
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     memory = make_memory(FEATURES, stream, cell)
     head = make_head("linear", 0, 1, 12, 6)
     head.initialise(cell.seeds)
@@ -158,7 +159,7 @@ def test_the_values_that_are_not_zero_are_those_that_fit(
     sharc = {"theta": theta, "importance": importance, "read": "per_task"} if variant == "sharc" else {}
     cell = make_cell(method, variant, buffer=buffer, budget_unit="nonzero", seeds=[seed], **sharc)
     memory = fill(cell, SPARSE)
-    stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, 3)
+    stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, StreamConfig(tasks=3))
     allowance = buffer // 3 * 12 * 2 * 2
     for task, stored in enumerate(memory.stored):
         order = stream.order(task, 0, cell.seeds)[0]
@@ -497,7 +498,7 @@ def test_a_memory_of_several_seeds_says_that_they_must_run_apart():
     budget = Budget("nonzero", 24, 3, (12, 2, 2))
     memory = EpisodicMemory(SPARSE, [0, 1, 2], budget)
     head = make_head("linear", 0, 3, 12, 6)
-    stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, 3)
+    stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, StreamConfig(tasks=3))
     with pytest.raises(UserError, match="run them one by one"):
         memory.store(stream.order(0, 0, [0, 1, 2]), head)
 

@@ -17,7 +17,8 @@ from sharc_core.grid.cell import Training
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.recall_settings import RecallJob, RecallStudy
 from sharc_core.heads import LinearHead
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 from sharc_core.studies import recall
 from sharc_core.studies.jobs import recall_jobs, recall_path
 from sharc_core.studies.recall import MEASURES, measure, noisy_cue, random_mask, run_recall, saliency_mask
@@ -171,7 +172,7 @@ def test_noise_of_its_size_on_observed_entries_only():
 
 
 def test_saliency_keeps_the_channels_of_the_largest_weights():
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     head = recall.joint_head(FEATURES, stream, make_job(), seed=0)
     index = torch.tensor([0, 100, 200])
     mask = saliency_mask(FEATURES, index, head, 0.75)

@@ -24,7 +24,8 @@ from sharc_core.methods import METHODS
 from sharc_core.results.runs import runs_table
 from sharc_core.stages.build import ensure_features
 from sharc_core.stages.layout import Layout
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 CASES = [(m, "plain") for m in METHODS.names()] + [("er", "sharc"), ("derpp", "sharc"), ("gem", "sharc")]
@@ -104,7 +105,7 @@ def test_views_make_a_difference_to_the_seeds_that_see_them(features, heads, met
 @pytest.mark.parametrize("settings", [{}, {"storage": "int8"}, {"read": "at_store"}])
 def test_the_memory_keeps_and_recalls_its_replicas_view(features, settings):
     cell = make_cell("er", "sharc", seeds=[0, 1, 2], views=2, budget_unit="slots", **settings)
-    stream = make_stream(features.train_labels, features.test_labels, 6, 3)
+    stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     memory = make_memory(features, stream, cell)
     head = make_head("linear", 0, 3, 32, 6)
     head.initialise(cell.seeds)

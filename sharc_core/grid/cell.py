@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sharc_core.common.files import digest
 from sharc_core.common.settings import Settings
+from sharc_core.streams.settings import StreamConfig, WithStream
 
 Scenario = Literal["task_il", "class_il"]
 Variant = Literal["plain", "sharc"]
@@ -32,7 +33,7 @@ class HeadConfig(Settings):
     hidden: int = Field(default=256, ge=1)
 
 
-class Cell(Settings):
+class Cell(WithStream):
     """One training configuration with all its seeds: the unit of work, a pure function of its fields.
 
     scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
@@ -45,8 +46,7 @@ class Cell(Settings):
     """
 
     dataset: str
-    tasks: int
-    class_order_seed: int | None
+    stream: StreamConfig
     backbone: str
     method: str
     variant: Variant

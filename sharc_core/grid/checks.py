@@ -127,18 +127,19 @@ def check_names(grid: Grid) -> None:
             kind = SOURCES.get(dataset.source).Settings
             also = list(DatasetConfig.model_fields)
             raise UserError(f"config: {explain(error, kind, f'datasets.{name}', also)}") from None
+        tasks = dataset.stream.tasks
         for budget in listed(grid.budget):
-            if isinstance(budget.split, list) and len(budget.split) != dataset.tasks:
+            if isinstance(budget.split, list) and len(budget.split) != tasks:
                 raise UserError(
-                    f"config: budget.split has {len(budget.split)} shares but {name} has {dataset.tasks} "
+                    f"config: budget.split has {len(budget.split)} shares but {name} has {tasks} "
                     "tasks: give one share per task, or equal, or carry"
                 )
         smallest = min(grid.buffers)
         replaying = [m for m in grid.methods if METHODS.get(m).uses_memory]
-        if replaying and smallest < dataset.tasks:
+        if replaying and smallest < tasks:
             raise UserError(
-                f"config: buffers: {smallest} is smaller than the {dataset.tasks} tasks of {name}; "
-                f"give every task a slot: {dataset.tasks} or more"
+                f"config: buffers: {smallest} is smaller than the {tasks} tasks of {name}; "
+                f"give every task a slot: {tasks} or more"
             )
     names = [backbone.path_name for backbone in grid.backbones]
     is_drifting = any(map(sets_drifting, grid.protocol)) or any(

@@ -8,6 +8,7 @@ from sharc_core.features.drifting.part import START, Kept, Part
 from sharc_core.features.views import view_of
 from sharc_core.grid.cell import Cell
 from sharc_core.methods import METHODS
+from sharc_core.streams.settings import StreamConfig
 
 MARGIN = 3  # how many times what samples cost on average is kept where the budget counts non-zero values
 WIDTHS = {"float32": 2.0, "float16": 1.0, "int8": 0.5}  # of stored values, in those of a buffer's slot
@@ -29,22 +30,24 @@ def is_read(part: Part, cell: Cell) -> bool:
     return any(replace(part, kept=None) == replace(one, kept=None) for one in parts_of([cell], Kept()))
 
 
-def extent(part: Part, counts: dict[str, int], tasks: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+def extent(
+    part: Part, counts: dict[str, int], stream: StreamConfig, shape: tuple[int, int, int]
+) -> tuple[int, int]:
     """Images that a part runs through the network, and about how many bytes it takes on disk.
 
     counts: images per split. shape: (K, h, w) of a map. Where maps are kept by their non-zero values, half of
     the values are taken to be zero.
     """
     train, test, vector = counts["train"], counts["test"], 4 * shape[0]
-    after = sum(test * min(task + 2, tasks) // tasks for task in range(tasks))
+    after = sum(int(test * sum(stream.shares[: task + 2])) for task in range(stream.tasks))
     images = {"start": test, "train": train, "joint": train + test, "tests": after}[part.kind]
     if part.kind in ("start", "tests"):
         return images, images * vector + 16 * (train + test)
     size = images * (vector + shape[0])
     if part.kept is not None:
-        most = -(-train // tasks)
+        most = math.ceil(train * max(stream.shares))
         kept = most if part.kept.samples is None else min(most, max(part.kept.samples, 2 * part.kept.full))
-        size += tasks * kept * 2 * math.prod(shape)
+        size += stream.tasks * kept * 2 * math.prod(shape)
     return images, size
 
 
@@ -71,7 +74,7 @@ def _kept_by(cell: Cell) -> Kept:
     is_any = cell.selection != "last" or cell.budget_split == "carry" or cell.mass is not None
     if is_any or theta > 0.99:
         return Kept(None)
-    share = 1 / cell.tasks
+    share = 1 / cell.stream.tasks
     if isinstance(cell.budget_split, list):
         share = max(cell.budget_split) / sum(cell.budget_split)
     slots = cell.buffer * share + 1

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.common.errors import UserError
@@ -21,6 +21,7 @@ from sharc_core.grid.expansion import without_folders
 from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
 from sharc_core.grid.recall_settings import RecallStudy
 from sharc_core.grid.sub_grid import Study
+from sharc_core.streams.settings import StreamConfig
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
 Storage = Literal["float32", "float16", "int8"]
@@ -51,14 +52,17 @@ class CellsConfig(Settings):
         return self.per_job or (1 if self.device == "cpu" else GPU_BATCH)
 
 
-class DatasetConfig(BaseModel):
-    """One entry of `datasets`: source, tasks, class order, and whatever its source takes."""
+class DatasetConfig(StreamConfig):
+    """One entry of `datasets`: its source, the keys of its stream, and the settings of the source."""
 
-    model_config = {"extra": "allow", "frozen": True, "strict": True}
+    model_config = {"extra": "allow"}
 
     source: str
-    tasks: int = Field(ge=1)
-    class_order_seed: int | None = None
+
+    @property
+    def stream(self) -> StreamConfig:
+        """How the classes are split into tasks."""
+        return StreamConfig(**{key: getattr(self, key) for key in StreamConfig.model_fields})
 
     def open_source(self, data_dir: str, mirror: str | None) -> Source:
         """The source object with its own settings validated."""

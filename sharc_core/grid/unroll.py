@@ -111,8 +111,7 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
     for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
         common = {
             "dataset": name,
-            "tasks": dataset.tasks,
-            "class_order_seed": dataset.class_order_seed,
+            "stream": dataset.stream,
             "backbone": backbone.path_name,
             "views": backbone.views,
             "batch_norm": backbone.batch_norm,

@@ -21,7 +21,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
     budget = Budget(
         cell.budget_unit,
         cell.buffer,
-        cell.tasks,
+        cell.stream.tasks,
         shape,
         logits=classes if METHODS.get(cell.method).needs_logits else 0,
         storage=cell.storage,

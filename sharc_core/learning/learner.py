@@ -26,7 +26,7 @@ from sharc_core.memory.episodic import EpisodicMemory, Storing
 from sharc_core.memory.reservoir import ReservoirMemory
 from sharc_core.methods import METHODS, Method
 from sharc_core.provenance.origin import run_origin, versions
-from sharc_core.streams import Stream, make_stream
+from sharc_core.streams.stream import Stream, make_stream
 
 GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
 EVALUATE = 4096  # test samples per product
@@ -78,13 +78,7 @@ def _run(
 ) -> dict[str, Any]:
     """All the cell's seeds at once."""
     started = time.perf_counter()
-    stream = make_stream(
-        features.train_labels,
-        features.test_labels,
-        len(features.classes),
-        cell.tasks,
-        cell.class_order_seed,
-    )
+    stream = make_stream(features.train_labels, features.test_labels, len(features.classes), cell.stream)
     method_class = METHODS.get(cell.method)
     with torch.no_grad():
         head = make_head(

@@ -28,7 +28,7 @@ from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.stages.layout import Layout
-from sharc_core.streams import Stream, make_stream
+from sharc_core.streams.stream import Stream, make_stream
 
 Progress = Callable[[str], None] | None
 
@@ -104,9 +104,8 @@ def build_features(
 
 
 def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
-    config = grid.datasets[dataset]
     labels = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
-    return make_stream(*labels, len(prepared.classes), config.tasks, config.class_order_seed)
+    return make_stream(*labels, len(prepared.classes), grid.datasets[dataset].stream)
 
 
 def ensure_features(

@@ -82,8 +82,8 @@ class Layout:
         view = self.views(backbone)[0] if view is None else view
         settings = [self._identity(config), config.precision]
         if config.batch_norm != "frozen":
-            data = self.grid.datasets[dataset]
-            settings.append([config.batch_norm, data.tasks, data.class_order_seed, config.views])
+            stream = self.grid.datasets[dataset].stream.document
+            settings.append([config.batch_norm, *stream.values(), config.views])
         key = digest([*settings, *_made_by(*features_code(config))])
         folder = self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}"
         return folder / (f"view{view}" if isinstance(view, int) else view)
@@ -166,7 +166,7 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
     """Roots of the code that a backbone's features come from."""
     roots = {
         "drifting": ["features.drifting.extract"],
-        "adapted": ["features.cache", "backbones.batch_norm", "streams"],
+        "adapted": ["features.cache", "backbones.batch_norm", "streams.stream"],
     }
     return *roots.get(config.batch_norm, ["features.cache"]), Path(ARCHITECTURES.module_file(config.arch))
 

@@ -22,7 +22,7 @@ from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.capacity import budget_of
 from sharc_core.stages.layout import Layout
-from sharc_core.streams import split_classes
+from sharc_core.streams.stream import split_classes
 
 ROOM = 1_000_000  # bytes that the smallest results take; without them Snakemake itself breaks down
 
@@ -50,7 +50,7 @@ def check_inputs(
         source = sources[name]
         with _named(f"datasets.{name}"):
             _check_source(source, progress, planning)
-            split_classes(len(source.class_names()), dataset.tasks, dataset.class_order_seed)
+            split_classes(len(source.class_names()), dataset.stream)
     shapes = {}
     with _named("backbone"):
         _check_used(grid)
@@ -245,7 +245,7 @@ def _extent(
 ) -> tuple[int, int]:
     """Images and bytes of a view, or of a part of drifting features."""
     if isinstance(view, str):
-        return extent(Part.parse(view), counts, grid.datasets[dataset].tasks, shape)
+        return extent(Part.parse(view), counts, grid.datasets[dataset].stream, shape)
     images = sum(counts[split] for split in splits_of(view))
     return images, cache_bytes(images, shape)
 

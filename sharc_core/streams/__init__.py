@@ -1,5 +1,4 @@
-"""Streams: which classes each task holds, and the order in which each seed sees the samples."""
+"""Streams: which classes each task holds, and the order in which each seed visits the samples.
 
-from sharc_core.streams.stream import Stream, make_stream, split_classes
-
-__all__ = ["Stream", "make_stream", "split_classes"]
+Import from the modules: settings.py needs no torch, stream.py does.
+"""

@@ -1,4 +1,4 @@
-"""Labels to tasks: which classes a task holds, and in which order each seed sees its samples.
+"""Labels to tasks: which classes a task holds, and in which order each seed visits its samples.
 
 Pure index arithmetic; nothing here touches an image or a feature.
 """
@@ -9,22 +9,24 @@ import torch
 
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
+from sharc_core.streams.settings import StreamConfig
 
 
-def split_classes(classes: int, tasks: int, class_order_seed: int | None = None) -> list[list[int]]:
-    """Classes of each task: label order by default, or one seeded shuffle shared by all runs.
+def split_classes(classes: int, config: StreamConfig) -> list[list[int]]:
+    """Return the classes of each task, of labels 0 to `classes` - 1.
 
     Raises UserError when the tasks do not divide the classes or a task would hold fewer than two.
     """
-    if tasks < 1 or classes % tasks or classes // tasks < 2:
+    tasks = config.tasks
+    if classes % tasks or classes // tasks < 2:
         valid = [t for t in range(1, classes // 2 + 1) if classes % t == 0]
         raise UserError(
             f"tasks: {tasks} does not divide {classes} classes into equal tasks of two or more; "
-            f"valid: {', '.join(map(str, valid)) or 'none (two classes at least are needed)'}"
+            f"valid: {', '.join(map(str, valid)) or 'none (at least two classes are needed)'}"
         )
     order = list(range(classes))
-    if class_order_seed is not None:
-        order = torch.randperm(classes, generator=generator(class_order_seed, "class_order")).tolist()
+    if config.class_order_seed is not None:
+        order = torch.randperm(classes, generator=generator(config.class_order_seed, "class_order")).tolist()
     size = classes // tasks
     return [order[i : i + size] for i in range(0, classes, size)]
 
@@ -53,7 +55,7 @@ class Stream:
         return sum(map(len, self.classes_per_task))
 
     def joint(self) -> "Stream":
-        """The same classes as a single task (the upper baseline)."""
+        """Return the same classes as a single task (the upper baseline)."""
         return Stream(
             [sum(self.classes_per_task, [])],
             [torch.cat(self.train).sort().values],
@@ -61,28 +63,28 @@ class Stream:
         )
 
     def order(self, task: int, epoch: int, seeds: list[int]) -> torch.Tensor:
-        """(R, N_t) training indices of a task in the order each of the R seeds visits them."""
+        """Return (R, N_t) training indices of a task in the order in which each of R seeds visits them."""
         index = self.train[task]
         shuffles = [torch.randperm(len(index), generator=generator(s, "order", task, epoch)) for s in seeds]
         return index[torch.stack(shuffles)]
 
 
 def make_stream(
-    train_labels: torch.Tensor,
-    test_labels: torch.Tensor,
-    classes: int,
-    tasks: int,
-    class_order_seed: int | None = None,
+    train_labels: torch.Tensor, test_labels: torch.Tensor, classes: int, config: StreamConfig
 ) -> Stream:
-    """Split a data set (labels (N,) and (M,), int64) into a stream of tasks of equally many classes."""
-    classes_per_task = split_classes(classes, tasks, class_order_seed)
+    """Split a data set into a stream of tasks.
+
+    train_labels (N,), test_labels (M,): int64, 0 to `classes` - 1. Raises UserError when the settings do not
+    fit the classes, or a task has no image in one of the splits.
+    """
+    classes_per_task = split_classes(classes, config)
 
     def split(labels: torch.Tensor) -> list[torch.Tensor]:
         return [torch.isin(labels, torch.tensor(c)).nonzero().flatten() for c in classes_per_task]
 
     stream = Stream(classes_per_task, split(train_labels), split(test_labels))
-    for what, parts in (("training", stream.train), ("test", stream.test)):
+    for name, parts in (("training", stream.train), ("test", stream.test)):
         empty = [t + 1 for t, part in enumerate(parts) if not len(part)]
         if empty:
-            raise UserError(f"task {empty[0]} has no {what} image: every class needs some in both splits")
+            raise UserError(f"task {empty[0]} has no {name} image: every class needs some in both splits")
     return stream

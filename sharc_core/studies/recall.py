@@ -20,7 +20,8 @@ from sharc_core.grid.recall_settings import RecallJob
 from sharc_core.heads import Batch, Head, LinearHead
 from sharc_core.representations.encoding import top_mask
 from sharc_core.saliency.gradient import gradient
-from sharc_core.streams import Stream, make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import Stream, make_stream
 
 MEASURES = ("relative_error", "cosine", "nearest", "exact", "agreement")
 COSTS = ("state_bytes", "write_seconds", "read_seconds")
@@ -148,9 +149,8 @@ def run_recall(
 
 
 def _run(features: Features, job: RecallJob, progress: Callable[[str], None] | None) -> pd.DataFrame:
-    stream = make_stream(
-        features.train_labels, features.test_labels, len(features.classes), job.tasks, job.class_order_seed
-    )
+    config = StreamConfig(tasks=job.tasks, class_order_seed=job.class_order_seed)
+    stream = make_stream(features.train_labels, features.test_labels, len(features.classes), config)
     rows: list[dict] = []
     for seed in job.study.seeds:
         trial = _Trial(features, stream, job, seed)

@@ -25,7 +25,7 @@ from sharc_core.common.pooling import pool
 from sharc_core.datasets import PreparedData
 from sharc_core.features.cache import ArrayWriter, Tally, check_space, half, moves_of_view
 from sharc_core.features.drifting.part import Kept, Part
-from sharc_core.streams import Stream
+from sharc_core.streams.stream import Stream
 
 TESTED = 16  # test images at a time: what fits a core's caches is fastest
 PASSES = range(1, PASSES_LIMIT + 1)
