@@ -116,6 +116,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check_options(choice: argparse.Namespace) -> None:
     """What is asked of one run must have an effect. Raises UserError."""
+    from sharc_core.grid.axes import OF_SHARC
     from sharc_core.methods import METHODS
 
     if choice.method in METHODS.names() and not METHODS.get(choice.method).uses_memory:
@@ -128,8 +129,8 @@ def _check_options(choice: argparse.Namespace) -> None:
             raise UserError(f"--buffer {choice.buffer}: {choice.method} has no memory: leave --buffer out")
     _check_protocol(choice)
     if choice.variant == "plain":
-        for name in ("theta", "associative_memory"):
-            if getattr(choice, name) is not None:
+        for name in OF_SHARC:
+            if getattr(choice, name, None) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(
                     f"{option} {getattr(choice, name)}: --variant plain does not use it: "

@@ -9,7 +9,8 @@ from PIL import Image
 from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.figures import COLOURS, curves_of, look, pareto_front, write_figures
-from sharc_core.results.runs import AXES, runs_table
+from sharc_core.grid.axes import AXES
+from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
 
 CELLS = make_grid(datasets=("s_digits",), methods=("sgd", "joint", "er"))

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sharc_core.figures.style import PLAIN, legend, look, panel_grid, panel_title, panels
+from sharc_core.grid.axes import AXES
 from sharc_core.learning.metrics import learning_curve
 from sharc_core.results.display_names import scenario_name
-from sharc_core.results.runs import AXES, axes_of, matrix_array
+from sharc_core.results.runs import axes_of, matrix_array
 from sharc_core.results.summary import Entry, row_key
 
 

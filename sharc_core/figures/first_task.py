@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from sharc_core.backbones.names import BATCH_NORMS, has_batch_norms, network_and_batch_norm
 from sharc_core.common.formats import natural_key
 from sharc_core.figures.style import look, panel_grid
+from sharc_core.grid.axes import AXES
 from sharc_core.results.display_names import scenario_name
-from sharc_core.results.runs import AXES, axes_of, matrix_array
+from sharc_core.results.runs import axes_of, matrix_array
 from sharc_core.results.summary import Entry, model_label, row_key, varying_settings
 
 COLUMNS = 4  # panels side by side

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sharc_core.common.files import digest
 from sharc_core.common.settings import Settings
+from sharc_core.grid.axes import AXES, IN_ID
 from sharc_core.streams.settings import StreamConfig, WithStream
 
 Scenario = Literal["task_il", "class_il"]
@@ -57,10 +58,10 @@ class Cell(WithStream):
     method_settings: dict[str, Any]
     buffer: int | None = None
     budget_unit: str | None = None
-    budget_split: str | list[float] = "equal"
+    budget_split: str | list[float] = AXES["budget_split"].default
     selection: str = "last"
-    count_associative_memory: bool = False
-    storage: str = "float16"
+    count_associative_memory: bool = AXES["count_associative_memory"].default
+    storage: str = AXES["storage"].default
     theta: float | None = None
     mass: float | None = None
     saliency: str | None = None
@@ -77,7 +78,7 @@ class Cell(WithStream):
     views: int = 1
     batch_norm: str = "frozen"
     passes: int | None = None
-    protocol: str = "paper"
+    protocol: str = AXES["protocol"].default
     device: Device = "cpu"
 
     @property
@@ -85,21 +86,11 @@ class Cell(WithStream):
         """File name of the cell: every axis of the grid, no settings (those are parameters of its job)."""
         if self.buffer is None:
             return self.method
-        name = f"{self.method}-{self.variant}-m{self.buffer}-{self.budget_unit}"
-        if self.count_associative_memory:
-            name += "-am"
-        if self.budget_split != "equal":
-            is_named = isinstance(self.budget_split, str)
-            name += f"-{self.budget_split if is_named else 'split' + digest(self.budget_split, 6)}"
-        if self.storage != "float16":
-            name += f"-{self.storage}"
-        if self.variant == "sharc":
-            theta = repr(self.theta).removesuffix(".0")  # all digits: any two thetas are two files
-            name += f"-theta{theta}" if self.mass is None else f"-mass{self.mass!r}"
-            name += f"-{self.saliency}-{self.associative_memory}"
-        if self.importance == "positive" and not {"importance", "code"} & set(self.protocol.split("+")):
-            name += "-positive"
-        return name if self.protocol == "paper" else f"{name}-{self.protocol}"
+        values = {name: getattr(self, name) for name in IN_ID}
+        if {"importance", "code"} & set(self.protocol.split("+")):
+            del values["importance"]  # the protocol's name implies it
+        parts = {name: value for name, value in values.items() if value not in (None, AXES[name].default)}
+        return "-".join(AXES[name].in_id(value) for name, value in parts.items())
 
     @property
     def has_ragged_channels(self) -> bool:

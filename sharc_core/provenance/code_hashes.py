@@ -30,6 +30,7 @@ WITHOUT = {
     "backbones",
     "datasets",
     "features.cache",
+    "grid.axes",
     "grid.checks",
     "grid.loading",
     "grid.models",

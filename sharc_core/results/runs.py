@@ -10,6 +10,7 @@ import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import atomic_path
 from sharc_core.common.formats import natural_key
+from sharc_core.grid.axes import AXES, SORTED_BY, digits
 from sharc_core.grid.protocol import PAPER, protocol_key
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.learning import metrics
@@ -18,27 +19,7 @@ from sharc_core.results.display_names import method_key, scenario_key
 
 TOLERANCE = 1e-9  # percent; a prediction that is right among all classes is right among its task's
 
-# What tells two runs of a grid apart, seeds aside (`read` is one value per grid, shown for the reader).
-AXES = {
-    "dataset": "str",
-    "backbone": "str",
-    "scenario": "str",
-    "method": "str",
-    "variant": "str",
-    "buffer": "Int64",
-    "theta": "float64",
-    "mass": "float64",
-    "associative_memory": "str",
-    "saliency": "str",
-    "read": "str",
-    "budget_unit": "str",
-    "budget_split": "str",
-    "storage": "str",
-    "count_associative_memory": "bool",
-    "importance": "str",
-    "protocol": "str",
-}
-COLUMNS = AXES | {
+COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
     "views": "int64",
     "seed": "int64",
     "acc": "float64",
@@ -147,7 +128,7 @@ def axes_of(cell: dict, scenario: str) -> dict:
         return axes | {"budget_split": None, "storage": None}
     if isinstance(axes["budget_split"], list):
         # all digits: any two splits are two rows, as they are two cells
-        axes["budget_split"] = "/".join(repr(float(s)).removesuffix(".0") for s in axes["budget_split"])
+        axes["budget_split"] = "/".join(map(digits, axes["budget_split"]))
     return axes
 
 
@@ -220,30 +201,21 @@ def _check_scenarios(document: dict, matrices: dict[str, np.ndarray]) -> None:
 
 def _order(row: dict) -> tuple:
     """Sort key over all axes and the seed; what is missing comes first."""
+    return (*(_ORDERS.get(name, _optional)(row[name]) for name in SORTED_BY), row["seed"])
 
-    def optional(value: object) -> tuple:
-        return () if value is None else (value,)
 
-    return (
-        scenario_key(row["scenario"]),
-        natural_key(row["dataset"]),
-        natural_key(row["backbone"]),
-        optional(row["budget_unit"]),
-        optional(row["budget_split"]),
-        optional(row["storage"]),
-        optional(row["buffer"]),
-        method_key(row["method"]),
-        row["variant"],
-        optional(row["theta"]),
-        optional(row["mass"]),
-        optional(row["associative_memory"]),
-        optional(row["saliency"]),
-        optional(row["read"]),
-        row["count_associative_memory"],
-        optional(row["importance"]),
-        protocol_key(row["protocol"]),
-        row["seed"],
-    )
+def _optional(value: object) -> tuple:
+    return () if value is None else (value,)
+
+
+# Axes with an order of their own.
+_ORDERS = {
+    "scenario": scenario_key,
+    "dataset": natural_key,
+    "backbone": natural_key,
+    "method": method_key,
+    "protocol": protocol_key,
+}
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -9,23 +9,13 @@ import pandas as pd
 
 from sharc_core.backbones.names import network_and_batch_norm
 from sharc_core.common.formats import DASH, natural_key
+from sharc_core.grid.axes import AXES, SETTINGS
 from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.learning.metrics import confidence_interval
 from sharc_core.results.display_names import method_key, method_name, scenario_name
 from sharc_core.results.render import Item
-from sharc_core.results.runs import AXES
 
-SETTINGS = (
-    "theta",
-    "mass",
-    "associative_memory",
-    "saliency",
-    "importance",
-    "read",
-    "count_associative_memory",
-    "protocol",
-)
 METRICS = ("acc", "aia", "bwt", "fwt", "forgetting")
 COSTS = (
     "episodic_bytes",
