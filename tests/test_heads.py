@@ -61,6 +61,56 @@ def test_cross_entropy_and_mse_gradients(head):
     torch.testing.assert_close(mine, truth)
 
 
+def test_a_loss_in_plain_torch_equals_the_closed_forms(head):
+    """Alone and in sums: `loss` differentiates by the logits, and the chain to the parameters is the same."""
+    now, then = make_batch(0), make_batch(1, 3)
+
+    def cross_entropy(logits):
+        return F.cross_entropy(logits.flatten(0, 1), now.y.flatten(), reduction="none").view(R, B).mean(1)
+
+    def mse(logits):
+        return (logits - then.logits).square().mean((1, 2))
+
+    plain = head.loss(now.x, cross_entropy) + 0.3 * head.loss(then.x, mse)
+    closed = head.cross_entropy(now) + 0.3 * head.logit_mse(then, then.logits)
+    torch.testing.assert_close(head.gradient(plain), head.gradient(closed))
+    mixed = head.cross_entropy(now) + 0.3 * head.loss(then.x, mse)
+    torch.testing.assert_close(head.gradient(mixed), head.gradient(closed))
+    expected = head.copy()
+    expected.descend(closed, 0.1)
+    head.descend(plain, 0.1)
+    torch.testing.assert_close(head.vector, expected.vector)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_any_function_of_the_logits_is_differentiated_as_by_full_autograd(head, mode):
+    """One without a closed form here: focal loss with a penalty on the logits; within a run and outside."""
+    batch = make_batch()
+
+    def focal(logits, y):  # (..., B, C) -> (...)
+        p = logits.softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+        return (-((1 - p) ** 2) * p.log()).mean(-1) + 0.01 * logits.pow(4).mean((-2, -1))
+
+    before = head.vector.clone()
+    with mode():
+        mine = head.gradient(head.loss(batch.x, lambda logits: focal(logits, batch.y)))
+    assert not mine.requires_grad and torch.equal(head.vector, before)
+    torch.testing.assert_close(mine, autograd(head, lambda r, f: focal(f(batch.x), batch.y[r])))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda z: z.square().mean(), lambda z: z.square().mean(2), lambda z: z.sum((0, 2))]
+)
+def test_a_loss_without_one_value_per_replica_is_refused(head, function):
+    """A mean over all replicas would train each with 1 / R of its gradient, and nobody would notice."""
+    with pytest.raises(ValueError, match=r"shape \(R,\) = \(3,\), but this has"):
+        head.loss(make_batch().x, function)
+
+
+def test_widths(head):
+    assert (head.replicas, head.features, head.classes) == (R, D, C)
+
+
 def test_descend_is_a_gradient_step(head):
     now, then = make_batch(0), make_batch(1, 3)
     loss = head.cross_entropy(now) + 0.5 * head.cross_entropy(then)

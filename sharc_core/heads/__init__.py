@@ -1,4 +1,4 @@
-"""Classification heads: the trained part, on pooled features, with all seeds side by side."""
+"""Classification heads on pooled features, one replica per seed, side by side."""
 
 import torch
 
@@ -12,7 +12,7 @@ __all__ = ["Batch", "Head", "LinearHead", "Loss", "MLPHead", "make_head"]
 def make_head(
     kind: str, hidden: int, replicas: int, features: int, classes: int, device: torch.device | str = "cpu"
 ) -> Head:
-    """A head of the configured kind ("linear" or "mlp"), parameters at zero until initialised."""
+    """Return a head of kind "linear" or "mlp" with all parameters zero; call `initialise` to draw them."""
     if kind == "linear":
         return LinearHead(replicas, features, classes, device)
     return MLPHead(replicas, features, classes, hidden, device)

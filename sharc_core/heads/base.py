@@ -2,11 +2,14 @@
 
 Every parameter of replica r lies in row r of one (R, P) matrix, `vector`; weights are views into it.
 So an optimiser step, a projection (GEM, A-GEM) or an average (CLS-ER, Reptile) is one operation on
-that matrix, and replicas never mix. Gradients are closed form (tested against autograd): with a
-loss's derivative by the logits in hand, a linear head needs one product, an MLP three.
+that matrix, and replicas never mix. The gradient by the parameters follows in closed form from a loss's
+derivative by the logits: one product for a linear head, three for an MLP. That derivative is itself in
+closed form for `cross_entropy` and `logit_mse`; `loss` takes any other function of the logits and lets
+autograd differentiate it. Tests compare all of them with autograd through the whole head.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -20,23 +23,23 @@ ALIGNED = 16
 
 @dataclass
 class Batch:
-    """What a method trains on: x (R, B, D) pooled features, y (R, B) labels, logits (R, B, C) or None."""
+    """A minibatch: x (R, B, D) pooled features, y (R, B) labels, logits (R, B, C) as stored, or None."""
 
     x: torch.Tensor
     y: torch.Tensor
     logits: torch.Tensor | None = None
 
     def joined(self, other: "Batch") -> "Batch":
-        """These samples and then the other's, without logits."""
+        """Return one batch of these samples followed by the other's, without logits."""
         return Batch(torch.cat([self.x, other.x], 1), torch.cat([self.y, other.y], 1))
 
 
 @dataclass
 class Loss:
-    """A per-replica loss, held as its derivative by the logits.
+    """The losses of R replicas, held as their derivatives by the logits.
 
-    terms: triples (inputs (R, B, D), dL/dlogits before weighting (R, B, C), weight). Losses add and
-    scale like numbers; the sum over replicas is implied, so gradients stay separate.
+    terms: triples (inputs (R, B, D), dL/dlogits before weighting (R, B, C), weight). Losses add and scale
+    like numbers: `head.cross_entropy(batch) + 0.5 * head.loss(x, function)`.
     """
 
     terms: list[tuple[torch.Tensor, torch.Tensor, float]] = field(default_factory=list)
@@ -52,13 +55,13 @@ class Head:
     """Base of the heads: the (R, P) parameter matrix, losses, gradients and steps."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], replicas: int, device: torch.device):
-        """shapes: parameter name to its shape for one replica."""
+        """Allocate the parameters, all zero. shapes: of one replica's parameters, in the order of layers."""
         self.shapes = shapes
         size = sum(map(math.prod, shapes.values()))
         self._adopt(torch.zeros(replicas, -(-size // ALIGNED) * ALIGNED, device=device))
 
     def double(self) -> "Head":
-        """The same parameters in float64, for comparisons to the last digits; changes this head."""
+        """Convert the parameters to float64 in place, for comparisons to the last digits; return the head."""
         self._adopt(self.vector.double())
         return self
 
@@ -75,14 +78,14 @@ class Head:
         return views
 
     def copy(self) -> "Head":
-        """An independent head with the same parameters."""
+        """Return an independent head with the same parameters."""
         twin = object.__new__(type(self))
         twin.shapes = self.shapes
         twin._adopt(self.vector.clone())
         return twin
 
     def initialise(self, seeds: list[int]) -> None:
-        """Uniform in +-1/sqrt(fan-in), as torch.nn.Linear does, from one generator per seed."""
+        """Draw parameters uniformly in +-1/sqrt(fan-in), as torch.nn.Linear does; one generator per seed."""
         for row, seed in enumerate(seeds):
             source = generator(seed, "init")
             for name, view in self._views(self.vector).items():
@@ -97,29 +100,55 @@ class Head:
         return self.vector.shape[0]
 
     @property
+    def features(self) -> int:
+        """D, the width of the pooled features."""
+        return next(iter(self.shapes.values()))[1]
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes of the whole stream."""
+        return next(reversed(self.shapes.values()))[0]
+
+    @property
     def bytes_per_replica(self) -> int:
         """Size of one replica's parameters."""
         return sum(map(math.prod, self.shapes.values())) * self.vector.element_size()
 
     def cross_entropy(self, batch: Batch) -> Loss:
-        """Mean softmax cross-entropy over the batch; d/dlogits = (softmax - one-hot) / B."""
+        """Return the mean softmax cross-entropy over the batch; d/dlogits = (softmax - one-hot) / B."""
         slope = self.logits(batch.x).softmax(-1)
         slope.scatter_add_(2, batch.y.unsqueeze(2), _minus_one(slope))
         return Loss([(batch.x, slope, 1 / batch.x.shape[1])])
 
     def logit_mse(self, batch: Batch, target: torch.Tensor) -> Loss:
-        """Mean over samples and classes of (logits - target)^2; target (R, B, C)."""
+        """Return the mean over samples and classes of (logits - target)^2; target (R, B, C)."""
         slope = self.logits(batch.x) - target
         return Loss([(batch.x, slope, 2 / slope[0].numel())])
 
+    def loss(self, x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> Loss:
+        """Return any loss that is a function of the logits of x (R, B, D), written in plain torch.
+
+        function: takes the logits (R, B, C) and returns the loss of each replica, (R,). Autograd
+        differentiates it by the logits alone; all other tensors that it uses are constants. Raises ValueError
+        for another shape, since a mean over replicas would scale every gradient by 1 / R.
+        """
+        with torch.enable_grad():
+            logits = self.logits(x).detach().requires_grad_()
+            values = function(logits)
+            if values.shape != (self.replicas,):
+                shape = tuple(values.shape)
+                raise ValueError(f"a loss must have shape (R,) = ({self.replicas},), but this has {shape}")
+            (slope,) = torch.autograd.grad(values.sum(), logits)
+        return Loss([(x, slope, 1.0)])
+
     def gradient(self, loss: Loss) -> torch.Tensor:
-        """(R, P) gradient of each replica's loss by its own parameters."""
+        """Return the gradient (R, P) of each replica's loss by its own parameters."""
         gradient = torch.zeros_like(self.vector)
         self._accumulate(self._views(gradient), loss, 1.0)
         return gradient
 
     def descend(self, loss: Loss, lr: float) -> None:
-        """One step of plain SGD."""
+        """Take one step of plain SGD."""
         self._accumulate(self._views(self.vector), loss, -lr)
 
 
@@ -127,7 +156,7 @@ _MINUS_ONES: dict[tuple, torch.Tensor] = {}
 
 
 def _minus_one(like: torch.Tensor) -> torch.Tensor:
-    """(R, B, 1) of -1, made once per shape: the hot loop allocates nothing it need not."""
+    """Return (R, B, 1) filled with -1, cached by shape to save an allocation per minibatch."""
     key = (like.shape[:2], like.device, like.dtype)
     if key not in _MINUS_ONES:
         _MINUS_ONES[key] = like.new_full((*like.shape[:2], 1), -1.0)

@@ -12,15 +12,15 @@ class LinearHead(Head):
         super().__init__({"weight": (classes, features), "bias": (classes,)}, replicas, device)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(R, B, D) -> (R, B, C)."""
+        """Return logits (R, B, C) of x (R, B, D)."""
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        """d(slope . logits)/dx: (R, B, D) for slope (R, B, C). Exactly rows of W for one-hot slopes."""
+        """Return d(slope . logits)/dx, (R, B, D), for slope (R, B, C): rows of W for one-hot slopes."""
         return slope @ self.weight
 
     def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """What each feature adds to the true class's logit, f^c(x) - f^c(x with x_k = 0): (R, B, D)."""
+        """Return f^c(x) - f^c(x with x_k = 0), (R, B, D): what feature k adds to the true class's logit."""
         return x * self.weight.gather(1, y.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
@@ -29,7 +29,7 @@ class LinearHead(Head):
             into["bias"].add_(slope.sum(1), alpha=scale * weight)
 
     def descend(self, loss: Loss, lr: float) -> None:
-        """One step of plain SGD, without building the gradient first."""
+        """Take one step of plain SGD, without building the gradient first."""
         for x, slope, weight in loss.terms:
             self.weight.baddbmm_(slope.mT, x, alpha=-lr * weight)
             self.bias.sub_(slope.sum(1), alpha=lr * weight)

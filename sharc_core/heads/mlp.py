@@ -4,7 +4,7 @@ import torch
 
 from sharc_core.heads.base import Head, Loss
 
-EFFECT_FLOATS = 2**23  # hidden values held at a time when an MLP's features are taken away one by one
+EFFECT_FLOATS = 2**23  # hidden values held at a time while features are removed one by one
 
 
 class MLPHead(Head):
@@ -25,18 +25,18 @@ class MLPHead(Head):
         return torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).relu_()
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(R, B, D) -> (R, B, C)."""
+        """Return logits (R, B, C) of x (R, B, D)."""
         return torch.baddbmm(self.bias2.unsqueeze(1), self._hidden(x), self.weight2.mT)
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        """d(slope . logits)/dx by one backward pass through the head: (R, B, D) for slope (R, B, C)."""
+        """Return d(slope . logits)/dx, (R, B, D), for slope (R, B, C), by one backward pass."""
         return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
 
     def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """What each feature adds to the true class's logit, f^c(x) - f^c(x with x_k = 0): (R, B, D).
+        """Return f^c(x) - f^c(x with x_k = 0), (R, B, D): what feature k adds to the true class's logit.
 
-        Taking a feature away changes the hidden units' inputs by -x_k W1[:, k]: hidden per feature and
-        sample, not a whole forward pass.
+        Removing feature k changes the hidden units' inputs by -x_k W1[:, k], which costs O(hidden) per
+        feature and sample instead of a forward pass.
         """
         inputs = torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).unsqueeze(2)
         weights = self.weight2.gather(1, y.unsqueeze(2).expand(-1, -1, self.weight2.shape[2])).unsqueeze(3)
@@ -49,7 +49,7 @@ class MLPHead(Head):
         return effects
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
-        # All slopes are taken before anything is written: `into` may be the parameters themselves.
+        # Compute all slopes before writing: `into` may be the parameters themselves.
         steps = []
         for x, slope, weight in loss.terms:
             hidden = self._hidden(x)
