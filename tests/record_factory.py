@@ -17,7 +17,7 @@ from sharc_core.grid.unroll import extracted_views, memberships
 from sharc_core.learning.documents import Wanted, signed
 from sharc_core.provenance.code_hashes import code_hash
 from sharc_core.provenance.origin import features_hash, versions
-from sharc_core.report.table_files import write_all_tables
+from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import load_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
 from sharc_core.stages.layout import Layout

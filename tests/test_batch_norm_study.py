@@ -13,7 +13,7 @@ from sharc_core.backbones.names import has_batch_norms, network_and_batch_norm
 from sharc_core.figures import curves_of, first_task_of, write, write_figures
 from sharc_core.figures.first_task import first_task_panels, first_task_words
 from sharc_core.report.page import write_report
-from sharc_core.report.table_files import write_all_tables
+from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import COLUMNS, SETTING, no_published
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise

@@ -10,7 +10,7 @@ from sharc_core.figures import write_figures
 from sharc_core.grid.sub_grid import Study
 from sharc_core.provenance.lineage import lineage, sentence
 from sharc_core.report.page import write_report
-from sharc_core.report.table_files import write_all_tables
+from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import no_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
 

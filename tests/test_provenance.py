@@ -93,7 +93,7 @@ def stage(*roots) -> str:
         (("results.runs",), "learning/metrics.py", "def acc(", "def accuracy("),
         (
             ("results.tables", "results.published", "results.runs"),
-            "results/render.py",
+            "results/table_formats.py",
             "def to_latex(",
             "def to_tex(",
         ),

@@ -16,9 +16,7 @@ from sharc_core.figures import write_figures
 from sharc_core.report.page import write_report
 from sharc_core.report.scorecard import scorecard, tidy_scorecard, write_scorecard
 from sharc_core.results.claims import CLAIMS, check_claims, claims_table
-from sharc_core.results.published import load_published, no_published, published_lookup, published_pairs
-from sharc_core.results.runs import runs_table
-from sharc_core.results.setups import (
+from sharc_core.results.comparisons import (
     below_here,
     below_paper,
     overall,
@@ -27,6 +25,8 @@ from sharc_core.results.setups import (
     significant,
     verdict,
 )
+from sharc_core.results.published import load_published, no_published, published_lookup, published_pairs
+from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
 from sharc_core.results.tables import main_tables, write_tables
 

@@ -13,9 +13,9 @@ from sharc_core.common.formats import bytes_text, mean_text, natural_key, number
 from sharc_core.results.display_names import method_name
 from sharc_core.results.pairs import equal_bytes, pair_tables, paired
 from sharc_core.results.published import load_published, no_published, published_lookup
-from sharc_core.results.render import Item, Table, escape_latex, to_latex, to_markdown
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
+from sharc_core.results.table_formats import Item, Table, escape_latex, to_latex, to_markdown
 from sharc_core.results.tables import main_tables, tidy, write_tables
 
 PAPER = "workflow/paper/paper_results.csv"

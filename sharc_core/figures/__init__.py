@@ -1,10 +1,10 @@
 """Figures from cells and runs, one file per kind. SVG and PNG, same bits twice, with words beside them."""
 
+from sharc_core.figures.captions import alt_text
 from sharc_core.figures.curves import curves_of
 from sharc_core.figures.first_task import first_task_of
 from sharc_core.figures.memory_bytes import pareto_front
 from sharc_core.figures.style import COLOURS, FURTHER, STYLE, look, save
-from sharc_core.figures.words import alt_text
 from sharc_core.figures.write import FIRST_TASK, NAMES, write_figures
 
 __all__ = [

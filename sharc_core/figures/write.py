@@ -10,6 +10,7 @@ from matplotlib import style
 from sharc_core.backbones.names import has_batch_norms
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import write_json
+from sharc_core.figures.captions import words
 from sharc_core.figures.curves import curves_figure, curves_of
 from sharc_core.figures.first_task import first_task_figure, first_task_of, first_task_words
 from sharc_core.figures.memory_bytes import bytes_figure
@@ -17,7 +18,6 @@ from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.style import STYLE, save
 from sharc_core.figures.theta import theta_figure
-from sharc_core.figures.words import words
 from sharc_core.grid.sub_grid import MAIN, Study
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN

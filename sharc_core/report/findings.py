@@ -9,8 +9,8 @@ from sharc_core.common.formats import bytes_text, natural_key, number_text
 from sharc_core.results.display_names import scenario_name
 from sharc_core.results.pairs import Pair, equal_bytes, paired
 from sharc_core.results.published import published_for, published_lookup
-from sharc_core.results.render import Finding, Item, Table
 from sharc_core.results.summary import Entry, buffer_item, model_label, unique, varying_settings
+from sharc_core.results.table_formats import Finding, Item, Table
 
 
 def findings(entries: Sequence[Entry], published: pd.DataFrame) -> list[Finding]:

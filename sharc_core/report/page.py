@@ -17,10 +17,10 @@ from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.findings import equal_bytes_table, findings
 from sharc_core.report.protocol_effects import protocol_findings, protocol_tables
 from sharc_core.report.scorecard import scorecard
+from sharc_core.results.comparisons import own_setting, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.pairs import pair_tables
 from sharc_core.results.published import SOURCE, published_for, published_lookup
-from sharc_core.results.setups import own_setting, setups
 from sharc_core.results.summary import Entry, summarise
 from sharc_core.results.tables import main_tables
 from sharc_core.studies.batch_norm import batch_norm_findings, batch_norm_tables

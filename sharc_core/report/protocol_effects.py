@@ -22,7 +22,6 @@ from sharc_core.learning.metrics import PairedTest, paired_test
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.pairs import Pair, interval_text, paired
 from sharc_core.results.published import SOURCE, published_for, published_lookup
-from sharc_core.results.render import Item, Table
 from sharc_core.results.summary import (
     Entry,
     block_title,
@@ -33,6 +32,7 @@ from sharc_core.results.summary import (
     seeds_text,
     varying_settings,
 )
+from sharc_core.results.table_formats import Item, Table
 
 # What a comparison has in common under every protocol, the network aside; the rules set the other axes.
 COMMON = ("scenario", "dataset", "buffer", "method", "theta", "mass", "associative_memory")

@@ -13,18 +13,7 @@ from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.verdicts import verdicts
 from sharc_core.results.claims import check_claims, claim_finding, claims_table
-from sharc_core.results.display_names import method_name, scenario_key, scenario_name
-from sharc_core.results.pairs import equal_bytes, interval_text, p_text
-from sharc_core.results.published import (
-    SEEDS,
-    SETTING,
-    SOURCE,
-    PublishedPair,
-    published_lookup,
-    published_pairs,
-)
-from sharc_core.results.render import Finding, Item, Table, to_markdown
-from sharc_core.results.setups import (
+from sharc_core.results.comparisons import (
     LEVEL,
     Count,
     Setup,
@@ -40,7 +29,18 @@ from sharc_core.results.setups import (
     significant,
     verdict,
 )
+from sharc_core.results.display_names import method_name, scenario_key, scenario_name
+from sharc_core.results.pairs import equal_bytes, interval_text, p_text
+from sharc_core.results.published import (
+    SEEDS,
+    SETTING,
+    SOURCE,
+    PublishedPair,
+    published_lookup,
+    published_pairs,
+)
 from sharc_core.results.summary import SETTINGS, Entry, buffer_item, runs_of, summarise, unique
+from sharc_core.results.table_formats import Finding, Item, Table, to_markdown
 
 PAPER = "paper, all"
 SAME = "paper, rows of this grid"

@@ -4,11 +4,7 @@ from collections.abc import Sequence
 
 from sharc_core.common.formats import DASH, number_text
 from sharc_core.learning.metrics import PairedTest
-from sharc_core.results.display_names import scenario_name
-from sharc_core.results.pairs import interval_text, p_text
-from sharc_core.results.published import SETTING, SOURCE, PublishedPair, published_pairs
-from sharc_core.results.render import Finding
-from sharc_core.results.setups import (
+from sharc_core.results.comparisons import (
     LEVEL,
     Overall,
     Setup,
@@ -22,6 +18,10 @@ from sharc_core.results.setups import (
     significant,
     verdict,
 )
+from sharc_core.results.display_names import scenario_name
+from sharc_core.results.pairs import interval_text, p_text
+from sharc_core.results.published import SETTING, SOURCE, PublishedPair, published_pairs
+from sharc_core.results.table_formats import Finding
 
 
 def verdicts(ours: Sequence[Setup], lookup: dict) -> list[Finding]:

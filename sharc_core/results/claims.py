@@ -7,8 +7,8 @@ from sharc_core.common.formats import DASH, number_text
 from sharc_core.learning.metrics import relative_gain
 from sharc_core.results.display_names import method_name
 from sharc_core.results.published import SETTING, SOURCE, PublishedPair
-from sharc_core.results.render import Finding, Item, Table
 from sharc_core.results.summary import Entry
+from sharc_core.results.table_formats import Finding, Item, Table
 
 
 class Claim(NamedTuple):

@@ -8,7 +8,6 @@ import pandas as pd
 from sharc_core.common.formats import DASH, bytes_text, natural_key, number_text
 from sharc_core.grid.protocol import concerning
 from sharc_core.learning.metrics import PairedTest, paired_test
-from sharc_core.results.render import Item, Table
 from sharc_core.results.summary import (
     SETTINGS,
     Entry,
@@ -20,6 +19,7 @@ from sharc_core.results.summary import (
     seeds_text,
     varying_settings,
 )
+from sharc_core.results.table_formats import Item, Table
 
 
 @dataclass(frozen=True)

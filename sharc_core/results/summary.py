@@ -14,7 +14,7 @@ from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.learning.metrics import confidence_interval
 from sharc_core.results.display_names import method_key, method_name, scenario_name
-from sharc_core.results.render import Item
+from sharc_core.results.table_formats import Item
 
 METRICS = ("acc", "aia", "bwt", "fwt", "forgetting")
 COSTS = (

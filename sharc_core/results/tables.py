@@ -18,7 +18,6 @@ from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.pairs import pair_tables, tidy_pairs
 from sharc_core.results.published import SETTING, SOURCE, published_for, published_lookup
-from sharc_core.results.render import Item, Table, to_latex, to_markdown
 from sharc_core.results.summary import (
     COSTS,
     METRICS,
@@ -36,6 +35,7 @@ from sharc_core.results.summary import (
     unique,
     varying_settings,
 )
+from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
 
 FORMULAS = (
     "a[i][j] is the accuracy on task j after training on task i of T; ACC = mean_j a[T][j]; "

@@ -17,11 +17,10 @@ from sharc_core.learning.metrics import PairedTest, paired_test
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.claims import Checked, check_claims
+from sharc_core.results.comparisons import Count, Setup, below_here, below_paper, count, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.pairs import interval_text
 from sharc_core.results.published import SETTING, SOURCE, published_for, published_lookup, published_pairs
-from sharc_core.results.render import Item, Table, to_markdown
-from sharc_core.results.setups import Count, Setup, below_here, below_paper, count, setups
 from sharc_core.results.summary import (
     SETTINGS,
     Entry,
@@ -33,6 +32,7 @@ from sharc_core.results.summary import (
     summarise,
     varying_settings,
 )
+from sharc_core.results.table_formats import Item, Table, to_markdown
 
 FROZEN, DRIFTING, ADAPTED = BATCH_NORMS
 NEAR = 1.0  # percentage points; a share of a shorter distance would be mostly chance

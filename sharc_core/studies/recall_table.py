@@ -13,7 +13,7 @@ from sharc_core.common.formats import DASH, bytes_text, mean_text
 from sharc_core.grid.recall_settings import RecallStudy
 from sharc_core.provenance.lineage import FIELDS, csv_text, latex_text, lineage, markdown_text, origin_fields
 from sharc_core.provenance.origin import UNKNOWN
-from sharc_core.results.render import Item, Table, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
 from sharc_core.studies.recall import COLUMNS, MEASURES
 
 KEY = "key"  # column of recall_key

@@ -29,7 +29,7 @@ from sharc_core.studies.recall_table import read_rows
 NAMES = {"grid": "provenance.json", "recall": "provenance_recall.json"}
 # Roots (see provenance.stage_hash) of the code that makes tables of results.
 TABLE_CODE = {
-    "grid": ("report.table_files", "results.published", "results.runs"),
+    "grid": ("report.tables", "results.published", "results.runs"),
     "recall": ("studies.recall_table",),
 }
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

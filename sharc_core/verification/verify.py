@@ -21,7 +21,7 @@ from sharc_core.grid.unroll import cells as unrolled
 from sharc_core.learning.documents import differing, read_document
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import ROOT, features_hash
-from sharc_core.report.table_files import write_all_tables
+from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import load_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
 from sharc_core.stages.layout import Layout

@@ -5,7 +5,7 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, "tables"):
-    from sharc_core.report.table_files import write_all_tables
+    from sharc_core.report.tables import write_all_tables
     from sharc_core.results.published import load_published
     from sharc_core.results.runs import read_runs
 
