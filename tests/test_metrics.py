@@ -14,16 +14,12 @@ from sharc_core.learning.metrics import (
     aia,
     bwt,
     bwt_in_code,
-    confidence_interval,
     forgetting,
     forgetting_in_code,
     fwt,
-    holm,
     learning_curve,
-    paired_test,
-    relative_gain,
-    welch,
 )
+from sharc_core.results.statistics import confidence_interval, holm, paired_test, relative_gain, welch
 
 NAN = np.nan
 A = np.array([[90.0, 20.0, 10.0], [60.0, 80.0, 30.0], [70.0, 50.0, 96.0]])

@@ -9,7 +9,7 @@ from result_factory import constant_matrix, make_document
 from sharc_core.grid.protocol import concerning
 from sharc_core.learning.documents import selected
 from sharc_core.report.protocol_effects import comparisons, protocol_findings, protocol_tables
-from sharc_core.results.pairs import paired
+from sharc_core.results.comparisons import paired
 from sharc_core.results.published import COLUMNS, no_published
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import blocks, model_label, summarise, varying_settings
@@ -75,10 +75,10 @@ def test_gains_and_movements_are_those_of_the_runs():
     gains = {e.protocol: e.pair.test.difference for e in comparison.effects}
     assert list(gains) == ["paper", "paper+importance", "paper+budget", "paper+read", "paper+forget", "code"]
     assert list(gains.values()) == pytest.approx([5, 2, 10, 5, 5, 2])
-    moved = {e.protocol: e.moved for e in comparison.effects if e.moved}
-    assert [m.difference for m in moved.values()] == pytest.approx([-3, 5, 0, 0, -3])
+    changes = {e.protocol: e.change for e in comparison.effects if e.change}
+    assert [change.difference for change in changes.values()] == pytest.approx([-3, 5, 0, 0, -3])
     # differences of differences by hand: 5, 5.1 and 4.9, whose t interval is 5 -+ 4.3027 * 0.1 / sqrt(3)
-    assert (moved["paper+budget"].low, moved["paper+budget"].high) == pytest.approx(
+    assert (changes["paper+budget"].low, changes["paper+budget"].high) == pytest.approx(
         (4.7516, 5.2484), abs=1e-4
     )
     assert {e.protocol: e.direction for e in comparison.effects[1:]} == {
@@ -94,16 +94,16 @@ def test_rounding_moves_nothing():
     again = gaining("paper+replay", [4.0, 5.0, 6.0], plain=30.2)
     assert 30.2 + 4.0 - 30.2 != 4.0
     (comparison,) = comparisons(entries_of(KNOWN[0], again), no_published())
-    assert comparison.effects[1].is_exactly_none and comparison.effects[1].direction == 0
+    assert comparison.effects[1].is_exactly_zero and comparison.effects[1].direction == 0
 
 
 def test_findings_claim_what_the_intervals_hold():
     summary, where, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert summary == (
-        "Comparisons under the paper's rules and under protocol code: 1. SHARC gains in 1 under the "
-        "paper's (95 % interval above zero) and in 1 under the code's, where it loses in 0 (interval below "
-        "zero). A gain is said to exist only under one of the two where it is shown to be smaller under the "
-        "other, and none is shown there."
+        "Rows run under the paper's rules and under protocol code: 1. SHARC gains in 1 under the paper's "
+        "(95 % interval above zero) and in 1 under the code's, where it loses in 0 (interval below zero). "
+        "“Only” means that under the other rules no gain is shown, and the gain is shown to be smaller or a "
+        "loss."
     )
     assert where == "Gains under both: ER+ on s_digits, Class-IL, buffer 100, floats, theta 0.8, mean."
     assert found[:2] == [
@@ -115,13 +115,13 @@ def test_findings_claim_what_the_intervals_hold():
     assert not any("'replay'" in text for text in found), "was not run"
     (text,) = [text for text in found if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats, ")]
     assert (
-        "gain is +5.00 [+2.52, +7.48] (the published one outside) under paper and +2.00 [+1.75, +2.25]"
+        "gain is +5.00 [+2.52, +7.48] (the published gain is outside) under paper and +2.00 [+1.75, +2.25]"
         in text
     )
     assert "Of the +3.00 to the published gain: budget +5.00 [+4.75, +5.25]." in text
     assert "Away from it: importance -3.00 [-3.00, -3.00]." in text
-    assert "Changes nothing: forget." in text
-    assert "Not told from no effect: read." in text
+    assert "Without any effect: forget." in text
+    assert "No effect shown: read." in text
 
 
 def test_where_gains_exist_is_told_by_their_intervals():
@@ -144,14 +144,14 @@ def test_where_gains_exist_is_told_by_their_intervals():
     found = protocol_findings(entries_of(*documents), no_published())
     assert "gains in 4 under the paper's (95 % interval above zero) and in 3 under the code's" in found[0]
     assert "where it loses in 1 (interval below zero)." in found[0]
-    told = {text.split(":")[0]: re.findall(r"buffer (\d+)", text) for text in found[1:7]}
-    assert told == {
-        "Gains that exist only under the paper's text": ["10", "70"],
-        "Gains that exist only in the paper's code": ["20"],
+    groups = {text.split(":")[0]: re.findall(r"buffer (\d+)", text) for text in found[1:7]}
+    assert groups == {
+        "Gains under the paper's rules only": ["10", "70"],
+        "Gains in the paper's code only": ["20"],
         "Gains under both": ["30"],
         "No gain shown under either": ["40"],
-        "Gains that exist only under the paper's text or are undecided in its code": ["50"],
-        "Gains that exist only in the paper's code or are undecided under its text": ["60"],
+        "Gains under the paper's rules, undecided in its code": ["50"],
+        "Gains in the paper's code, undecided under its rules": ["60"],
     }
     assert any("under code and +5.00 [+2.52, +7.48] under mammoth" in text for text in found)
 
@@ -166,21 +166,22 @@ def test_the_direction_is_counted_from_the_published_gain():
 @pytest.mark.parametrize("gain", [4.0, 6.0])
 def test_nothing_leads_to_a_published_gain_that_ours_agrees_with(gain):
     found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 50.0 + gain))
-    assert "(the published one inside) under paper" in found[-1] and f"published: {gain:+.2f}." in found[-1]
-    assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
+    assert "(the published gain is inside) under paper" in found[-1]
+    assert f"published: {gain:+.2f}." in found[-1]
+    assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
     assert not any("towards" in text for text in found)
 
 
 def test_without_published_values_nothing_is_said_of_them():
     found = protocol_findings(entries_of(*KNOWN), no_published())
     assert not any("published" in text for text in found)
-    assert "Moves it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
+    assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
 
 
 def test_one_seed_tells_no_movement():
     one = [[make_one(d) for d in documents] for documents in KNOWN]
     (comparison,) = comparisons(entries_of(*one), no_published())
-    assert all(effect.direction == 0 and not effect.is_exactly_none for effect in comparison.effects[1:])
+    assert all(effect.direction == 0 and not effect.is_exactly_zero for effect in comparison.effects[1:])
 
 
 def make_one(found: dict) -> dict:
@@ -234,7 +235,8 @@ def test_the_table_shows_what_was_measured():
     assert rows["paper"][4:] == ["+5.00", "[+2.52, +7.48]", "–", "–", "+8.00"]
     assert rows["paper+budget"][4:] == ["+10.00", "[+7.63, +12.37]", "+5.00", "[+4.75, +5.25]", "+8.00"]
     assert all(len(row) == len(table.header) for row in table.rows)
-    assert "batch norm of the backbone drifts" in table.caption and "code+batch_norm is all" in table.caption
+    assert "batch norm of the backbone drifts" in table.caption
+    assert "code+batch_norm has every rule" in table.caption
 
 
 def test_a_drifting_backbone_is_a_rule_beside_the_others():
@@ -247,8 +249,8 @@ def test_a_drifting_backbone_is_a_rule_beside_the_others():
     ]
     (comparison,) = comparisons(entries_of(*runs), paper_of(50.0, 58.0))
     alone, whole = comparison.under("paper+batch_norm"), comparison.under("code+batch_norm")
-    assert (alone.pair.test.difference, alone.moved.difference) == pytest.approx((2.0, -3.0))
-    assert (whole.pair.test.difference, whole.moved.difference) == pytest.approx((-2.0, -7.0))
+    assert (alone.pair.test.difference, alone.change.difference) == pytest.approx((2.0, -3.0))
+    assert (whole.pair.test.difference, whole.change.difference) == pytest.approx((-2.0, -7.0))
     assert comparison.under("code").pair.sharc.backbone == "tiny"
     sentences = protocol_findings(entries_of(*runs), paper_of(50.0, 58.0))
     assert any("The code's rule 'batch_norm' alone" in sentence for sentence in sentences)

@@ -9,11 +9,13 @@ from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.common.errors import UserError
 from sharc_core.figures import write_figures
-from sharc_core.report.findings import equal_bytes_table, findings
+from sharc_core.report.findings import scenario_findings
 from sharc_core.report.page import flatten, write_report
+from sharc_core.report.scorecard import scorecard
 from sharc_core.results.published import load_published, no_published
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
+from sharc_core.results.tables import equal_bytes_table
 
 VOID = {"meta", "link", "br", "input", "img"}
 
@@ -117,7 +119,7 @@ def test_what_a_reader_looks_for(default):
     page, checker = default
     text = " ".join(" ".join(checker.text).split())
     for words in (
-        "What was found",
+        "Findings",
         "SHARC at equal bytes",
         "frozen in evaluation mode",
         "arXiv 2310.04334",
@@ -158,40 +160,48 @@ def test_hostile_names_are_text(tmp_path):
 
 
 def test_findings_on_known_data():
-    said = findings(summarise(runs_table(KNOWN)), no_published())
-    text = [f"{finding.text} {finding.detail}" for finding in said]
-    assert text[0].startswith("SHARC raises ACC in 1 of 2 comparisons")
+    entries = summarise(runs_table(KNOWN))
+    text = [" ".join(finding) for finding in scenario_findings(entries, no_published())]
+    assert text[0].startswith("SHARC raises the mean ACC in 1 of 2 pairs.")
     # differences: ER 8 and 8, GEM -2.5 and -2.5
-    assert "above zero in 1 and below zero in 1; the median difference is +2.75" in text[0]
+    assert "is above zero in 1, contains zero in 0 and is below zero in 1." in text[0]
+    assert "The median difference is +2.75" in text[0]
     assert "Lowered: GEM+ (s_cifar10 200)." in text[0]
-    assert text[1].startswith("1 of 2 rows of plain replay have a lower ACC than SGD")
-    assert "ER (s_cifar10 200)." in text[1]
-    assert text[2].startswith("1 of 2 rows of SHARC have a lower ACC than SGD")
-    assert "GEM+ (s_cifar10 200)." in text[2]
-    # plain GEM (93.0) against ER+ (93.5) and GEM+ (90.5)
-    assert (
-        "does as well as SHARC in 1 of 2 cases, and the same method with a plain buffer in 1 of 2." in text[3]
+    assert text[1].startswith("At the same buffer SHARC keeps 1.10 times the bytes of the plain method")
+    assert text[2].startswith("s_cifar10: the best ACC is 93.50 % (ER+, buffer 200, 3.62 MB).")
+    assert "JOINT, trained on all tasks at once, reaches 97.25 %." in text[2]
+    assert len(text) == 3
+
+
+def test_findings_of_the_scorecard_on_known_data():
+    card = scorecard(summarise(runs_table(KNOWN)), no_published())
+    text = [" ".join(finding) for finding in card.findings]
+    assert text[0].startswith("Here SHARC raises the mean ACC in 1 of 2 pairs.")
+    assert text[1] == (
+        "SGD, which replays nothing, has a higher ACC than 1 of 2 plain rows and 1 of 2 SHARC rows in "
+        "Task-IL. Rows below SGD. Task-IL, plain: ER (s_cifar10 200). Task-IL, SHARC: GEM+ (s_cifar10 200)."
     )
-    assert "s_cifar10: best ACC 93.50 % with ER+, buffer 200" in text[5]
-    assert "JOINT, with all the data at once, reaches 97.25 %." in text[5]
-    assert len(text) == 6
+    # plain GEM (93.0) against ER+ (93.5) and GEM+ (90.5)
+    assert "a plain row of any method (also SGD) matches SHARC in 1 of 2 rows" in text[2]
+    assert "A plain row of the same method does so in 1 of 2." in text[2]
+    assert len(text) == 3
 
 
 def test_direction_beside_the_paper(request):
     published = load_published(request.config.rootpath / "workflow/paper/paper_results.csv")
-    said = findings(summarise(runs_table(KNOWN)), published)[-1]
+    text, detail = scenario_findings(summarise(runs_table(KNOWN)), published)[-1]
     # the paper's GEM 88.44 to 91.01 and ER 86.36 to 91.48
-    assert said.text.startswith("The direction of SHARC's effect is the paper's in 1 of the 2 comparisons")
-    assert "+2.75 here, +3.8" in said.detail
-    assert said.detail.endswith("in the paper. Against the paper: GEM+ (s_cifar10 200).")
+    assert text.startswith("SHARC's effect has the paper's sign in 1 of the 2 pairs")
+    assert "+2.75 here, +3.8" in detail
+    assert detail.endswith("in the paper. Opposite sign: GEM+ (s_cifar10 200).")
 
 
 def test_findings_leave_out_what_the_grid_cannot_answer():
     alone = summarise(runs_table([cell("er", [85.0, 86.0])]))
-    (only,) = findings(alone, no_published())
-    assert only.text.startswith("s_cifar10: best ACC 85.50 % with ER, buffer 200")
+    (only,) = scenario_findings(alone, no_published())
+    assert only.text.startswith("s_cifar10: the best ACC is 85.50 % (ER, buffer 200, ")
     assert equal_bytes_table(alone) is None
-    assert findings(summarise(runs_table([cell("joint", [97.0])])), no_published()) == []
+    assert scenario_findings(summarise(runs_table([cell("joint", [97.0])])), no_published()) == []
 
 
 def test_equal_bytes_table_names_the_plain_rows():
@@ -230,7 +240,7 @@ def test_a_damaged_figure_is_one_line(tmp_path, content):
     write_figures(cells, runs_table(cells), tmp_path)
     (tmp_path / "learning_curves_task_il.svg").write_bytes(content)
     with pytest.raises(
-        UserError, match=r"learning_curves_task_il\.svg is no drawing: delete it and run again"
+        UserError, match=r"learning_curves_task_il\.svg is not a drawing: delete it and run again"
     ):
         write_report(runs_table(cells), cells, no_published(), tmp_path, tmp_path / "r.html", "T", {})
     assert not (tmp_path / "r.html").exists()

@@ -1,4 +1,4 @@
-"""The scorecard: counts, tests and claims on data whose answers are known; the same numbers in every form."""
+"""The scorecard on known data: counts, tests and claims, and the same numbers in every format."""
 
 import json
 import math
@@ -14,13 +14,14 @@ from result_factory import constant_matrix, make_document, make_grid
 from sharc_core.common.formats import number_text
 from sharc_core.figures import write_figures
 from sharc_core.report.page import write_report
-from sharc_core.report.scorecard import scorecard, tidy_scorecard, write_scorecard
-from sharc_core.results.claims import CLAIMS, check_claims, claims_table
+from sharc_core.report.scorecard import claims_table, scorecard
+from sharc_core.report.tables import tidy_scorecard, write_scorecard
+from sharc_core.results.claims import CLAIMS, check_claims
 from sharc_core.results.comparisons import (
     below_here,
     below_paper,
     overall,
-    own_setting,
+    setting_here,
     setups,
     significant,
     verdict,
@@ -52,7 +53,7 @@ def entries(*cells):
     return summarise(runs_table(list(cells)))
 
 
-# SHARC less plain: ER 2, 3, 4, 3, 3 (raised); GEM -1, 1, 0, -1, 2 (not told apart); A-GEM -2 to -4
+# SHARC minus plain: ER 2, 3, 4, 3, 3 (raised); GEM -1, 1, 0, -1, 2 (not told apart); A-GEM -2 to -4
 KNOWN = [
     cell("sgd", [88.0] * 5),
     cell("er", [85, 86, 85, 86, 85]),
@@ -66,7 +67,7 @@ KNOWN = [
 
 def counts(card):
     """(scenario, count) -> {column: text} of the table of counts."""
-    table = card.tables[0]
+    table = card.counts
     return {
         (row[0].text, row[1].text): dict(zip(table.header[2:], [i.text for i in row[2:]], strict=True))
         for row in table.rows
@@ -103,34 +104,37 @@ def test_counts_here(published):
         "plain methods below SGD, mean of their rows": "1 of 3",
         "SHARC rows below SGD": "1 of 3",
         "SHARC methods below SGD, mean of their rows": "1 of 3",
-        # ER+ 88.4 and A-GEM+ 87.0 are below plain GEM's 90.2, GEM+ is above
-        "SHARC rows below a plain one of no more bytes": "2 of 3",
+        # plain GEM's 90.2 is above ER+ 88.4 and A-GEM+ 87.0, and below GEM+ 90.4
+        "SHARC rows matched by a plain one of no more bytes": "2 of 3",
     }
     first = found["Task-IL", "mean ACC raised by SHARC"]
     assert (first["paper, all"], first["paper, rows of this grid"]) == ("36 of 36", "3 of 3")
     assert found["Task-IL", "SHARC rows below SGD"]["paper, rows of this grid"] == "3 of 3"
-    text = [finding.text for finding in card.sentences]
+    text = [finding.text for finding in card.findings]
     assert "in 66 of 72 pairs" in text[0] and "3 of the 72 are in this grid" in text[0]
     assert text[1] == "Here SHARC raises the mean ACC in 2 of 3 pairs."
-    assert "below 0.05 in 1 raised and 1 lowered" in card.sentences[1].detail
-    assert text[2].startswith("Task-IL: 1 of 3 rows of plain replay")
-    assert text[2].endswith("in the paper 36 of 36.")
-    assert text[3].startswith("Task-IL: 1 of 3 rows of SHARC") and text[3].endswith("31 of 36.")
-    assert text[4].startswith("At equal bytes: 2 of 3 rows of SHARC")
+    assert "below 0.05 for 1 raised and 1 lowered" in card.findings[1].detail
+    assert text[2] == (
+        "SGD, which replays nothing, has a higher ACC than 1 of 3 plain rows and 1 of 3 SHARC rows in "
+        "Task-IL (in the paper: 36 of 36 and 31 of 36)."
+    )
+    assert "matches SHARC in 2 of 3 rows" in text[3]
+    assert "A plain row of the same method does so in 1 of 3." in text[3]  # A-GEM; not ER and GEM
+    assert [t.startswith("2 of the paper's claims need another grid") for t in text[4:]] == [True]
 
 
-def test_what_differs_stands_beside_every_comparison_with_the_paper(published):
+def test_every_comparison_with_the_paper_names_both_settings(published):
     card = scorecard(entries(*KNOWN), published)
     ours = "Backbone here: tiny"
-    assert "ResNet-18" in card.sentences[0].detail and ours in card.sentences[0].detail
-    for table in (card.tables[0], card.pairs[0]):
+    assert "ResNet-18" in card.findings[0].detail and ours in card.findings[0].detail
+    for table in (card.counts, card.pairs[0]):
         assert "ResNet-18 with ImageNet weights at 224 px" in table.caption and ours in table.caption
 
 
-def test_our_setting_says_what_each_batch_norm_does():
+def test_our_setting_describes_each_batch_norm():
     def setting(*backbones):
         cells = [cell("er", [80.0], v, backbone=b) for b in backbones for v in ("plain", "sharc")]
-        return own_setting(setups(entries(*cells)))
+        return setting_here(setups(entries(*cells)))
 
     assert setting("tiny") == (
         "Backbone here: tiny, in evaluation mode, features computed once; associative memory: mean."
@@ -177,23 +181,51 @@ def test_claims_recomputed_from_the_published_table(published):
     assert [number_text(c.published_gain) for c in checked] == ["12.87", "45.50", "45.49"]
     for case in checked:  # the percentage in the claim's own words
         assert case.claim.text.startswith(f"{case.published_gain:.1f} %")
-    table = claims_table(checked)
-    assert [row[4].text for row in table.rows] == ["not in this grid"] * 3
+    assert claims_table(checked).rows == []
 
 
 def test_claims_here(published):
     cells = [cell("clser", [80.0, 80.0, 80.0, 80.0, 80.0]), cell("clser", [88, 88, 88, 90, 86], "sharc")]
     card = scorecard(entries(*cells), published)
-    (finding,) = [f for f in card.sentences if f.text.startswith("Claim “12.9 %")]
+    (finding,) = [f for f in card.findings if f.text.startswith("Claim “12.9 %")]
     # 88 / 80 - 1; with a constant plain ACC Fieller's interval is the t interval of the ratio:
     # sd sqrt(2), t_{4, 0.975} = 2.77645, half width 2.77645 * sqrt(2 / 5) / 80 = 2.195 %
     assert "here +10.00 % (80.00 to 88.00, 95 % interval +7.81 to +12.19 %" in finding.text
     assert "the published gain lies outside it" in finding.text
     assert "80.97 to 91.39, give +12.87 %" in finding.detail and "backbone tiny" in finding.detail
-    absent = [f.text for f in card.sentences if "45.5 %" in f.text]
-    assert len(absent) == 2 and all(text.endswith("not in this grid.") for text in absent)
-    points = card.tables[2].rows[0][-1]
-    assert (points.text, points.sort) == ("+8.00", 8.0)
+    (others,) = [f.text for f in card.findings if "45.5 %" in f.text]
+    assert others == (
+        "1 of the paper's claims needs another grid (config/paper.yaml): 45.5 % for DER++ on S-CIFAR-100, "
+        "Class-IL."
+    )
+    (row,) = card.tables[1].rows  # the claims that the grid answers
+    assert (row[0].text, row[-1].text, row[-1].sort) == ("200", "+8.00", 8.0)
+
+
+def test_claims_that_the_grid_cannot_answer_are_one_line(published):
+    card = scorecard(entries(*KNOWN), published)
+    (line,) = [f.text for f in card.findings if "claim" in f.text.lower()]
+    assert line == (
+        "2 of the paper's claims need another grid (config/paper.yaml): 12.9 % for CLS-ER on S-CIFAR-10, "
+        "buffer 200, Task-IL; 45.5 % for DER++ on S-CIFAR-100, Class-IL."
+    )
+    assert [table.title for table in card.tables] == ["Does SHARC help over all pairs?"]
+
+
+def test_no_claim_is_mentioned_where_the_grid_answers_all(published):
+    cells = [cell("clser", [80.0, 80.0]), cell("clser", [88.0, 90.0], "sharc")]
+    class_il = {"scenario": "class_il", "dataset": "s_cifar100"}
+    cells += [cell("derpp", [14.0, 15.0], **class_il), cell("derpp", [20.0, 21.0], "sharc", **class_il)]
+    card = scorecard(entries(*cells), published)
+    assert not any("another grid" in finding.text for finding in card.findings)
+    assert len(card.tables[1].rows) == 2  # DER++ at buffer 200 answers the claim that names no buffer
+
+
+def test_the_paper_is_not_mentioned_where_the_grid_has_none_of_its_pairs(published):
+    cells = [cell(m, [80.0, 81.0], v, dataset="mine") for m, v in (("er", "plain"), ("er", "sharc"))]
+    card = scorecard(entries(*cells), published)
+    assert not any("in this grid" in " ".join(finding) for finding in card.findings)
+    assert not any(finding.text.startswith("In the paper") for finding in card.findings)
 
 
 def test_overall_counts_identical_methods_once_and_averages_buffers():
@@ -235,8 +267,8 @@ def test_a_setup_per_way_of_running_sharc():
     found = setups(entries(plain[0], own[0], *other))
     assert [s.label for s in found] == ["mean", "none"]
     assert [s.pairs[0].test.difference for s in found] == [2, -10]
-    assert all(len(s.entries) == 2 for s in found)  # the plain rows are beside each
-    text = [f.text for f in scorecard(entries(plain[0], own[0], *other), no_published()).sentences]
+    assert all(len(s.entries) == 2 for s in found)  # each has the plain rows
+    text = [f.text for f in scorecard(entries(plain[0], own[0], *other), no_published()).findings]
     assert text[0].endswith("1 of 1 pairs (mean).") and text[1].endswith("0 of 1 pairs (none).")
 
 
@@ -298,18 +330,18 @@ def test_protocols_have_a_section_whichever_study_ran_them(published, tmp_path):
 def test_small_grids_leave_out_what_they_cannot_answer(cells, published, tmp_path):
     card = scorecard(entries(*cells), published)
     assert "nan" not in repr([table.rows for table in card.tables]).replace("sort=nan", "")
-    assert all(re.search(r"[0-9]", finding.text) for finding in card.sentences)
+    assert all(re.search(r"[0-9]", finding.text) for finding in card.findings)
     assert not any("interval above zero" in name for _, name in counts(card))
     for path in write_scorecard(runs_table(cells), published, tmp_path):
         assert path.stat().st_size > 100
     alone = scorecard(entries(*cells), no_published())
-    assert not any("paper" in finding.text for finding in alone.sentences)
+    assert not any("paper" in finding.text for finding in alone.findings)
 
 
-def test_one_seed_is_said():
-    (first, *_) = scorecard(entries(cell("er", [9.0]), cell("er", [9.5], "sharc")), no_published()).sentences
+def test_a_single_seed_is_mentioned():
+    (first, *_) = scorecard(entries(cell("er", [9.0]), cell("er", [9.5], "sharc")), no_published()).findings
     assert "1 of 1 pairs" in first.text
-    assert "One seed has no interval" in first.detail and "Holm" not in first.detail
+    assert "One seed gives no interval" in first.detail and "Holm" not in first.detail
     assert verdict(float("nan"), float("nan")) == "–"
 
 

@@ -10,13 +10,13 @@ from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.common.errors import UserError
 from sharc_core.common.formats import bytes_text, mean_text, natural_key, number_text
+from sharc_core.results.comparisons import equal_bytes, matched, paired
 from sharc_core.results.display_names import method_name
-from sharc_core.results.pairs import equal_bytes, pair_tables, paired
 from sharc_core.results.published import load_published, no_published, published_lookup
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
 from sharc_core.results.table_formats import Item, Table, escape_latex, to_latex, to_markdown
-from sharc_core.results.tables import main_tables, tidy, write_tables
+from sharc_core.results.tables import main_tables, pair_tables, tidy, write_tables
 
 PAPER = "workflow/paper/paper_results.csv"
 
@@ -291,10 +291,31 @@ def test_pairs_take_common_seeds_only_and_a_grid_without_pairs_has_a_header(tmp_
 def test_equal_bytes_takes_the_best_plain_row_that_keeps_no_more():
     entries = summarise(runs_table([c for c in small_grid() if c["cell"]["method"] != "mine"]))
     case = next(c for c in equal_bytes(entries) if c.sharc.method == "er")
-    assert (case.same.buffer, case.same.acc) == (200, 86.0)  # buffer 500 keeps more bytes
-    assert (case.other.method, case.other.acc) == ("sgd", 92.5)  # and JOINT takes no part
+    assert (case.same_method.buffer, case.same_method.acc) == (200, 86.0)  # buffer 500 keeps more bytes
+    assert (case.any_method.method, case.any_method.acc) == ("sgd", 92.5)  # and JOINT is excluded
     without = [e for e in entries if e.method == "er" and (e.is_sharc or e.buffer == 500)]
-    assert equal_bytes(without)[0].same is None
+    assert equal_bytes(without)[0].same_method is None
+
+
+@pytest.mark.parametrize(
+    ("plain", "any_method", "same_method"),
+    [
+        pytest.param([89.0, 89.0], (0, 1), (0, 1), id="a lower ACC does not match"),
+        pytest.param([90.0, 92.0], (1, 1), (1, 1), id="an equal ACC at no more bytes matches"),
+        pytest.param([91.5, 91.5], (1, 1), (1, 1), id="a higher ACC matches"),
+    ],
+)
+def test_plain_matches_sharc_at_equal_bytes(plain, any_method, same_method):
+    entries = summarise(runs_table([document("er", plain), document("er", [90.0, 92.0], "sharc")]))
+    assert (matched(entries), matched(entries, same_method=True)) == (any_method, same_method)
+
+
+def test_sharc_rows_without_a_plain_row_of_no_more_bytes_are_not_counted():
+    cells = [document("er", [99.0, 99.0], buffer=500), document("er", [90.0, 92.0], "sharc")]
+    assert matched(summarise(runs_table(cells))) == (0, 0)  # the plain row keeps more bytes
+    cells.append(document("sgd", [91.0, 91.0]))
+    entries = summarise(runs_table(cells))
+    assert (matched(entries), matched(entries, same_method=True)) == ((1, 1), (0, 0))
 
 
 def test_tidy_has_a_row_per_table_row_and_data_set():

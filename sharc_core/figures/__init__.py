@@ -1,4 +1,4 @@
-"""Figures from cells and runs, one file per kind. SVG and PNG, same bits twice, with words beside them."""
+"""Figures, one file per kind: SVG and PNG with reproducible bits, and a JSON file with their captions."""
 
 from sharc_core.figures.captions import alt_text
 from sharc_core.figures.curves import curves_of

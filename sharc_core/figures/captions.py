@@ -1,4 +1,4 @@
-"""What a figure shows, in words: title, text alternative with the numbers that matter, caption."""
+"""Titles, captions and text alternatives of figures; an alternative gives the most important numbers."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ import numpy as np
 from sharc_core.common.formats import bytes_text
 from sharc_core.figures.protocols import pair_name, protocol_rows
 from sharc_core.figures.style import Place, panel_title, panels, places
+from sharc_core.results.comparisons import Pair
 from sharc_core.results.display_names import method_key, method_name, scenario_name
-from sharc_core.results.pairs import Pair
 from sharc_core.results.summary import Entry, model_label, setting_text, unique, varying_settings
 
-OVER_SEEDS = "standard deviation over seeds"
+OVER_SEEDS = "standard deviation over the seeds"
 TITLES = {
     "learning_curves": "Learning curves",
     "bytes": "Accuracy against bytes",
@@ -22,60 +22,61 @@ TITLES = {
 }
 CAPTIONS = {
     "learning_curves": (
-        "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
-        f"{OVER_SEEDS}. JOINT is trained once, on all tasks, and is a point."
+        "Mean accuracy on the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
+        f"{OVER_SEEDS}. JOINT, which trains once on all tasks, is a point."
     ),
     "bytes": (
-        "ACC against the bytes that the learner keeps (logarithmic). Open markers: plain; filled: SHARC; "
-        f"bars: {OVER_SEEDS}. The grey steps are the best ACC at no more bytes."
+        "ACC against the bytes that the learner keeps, without the backbone (logarithmic). Open markers: "
+        f"plain; filled: SHARC; bars: {OVER_SEEDS}. Horizontal lines: SGD, which keeps only the head, and "
+        "JOINT. Grey steps: the best ACC at no more bytes (Pareto front)."
     ),
     "theta": (
-        f"ACC against the share of the channels that SHARC drops. Band: {OVER_SEEDS}. Level lines: the "
-        "method without SHARC on the same buffer, and methods without a buffer."
+        f"ACC against the share of the channels that SHARC drops. Band: {OVER_SEEDS}. Horizontal lines: the "
+        "method without SHARC at the same buffer, and methods without a buffer."
     ),
     "protocol": (
         "Left: ACC with SHARC (filled) and without (open) under each protocol; bars: "
-        f"{OVER_SEEDS}. Right: all bytes that the learner keeps, logarithmic."
+        f"{OVER_SEEDS}. Right: bytes that the learner keeps, without the backbone (logarithmic)."
     ),
 }
 OF_A_SETTING = (
-    "Left: ACC of SHARC with each {}; bars: " + OVER_SEEDS + ". Right: all bytes that the learner keeps, "
-    "logarithmic. Level lines: the method without SHARC on the same buffer, and methods without a buffer."
+    "Left: ACC of SHARC with each {}; bars: " + OVER_SEEDS + ". Right: bytes that the learner keeps, without "
+    "the backbone (logarithmic). Vertical lines: the method without SHARC at the same buffer, and methods "
+    "without a buffer."
 )
 
 
-def words(kind: str, entries: Sequence[Entry], title: str | None = None) -> dict[str, str]:
-    """{"title", "alt", "caption"} of a figure of that kind drawn from entries of one scenario.
+def caption_of(kind: str, entries: Sequence[Entry], title: str | None = None) -> dict[str, str]:
+    """Return {"title", "alt", "caption"} of a figure of this kind, drawn from entries of one scenario.
 
-    title: what stands in place of the kind's own.
+    title: replaces the kind's own title.
     """
-    named = title or TITLES[kind]
     return {
-        "title": f"{named}, {scenario_name(entries[0].scenario)}",
+        "title": f"{title or TITLES[kind]}, {scenario_name(entries[0].scenario)}",
         "alt": alt_text(kind, entries),
         "caption": CAPTIONS.get(kind) or OF_A_SETTING.format(kind.replace("_", " ")),
     }
 
 
 def alt_text(kind: str, entries: Sequence[Entry]) -> str:
-    """A text alternative: what is drawn, and the numbers that a reader would take from it."""
+    """Return a text alternative: what the figure draws and its most important numbers."""
     scenario = scenario_name(entries[0].scenario)
     if kind == "learning_curves":
         start = f"Line plots for {scenario}: accuracy on the tasks seen so far, task by task"
-        said = [_ranking(entries, *panel) for panel in panels(entries)]
+        sentences = [_ranking(entries, *panel) for panel in panels(entries)]
     elif kind == "bytes":
         start = f"Scatter plots for {scenario}: ACC against total bytes"
-        said = [_ranking(entries, *panel, with_bytes=True) for panel in panels(entries)]
+        sentences = [_ranking(entries, *panel, with_bytes=True) for panel in panels(entries)]
     elif kind == "theta":
         start = f"Line plots for {scenario}: ACC against theta"
-        said = [_sweep(place, method) for place, method in _sharc_rows(entries)]
+        sentences = [_sweep(place, method) for place, method in _sharc_rows(entries)]
     elif kind == "protocol":
-        start = f"Dot plots for {scenario}: ACC and bytes with SHARC and without, by protocol"
-        said = [_protocols(title, pairs) for title, pairs in protocol_rows(entries).items()]
+        start = f"Dot plots for {scenario}: ACC and bytes with and without SHARC, by protocol"
+        sentences = [_protocols(title, pairs) for title, pairs in protocol_rows(entries).items()]
     else:
         start = f"Dot plots for {scenario}: ACC and bytes by {kind.replace('_', ' ')}"
-        said = [_values(place, method, kind) for place, method in _sharc_rows(entries)]
-    return f"{start}. {' '.join(said)}"
+        sentences = [_values(place, method, kind) for place, method in _sharc_rows(entries)]
+    return f"{start}. {' '.join(sentences)}"
 
 
 def _sharc_rows(entries: Sequence[Entry]) -> list[tuple[Place, str]]:
@@ -87,28 +88,28 @@ def _sharc_rows(entries: Sequence[Entry]) -> list[tuple[Place, str]]:
 
 
 def _ranking(entries: Sequence[Entry], dataset: str, backbone: str, with_bytes: bool = False) -> str:
-    """The best and the worst final ACC of a panel, JOINT apart."""
-    here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
-    ranked = sorted((e for e in here if e.method != "joint"), key=lambda e: e.acc)
+    """Return the best and the worst final ACC of a panel, and JOINT's."""
+    chosen = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+    ranked = sorted((e for e in chosen if e.method != "joint"), key=lambda e: e.acc)
     varying = varying_settings(entries)
 
-    def named(entry: Entry) -> str:
+    def described(entry: Entry) -> str:
         text = f"{model_label(entry, varying)} {_percent(entry)}"
-        inside = [f"buffer {entry.buffer}"] if entry.buffer is not None else []
-        inside += [bytes_text(entry.total_bytes)] if with_bytes else []
-        return f"{text} ({', '.join(inside)})" if inside else text
+        details = [f"buffer {entry.buffer}"] if entry.buffer is not None else []
+        details += [bytes_text(entry.total_bytes)] if with_bytes else []
+        return f"{text} ({', '.join(details)})" if details else text
 
     parts = []
     if ranked:
-        parts.append(f"in the end {named(ranked[-1])} is best")
+        parts.append(f"in the end {described(ranked[-1])} is best")
         if len(ranked) > 1:
-            parts.append(f"{named(ranked[0])} worst")
-    parts += [f"JOINT {_percent(e)}" for e in here if e.method == "joint"]
+            parts.append(f"{described(ranked[0])} worst")
+    parts += [f"JOINT {_percent(e)}" for e in chosen if e.method == "joint"]
     return f"{panel_title(entries, dataset, backbone)}: {', '.join(parts)}.".replace(r"\$", "$")
 
 
 def _sweep(place: Place, method: str) -> str:
-    """Where along theta a method is best and worst, and the levels beside it."""
+    """Return at which theta a method is best and worst, and the ACC of the horizontal lines."""
     sharc = sorted(_of(place, method), key=lambda e: (e.theta, e.acc))
     best, worst = max(sharc, key=lambda e: e.acc), min(sharc, key=lambda e: e.acc)
     text = (
@@ -119,7 +120,7 @@ def _sweep(place: Place, method: str) -> str:
 
 
 def _values(place: Place, method: str, setting: str) -> str:
-    """Every value of a setting with its ACC and bytes, best first."""
+    """Return every value of a setting with its ACC and bytes, best first."""
     sharc = sorted(_of(place, method), key=lambda e: -e.acc)
     further = [name for name in varying_settings(sharc) if name != setting]
     listed = "; ".join(
@@ -131,12 +132,12 @@ def _values(place: Place, method: str, setting: str) -> str:
 
 
 def _protocols(title: str, pairs: Sequence[Pair]) -> str:
-    """ACC without SHARC and with it under every protocol."""
-    said = "; ".join(
+    """Return ACC without and with SHARC under every protocol."""
+    listed = "; ".join(
         f"{pair_name(pair, pairs)} {_percent(pair.plain)} and with SHARC {_percent(pair.sharc)}"
         for pair in pairs
     )
-    return f"{title}: {said}."
+    return f"{title}: {listed}."
 
 
 def _heading(place: Place, method: str) -> str:

@@ -15,27 +15,27 @@ from sharc_core.results.summary import Entry, row_key
 
 
 def curves_of(cells: list[dict]) -> dict[tuple, np.ndarray]:
-    """Learning curves (R, T) in percent by the axes of an Entry."""
-    found = {}
+    """Return learning curves (R, T) in percent, by the axes of an Entry."""
+    curves = {}
     for document in cells:
         for scenario in document["matrix"]:
             axes = axes_of(document["cell"], scenario)
-            found[tuple(axes.values())] = learning_curve(matrix_array(document, scenario))
-    return found
+            curves[tuple(axes.values())] = learning_curve(matrix_array(document, scenario))
+    return curves
 
 
 def curves_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray]) -> Figure:
-    """Rows: data set (and backbone). Columns: buffer (and budget). Baselines are in every panel."""
+    """Draw a row per data set and backbone, a column per buffer and budget; baselines are in every panel."""
     budgets = sorted({(str(e.budget), e.buffer) for e in entries if e.buffer is not None}) or [("", None)]
     shown = [(*place, *budget) for place in panels(entries) for budget in budgets]
-    # a single budget needs no column of its own: data sets side by side
+    # with a single budget the data sets are side by side
     width = len(budgets) if len(budgets) > 1 else min(len(shown), 3)
     figure, axes = panel_grid(-(-len(shown) // width), width)
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
     for (dataset, backbone, unit, buffer), panel in zip(shown, axes.flat, strict=False):
-        here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
-        drawn = [e for e in here if e.buffer is None or (str(e.budget), e.buffer) == (unit, buffer)]
+        of_panel = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+        drawn = [e for e in of_panel if e.buffer is None or (str(e.budget), e.buffer) == (unit, buffer)]
         for entry in sorted(drawn, key=row_key):
             _draw_curve(panel, entry, curves[tuple(getattr(entry, name) for name in AXES)], entries)
         budget = "" if buffer is None else f", buffer {buffer}"
@@ -54,7 +54,7 @@ def _draw_curve(panel: Axes, entry: Entry, curve: np.ndarray, entries: Sequence[
     colour, marker = look(entry.method, entries)
     mean, task = curve.mean(0), np.arange(1, curve.shape[1] + 1)
     evaluated = ~np.isnan(mean)
-    if evaluated.sum() == 1:  # JOINT, or a stream of one task: a point, not a line
+    if evaluated.sum() == 1:  # JOINT, or a stream of one task
         panel.plot(task[evaluated], mean[evaluated], marker=marker, color=colour, markersize=7, clip_on=False)
         return
     panel.plot(task, mean, color=colour, linestyle="-" if entry.is_sharc else PLAIN)

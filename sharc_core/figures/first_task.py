@@ -1,4 +1,4 @@
-"""Accuracy on the first task while the later ones are learnt, under each batch norm of a network."""
+"""Accuracy on the first task after each task, under each batch norm of a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ DASHES = {"frozen": "-", "drifting": (0, (3, 1.5)), "adapted": (0, (1, 1.2))}
 TITLE = "First task by batch norm"
 CAPTION = (
     "Accuracy on the first task's test images after each task, mean and standard deviation (band) over the "
-    "seeds. Solid: batch norm frozen; dashed: drifting; dotted: adapted. SGD, and methods at the smallest "
-    "buffer. Thin black: JOINT, which is trained once, on all tasks."
+    "seeds. Solid: batch norm frozen; dashed: drifting; dotted: adapted. The figure shows SGD, and the other "
+    "methods at the smallest buffer. Thin black lines: JOINT, which trains once on all tasks."
 )
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One model on one data set and network. entries, joint: by batch norm, in the order of BATCH_NORMS."""
+    """A model on a data set and network. entries, joint: by batch norm, in the order of BATCH_NORMS."""
 
     place: str
     model: str
@@ -37,9 +37,9 @@ class Panel:
 
 
 def first_task_of(cells: list[dict]) -> dict[tuple, np.ndarray]:
-    """Accuracy on the first task after each task, by the axes of an Entry.
+    """Return the accuracy on the first task after each task, by the axes of an Entry.
 
-    (R, T) in percent, NaN where it was not tested.
+    The arrays are (R, T) in percent, NaN where not evaluated.
     """
     return {
         tuple(axes_of(document["cell"], scenario).values()): matrix_array(document, scenario)[:, :, 0]
@@ -49,10 +49,10 @@ def first_task_of(cells: list[dict]) -> dict[tuple, np.ndarray]:
 
 
 def first_task_panels(entries: Sequence[Entry]) -> list[Panel]:
-    """A panel per data set, network with several batch norms, and model.
+    """Return a panel per data set, network with several batch norms, and model.
 
-    Models are SGD and the plain methods at the smallest buffer of the data set; SHARC where there are no
-    plain ones. Those that were run under one batch norm alone are left out, unless all were.
+    Models are SGD and the plain methods at the smallest buffer of the data set; the SHARC methods where there
+    are no plain ones. Models run under a single batch norm are omitted, unless all are.
     """
     names = {entry.backbone for entry in entries}
     groups: dict[tuple[str, str], list[Entry]] = {}
@@ -61,26 +61,26 @@ def first_task_panels(entries: Sequence[Entry]) -> list[Panel]:
         if has_batch_norms(name for name in names if network_and_batch_norm(name)[0] == network):
             groups.setdefault((entry.dataset, network), []).append(entry)
     several = len({network for _, network in groups}) > 1
-    found = []
+    panels = []
     for dataset, network in sorted(groups, key=lambda pair: tuple(map(natural_key, pair))):
-        here = groups[dataset, network]
+        group = groups[dataset, network]
         place = f"{dataset}, {network}" if several else dataset
-        joint = _by_batch_norm([entry for entry in here if entry.method == "joint"])
-        models = _models([entry for entry in here if entry.method != "joint"])
+        joint = _by_batch_norm([entry for entry in group if entry.method == "joint"])
+        models = _models([entry for entry in group if entry.method != "joint"])
         shown = [entry for runs in models for entry in runs]
         budgets, varying = {e.budget for e in shown if e.budget is not None}, varying_settings(shown)
         for runs in models:
             model = model_label(runs[0], varying)
             if runs[0].buffer is not None:
                 model += f", buffer {runs[0].buffer}" + (f" ({runs[0].budget})" if len(budgets) > 1 else "")
-            found.append(Panel(place, model, _by_batch_norm(runs), joint))
+            panels.append(Panel(place, model, _by_batch_norm(runs), joint))
         if not models:
-            found.append(Panel(place, "JOINT", {}, joint))
-    return found
+            panels.append(Panel(place, "JOINT", {}, joint))
+    return panels
 
 
 def _models(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Runs of one model under its batch norms, of the models that have a panel."""
+    """Return, for each model that has a panel, its entries under each batch norm."""
     chosen = [entry for entry in entries if not entry.is_sharc] or entries
     rows: dict[tuple, list[Entry]] = {}
     for entry in sorted(chosen, key=row_key):
@@ -92,12 +92,12 @@ def _models(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _by_batch_norm(entries: Sequence[Entry]) -> dict[str, Entry]:
-    found = {network_and_batch_norm(entry.backbone)[1]: entry for entry in entries}
-    return {name: found[name] for name in BATCH_NORMS if name in found}
+    by_name = {network_and_batch_norm(entry.backbone)[1]: entry for entry in entries}
+    return {name: by_name[name] for name in BATCH_NORMS if name in by_name}
 
 
 def first_task_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray]) -> Figure:
-    """A panel per model with a line per batch norm. curves: first_task_of the cells behind the entries."""
+    """Draw a panel per model with a line per batch norm. curves: first_task_of the entries' cells."""
     shown = first_task_panels(entries)
     width = min(len(shown), COLUMNS) or 1
     figure, axes = panel_grid(-(-len(shown) // width) or 1, width, panel=(2.6, 2.2))
@@ -131,7 +131,7 @@ def first_task_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray])
 
 def _draw(axis: Axes, curve: np.ndarray, colour: str, batch_norm: str) -> None:
     task, mean = np.arange(1, curve.shape[1] + 1), curve.mean(0)
-    marker = "." if len(task) == 1 else ""  # a line of one point would not be seen
+    marker = "." if len(task) == 1 else ""  # a line of one point is invisible
     axis.plot(task, mean, color=colour, linestyle=DASHES[batch_norm], marker=marker)
     if len(curve) > 1:
         std = curve.std(0, ddof=1)
@@ -139,22 +139,22 @@ def _draw(axis: Axes, curve: np.ndarray, colour: str, batch_norm: str) -> None:
 
 
 def first_task_words(entries: Sequence[Entry], curves: dict[tuple, np.ndarray]) -> dict[str, str]:
-    """{"title", "alt", "caption"} of first_task_figure, with the accuracy at both ends of every line."""
+    """Return {"title", "alt", "caption"} of first_task_figure; alt gives both ends of every line."""
     scenario = scenario_name(entries[0].scenario)
-    said, places = [], []
+    sentences, places = [], []
     for panel in first_task_panels(entries):
         if panel.joint and panel.place not in places:
             levels = [f"{name} {float(_mean(e, curves)[-1]):.1f} %" for name, e in panel.joint.items()]
-            said.append(f"{panel.place}, JOINT: {', '.join(levels)}.")
+            sentences.append(f"{panel.place}, JOINT: {', '.join(levels)}.")
         places.append(panel.place)
         ends = [(name, _mean(entry, curves)[[0, -1]]) for name, entry in panel.entries.items()]
         if ends:
             parts = [f"{name} from {first:.1f} to {last:.1f} %" for name, (first, last) in ends]
-            said.append(f"{panel.place}, {panel.model}: {', '.join(parts)}.")
-    start = f"Line plots for {scenario}: accuracy on the first task, just learnt and in the end"
+            sentences.append(f"{panel.place}, {panel.model}: {', '.join(parts)}.")
+    start = f"Line plots for {scenario}: accuracy on the first task, after that task and at the end"
     return {
         "title": f"{TITLE}, {scenario}",
-        "alt": " ".join([f"{start}.", *said]),
+        "alt": " ".join([f"{start}.", *sentences]),
         "caption": CAPTION,
     }
 
@@ -164,5 +164,5 @@ def _of(entry: Entry, curves: dict[tuple, np.ndarray]) -> np.ndarray:
 
 
 def _mean(entry: Entry, curves: dict[tuple, np.ndarray]) -> np.ndarray:
-    """Mean over the seeds, (T,), percent."""
+    """Return the mean over the seeds, (T,), percent."""
     return _of(entry, curves).mean(0)

@@ -1,4 +1,4 @@
-"""Accuracy against everything that the learner keeps, in bytes."""
+"""Accuracy against the bytes of all that the learner keeps."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from sharc_core.figures.style import (
     BASELINES,
+    BYTES_LABEL,
     FRONT,
     bytes_axis,
     legend,
@@ -20,10 +21,9 @@ from sharc_core.results.summary import Entry
 
 
 def bytes_figure(entries: Sequence[Entry]) -> Figure:
-    """A panel per data set (and backbone): total bytes, logarithmic, against ACC.
+    """Draw ACC against total bytes (logarithmic), a panel per data set and backbone.
 
-    SGD and JOINT are level lines: one keeps next to nothing, the other's data are not in its bytes. A
-    marker below the line of SGD loses to having no memory at all.
+    SGD and JOINT are horizontal lines: SGD keeps only the head, and JOINT's bytes exclude its data.
     """
     shown = panels(entries)
     width = min(len(shown), 3)
@@ -31,10 +31,10 @@ def bytes_figure(entries: Sequence[Entry]) -> Figure:
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
     for (dataset, backbone), panel in zip(shown, axes.flat, strict=False):
-        here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
-        front = np.array(pareto_front(here)).reshape(-1, 2)
+        chosen = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+        front = np.array(pareto_front(chosen)).reshape(-1, 2)
         panel.step(front[:, 0], front[:, 1], where="post", color=FRONT, linewidth=1, zorder=1)
-        for entry in here:
+        for entry in chosen:
             colour, marker = look(entry.method, entries)
             if entry.method in BASELINES:
                 panel.axhline(entry.acc, color=colour, linestyle=BASELINES[entry.method], zorder=1.5)
@@ -51,10 +51,10 @@ def bytes_figure(entries: Sequence[Entry]) -> Figure:
                 markersize=6,
                 elinewidth=0.8,
             )
-        kept = [e.total_bytes for e in here if e.method not in BASELINES] or [e.total_bytes for e in here]
-        bytes_axis(panel, kept)
+        with_memory = [e for e in chosen if e.method not in BASELINES]
+        bytes_axis(panel, [e.total_bytes for e in with_memory or chosen])
         panel.set_title(panel_title(entries, dataset, backbone))
-        panel.set_xlabel("bytes kept besides the backbone")
+        panel.set_xlabel(BYTES_LABEL)
         panel.set_ylabel("ACC, %")
     legend(figure, entries, lines=False)
     figure.suptitle(f"{scenario_name(entries[0].scenario)}: accuracy against bytes")
@@ -62,8 +62,9 @@ def bytes_figure(entries: Sequence[Entry]) -> Figure:
 
 
 def pareto_front(entries: Sequence[Entry]) -> list[tuple[float, float]]:
-    """(bytes, ACC) of the entries that none beats with no more bytes, by bytes; JOINT left out, because
-    the data that it needs at once are not in its bytes.
+    """Return (bytes, ACC) of the entries that have a higher ACC than every entry of no more bytes, by bytes.
+
+    JOINT is excluded, because its bytes exclude the data that it needs at once.
     """
     front: list[tuple[float, float]] = []
     candidates = [e for e in entries if e.method != "joint"]

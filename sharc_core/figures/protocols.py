@@ -1,25 +1,24 @@
-"""ACC and bytes with SHARC and without, under every protocol that was run."""
+"""ACC and bytes with and without SHARC, under every protocol."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sharc_core.common.formats import natural_key
-from sharc_core.figures.style import bytes_axis, look, panel_title
+from sharc_core.figures.style import BYTES_LABEL, bytes_axis, look, open_and_filled, panel_title
 from sharc_core.grid.protocol import protocol_key
+from sharc_core.results.comparisons import Pair, paired
 from sharc_core.results.display_names import method_key, method_name, scenario_name
-from sharc_core.results.pairs import Pair, paired
 from sharc_core.results.summary import Entry, network_and_protocol, setting_text, varying_settings
 
 LINE = 0.24  # inches from one protocol to the next
 
 
 def protocol_rows(entries: Sequence[Entry]) -> dict[str, list[Pair]]:
-    """By panel ("ER, s_cifar10, buffer 200"): SHARC with its plain method, a pair per protocol, in order."""
-    found: dict[str, list[Pair]] = {}
+    """Return each panel's pairs, one per protocol, by its title, such as "ER, s_cifar10, buffer 200"."""
+    rows: dict[str, list[Pair]] = {}
     backbones = {entry.backbone for entry in entries}
 
     def order(pair: Pair) -> tuple:
@@ -33,14 +32,14 @@ def protocol_rows(entries: Sequence[Entry]) -> dict[str, list[Pair]]:
         sharc = pair.sharc
         network, _ = network_and_protocol(sharc, backbones)
         place = panel_title(networks, sharc.dataset, network).replace(r"\$", "$")
-        found.setdefault(f"{method_name(sharc.method)}, {place}, buffer {sharc.buffer}", []).append(pair)
-    return found
+        rows.setdefault(f"{method_name(sharc.method)}, {place}, buffer {sharc.buffer}", []).append(pair)
+    return rows
 
 
 def pair_name(pair: Pair, pairs: Sequence[Pair]) -> str:
-    """The protocol, with SHARC's other settings where a panel's pairs differ in them.
+    """Return the protocol, with the other settings of SHARC that differ between a panel's pairs.
 
-    Where the same network is in the panel with its batch norm frozen, drifting is the rule `batch_norm`.
+    A drifting backbone is the rule `batch_norm` where the panel has the same network with frozen batch norm.
     """
     varying = varying_settings([p.sharc for p in pairs])
     words = [setting_text(pair.sharc, name) for name in varying if name != "protocol"]
@@ -49,7 +48,7 @@ def pair_name(pair: Pair, pairs: Sequence[Pair]) -> str:
 
 
 def protocols_figure(entries: Sequence[Entry]) -> Figure:
-    """A row per data set, buffer and method: at the left ACC with its deviation, at the right all bytes."""
+    """Draw a row per data set, buffer and method: ACC with its deviation on the left, bytes on the right."""
     rows = protocol_rows(entries)
     heights = [LINE * len(pairs) + 0.75 for pairs in rows.values()]
     figure = Figure(figsize=(7.4, sum(heights) + 0.4), layout="constrained")
@@ -71,12 +70,7 @@ def protocols_figure(entries: Sequence[Entry]) -> Figure:
         left.set_title(title.replace("$", r"\$"))
         left.set_xlabel("ACC, %")
         bytes_axis(right, [e.total_bytes for pair in pairs for e in (pair.plain, pair.sharc)])
-        right.set_xlabel("bytes kept besides the backbone")
-    grey = {"color": "#444444", "marker": "o", "linestyle": ""}
-    handles = [
-        Line2D([], [], **grey, markerfacecolor="white", label="plain"),
-        Line2D([], [], **grey, label="SHARC"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    figure.suptitle(f"{scenario_name(entries[0].scenario)}: with SHARC and without, by protocol")
+        right.set_xlabel(BYTES_LABEL)
+    figure.legend(handles=open_and_filled(), loc="outside lower center", ncols=2)
+    figure.suptitle(f"{scenario_name(entries[0].scenario)}: with and without SHARC, by protocol")
     return figure

@@ -1,4 +1,4 @@
-"""ACC and bytes for every value of one of SHARC's settings: the paper's figure 5 a and b."""
+"""ACC and bytes for every value of one setting of SHARC (the paper's figure 5 a and b)."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sharc_core.figures.style import BASELINES, PLAIN, bytes_axis, look, places
+from sharc_core.figures.style import BASELINES, BYTES_LABEL, GREY, PLAIN, bytes_axis, look, places
 from sharc_core.results.display_names import method_key, method_name, scenario_name
 from sharc_core.results.summary import Entry, setting_text, unique, varying_settings
 
@@ -15,10 +15,10 @@ LINE = 0.24  # inches from one value to the next
 
 
 def settings_figure(entries: Sequence[Entry], setting: str) -> Figure:
-    """A row per place and method: at the left ACC with its deviation, at the right all bytes kept.
+    """Draw a row per place and method: ACC with its deviation on the left, bytes on the right.
 
-    Level lines: the plain method on the same buffer (dashed, its colour), SGD and JOINT. setting: an
-    attribute of Entry, such as associative_memory. Values stand in the order of their ACC.
+    Vertical lines: the plain method at the same buffer (dashed, in its colour), SGD and JOINT. setting: an
+    attribute of Entry, such as associative_memory. Values are in the order of their ACC.
     """
     rows = [
         (place, method, sharc)
@@ -36,7 +36,7 @@ def settings_figure(entries: Sequence[Entry], setting: str) -> Figure:
     shown = unique((e.method for place, _, _ in rows for e in place.level), method_key)
     handles = [_line(BASELINES[m], look(m, entries)[0], method_name(m)) for m in shown if m in BASELINES]
     if any(not e.is_sharc and e.buffer is not None for e in entries):
-        handles.append(_line(PLAIN, "#444444", "the method without SHARC"))
+        handles.append(_line(PLAIN, GREY, "the method without SHARC"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(f"{scenario_name(entries[0].scenario)}: ACC and bytes by {setting.replace('_', ' ')}")
@@ -63,7 +63,7 @@ def _draw(left: Axes, right: Axes, sharc: Sequence[Entry], levels: Sequence[Entr
         panel.set_ylim(-0.6, len(y) - 0.4)
     left.set_xlabel("ACC, %")
     bytes_axis(right, [e.total_bytes for e in (*sharc, *levels) if e.buffer is not None])
-    right.set_xlabel("bytes kept besides the backbone")
+    right.set_xlabel(BYTES_LABEL)
 
 
 def _line(dashes: tuple, colour: str, label: str) -> Line2D:

@@ -1,9 +1,10 @@
-"""What all figures share: colours, markers, panels, legends, and how they are written.
+"""The style that figures share: colours, markers, panels, axes, legends, and how files are written.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; plain methods are dashed lines
-and open markers, SHARC solid lines and filled ones, so that nothing depends on colour alone.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish. Plain methods have dashed lines and
+open markers, SHARC solid lines and filled markers, so that no figure relies on colour alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from sharc_core.common.files import atomic_path
 from sharc_core.common.formats import bytes_text, natural_key
@@ -35,9 +36,11 @@ MARKERS = {"gem": "s", "agem": "D", "er": "o", "mer": "P", "derpp": "^", "clser"
     "sgd": "X",
 }
 PLAIN = (0, (3, 1.5))  # dashes of plain methods
-BASELINES = {"joint": (0, (1, 1.2)), "sgd": (0, (3, 1.5))}  # level lines in the figure of bytes
+BASELINES = {"joint": (0, (1, 1.2)), "sgd": (0, (3, 1.5))}  # dashes where they are horizontal lines
 FURTHER = (("#882255", "<"), ("#332288", ">"), ("#999933", "h"), ("#44aa99", "p"), ("#661100", "d"))
-FRONT = "#b0b0b0"
+FRONT = "#b0b0b0"  # of the Pareto front
+GREY = "#444444"  # of legend entries that stand for all methods
+BYTES_LABEL = "bytes kept, without the backbone"
 PANEL = (3.3, 2.6)  # inches
 STYLE = {
     "font.size": 8,
@@ -57,31 +60,46 @@ STYLE = {
 
 
 def save(figure: Figure, base: Path) -> list[Path]:
-    """Write base.svg and base.png, the same bytes for the same figure; returns the paths."""
-    written = []
+    """Write base.svg and base.png, with the same bytes for the same figure; return the paths."""
+    paths = []
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         path = base.with_suffix(f".{kind}")
-        # the salt makes the ids in the SVG repeatable, and different in each figure of one page
+        # the salt makes the ids in the SVG reproducible
         with matplotlib.rc_context({"svg.hashsalt": base.name}), atomic_path(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
-        written.append(path)
-        figure.set_layout_engine("none")  # the second has the first's layout, which takes as long as drawing
-    return written
+        paths.append(path)
+        figure.set_layout_engine("none")  # reuse the layout, which takes as long to compute as to draw
+    return paths
+
+
+# Multiples of a power of ten that may have a tick label, from fine to coarse.
+TICKS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))
+MOST_TICKS = 5  # more labels overlap in a narrow panel
 
 
 def bytes_axis(panel: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis in kB, MB ... that has room for the values."""
+    """Make the x axis logarithmic, with a range that includes the values and labels in kB, MB ..."""
     panel.set_xscale("log")
     low, high = min(values) / 1.4, max(values) * 1.4
-    # labels at 1, 2 and 5 of a decade, or at decades alone: more of them overlap in a narrow panel
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,)))
-    panel.xaxis.set_major_formatter(lambda x, _: bytes_text(x).replace(".00", "").replace(".0 ", " "))
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))]
+    for multiples in TICKS:
+        ticks = [m * power for power in powers for m in multiples if low <= m * power <= high]
+        if len(ticks) <= MOST_TICKS:
+            break
+    panel.xaxis.set_major_locator(FixedLocator(ticks[:: len(ticks) // (MOST_TICKS + 1) + 1]))
+    panel.xaxis.set_major_formatter(lambda x, _: _round_bytes(x))
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_xlim(low, high)
 
 
+def _round_bytes(count: float) -> str:
+    """Return `1.5 MB` or `2 MB`, without trailing zeros."""
+    number, unit = bytes_text(count).split()
+    return f"{float(number):g} {unit}"
+
+
 def look(method: str, entries: Sequence[Entry]) -> tuple[str, str]:
-    """Colour and marker of a method; methods that users added share the further ones in order."""
+    """Return the colour and marker of a method; methods that users add take those of FURTHER in order."""
     if method in COLOURS:
         return COLOURS[method], MARKERS[method]
     others = unique((e.method for e in entries if e.method not in COLOURS), str)
@@ -90,7 +108,7 @@ def look(method: str, entries: Sequence[Entry]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Place:
-    """Entries that can stand in one panel whatever SHARC's settings: one data set, backbone and budget.
+    """Entries that share a panel, whatever SHARC's settings: one data set, backbone, budget and buffer.
 
     level: the entries without a buffer (SGD, JOINT) of the same data set and backbone.
     """
@@ -101,60 +119,69 @@ class Place:
 
 
 def places(entries: Sequence[Entry]) -> list[Place]:
-    """Places of the entries that have a buffer, in order; titles carry what differs between them."""
-    found = []
+    """Return the places of the entries with a buffer, in order; their titles show what differs."""
+    result = []
     budgets = unique(((str(e.budget), e.buffer) for e in entries if e.buffer is not None), lambda b: b)
     for dataset, backbone in panels(entries):
-        here = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+        of_panel = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
         for unit, buffer in budgets:
-            chosen = [e for e in here if (str(e.budget), e.buffer) == (unit, buffer)]
+            chosen = [e for e in of_panel if (str(e.budget), e.buffer) == (unit, buffer)]
             if chosen:
                 title = f"{panel_title(entries, dataset, backbone)}, buffer {buffer}"
                 title += f" ({unit})" if len({u for u, _ in budgets}) > 1 else ""
-                found.append(Place(title, chosen, [e for e in here if e.buffer is None]))
-    return found
+                result.append(Place(title, chosen, [e for e in of_panel if e.buffer is None]))
+    return result
 
 
 def panels(entries: Sequence[Entry]) -> list[tuple[str, str]]:
-    """(data set, backbone) of the entries, in order."""
+    """Return the (data set, backbone) pairs of the entries, in order."""
     return unique(
         ((e.dataset, e.backbone) for e in entries), lambda p: (natural_key(p[0]), natural_key(p[1]))
     )
 
 
 def panel_title(entries: Sequence[Entry], dataset: str, backbone: str) -> str:
-    """The data set, with the backbone where the entries have several."""
+    """Return the data set, with the backbone where the entries have several."""
     several = len({entry.backbone for entry in entries}) > 1
-    # a dollar sign would start a formula
+    # matplotlib reads an unescaped dollar sign as the start of a formula
     return (f"{dataset}, {backbone}" if several else dataset).replace("$", r"\$")
 
 
 def panel_grid(rows: int, columns: int, panel: tuple[float, float] = PANEL) -> tuple[Figure, np.ndarray]:
-    """A figure with rows x columns panels of that many inches each."""
-    # outside the panels: a title above and a legend to the right
+    """Return a figure with rows x columns panels. panel: their width and height in inches."""
+    # with space for a title above the panels and a legend to their right
     figure = Figure(figsize=(panel[0] * columns + 1.2, panel[1] * rows + 0.3), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def legend(figure: Figure, entries: Sequence[Entry], lines: bool) -> None:
-    """What colours, markers and dashes mean. lines: of curves; otherwise of markers."""
-    handles = []
+    """Add a legend for colours, markers and dashes. lines: of curves; otherwise of markers."""
+    handles, has_sharc = [], any(e.is_sharc for e in entries)
     for method in unique((e.method for e in entries), method_key):
         colour, marker = look(method, entries)
         level = not lines and method in BASELINES
         point = method == "joint" if lines else not level
-        dash = "" if point else BASELINES[method] if level else "-"
+        # as drawn: a method that has no SHARC rows is dashed, or has open markers
+        is_plain = not any(e.is_sharc for e in entries if e.method == method)
+        dash = "" if point else BASELINES[method] if level else PLAIN if is_plain else "-"
+        face = "white" if is_plain and not lines and not level else colour
         handle = Line2D([], [], color=colour, marker=marker if point else "", linestyle=dash)
-        handle.set_label(method_name(method).replace("$", r"\$"))
+        handle.set(markerfacecolor=face, label=method_name(method).replace("$", r"\$"))
         handles.append(handle)
-    if any(e.is_sharc for e in entries):
-        if lines:
-            handles.append(Line2D([], [], color="#444444", linestyle=PLAIN, label="plain"))
-            handles.append(Line2D([], [], color="#444444", linestyle="-", label="SHARC"))
-        else:
-            empty = {"color": "#444444", "marker": "o", "linestyle": ""}
-            handles.append(Line2D([], [], **empty, markerfacecolor="white", label="plain"))
-            handles.append(Line2D([], [], **empty, label="SHARC"))
+    if has_sharc and lines:
+        handles.append(Line2D([], [], color=GREY, linestyle=PLAIN, label="plain"))
+        handles.append(Line2D([], [], color=GREY, linestyle="-", label="SHARC"))
+    elif has_sharc:
+        handles += open_and_filled()
     if not lines:
-        handles.append(Line2D([], [], color=FRONT, linewidth=1, label="best at no\nmore bytes"))
+        handles.append(Line2D([], [], color=FRONT, linewidth=1, label="Pareto front"))
     figure.legend(handles=handles, loc="outside right center")
+
+
+def open_and_filled() -> list[Line2D]:
+    """Return the legend entries for the open markers of plain methods and the filled ones of SHARC."""
+    shape = {"color": GREY, "marker": "o", "linestyle": ""}
+    return [
+        Line2D([], [], **shape, markerfacecolor="white", label="plain"),
+        Line2D([], [], **shape, label="SHARC"),
+    ]

@@ -1,4 +1,4 @@
-"""ACC against the share of channels dropped: the paper's figure 5 c and d."""
+"""ACC against theta, the share of channels dropped (the paper's figure 5 c and d)."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sharc_core.figures.style import BASELINES, PLAIN, look, panel_grid, places
+from sharc_core.figures.style import BASELINES, GREY, PLAIN, look, panel_grid, places
 from sharc_core.results.display_names import method_key, method_name, scenario_name
 from sharc_core.results.summary import Entry, setting_text, unique, varying_settings
 
-STYLES = ("-", (0, (6, 1)), (0, (6, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))  # of further settings, in order
+STYLES = ("-", (0, (6, 1)), (0, (6, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))  # dashes of further settings
 
 
 def theta_figure(entries: Sequence[Entry]) -> Figure:
-    """A panel per place: a line per method, mean ± deviation; plain methods, SGD and JOINT as level lines."""
+    """Draw a panel per place: a line per method; plain methods, SGD and JOINT are horizontal lines."""
     shown, width = places(entries), 3
     sharc = [e for e in entries if e.is_sharc]
     further = [name for name in varying_settings(sharc) if name != "theta"]
@@ -48,7 +48,7 @@ def theta_figure(entries: Sequence[Entry]) -> Figure:
 
 
 def _group(entry: Entry, further: Sequence[str]) -> str:
-    """What sets lines of one method apart."""
+    """Return the settings that distinguish the lines of one method."""
     return ", ".join(filter(None, (setting_text(entry, name) for name in further)))
 
 
@@ -57,13 +57,13 @@ def _handles(entries: Sequence[Entry], groups: Sequence[str]) -> list[Line2D]:
     for method in unique((e.method for e in entries), method_key):
         colour, marker = look(method, entries)
         rows = [e for e in entries if e.method == method]
-        named = method_name(method).replace("$", r"\$")
+        name = method_name(method).replace("$", r"\$")
         if any(e.is_sharc for e in rows):
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=f"{named}+"))
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=f"{name}+"))
         if any(not e.is_sharc for e in rows):
             dashes = BASELINES.get(method, PLAIN)
-            handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=named))
+            handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=name))
     if len(groups) > 1:
         for group, style in zip(groups, STYLES * len(groups), strict=False):
-            handles.append(Line2D([], [], color="#444444", linestyle=style, label=group))
+            handles.append(Line2D([], [], color=GREY, linestyle=style, label=group))
     return handles

@@ -1,4 +1,4 @@
-"""All figures of a grid and its studies, with what they show in words beside them."""
+"""Write all figures of a grid and its studies, each with a JSON file that holds its captions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,7 +10,7 @@ from matplotlib import style
 from sharc_core.backbones.names import has_batch_norms
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import write_json
-from sharc_core.figures.captions import words
+from sharc_core.figures.captions import caption_of
 from sharc_core.figures.curves import curves_figure, curves_of
 from sharc_core.figures.first_task import first_task_figure, first_task_of, first_task_words
 from sharc_core.figures.memory_bytes import bytes_figure
@@ -36,16 +36,16 @@ def write_figures(
     studies: Mapping[str, Study] | None = None,
     config: str = UNKNOWN,
 ) -> list[Path]:
-    """Write {learning_curves,bytes}_{scenario}.{svg,png,json}, and {study}_{scenario} of every study with
-    a figure, for the scenarios in their runs; returns the paths. Where a scenario has runs of one network
-    under frozen and another batch norm, first_task_{scenario} is written too.
+    """Write every figure as .svg, .png and .json, for the scenarios in its runs; return the paths.
 
-    cells: the documents that the runs come from (the curves need their matrices). The .json holds the
-    figure's words (see words.words), what it is and what it comes from: {"kind", "study", "scenario",
-    "title", "alt", "caption", "origin"}; "study" is null for first_task, which shows all runs. config: the
-    grid's hash.
+    The figures are learning_curves_{scenario}, bytes_{scenario}, {study}_{scenario} for every study with a
+    figure, and first_task_{scenario} where a network was run under frozen and another batch norm.
+
+    cells: the documents that the runs come from (the curves need their matrices). The .json describes the
+    figure and its origin: {"kind", "study", "scenario", "title", "alt", "caption", "origin"}; "study" is null
+    for first_task, which shows all runs. config: the grid's hash.
     """
-    written, curves, first_task = [], curves_of(cells), first_task_of(cells)
+    paths, curves, first_task = [], curves_of(cells), first_task_of(cells)
     draw = {
         "learning_curves": partial(curves_figure, curves=curves),
         "bytes": bytes_figure,
@@ -70,12 +70,12 @@ def write_figures(
             if is_first_task and not has_batch_norms(entry.backbone for entry in chosen):
                 continue
             base = Path(folder) / f"{name}_{scenario}"
-            # "default": a user's own matplotlibrc must not change our figures
+            # "default" undoes the settings of a user's matplotlibrc
             with style.context(["default", STYLE]):
-                written += save(draw[kind](chosen), base)
+                paths += save(draw[kind](chosen), base)
             about = {"kind": kind, "study": study, "scenario": scenario}
             origin = lineage(runs_of(runs, study, scenario), config)
-            said = first_task_words(chosen, first_task) if is_first_task else words(kind, chosen, title)
-            write_json(base.with_suffix(".json"), about | said | {"origin": origin})
-            written.append(base.with_suffix(".json"))
-    return written
+            words = first_task_words(chosen, first_task) if is_first_task else caption_of(kind, chosen, title)
+            write_json(base.with_suffix(".json"), about | words | {"origin": origin})
+            paths.append(base.with_suffix(".json"))
+    return paths

@@ -1,1 +1,1 @@
-"""The report: findings, scorecard and the HTML page."""
+"""The report: findings, the scorecard of the paper's claims, and the HTML page."""

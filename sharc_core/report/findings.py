@@ -1,83 +1,242 @@
-"""What the results say, as sentences computed from them: the headlines of the report."""
+"""Findings: the report's sentences about SHARC, each computed from the results with the numbers behind it."""
 
 from collections.abc import Sequence
 from statistics import median
+from typing import NamedTuple
 
 import pandas as pd
 
-from sharc_core.common.formats import bytes_text, natural_key, number_text
-from sharc_core.results.display_names import scenario_name
-from sharc_core.results.pairs import Pair, equal_bytes, paired
-from sharc_core.results.published import published_for, published_lookup
-from sharc_core.results.summary import Entry, buffer_item, model_label, unique, varying_settings
-from sharc_core.results.table_formats import Finding, Item, Table
+from sharc_core.common.formats import DASH, bytes_text, natural_key, number_text
+from sharc_core.results.claims import Checked
+from sharc_core.results.comparisons import (
+    LEVEL,
+    Overall,
+    Pair,
+    Setup,
+    below_paper,
+    count,
+    matched,
+    overall,
+    paired,
+    published_key,
+    setting_here,
+    significant,
+    verdict,
+)
+from sharc_core.results.display_names import scenario_key, scenario_name
+from sharc_core.results.published import (
+    SETTING,
+    SOURCE,
+    PublishedPair,
+    published_for,
+    published_lookup,
+    published_pairs,
+)
+from sharc_core.results.statistics import PairedTest
+from sharc_core.results.summary import Entry, model_label, place_name, row_name, unique, varying_settings
+from sharc_core.results.table_formats import interval_text, p_text
+
+CLAIMS_GRID = "config/paper.yaml"  # a grid with all of the paper's data sets, methods and buffers
 
 
-def findings(entries: Sequence[Entry], published: pd.DataFrame) -> list[Finding]:
-    """Headlines of one scenario; what the grid cannot answer (no SHARC, no SGD ...) is left out."""
+class Finding(NamedTuple):
+    """One sentence. detail: further sentences of the same paragraph, possibly empty."""
+
+    text: str
+    detail: str = ""
+
+
+# --- the scorecard -------------------------------------------------------------------------------------
+
+
+def scorecard_findings(
+    entries: Sequence[Entry], ours: Sequence[Setup], lookup: dict, claims: Sequence[Checked]
+) -> list[Finding]:
+    """Return the findings over all scenarios, without those that the grid cannot answer (no SHARC, no SGD).
+
+    ours: setups of the entries. lookup: published_lookup. claims: check_claims of the setups' pairs.
+    """
+    paper = published_pairs(lookup)
+    with_pairs = [setup for setup in ours if setup.pairs]
+    findings = [
+        _effect_in_paper(ours, paper),
+        *map(_effect_of_setup, with_pairs),
+        _below_sgd(entries, lookup),
+        *map(_equal_bytes, with_pairs),
+    ]
+    if paper:
+        findings += [claim_finding(claim) for claim in claims if claim.sharc]
+        findings.append(_further_claims(claims))
+    return [finding for finding in findings if finding is not None]
+
+
+def _effect_in_paper(ours: Sequence[Setup], paper: dict[tuple, PublishedPair]) -> Finding | None:
+    """How often SHARC raises ACC in the paper; None where no pair of the paper is in the grid."""
+    keys = {published_key(pair.sharc) for setup in ours for pair in setup.pairs} & set(paper)
+    if not keys:
+        return None
+    raised = count(list(paper.values()), lambda p: p.difference > 0)
+    raised_of_ours = count([paper[key] for key in keys], lambda p: p.difference > 0)
+    text = (
+        f"In the paper SHARC raises the mean ACC in {raised} pairs of a plain and a SHARC run. "
+        f"{len(keys)} of the {len(paper)} are in this grid; the paper raises {raised_of_ours} of these."
+    )
+    return Finding(text, f"The paper's backbone: {SETTING}. {setting_here(ours)}")
+
+
+def _effect_of_setup(setup: Setup) -> Finding:
+    """Whether SHARC helps: in how many pairs, and over all pairs of a scenario."""
+    tests = [pair.test for pair in setup.pairs]
+    raised = count(tests, lambda t: t.difference > 0)
+    label = f" ({setup.label})" if setup.label else ""
+    details = [_intervals(tests), _corrected(setup), *map(_overall, overall(setup.pairs))]
+    return Finding(
+        f"Here SHARC raises the mean ACC in {raised} pairs{label}.", " ".join(filter(None, details))
+    )
+
+
+def _intervals(tests: Sequence[PairedTest]) -> str:
+    verdicts = [verdict(t.low, t.high) for t in tests]
+    if DASH in verdicts:
+        return "One seed gives no interval: run more seeds to tell an effect from chance."
+    return (
+        f"The 95 % interval over the seeds is above zero in {verdicts.count('raised')}, contains zero in "
+        f"{verdicts.count('not told apart')} and is below zero in {verdicts.count('lowered')}."
+    )
+
+
+def _corrected(setup: Setup) -> str:
+    if all(p != p for p in setup.p_holm):
+        return ""
+    up, down = significant(setup, 1), significant(setup, -1)
+    return (
+        f"With Holm's correction for {len(setup.pairs)} t tests, p is below {LEVEL} for {up.count} raised "
+        f"and {down.count} lowered pairs."
+    )
+
+
+def _overall(effect: Overall) -> str:
+    seeds, units = effect.over_seeds, effect.over_units
+    text = f"{scenario_name(effect.scenario)}, all pairs: {number_text(seeds.difference, signed=True)} points"
+    if seeds.low == seeds.low:
+        text += f", 95 % interval over the seeds {interval_text(seeds.low, seeds.high)}"
+    if units.p_wilcoxon == units.p_wilcoxon:
+        text += f"; Wilcoxon's p over {units.n} methods and data sets is {p_text(units.p_wilcoxon)}"
+    return f"{text}."
+
+
+def _below_sgd(entries: Sequence[Entry], lookup: dict) -> Finding | None:
+    """How many replay rows of each scenario have a lower ACC than SGD, and which; None without SGD."""
+    parts, details = [], []
+    for scenario in unique((e.scenario for e in entries), scenario_key):
+        sgd = {_place(e): e.acc for e in entries if e.scenario == scenario and e.method == "sgd"}
+        replay = [e for e in entries if e.scenario == scenario and e.buffer is not None and _place(e) in sgd]
+        counts, in_paper = [], []
+        for variant, word in (("plain", "plain"), ("sharc", "SHARC")):
+            rows = [e for e in replay if e.variant == variant]
+            below = [e for e in rows if e.acc < sgd[_place(e)]]
+            if rows:
+                counts.append(f"{len(below)} of {len(rows)} {word} rows")
+                in_paper.append(below_paper(lookup, variant, scenario=scenario).rows)
+            if below:
+                details.append(f"{scenario_name(scenario)}, {word}: {_rows_by_model(below, rows)}.")
+        if counts:
+            part = f"{' and '.join(counts)} in {scenario_name(scenario)}"
+            if all(paper.of for paper in in_paper):
+                part += f" (in the paper: {' and '.join(map(str, in_paper))})"
+            parts.append(part)
+    if not parts:
+        return None
+    text = f"SGD, which replays nothing, has a higher ACC than {', and than '.join(parts)}."
+    return Finding(text, " ".join(["Rows below SGD.", *details]) if details else "")
+
+
+def _equal_bytes(setup: Setup) -> Finding | None:
+    """How often a plain row of no more bytes matches SHARC; None where no plain row keeps so few bytes."""
+    any_method, same_method = matched(setup.entries), matched(setup.entries, same_method=True)
+    if not any_method.of:
+        return None
+    label = f" ({setup.label})" if setup.label else ""
+    text = (
+        f"At equal bytes{label}, a plain row of any method (also SGD) matches SHARC in {any_method} rows: it "
+        "keeps no more bytes and has at least the same ACC."
+    )
+    if same_method.of:
+        text += f" A plain row of the same method does so in {same_method}."
+    detail = (
+        "Bytes are all that the learner keeps: episodic memory, associative memory, head and model copies. "
+        f"{SOURCE} does not count the associative memory. JOINT is excluded."
+    )
+    return Finding(text, detail)
+
+
+def claim_finding(claim: Checked) -> Finding:
+    """Compare a gain that the paper claims with its own tables and with the grid's runs."""
+    name = f"Claim “{claim.claim.text}”"
+    if len(claim.claim.buffers) > 1:
+        name += f", buffer {claim.buffer}"
+    in_paper = "the published table is missing"
+    if claim.paper:
+        in_paper = (
+            f"this is a relative gain: the published ACC, {number_text(claim.paper.plain)} to "
+            f"{number_text(claim.paper.sharc)}, give {number_text(claim.published_gain, signed=True)} % "
+            f"({number_text(claim.paper.difference, signed=True)} points)"
+        )
+    interval = "no interval (one seed)"
+    if claim.low == claim.low:
+        inside = claim.low <= claim.published_gain <= claim.high
+        low, high = number_text(claim.low, signed=True), number_text(claim.high, signed=True)
+        interval = f"95 % interval {low} to {high} %"
+        interval += f"; the published gain lies {'in' if inside else 'out'}side it" if claim.paper else ""
+    label = f", {claim.label}" if claim.label else ""
+    text = (
+        f"{name}: here {number_text(claim.gain, signed=True)} % "
+        f"({number_text(claim.plain.acc)} to {number_text(claim.sharc.acc)}, {interval}){label}."
+    )
+    return Finding(text, f"In the paper {in_paper}, with {SETTING}. Here: backbone {claim.sharc.backbone}.")
+
+
+def _further_claims(claims: Sequence[Checked]) -> Finding | None:
+    """Name the claims that the grid cannot answer, in one line; None where it answers all."""
+    answered = {claim.claim for claim in claims if claim.sharc}
+    others = list(dict.fromkeys(claim.claim.text for claim in claims if claim.claim not in answered))
+    if not others:
+        return None
+    verb = "needs" if len(others) == 1 else "need"
+    return Finding(
+        f"{len(others)} of the paper's claims {verb} another grid ({CLAIMS_GRID}): {'; '.join(others)}."
+    )
+
+
+# --- one scenario --------------------------------------------------------------------------------------
+
+
+def scenario_findings(entries: Sequence[Entry], published: pd.DataFrame) -> list[Finding]:
+    """Return the findings of one scenario, without those that the grid cannot answer (no SHARC).
+
+    published: published.load_published, or no_published.
+    """
     pairs = paired(entries)
-    found = [
+    findings = [
         _effect(pairs),
-        *_against_sgd(entries),
-        _at_equal_bytes(entries),
         _bytes_ratio(pairs),
         *_best_per_dataset(entries),
         _agreement(pairs, published),
     ]
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _effect(pairs: Sequence[Pair]) -> Finding | None:
     if not pairs:
         return None
-    raised = sum(pair.test.difference > 0 for pair in pairs)
-    above = sum(pair.test.low > 0 for pair in pairs)
-    below = sum(pair.test.high < 0 for pair in pairs)
-    typical = number_text(median(pair.test.difference for pair in pairs), signed=True)
-    lowered = [pair for pair in pairs if pair.test.difference < 0]
-    detail = (
-        f"The 95 % interval of the paired difference lies above zero in {above} and below zero in {below}; "
-        f"the median difference is {typical} percentage points."
-    )
+    tests = [pair.test for pair in pairs]
+    raised = count(tests, lambda t: t.difference > 0)
+    typical = number_text(median(test.difference for test in tests), signed=True)
+    detail = f"{_intervals(tests)} The median difference is {typical} percentage points."
+    lowered = [pair.sharc for pair in pairs if pair.test.difference < 0]
     if lowered:
-        detail += f" Lowered: {_names([pair.sharc for pair in lowered], [pair.sharc for pair in pairs])}."
-    text = (
-        f"SHARC raises ACC in {raised} of {len(pairs)} comparisons with the plain method over the same seeds."
-    )
-    return Finding(text, detail)
-
-
-def _against_sgd(entries: Sequence[Entry]) -> list[Finding]:
-    """How many replay rows lose to SGD, which keeps no memory; and which."""
-    baseline = {_place(e): e for e in entries if e.method == "sgd"}
-    found = []
-    for variant, words in (("plain", "plain replay"), ("sharc", "SHARC")):
-        rows = [e for e in entries if e.buffer is not None and e.variant == variant and _place(e) in baseline]
-        if rows:
-            lost = [e for e in rows if e.acc < baseline[_place(e)].acc]
-            text = f"{len(lost)} of {len(rows)} rows of {words} have a lower ACC than SGD without memory."
-            found.append(Finding(text, f"{_names(lost, rows)}." if lost else ""))
-    return found
-
-
-def _at_equal_bytes(entries: Sequence[Entry]) -> Finding | None:
-    compared = equal_bytes(entries)
-    same = [(c.sharc, c.same) for c in compared if c.same is not None]
-    other = [(c.sharc, c.other) for c in compared if c.other is not None]
-    if not other:
-        return None
-    text = (
-        f"At no more bytes, some plain row (SGD included) does as well as SHARC in "
-        f"{sum(plain.acc >= sharc.acc for sharc, plain in other)} of {len(other)} cases"
-    )
-    if same:
-        matched = sum(plain.acc >= sharc.acc for sharc, plain in same)
-        text += f", and the same method with a plain buffer in {matched} of {len(same)}"
-    detail = (
-        "Bytes are those actually kept: episodic memory, associative memory, head and model copies. JOINT "
-        "does not take part. Each case is in the table below."
-    )
-    return Finding(text + ".", detail)
+        detail += f" Lowered: {_rows_by_model(lowered, [pair.sharc for pair in pairs])}."
+    return Finding(f"SHARC raises the mean ACC in {raised} pairs.", detail)
 
 
 def _bytes_ratio(pairs: Sequence[Pair]) -> Finding | None:
@@ -86,109 +245,59 @@ def _bytes_ratio(pairs: Sequence[Pair]) -> Finding | None:
         return None
     low, middle, high = (f"{value:.2f}" for value in (min(ratios), median(ratios), max(ratios)))
     text = f"At the same buffer SHARC keeps {middle} times the bytes of the plain method (median)."
-    return Finding(text, f"From {low} to {high} times.")
+    return Finding(text, "" if low == high else f"The ratio lies between {low} and {high}.")
 
 
 def _best_per_dataset(entries: Sequence[Entry]) -> list[Finding]:
-    found = []
+    findings = []
     for place in unique((_place(e) for e in entries), lambda p: tuple(natural_key(part) for part in p)):
         rows = [e for e in entries if _place(e) == place and e.method != "joint"]
         if not rows:
             continue
         best = max(rows, key=lambda e: e.acc)
-        limit = [e for e in entries if _place(e) == place and e.method == "joint"]
+        joint = [e for e in entries if _place(e) == place and e.method == "joint"]
         text = (
-            f"{_place_name(entries, place)}: best ACC {number_text(best.acc)} % with {_name(best, entries)}, "
-            f"{bytes_text(best.total_bytes)}."
+            f"{place_name(best, entries)}: the best ACC is {number_text(best.acc)} % "
+            f"({row_name(best, entries)}, {bytes_text(best.total_bytes)})."
         )
-        detail = f"JOINT, with all the data at once, reaches {number_text(limit[0].acc)} %." if limit else ""
-        found.append(Finding(text, detail))
-    return found
+        detail = (
+            f"JOINT, trained on all tasks at once, reaches {number_text(joint[0].acc)} %." if joint else ""
+        )
+        findings.append(Finding(text, detail))
+    return findings
 
 
 def _agreement(pairs: Sequence[Pair], published: pd.DataFrame) -> Finding | None:
-    """Does SHARC help where the paper says that it helps?"""
+    """Whether SHARC helps where the paper reports that it does."""
     lookup = published_lookup(published)
-    both = [
-        (pair, theirs["acc_mean"] - base["acc_mean"])
+    cases = [
+        (pair, sharc["acc_mean"] - plain["acc_mean"])
         for pair in pairs
-        if (theirs := published_for(pair.sharc, lookup)) and (base := published_for(pair.plain, lookup))
+        if (sharc := published_for(pair.sharc, lookup)) and (plain := published_for(pair.plain, lookup))
     ]
-    if not both:
+    if not cases:
         return None
-    everyone = [pair.sharc for pair, _ in both]
-    against = [pair.sharc for pair, theirs in both if (pair.test.difference > 0) != (theirs > 0)]
+    opposed = [pair.sharc for pair, gain in cases if (pair.test.difference > 0) != (gain > 0)]
     text = (
-        f"The direction of SHARC's effect is the paper's in {len(both) - len(against)} of the {len(both)} "
-        "comparisons that the paper has too."
+        f"SHARC's effect has the paper's sign in {len(cases) - len(opposed)} of the {len(cases)} pairs that "
+        "the paper reports too."
     )
-    ours = number_text(median(pair.test.difference for pair, _ in both), signed=True)
-    theirs = number_text(median(theirs for _, theirs in both), signed=True)
-    detail = f"Median difference of ACC: {ours} here, {theirs} in the paper."
-    return Finding(text, f"{detail} Against the paper: {_names(against, everyone)}." if against else detail)
-
-
-def equal_bytes_table(entries: Sequence[Entry]) -> Table | None:
-    """Every SHARC row beside the best plain rows that keep no more bytes; None without SHARC."""
-    compared = equal_bytes(entries)
-    if not compared:
-        return None
-    header = ["Data set", "Buffer", "Model", "bytes", "ACC"]
-    header += ["same method, plain", "its bytes", "its ACC", "diff."]
-    header += ["any method, plain", "its bytes", "its ACC", "diff."]
-    rows = []
-    for case in compared:
-        sharc = case.sharc
-        row = [
-            Item(_place_name(entries, _place(sharc))),
-            buffer_item(sharc),
-            Item(model_label(sharc, varying_settings(entries))),
-            *_bytes_and_acc(sharc),
-        ]
-        for plain in (case.same, case.other):
-            if plain is None:
-                row += [Item("none fits"), *[Item("–")] * 3]
-                continue
-            difference = sharc.acc - plain.acc
-            row += [
-                Item(_name(plain, entries)),
-                *_bytes_and_acc(plain),
-                Item(number_text(difference, signed=True), difference),
-            ]
-        rows.append(row)
-    caption = (
-        "The plain rows are the best by ACC among those that keep no more bytes than the SHARC row; diff. is "
-        "SHARC less plain. Choosing the best by test ACC favours the plain side a little."
-    )
-    title = f"{scenario_name(entries[0].scenario)}: SHARC at equal bytes"
-    return Table(title, caption, [("", len(header))], header, rows, text_columns=3)
-
-
-def _bytes_and_acc(entry: Entry) -> list[Item]:
-    return [Item(bytes_text(entry.total_bytes), entry.total_bytes), Item(number_text(entry.acc), entry.acc)]
+    here = number_text(median(pair.test.difference for pair, _ in cases), signed=True)
+    in_paper = number_text(median(gain for _, gain in cases), signed=True)
+    detail = f"Median difference of ACC: {here} here, {in_paper} in the paper."
+    if opposed:
+        detail += f" Opposite sign: {_rows_by_model(opposed, [pair.sharc for pair, _ in cases])}."
+    return Finding(text, detail)
 
 
 def _place(entry: Entry) -> tuple[str, str]:
     return entry.dataset, entry.backbone
 
 
-def _place_name(entries: Sequence[Entry], place: tuple[str, str]) -> str:
-    several = len({entry.backbone for entry in entries}) > 1
-    return f"{place[0]} ({place[1]})" if several else place[0]
+def _rows_by_model(entries: Sequence[Entry], among: Sequence[Entry]) -> str:
+    """Return `ER (s_digits 200, 500; s_glyphs 200), GEM+ (...)`: models, data sets and buffers.
 
-
-def _name(entry: Entry, entries: Sequence[Entry]) -> str:
-    label = model_label(entry, varying_settings(entries))
-    if entry.buffer is None:
-        return label
-    several = len({e.budget for e in entries if e.budget is not None}) > 1
-    return f"{label}, buffer {entry.buffer}" + (f" ({entry.budget})" if several else "")
-
-
-def _names(entries: Sequence[Entry], among: Sequence[Entry]) -> str:
-    """`ER (s_digits 200, 500; s_glyphs 200), GEM+ (...)`: rows by model, then data set, then buffers.
-
-    among: all that they were chosen from, which says what a label has to carry.
+    among: all rows that the entries were chosen from; they decide which settings a label needs.
     """
     varying = varying_settings(among)
     models: dict[str, dict[str, list[str]]] = {}
@@ -197,6 +306,6 @@ def _names(entries: Sequence[Entry], among: Sequence[Entry]) -> str:
         if str(entry.buffer) not in buffers:
             buffers.append(str(entry.buffer))
     return ", ".join(
-        f"{model} (" + "; ".join(f"{name} {', '.join(buffers)}" for name, buffers in places.items()) + ")"
-        for model, places in models.items()
+        f"{model} (" + "; ".join(f"{name} {', '.join(buffers)}" for name, buffers in datasets.items()) + ")"
+        for model, datasets in models.items()
     )

@@ -1,4 +1,4 @@
-"""results/report.html: one page that needs nothing else, the same bytes for the same results."""
+"""results/report.html: one self-contained page, with the same bytes for the same results."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from markupsafe import Markup
 from sharc_core.backbones.names import network_and_batch_norm
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, write_text
+from sharc_core.common.formats import DASH
 from sharc_core.figures import FIRST_TASK, NAMES
 from sharc_core.provenance.lineage import facts, lineage
 from sharc_core.provenance.origin import UNKNOWN
-from sharc_core.report.findings import equal_bytes_table, findings
+from sharc_core.report.findings import scenario_findings
 from sharc_core.report.protocol_effects import protocol_findings, protocol_tables
 from sharc_core.report.scorecard import scorecard
-from sharc_core.results.comparisons import own_setting, setups
+from sharc_core.results.comparisons import setting_here, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
-from sharc_core.results.pairs import pair_tables
 from sharc_core.results.published import SOURCE, published_for, published_lookup
 from sharc_core.results.summary import Entry, summarise
-from sharc_core.results.tables import main_tables
+from sharc_core.results.tables import equal_bytes_table, main_tables, pair_tables
 from sharc_core.studies.batch_norm import batch_norm_findings, batch_norm_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCALE = 1.7  # pixels per point of a drawing, at most: letters of 10 points as large as the page's
+SCALE = 1.7  # largest scale of a drawing, in pixels per point: text of 10 points is as large as the page's
 
 
 def write_report(
@@ -41,16 +41,15 @@ def write_report(
     drawn: Sequence[Path | str] = (),
     config: str = UNKNOWN,
 ) -> None:
-    """Write the report: scorecard, findings, tables, figures, batch norm, the paper's numbers, backbones,
-    provenance.
+    """Write the report: scorecard, scenarios, protocols, batch norm, studies, backbones and provenance.
 
-    runs, cells: as for figures.write_figures, whose SVG files are read from figures_folder. provenance:
-    shown at the foot as given, before where the runs come from; a date would make the page differ from run
-    to run. cards: backbone cards. drawn: further SVG files of the grid, for a section of their own. A
-    figure's title, alternative text and caption are read from the JSON file beside it. config: the grid's
-    hash. Raises UserError for a missing figure.
+    runs, cells: as for figures.write_figures, which wrote the figures in figures_folder. provenance: shown
+    at the foot, before the origin of the runs; a date would make the page differ from run to run. cards:
+    backbone cards. drawn: further SVG files of the grid, which get a section of their own. A figure's
+    title, alternative text and caption come from the JSON file of the same name. config: the grid's hash.
+    Raises UserError for a missing figure.
     """
-    entries, everything = summarise(runs), summarise(runs, None)
+    entries, all_entries = summarise(runs), summarise(runs, None)
     lookup = published_lookup(published)
     scenarios = []
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
@@ -59,22 +58,17 @@ def write_report(
             {
                 "id": scenario,
                 "name": scenario_name(scenario),
-                "findings": findings(chosen, published),
+                "findings": scenario_findings(chosen, published),
                 "tables": main_tables(chosen, published),
                 "equal_bytes": equal_bytes_table(chosen),
                 "pairs": pair_tables(chosen),
-                "figures": [
-                    _figure(
-                        Path(figures_folder) / f"{name}_{scenario}.svg", _figure_words(name, scenario, chosen)
-                    )
-                    for name in NAMES
-                ],
+                "figures": {name: _figure(Path(figures_folder) / f"{name}_{scenario}.svg") for name in NAMES},
             }
         )
-    own = {f"{name}_{chosen['id']}.svg" for name in NAMES for chosen in scenarios}
+    own = {f"{name}_{scenario['id']}.svg" for name in NAMES for scenario in scenarios}
     further = [Path(path) for path in drawn if Path(path).name not in own]
-    first_task = [p for p in further if p.stem in {f"{FIRST_TASK}_{e.scenario}" for e in everything}]
-    batch_norms = {network_and_batch_norm(entry.backbone)[1] for entry in everything}
+    first_task = [p for p in further if p.stem in {f"{FIRST_TASK}_{e.scenario}" for e in all_entries}]
+    batch_norms = {network_and_batch_norm(entry.backbone)[1] for entry in all_entries}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -87,110 +81,79 @@ def write_report(
         scorecard=scorecard(entries, published),
         scenarios=scenarios,
         protocols={
-            "sentences": protocol_findings(everything, published),
-            "tables": protocol_tables(everything, published),
+            "sentences": protocol_findings(all_entries, published),
+            "tables": protocol_tables(all_entries, published),
         },
         batch_norm={
-            "sentences": batch_norm_findings(everything, published),
-            "tables": batch_norm_tables(everything, published),
+            "sentences": batch_norm_findings(all_entries, published),
+            "tables": batch_norm_tables(all_entries, published),
             "figures": [_figure(path) for path in first_task],
         },
         studies=[_figure(path) for path in further if path not in first_task],
         is_frozen=batch_norms == {"frozen"},
-        setting=own_setting(setups(everything)),
+        setting=setting_here(setups(all_entries)),
         scope=_scope(entries, cells),
         has_sharc=any(entry.is_sharc for entry in entries),
         has_paper=any(published_for(entry, lookup) for entry in entries),
         paper=SOURCE,
         cards=[flatten(card) for card in cards],
-        provenance=flatten(provenance) + _own_provenance(runs, cells, config),
+        provenance=flatten(provenance) + _origin(runs, cells, config),
     )
     write_text(out, page)
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted key, text) pairs; lists of plain values in one line."""
-    found = []
+    """Return nested settings as (dotted key, text) pairs; a list of plain values is one pair."""
+    pairs = []
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            found += flatten(value, f"{name}.")
+            pairs += flatten(value, f"{name}.")
         elif isinstance(value, list | tuple) and any(isinstance(v, Mapping | list | tuple) for v in value):
-            found += flatten({str(i): v for i, v in enumerate(value)}, f"{name}.")
+            pairs += flatten({str(i): v for i, v in enumerate(value)}, f"{name}.")
         elif isinstance(value, list | tuple):
-            found.append((name, ", ".join(_text(v) for v in value)))
+            pairs.append((name, ", ".join(_text(v) for v in value)))
         else:
-            found.append((name, _text(value)))
-    return found
+            pairs.append((name, _text(value)))
+    return pairs
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "–" if value is None else str(value)
+    return DASH if value is None else str(value)
 
 
-def _figure(path: Path, words: tuple[str, str, str] | None = None) -> dict[str, object]:
-    """A figure to be set into the page.
-
-    words: (title, alternative, caption), for a figure without a file beside it that has them.
-    """
+def _figure(path: Path) -> dict[str, object]:
+    """Return a drawing as it is embedded in the page, with the captions in its JSON file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: draw the figures before the report") from None
     except UnicodeDecodeError:
         text = ""
-    beside = path.with_suffix(".json")
-    if beside.exists():
-        found = read_json(beside)
-        if missing := [key for key in ("title", "alt", "caption") if key not in found]:
-            raise UserError(f"{beside} has no {missing[0]!r}: delete it and draw the figures again")
-        words = found["title"], found["alt"], found["caption"]
-    title, alternative, caption = words or (path.stem.replace("_", " "),) * 3
     if "<svg" not in text:
-        raise UserError(f"{path} is no drawing: delete it and run again")
-    # the XML head must not stand inside HTML; what is left is our own file, not user input
+        raise UserError(f"{path} is not a drawing: delete it and run again")
+    words_path = path.with_suffix(".json")
+    words = read_json(words_path)
+    if missing := [key for key in ("title", "alt", "caption") if key not in words]:
+        raise UserError(f"{words_path} has no {missing[0]!r}: delete it and draw the figures again")
+    # without the XML declaration, which HTML does not allow; the rest is our own file, not user input
     svg = text[text.index("<svg") :]
     width = re.match(r'<svg[^>]*?\swidth="([\d.]+)pt"', svg)
     if width is None:
-        raise UserError(f"{path} does not say how wide it is: delete it and draw the figures again")
-    # a label and not the file's own metadata: screen readers skip the drawing's parts
+        raise UserError(f"{path} has no width: delete it and draw the figures again")
+    # screen readers read the label below, and not the metadata of the file
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    # each drawing names its glyphs and clips for itself; in one page the names would meet
+    # ids are unique within a drawing only
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", svg)
     return {
         "svg": Markup(svg),
         "width": round(SCALE * float(width[1])),
-        "title": title,
-        "alternative": alternative,
-        "caption": caption,
+        "title": words["title"],
+        "alternative": words["alt"],
+        "caption": words["caption"],
     }
-
-
-def _figure_words(name: str, scenario: str, entries: Sequence[Entry]) -> tuple[str, str, str]:
-    """Title, alternative text that says what is drawn and what it shows, and caption."""
-    where = ", ".join(dict.fromkeys(entry.dataset for entry in entries)) + f", {scenario_name(scenario)}"
-    ranked = sorted((e for e in entries if e.method != "joint"), key=lambda e: e.acc)
-    span = (
-        f"ACC from {ranked[0].acc:.1f} to {ranked[-1].acc:.1f} percent without JOINT"
-        if ranked
-        else "JOINT only"
-    )
-    if name == "bytes":
-        words = f"ACC against total bytes for {where}; {span}"
-        caption = (
-            "ACC against the bytes that the learner keeps (logarithmic). Open markers: plain; filled: SHARC; "
-            "bars: standard deviation over seeds. The grey steps are the best ACC at no more bytes."
-        )
-        alternative = f"Scatter plot: {words}. The numbers are in the table."
-        return "Accuracy against bytes", alternative, caption
-    words = f"accuracy on the tasks seen so far, task by task, for {where}; {span}"
-    caption = (
-        "Accuracy over the tasks seen so far, mean_(j ≤ i) a[i][j]. Dashed: plain; solid: SHARC; band: "
-        "standard deviation over seeds. JOINT is trained once, on all tasks, and is a point."
-    )
-    return "Learning curves", f"Line plots: {words}. The final values are in the table.", caption
 
 
 def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:
@@ -207,13 +170,13 @@ def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:
     }
 
 
-def _own_provenance(runs: pd.DataFrame, cells: list[dict], config: str) -> list[tuple[str, str]]:
+def _origin(runs: pd.DataFrame, cells: list[dict], config: str) -> list[tuple[str, str]]:
     hashes = sorted({str(document["config_hash"]) for document in cells})
-    found = [
+    pairs = [
         ("cells", str(len(cells))),
         ("rows of runs.csv", str(len(runs))),
         ("hash of all cells' configurations", digest(hashes, 12)),
     ]
     if len(hashes) <= 4:
-        found.append(("config hashes", ", ".join(hashes)))
-    return found + flatten(facts(lineage(runs, config)))
+        pairs.append(("config hashes", ", ".join(hashes)))
+    return pairs + flatten(facts(lineage(runs, config)))

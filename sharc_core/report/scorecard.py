@@ -1,36 +1,30 @@
-"""The scorecard: what the paper says of SHARC, counted in its tables and in ours, as sentences and tables."""
+"""The scorecard: what the paper claims about SHARC, counted in its tables and in the grid's results."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
-from sharc_core.common.formats import DASH, escape_markdown, number_text
-from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
-from sharc_core.provenance.origin import UNKNOWN
-from sharc_core.report.verdicts import verdicts
-from sharc_core.results.claims import check_claims, claim_finding, claims_table
+from sharc_core.common.formats import DASH, number_text
+from sharc_core.report.findings import Finding, scorecard_findings
+from sharc_core.results.claims import Checked, check_claims
 from sharc_core.results.comparisons import (
     LEVEL,
     Count,
     Setup,
-    beaten,
     below_here,
     below_paper,
     count,
-    only,
+    in_scenario,
+    matched,
     overall,
-    own_setting,
-    place,
+    published_key,
+    setting_here,
     setups,
     significant,
     verdict,
 )
 from sharc_core.results.display_names import method_name, scenario_key, scenario_name
-from sharc_core.results.pairs import equal_bytes, interval_text, p_text
 from sharc_core.results.published import (
     SEEDS,
     SETTING,
@@ -39,148 +33,94 @@ from sharc_core.results.published import (
     published_lookup,
     published_pairs,
 )
-from sharc_core.results.summary import SETTINGS, Entry, buffer_item, runs_of, summarise, unique
-from sharc_core.results.table_formats import Finding, Item, Table, to_markdown
+from sharc_core.results.summary import Entry, buffer_item, unique
+from sharc_core.results.table_formats import Item, Table, interval_text, p_text
 
 PAPER = "paper, all"
 SAME = "paper, rows of this grid"
 
 
 class Scorecard(NamedTuple):
-    """sentences and tables open the report; pairs, a row for every pair, can be folded away."""
+    """The scorecard's parts. counts: the first table. pairs: tables with a row for every pair, per setup."""
 
-    sentences: list[Finding]
+    findings: list[Finding]
+    counts: Table
     tables: list[Table]
     pairs: list[Table]
 
 
 def scorecard(entries: Sequence[Entry], published: pd.DataFrame) -> Scorecard:
-    """The verdicts, the counts, the claims and the pairs. Without SHARC or SGD their rows are left out.
+    """Build the scorecard from the entries of all scenarios; without SHARC or SGD their rows are omitted.
 
-    entries: of all scenarios. published: published.load_published, or none.
+    published: published.load_published, or no_published.
     """
     lookup = published_lookup(published)
-    theirs, ours = published_pairs(lookup), setups(entries)
-    claims = check_claims([(s.label, p.plain, p.sharc) for s in ours for p in s.pairs], theirs)
-    sentences = verdicts(ours, lookup)
-    tables = [_counts_table(ours, lookup)]
-    if any(setup.pairs for setup in ours):
-        tables.append(_overall_table(ours))
-    if theirs:
-        sentences += [claim_finding(case) for case in claims]
+    paper, ours = published_pairs(lookup), setups(entries)
+    pairs = [(setup.label, pair.plain, pair.sharc) for setup in ours for pair in setup.pairs]
+    claims = check_claims(pairs, paper) if paper else []
+    tables = [_overall_table(ours)] if any(setup.pairs for setup in ours) else []
+    if any(claim.sharc for claim in claims):
         tables.append(claims_table(claims))
-    return Scorecard(sentences, tables, [_pairs_table(s, theirs) for s in ours if s.pairs])
-
-
-def write_scorecard(
-    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN
-) -> list[Path]:
-    """Write scorecard.md, and scorecard.csv with a row for every pair at full precision; returns the paths.
-
-    runs: results.runs_table. published: as for scorecard(). config: the grid's hash.
-    """
-    entries, origin = summarise(runs), lineage(runs_of(runs), config)
-    card = scorecard(entries, published)
-    lines = [f"- {escape_markdown(f'{text} {detail}'.strip())}" for text, detail in card.sentences]
-    tables = "\n".join(to_markdown(table) for table in card.tables + card.pairs)
-    paths = [Path(folder) / "scorecard.md", Path(folder) / "scorecard.csv"]
-    write_text(paths[0], markdown_text("\n".join(["# Scorecard", "", *lines, "", tables]), origin))
-    write_text(paths[1], csv_text(tidy_scorecard(entries, published), origin))
-    return paths
-
-
-def tidy_scorecard(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
-    """A row for every pair of every setup, then the paper's pairs that this grid does not have."""
-    theirs, rows = published_pairs(published_lookup(published)), []
-    columns = ["setup", "scenario", "dataset", "buffer", "method", "backbone", "budget", *SETTINGS, "seeds"]
-    columns += [
-        "plain_acc",
-        "sharc_acc",
-        "difference",
-        "low",
-        "high",
-        "effect",
-        "p_t",
-        "p_holm",
-        "p_wilcoxon",
-    ]
-    columns += ["verdict", "plain_bytes", "sharc_bytes", "plain_acc_at_no_more_bytes"]
-    columns += [f"paper_{name}" for name in PublishedPair._fields]
-    absent = dict(theirs)
-    for setup in setups(entries):
-        fitting = {id(case.sharc): case.other for case in equal_bytes(setup.entries)}
-        for pair, p_holm in zip(setup.pairs, setup.p_holm, strict=True):
-            row = {name: getattr(pair.sharc, name) for name in columns[1 : columns.index("seeds")]}
-            row |= asdict(pair.test) | {"setup": setup.label, "seeds": pair.test.n, "p_holm": p_holm}
-            row |= {"plain_acc": pair.plain.acc, "sharc_acc": pair.sharc.acc}
-            row |= {"plain_bytes": pair.plain.total_bytes, "sharc_bytes": pair.sharc.total_bytes}
-            row["verdict"] = verdict(pair.test.low, pair.test.high)
-            best = fitting[id(pair.sharc)]
-            row["plain_acc_at_no_more_bytes"] = best.acc if best else None
-            rows.append(row | _paper_columns(theirs.get(place(pair.sharc))))
-            absent.pop(place(pair.sharc), None)
-    for (scenario, dataset, buffer, method), paper in absent.items():
-        row = {"scenario": scenario, "dataset": dataset, "buffer": buffer, "method": method}
-        rows.append(row | _paper_columns(paper))
-    return pd.DataFrame(rows, columns=columns).astype({"buffer": "Int64", "seeds": "Int64"})
-
-
-def _paper_columns(paper: PublishedPair | None) -> dict[str, float]:
-    return {f"paper_{name}": value for name, value in paper._asdict().items()} if paper else {}
+    return Scorecard(
+        scorecard_findings(entries, ours, lookup, claims),
+        _counts_table(ours, lookup),
+        tables,
+        [_pairs_table(setup, paper) for setup in ours if setup.pairs],
+    )
 
 
 def _counts_table(ours: Sequence[Setup], lookup: dict) -> Table:
-    """Every count in the paper, in the paper's pairs that are here, and here."""
-    theirs = published_pairs(lookup)
-    present = {place(p.sharc) for s in ours for p in s.pairs} & set(theirs)
-    header = ["Scenario", "Count", *([PAPER, SAME] if theirs else []), *(s.label or "here" for s in ours)]
+    """Return every count for all pairs of the paper, for those that the grid has too, and for each setup."""
+    paper = published_pairs(lookup)
+    in_grid = {published_key(p.sharc) for s in ours for p in s.pairs} & set(paper)
+    header = ["Scenario", "Count", *([PAPER, SAME] if paper else []), *(s.label or "here" for s in ours)]
     rows, breaks = [], []
 
     def add(name: str, counts: Sequence[Count]) -> None:
-        if any(c.of for c in counts[-len(ours) :]):  # what the grid cannot answer has no row
+        if any(c.of for c in counts[-len(ours) :]):  # omit what the grid cannot answer
             items = [Item(str(c), c.count / c.of if c.of else None) for c in counts]
             rows.append([Item(scenario_name(scenario)), Item(name), *items])
 
     for scenario in unique((e.scenario for s in ours for e in s.entries), scenario_key):
         if rows:
             breaks.append(len(rows))
-        papers = []
-        if theirs:
-            papers = [[theirs[k] for k in keys if k[0] == scenario] for keys in (theirs, present)]
-        tests = [[p.test for p in s.pairs if p.sharc.scenario == scenario] for s in ours]
+        samples: list[list] = []  # per column, differences with their intervals
+        if paper:
+            samples += [[paper[k] for k in keys if k[0] == scenario] for keys in (paper, in_grid)]
+        unpublished = [Count(0, 0)] * len(samples)
+        samples += [[p.test for p in s.pairs if p.sharc.scenario == scenario] for s in ours]
+        add("mean ACC raised by SHARC", [count(values, lambda t: t.difference > 0) for values in samples])
+        with_interval = [[t for t in values if t.low == t.low] for values in samples]
         for name, wanted in (
-            ("mean ACC raised by SHARC", lambda t: t.difference > 0),
             ("95 % interval above zero", lambda t: t.low > 0),
             ("95 % interval holds zero", lambda t: t.low <= 0 <= t.high),
             ("95 % interval below zero", lambda t: t.high < 0),
         ):
-            told = [
-                [t for t in values if "interval" not in name or t.low == t.low] for values in papers + tests
-            ]
-            add(name, [count(values, wanted) for values in told])
+            add(name, [count(values, wanted) for values in with_interval])
+        parts = [in_scenario(s, scenario) for s in ours]
         for sign, word in ((1, "raised"), (-1, "lowered")):
-            counts = [significant(only(s, scenario), sign) for s in ours]
             name = f"{word}, p (t) after Holm below {LEVEL}"
-            add(name, [Count(0, 0)] * len(papers) + counts)
+            add(name, unpublished + [significant(part, sign) for part in parts])
         if scenario == "task_il":
-            for variant, words in (("plain", "plain"), ("sharc", "SHARC")):
-                among = {place(e) for s in ours for e in s.entries if e.variant == variant}
-                paper = [below_paper(lookup, variant, chosen) for chosen in (None, among)] if theirs else []
-                found = paper + [below_here(s, variant) for s in ours]
-                add(f"{words} rows below SGD", [f.rows for f in found])
-                add(f"{words} methods below SGD, mean of their rows", [f.methods for f in found])
-        counts = [beaten(only(s, scenario)) for s in ours]
-        add("SHARC rows below a plain one of no more bytes", [Count(0, 0)] * len(papers) + counts)
+            for variant, word in (("plain", "plain"), ("sharc", "SHARC")):
+                among = {published_key(e) for s in ours for e in s.entries if e.variant == variant}
+                below = [below_paper(lookup, variant, keys) for keys in (None, among)] if paper else []
+                below += [below_here(s, variant) for s in ours]
+                add(f"{word} rows below SGD", [b.rows for b in below])
+                add(f"{word} methods below SGD, mean of their rows", [b.methods for b in below])
+        name = "SHARC rows matched by a plain one of no more bytes"
+        add(name, unpublished + [matched(part.entries) for part in parts])
     caption = (
-        "A pair is SHARC against the plain method on one data set, at one buffer, in one scenario. Here: "
-        "differences over the same seeds, 95 % Student-t interval. "
+        "A pair is SHARC and the plain method on one data set, at one buffer, in one scenario. Here: "
+        "differences over the same seeds, 95 % Student-t interval. A plain row matches SHARC if its mean ACC "
+        "is at least as high. "
     )
-    if theirs:
+    if paper:
         caption += (
             f"Paper ({SOURCE}: {SETTING}): Welch's interval from the published means and deviations of "
             f"{SEEDS} runs; p-values and bytes were not published. "
         )
-    caption += own_setting(ours)
+    caption += setting_here(ours)
     return Table("Counts", caption, [("", len(header))], header, rows, breaks, text_columns=2)
 
 
@@ -190,70 +130,104 @@ def _overall_table(ours: Sequence[Setup]) -> Table:
     header += ["seeds", "raised", "p (Wilcoxon, units)", "units"]
     rows = []
     for setup in ours:
-        for found in overall(setup.pairs):
-            seeds, units = found.over_seeds, found.over_units
+        for effect in overall(setup.pairs):
+            seeds, units = effect.over_seeds, effect.over_units
             rows.append(
                 [
-                    Item(scenario_name(found.scenario)),
+                    Item(scenario_name(effect.scenario)),
                     *([Item(setup.label)] if several else []),
                     Item(number_text(seeds.difference, signed=True), seeds.difference),
                     Item(interval_text(seeds.low, seeds.high), seeds.low),
                     Item(p_text(seeds.p_t), seeds.p_t),
                     Item(str(seeds.n), seeds.n),
-                    Item(str(count(found.units, lambda unit: unit > 0))),
+                    Item(str(count(effect.units, lambda unit: unit > 0))),
                     Item(p_text(units.p_wilcoxon), units.p_wilcoxon),
                     Item(str(units.n), units.n),
                 ]
             )
     caption = (
-        "Over n seeds Wilcoxon's p cannot fall below 2^(1-n), 0.0625 for five, so no single pair of five "
-        "seeds is significant by it; here it is asked of all pairs of a scenario. A unit is a method on a "
-        "data set, its mean difference over the buffers; methods with identical results (MER with the "
-        "published settings is ER) count once. Two-sided signed-rank test, which needs 6 units to reach "
-        "0.05; units of one data set share its images and seeds, so its p is rather too small. The interval "
-        "is of the units' mean, seed by seed: how far chance in training moves it for these data sets and "
-        "methods. "
-        f"{own_setting(ours)}"
+        "A unit is a method on a data set: its mean difference over the buffers. Methods with identical "
+        "results (MER with the published settings is ER) count once. mean difference, 95 % interval, p (t, "
+        "seeds): the mean over the units, seed by seed, which shows how far chance in training moves it for "
+        "these methods and data sets. p (Wilcoxon, units): two-sided signed-rank test of the units. It needs "
+        "6 units to reach 0.05, and is somewhat too small, because units of one data set share images and "
+        "seeds. For a single pair Wilcoxon's p over n seeds cannot fall below 2^(1-n), which is 0.0625 for "
+        f"five seeds. {setting_here(ours)}"
     )
-    title, words = "Does SHARC help on the whole?", 2 if several else 1
-    return Table(title, caption, [("", len(header))], header, rows, text_columns=words)
+    title, text_columns = "Does SHARC help over all pairs?", 2 if several else 1
+    return Table(title, caption, [("", len(header))], header, rows, text_columns=text_columns)
 
 
-def _pairs_table(setup: Setup, theirs: dict[tuple, PublishedPair]) -> Table:
-    present = any(place(pair.sharc) in theirs for pair in setup.pairs)
+def claims_table(claims: Sequence[Checked]) -> Table:
+    """Return the relative gains that the paper claims and those of the grid, for the claims it answers."""
+    answered = [claim for claim in claims if claim.sharc]
+    several = any(claim.label for claim in answered)
+    header = ["Buffer", *(["Setup"] if several else []), "Claim", "ACC", "relative gain"]
+    header += ["ACC", "relative gain", "95 % interval", "points"]
+    rows = []
+    for claim in answered:
+        points, interval = claim.sharc.acc - claim.plain.acc, DASH
+        if claim.low == claim.low:
+            interval = f"[{number_text(claim.low, signed=True)}, {number_text(claim.high, signed=True)}] %"
+        rows.append(
+            [
+                Item(str(claim.buffer), claim.buffer),
+                *([Item(claim.label)] if several else []),
+                Item(claim.claim.text),
+                _from_to(claim.paper.plain, claim.paper.sharc) if claim.paper else Item(DASH),
+                _percent(claim.published_gain),
+                _from_to(claim.plain.acc, claim.sharc.acc),
+                _percent(claim.gain),
+                Item(interval, claim.low),
+                _signed(points),
+            ]
+        )
+    caption = (
+        "Relative gain: ACC with SHARC divided by ACC without, minus 1. Published: recomputed from the "
+        f"tables of {SOURCE} ({SETTING}). Here: ratio of the means over the same seeds, with Fieller's 95 % "
+        "interval; backbone and protocol differ from the paper's. points: the difference of ACC. The claim "
+        f"for {method_name('derpp')} names no buffer."
+    )
+    groups = [("", 3 if several else 2), ("published", 2), ("here", 4)]
+    return Table(
+        "The paper's claims by name", caption, groups, header, rows, text_columns=3 if several else 2
+    )
+
+
+def _pairs_table(setup: Setup, paper: dict[tuple, PublishedPair]) -> Table:
+    in_paper = any(published_key(pair.sharc) in paper for pair in setup.pairs)
     header = ["Scenario", "Data set", "Buffer", "Method", "plain", "SHARC", "diff.", "95 % interval"]
     header += ["g", "p (t)", "p (Holm)", "p (Wilcoxon)", "verdict"]
     groups = [("", 4), ("here", 9)]
-    if present:
+    if in_paper:
         header += ["plain", "SHARC", "diff.", "95 % interval"]
         groups.append(("paper", 4))
     rows, breaks = [], []
     for index, (pair, p_holm) in enumerate(zip(setup.pairs, setup.p_holm, strict=True)):
         test, entry = pair.test, pair.sharc
-        if index and place(entry)[:2] != place(setup.pairs[index - 1].sharc)[:2]:
+        if index and published_key(entry)[:2] != published_key(setup.pairs[index - 1].sharc)[:2]:
             breaks.append(index)
         row = [Item(scenario_name(entry.scenario)), Item(entry.dataset), buffer_item(entry)]
         row += [Item(method_name(entry.method)), _number(pair.plain.acc), _number(entry.acc)]
         row += [_signed(test.difference), Item(interval_text(test.low, test.high), test.low)]
         row += [_signed(test.effect), Item(p_text(test.p_t), test.p_t), Item(p_text(p_holm), p_holm)]
         row += [Item(p_text(test.p_wilcoxon), test.p_wilcoxon), Item(verdict(test.low, test.high))]
-        paper = theirs.get(place(entry))
-        if paper:
-            row += [_number(paper.plain), _number(paper.sharc), _signed(paper.difference)]
-            row.append(Item(interval_text(paper.low, paper.high), paper.low))
-        elif present:
+        published = paper.get(published_key(entry))
+        if published:
+            row += [_number(published.plain), _number(published.sharc), _signed(published.difference)]
+            row.append(Item(interval_text(published.low, published.high), published.low))
+        elif in_paper:
             row += [Item(DASH)] * 4
         rows.append(row)
     caption = (
         "g: Cohen's d_z of the differences (mean over sample deviation), with Hedges' correction for few "
-        "seeds. "
-        f"p (Holm): the t test's, corrected for these {len(rows)} pairs. verdict: where the 95 % "
-        "interval lies. "
+        f"seeds. p (Holm): p (t) corrected for these {len(rows)} pairs. verdict: whether the 95 % interval "
+        "is above zero (raised), below zero (lowered) or contains it (not told apart). "
     )
-    if present:
-        caption += f"paper: {SOURCE} ({SETTING}), Welch's interval of {SEEDS} and {SEEDS} runs. "
+    if in_paper:
+        caption += f"paper: {SOURCE} ({SETTING}), Welch's interval for {SEEDS} and {SEEDS} runs. "
     title = "Every pair" + (f": {setup.label}" if setup.label else "")
-    return Table(title, caption + own_setting([setup]), groups, header, rows, breaks, text_columns=4)
+    return Table(title, caption + setting_here([setup]), groups, header, rows, breaks, text_columns=4)
 
 
 def _number(value: float) -> Item:
@@ -262,3 +236,11 @@ def _number(value: float) -> Item:
 
 def _signed(value: float) -> Item:
     return Item(number_text(value, signed=True), value)
+
+
+def _from_to(before: float, after: float) -> Item:
+    return Item(f"{number_text(before)} to {number_text(after)}", after)
+
+
+def _percent(value: float) -> Item:
+    return Item(DASH if value != value else f"{number_text(value, signed=True)} %", value)

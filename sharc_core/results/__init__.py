@@ -1,1 +1,1 @@
-"""From result documents to runs.csv, summaries, paired statistics and tables."""
+"""Results: runs.csv from the cells' documents, averages over seeds, statistics, comparisons and tables."""

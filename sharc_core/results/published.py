@@ -1,4 +1,4 @@
-"""The paper's tables (arXiv 2310.04334), to stand beside ours."""
+"""The paper's tables (arXiv 2310.04334), for comparison with ours."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from sharc_core.common.errors import UserError
-from sharc_core.learning.metrics import welch
 from sharc_core.results.display_names import METHOD_NAMES
+from sharc_core.results.statistics import welch
 
 SOURCE = "arXiv 2310.04334"
-SEEDS = 5  # runs behind each published mean and deviation
+SEEDS = 5  # number of runs of each published mean and deviation
 SETTING = (
     "ResNet-18 with ImageNet weights at 224 px, whose batch statistics drift while the head trains; BayesPCN "
     "as associative memory"
@@ -19,11 +19,10 @@ COLUMNS = ["scenario", "dataset", "buffer", "method", "variant", "acc_mean", "ac
 
 
 def load_published(path: Path | str) -> pd.DataFrame:
-    """Published means and deviations, columns COLUMNS, with our names for methods and variants.
+    """Read the published means and deviations, columns COLUMNS, with our names for methods and variants.
 
-    path: workflow/paper/paper_results.csv. BWT of JOINT is left out: the paper takes it against an
-    untrained head, which is another quantity.
-    Raises UserError for another file.
+    path: workflow/paper/paper_results.csv. JOINT's BWT is dropped: the paper computes it relative to an
+    untrained head, which is a different quantity. Raises UserError for any other file.
     """
     try:
         frame = pd.read_csv(path, dtype={"buffer": "Int64", "dataset": "str"})
@@ -46,22 +45,22 @@ def load_published(path: Path | str) -> pd.DataFrame:
 
 
 def no_published() -> pd.DataFrame:
-    """An empty table of published results, for grids that stand alone."""
+    """Return an empty table of published results, for reports without a comparison with the paper."""
     return pd.DataFrame(columns=COLUMNS)
 
 
 def published_lookup(published: pd.DataFrame) -> dict[tuple, dict[str, float]]:
-    """(scenario, dataset, buffer or None, method, variant) -> {acc_mean, acc_std, bwt_mean, bwt_std}."""
-    found = {}
+    """Map (scenario, dataset, buffer or None, method, variant) to acc_mean, acc_std, bwt_mean and bwt_std."""
+    lookup = {}
     for row in published.to_dict("records"):
         buffer = None if pd.isna(row["buffer"]) else int(row["buffer"])
         key = (row["scenario"], row["dataset"], buffer, row["method"], row["variant"])
-        found[key] = {name: float(row[name]) for name in COLUMNS[5:]}
-    return found
+        lookup[key] = {name: float(row[name]) for name in COLUMNS[5:]}
+    return lookup
 
 
 class PublishedPair(NamedTuple):
-    """The paper's ACC of a method without and with SHARC, and their difference with Welch's 95 % interval."""
+    """A method's published ACC without and with SHARC, and the difference with Welch's 95 % interval."""
 
     plain: float
     sharc: float
@@ -71,21 +70,21 @@ class PublishedPair(NamedTuple):
 
 
 def published_pairs(lookup: dict[tuple, dict[str, float]]) -> dict[tuple, PublishedPair]:
-    """(scenario, dataset, buffer, method) -> the published pair; 72 of them in the paper.
+    """Map (scenario, dataset, buffer, method) to the published pair; the paper has 72.
 
-    The interval is for two independent samples: which runs shared a seed was not published.
+    The interval is for two independent samples, as the paper does not report which runs share a seed.
     """
-    found = {}
+    pairs = {}
     for (scenario, dataset, buffer, method, variant), plain in lookup.items():
         sharc = lookup.get((scenario, dataset, buffer, method, "sharc"))
         if variant == "plain" and sharc:
             values = (plain["acc_mean"], plain["acc_std"], sharc["acc_mean"], sharc["acc_std"])
-            found[scenario, dataset, buffer, method] = PublishedPair(
+            pairs[scenario, dataset, buffer, method] = PublishedPair(
                 values[0], values[2], *welch(*values, n=SEEDS)
             )
-    return found
+    return pairs
 
 
 def published_for(entry, lookup: dict[tuple, dict[str, float]]) -> dict[str, float] | None:
-    """The published values of a summary.Entry, whatever its theta and memory; None where there are none."""
+    """Return the published values of a summary.Entry, for any theta and memory; None where there are none."""
     return lookup.get((entry.scenario, entry.dataset, entry.buffer, entry.method, entry.variant))

@@ -1,4 +1,4 @@
-"""From cell documents to runs.csv: one row per run, checked, in an order that only the content decides."""
+"""runs.csv: one checked row per run, from the cells' documents, in an order given by the content alone."""
 
 import math
 from itertools import pairwise
@@ -17,7 +17,7 @@ from sharc_core.learning import metrics
 from sharc_core.provenance.lineage import FIELDS, origin_fields
 from sharc_core.results.display_names import method_key, scenario_key
 
-TOLERANCE = 1e-9  # percent; a prediction that is right among all classes is right among its task's
+TOLERANCE = 1e-9  # percent, by which rounding may put a Task-IL accuracy below the Class-IL one
 
 COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
     "views": "int64",
@@ -44,22 +44,22 @@ COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
 _PARSERS = {"float64": float, "int64": int, "Int64": int}
 _PARSERS |= dict.fromkeys(("bool", "boolean"), {"True": True, "False": False}.__getitem__)
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
+# Runs are sorted by these axes first, then by the remaining ones in the order of AXES, then by seed.
 
 
 def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = None) -> pd.DataFrame:
-    """One row per (cell, reported scenario, seed), columns COLUMNS.
+    """Return one row per (cell, reported scenario, seed), with the columns COLUMNS.
 
-    members: for every cell, by reported scenario, which studies have it (see unroll.memberships). Without
-    it every scenario is reported, as a result of the grid itself.
+    members: for every cell, which studies report each of its scenarios (unroll.memberships). None: all
+    scenarios are reported, as results of the grid itself.
 
-    Percent for acc and aia, percentage points for bwt, fwt and forgetting (*_in_code: as the published code
-    computes them); total_bytes is everything that the
-    learner keeps besides the shared frozen backbone: episodic memory, associative memory, head and
-    model copies. train_seconds is per seed. What does not apply is missing (NaN, NA or None). The order
-    of `cells` does not matter.
+    acc and aia are in percent; bwt, fwt and forgetting in percentage points (*_in_code: as the published code
+    computes them). total_bytes is all that the learner keeps except the backbone: episodic memory,
+    associative memory, head and model copies. train_seconds is per seed. Values that do not apply are
+    missing (NaN, NA or None). The order of `cells` does not matter.
 
-    Raises UserError for a damaged document or two documents of the same runs, and AssertionError when
-    a Task-IL accuracy is below its Class-IL one, which only a defect of ours can cause.
+    Raises UserError for a damaged document and for two documents of the same run, and AssertionError where
+    a Task-IL accuracy is below the Class-IL one, which only a defect of SHARC-Bench can cause.
     """
     pairs = zip(cells, [None] * len(cells) if members is None else members, strict=True)
     rows = [row for document, reported in pairs for row in _rows(document, reported)]
@@ -77,15 +77,15 @@ def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = N
 
 
 def write_runs(frame: pd.DataFrame, path: Path | str) -> None:
-    """Write runs.csv atomically; floats in the shortest form that reads back to the same bits."""
+    """Write runs.csv atomically. Floats have the shortest form that reads back as the same bits."""
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def read_runs(path: Path | str) -> pd.DataFrame:
-    """Read what write_runs wrote: same columns, types and bits. Raises UserError for any other file."""
+    """Read what write_runs wrote, with the same columns, types and bits. Raises UserError for other files."""
     try:
-        # Names such as "NA", "null" or "007" are names: only an empty field is missing.
+        # only an empty field is missing; "NA", "null" and "007" are names
         frame = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
@@ -99,7 +99,7 @@ def read_runs(path: Path | str) -> pd.DataFrame:
     try:
         for name, kind in COLUMNS.items():
             if kind != "str":
-                # Python's own parser: correctly rounded, where that of pandas need not be
+                # Python's parser rounds correctly; pandas' may not
                 frame[name] = [None if text is None else _PARSERS[kind](text) for text in frame[name]]
         return _typed(frame)
     except (KeyError, TypeError, ValueError) as error:
@@ -107,27 +107,27 @@ def read_runs(path: Path | str) -> pd.DataFrame:
 
 
 def cell_label(document: dict) -> str:
-    """A cell's name in messages: data set, backbone, method, variant, buffer."""
+    """Return a cell's name for messages: data set, backbone, method, variant, buffer."""
     cell = document.get("cell", {})
     parts = [cell.get(key) for key in ("dataset", "backbone", "method", "variant", "buffer")]
-    named = "/".join(str(part) for part in parts if part is not None)
-    return named or f"a cell without a name (its config_hash: {document.get('config_hash')})"
+    label = "/".join(str(part) for part in parts if part is not None)
+    return label or f"a cell without a name (its config_hash: {document.get('config_hash')})"
 
 
 def matrix_array(document: dict, scenario: str) -> np.ndarray:
-    """Accuracy matrices (R, T, T) of a cell document in percent, NaN for not evaluated."""
+    """Return a document's accuracy matrices (R, T, T) in percent, NaN where not evaluated."""
     return np.array(document["matrix"][scenario], dtype=float)
 
 
 def axes_of(cell: dict, scenario: str) -> dict:
-    """A cell's place on every axis, as runs.csv has it."""
+    """Return a cell's value on every axis, as runs.csv holds it."""
     axes = {name: cell.get(name) for name in AXES} | {"scenario": scenario}
     axes["count_associative_memory"] = bool(axes["count_associative_memory"])
     axes["protocol"] = axes["protocol"] or PAPER
-    if axes["buffer"] is None:  # nothing is stored, so there is no way of storing it
+    if axes["buffer"] is None:  # nothing is stored, so split and storage do not apply
         return axes | {"budget_split": None, "storage": None}
     if isinstance(axes["budget_split"], list):
-        # all digits: any two splits are two rows, as they are two cells
+        # all digits, so that different splits stay different rows
         axes["budget_split"] = "/".join(map(digits, axes["budget_split"]))
     return axes
 
@@ -175,10 +175,10 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
 
 def _costs(costs: dict, r: int) -> dict:
     kinds = ("episodic_bytes", "associative_bytes", "learner_bytes")
-    found = {name: int(costs[name][r]) for name in kinds}
+    parts = {name: int(costs[name][r]) for name in kinds}
     recall = costs["recall_mse"][r] if costs.get("recall_mse") is not None else None
-    return found | {
-        "total_bytes": sum(found.values()),
+    return parts | {
+        "total_bytes": sum(parts.values()),
         "samples_stored": int(costs["samples_stored"][r]),
         "recall_mse": math.nan if recall is None else float(recall),
         "train_seconds": float(costs["train_seconds"][r]),
@@ -186,7 +186,7 @@ def _costs(costs: dict, r: int) -> dict:
 
 
 def _check_scenarios(document: dict, matrices: dict[str, np.ndarray]) -> None:
-    """Task-IL accuracy >= Class-IL accuracy, entry by entry: both score the same logits."""
+    """Check that no Task-IL accuracy is below the Class-IL one; both come from the same logits."""
     if not {"task_il", "class_il"} <= set(matrices):
         return
     below = matrices["task_il"] < matrices["class_il"] - TOLERANCE
@@ -200,7 +200,7 @@ def _check_scenarios(document: dict, matrices: dict[str, np.ndarray]) -> None:
 
 
 def _order(row: dict) -> tuple:
-    """Sort key over all axes and the seed; what is missing comes first."""
+    """Return the sort key over all axes and the seed; missing values come first."""
     return (*(_ORDERS.get(name, _optional)(row[name]) for name in SORTED_BY), row["seed"])
 
 

@@ -1,4 +1,4 @@
-"""Runs summed up over seeds, and what tables, figures and report share about their rows."""
+"""Runs averaged over seeds, and the names and order of rows that tables, figures and report share."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,8 +12,8 @@ from sharc_core.common.formats import DASH, natural_key
 from sharc_core.grid.axes import AXES, SETTINGS
 from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.grid.sub_grid import MAIN
-from sharc_core.learning.metrics import confidence_interval
 from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.statistics import confidence_interval
 from sharc_core.results.table_formats import Item
 
 METRICS = ("acc", "aia", "bwt", "fwt", "forgetting")
@@ -29,10 +29,10 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the grid on one data set in one scenario, over its seeds.
+    """The runs of one cell in one scenario, averaged over the seeds: a row of a table on one data set.
 
-    seeds and accs are aligned. mean and std: per metric (sample deviation, NaN for one seed).
-    costs: means over the seeds. Axes that do not apply are None.
+    accs: ACC of each seed, in the order of `seeds`. mean, std: by metric, with the sample deviation (NaN for
+    one seed). costs: means over the seeds. Axes that do not apply are None.
     """
 
     dataset: str
@@ -60,12 +60,12 @@ class Entry:
 
     @property
     def is_sharc(self) -> bool:
-        """Whether this is the SHARC variant."""
+        """Whether SHARC is on."""
         return self.variant == "sharc"
 
     @property
     def budget(self) -> str | None:
-        """What a buffer means here: unit, split and storage, the last two where they are not the default."""
+        """The budget that a buffer is counted in: its unit, and split and storage where not the default."""
         if self.budget_unit is None:
             return None
         split = {"equal": [], "carry": ["carried over"]}.get(
@@ -87,25 +87,25 @@ class Entry:
 
     @property
     def total_bytes(self) -> float:
-        """Mean bytes of everything the learner keeps besides the backbone."""
+        """Mean bytes of all that the learner keeps, without the backbone."""
         return self.costs["total_bytes"]
 
     @property
     def acc_by_seed(self) -> dict[int, float]:
-        """ACC of every seed, percent."""
+        """ACC by seed, percent."""
         return dict(zip(self.seeds, self.accs, strict=True))
 
     @property
     def row(self) -> tuple:
-        """What identifies a table's row whatever the data set: entries with equal rows share a line."""
+        """The key of a table's row: entries with equal keys are on one row, a column per data set."""
         return (self.buffer, self.method, self.variant, *(getattr(self, name) for name in SETTINGS))
 
 
 def network_and_protocol(entry: Entry, backbones: Collection[str]) -> tuple[str, str]:
-    """The network that an entry is compared on, and its protocol there.
+    """Return the network of an entry and its protocol on that network.
 
-    backbones: of the entries it is compared with. A drifting backbone is the rule `batch_norm` on the same
-    network in evaluation mode, where that was run; any other backbone is its own.
+    A drifting backbone is treated as the rule `batch_norm` on the same network with frozen batch norm, if
+    that is among the `backbones` of the other entries. Any other backbone is a network of its own.
     """
     network, batch_norm = network_and_batch_norm(entry.backbone)
     if batch_norm == "drifting" and network in backbones:
@@ -114,16 +114,16 @@ def network_and_protocol(entry: Entry, backbones: Collection[str]) -> tuple[str,
 
 
 def runs_of(runs: pd.DataFrame, study: str | None = MAIN, scenario: str | None = None) -> pd.DataFrame:
-    """The runs of the grid itself or of one of its studies, in one scenario or (None) in all.
+    """Return the runs of the grid itself (MAIN) or of one of its studies.
 
-    study: None for all that was run, whichever study asked for it.
+    study: None for all runs. scenario: None for all scenarios.
     """
     rows = zip(runs["studies"], runs["scenario"], strict=True)
     return runs[[study in (None, *names.split()) and scenario in (None, where) for names, where in rows]]
 
 
 def summarise(runs: pd.DataFrame, study: str | None = MAIN) -> list[Entry]:
-    """Entries of the grid itself or of one of its studies (see runs_of), in the order of the runs."""
+    """Return an entry per cell and scenario of a study (see runs_of), in the order of the runs."""
     groups: dict[tuple, list[dict]] = {}
     for record in runs_of(runs, study).to_dict("records"):
         axes = {name: None if pd.isna(record[name]) else record[name] for name in AXES}
@@ -146,14 +146,14 @@ def _entry(axes: dict, records: list[dict]) -> Entry:
 
 
 def sample_std(values: np.ndarray) -> float:
-    """Sample standard deviation (ddof = 1) of values (N,); NaN for N < 2."""
+    """Return the sample standard deviation (ddof = 1) of values (N,); NaN for N < 2."""
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
 def varying_settings(entries: Sequence[Entry]) -> list[str]:
-    """Settings that differ between the entries: those that a row's label has to carry.
+    """Return the names of the settings that a row's label must show to be unique.
 
-    They are SHARC's, but for the protocol. What differs only between protocols is said by their names.
+    These are SHARC's settings that differ within a protocol, and `protocol` if there are several.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -165,7 +165,7 @@ def varying_settings(entries: Sequence[Entry]) -> list[str]:
 
 
 def model_label(entry: Entry, varying: Sequence[str]) -> str:
-    """`ER`, `ER+`, or `ER+ (theta 0.4, mean)` with what varies; of plain rows the protocol."""
+    """Return `ER`, `ER+` or `ER+ (theta 0.4, mean)`; of the varying settings plain rows show the protocol."""
     if entry.buffer is None:
         return method_name(entry.method)
     named = [name for name in varying if entry.is_sharc or name == "protocol"]
@@ -174,8 +174,23 @@ def model_label(entry: Entry, varying: Sequence[str]) -> str:
     return f"{label} ({', '.join(words)})" if words else label
 
 
+def row_name(entry: Entry, among: Sequence[Entry]) -> str:
+    """Return `ER+, buffer 200`, with the budget's name where the entries `among` have several."""
+    label = model_label(entry, varying_settings(among))
+    if entry.buffer is None:
+        return label
+    several = len({e.budget for e in among if e.budget is not None}) > 1
+    return f"{label}, buffer {entry.buffer}" + (f" ({entry.budget})" if several else "")
+
+
+def place_name(entry: Entry, among: Sequence[Entry]) -> str:
+    """Return the data set, with the backbone where the entries `among` have several."""
+    several = len({e.backbone for e in among}) > 1
+    return f"{entry.dataset} ({entry.backbone})" if several else entry.dataset
+
+
 def setting_text(entry: Entry, name: str) -> str:
-    """One of SHARC's settings in a word or two."""
+    """Return a setting's value as a word or two."""
     value = getattr(entry, name)
     if name == "theta":
         return "" if value is None else f"theta {float(value)!r}".removesuffix(".0")
@@ -187,17 +202,17 @@ def setting_text(entry: Entry, name: str) -> str:
 
 
 def blocks(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries by backbone and budget unit; those without a memory are in every block of their backbone."""
-    found = []
+    """Group entries by backbone and budget; entries without a buffer are in every block of their backbone."""
+    groups = []
     for backbone in unique((e.backbone for e in entries), natural_key):
-        here = [entry for entry in entries if entry.backbone == backbone]
-        units = unique((e.budget for e in here if e.budget is not None), str)
-        found += [[e for e in here if e.budget in (None, unit)] for unit in units or [None]]
-    return found
+        chosen = [entry for entry in entries if entry.backbone == backbone]
+        budgets = unique((e.budget for e in chosen if e.budget is not None), str)
+        groups += [[e for e in chosen if e.budget in (None, budget)] for budget in budgets or [None]]
+    return groups
 
 
 def row_key(entry: Entry) -> tuple:
-    """Order of a table's rows: buffer (none first), method, protocol, plain before SHARC, settings."""
+    """Return the sort key of a table row: buffer (none first), method, protocol, variant, settings."""
     settings = [
         (value is not None, value or 0 if not isinstance(value, str) else value)
         for value in (getattr(entry, name) for name in SETTINGS)
@@ -207,23 +222,23 @@ def row_key(entry: Entry) -> tuple:
 
 
 def unique(values: Iterable, key: Callable) -> list:
-    """Each value once, sorted."""
+    """Return each value once, sorted."""
     return sorted(set(values), key=key)
 
 
 def block_title(entries: Sequence[Entry]) -> str:
-    """Scenario, backbone and budget unit of a block."""
-    unit = next((e.budget for e in entries if e.budget is not None), None)
+    """Return the title of a block's table: its scenario, backbone and budget."""
+    budget = next((e.budget for e in entries if e.budget is not None), None)
     title = f"{scenario_name(entries[0].scenario)}, backbone {entries[0].backbone}"
-    return title if unit is None else f"{title}, budget in {unit}"
+    return title if budget is None else f"{title}, budget in {budget}"
 
 
 def seeds_text(entries: Sequence[Entry]) -> str:
-    """How many seeds the entries were run with."""
+    """Return how many seeds the entries were run with, such as `Seeds: 5`."""
     counts = sorted({len(entry.seeds) for entry in entries})
     return f"Seeds: {counts[0]}" if len(counts) == 1 else f"Seeds: {counts[0]} to {counts[-1]}"
 
 
 def buffer_item(entry: Entry) -> Item:
-    """The buffer as a field of a table; a dash for methods without one."""
+    """Return the buffer as a field of a table; a dash for methods without one."""
     return Item(DASH, -1) if entry.buffer is None else Item(str(entry.buffer), entry.buffer)

@@ -1,34 +1,28 @@
-"""A table as data, and its forms: Markdown and LaTeX here, HTML in templates/report.html.j2."""
+"""A table as data, and how it is written as Markdown and LaTeX; report.html.j2 writes it as HTML."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tabulate import tabulate
 
-from sharc_core.common.formats import DASH, escape_markdown
+from sharc_core.common.formats import DASH, escape_markdown, number_text
 
 
 class Item(NamedTuple):
-    """One field of a table. text: as shown. sort: what the HTML page sorts by (None: the text)."""
+    """One field of a table. text: as shown. sort: what the HTML page sorts by; None for the text."""
 
     text: str
     sort: float | None = None
     bold: bool = False
 
 
-class Finding(NamedTuple):
-    """One sentence that results say. detail: further ones in the same paragraph, possibly empty."""
-
-    text: str
-    detail: str = ""
-
-
 @dataclass(frozen=True)
 class Table:
-    """groups: (title, number of columns) over the header, empty titles for columns of no group.
+    """A table with its title and caption.
 
-    breaks: indices of the rows that a rule goes above (a new buffer). text_columns: how many columns
-    from the left hold words and are set flush left.
+    groups: (title, number of columns) above the header, with an empty title for columns without a group.
+    breaks: indices of the rows that have a rule above them, such as the first of a buffer. text_columns: how
+    many columns from the left hold words; they are left-aligned.
     """
 
     title: str
@@ -41,17 +35,28 @@ class Table:
 
     @property
     def flat_header(self) -> list[str]:
-        """Header in one line: `s_digits ACC`."""
+        """Return the header in one line, with names such as `s_digits ACC`."""
         titles = [title for title, width in self.groups for _ in range(width)]
         return [f"{title} {name}".strip() for title, name in zip(titles, self.header, strict=True)]
 
 
+def interval_text(low: float, high: float) -> str:
+    """Return `[+0.31, +1.20]`, or a dash for NaN."""
+    signed = number_text(low, signed=True), number_text(high, signed=True)
+    return DASH if DASH in signed else f"[{signed[0]}, {signed[1]}]"
+
+
+def p_text(p: float) -> str:
+    """Return a p-value with three decimals, or a dash for NaN."""
+    return DASH if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def to_markdown(table: Table) -> str:
-    """Title, table (GitHub's pipe form) and caption."""
+    """Return title, table (GitHub's pipe tables) and caption."""
     rows = [[_markdown_item(item) for item in row] for row in table.rows]
     align = ["left"] * table.text_columns + ["right"] * (len(table.header) - table.text_columns)
     header = [escape_markdown(name) for name in table.flat_header]
-    # tabulate cannot align an empty table; a header alone is a table still
+    # tabulate raises an error when it aligns a table without rows
     body = tabulate(rows, header, "pipe", disable_numparse=True, colalign=align if rows else None)
     return f"## {escape_markdown(table.title)}\n\n{body}\n\n{escape_markdown(table.caption)}\n"
 
@@ -81,7 +86,7 @@ LATEX_SPECIAL = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is written."""
+    """Escape a text so that LaTeX prints it as it is."""
     return "".join(LATEX_SPECIAL.get(c, c) for c in text)
 
 
@@ -92,8 +97,9 @@ FIT = (
 
 
 def to_latex(table: Table) -> str:
-    r"""A table* environment; needs \usepackage{booktabs}. Where graphicx is loaded too, a table that is
-    wider than the text is scaled down to it.
+    r"""Return a table* environment, which needs \usepackage{booktabs}.
+
+    If the document also loads graphicx, a table wider than the text is scaled down to the text's width.
     """
     columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
     lines = [
@@ -130,7 +136,7 @@ def _latex_groups(groups: list[tuple[str, int]]) -> list[str]:
 
 
 def _latex_line(fields: list[str]) -> str:
-    # braces: a field that begins with [ would be taken for an argument of the \\ above it
+    # LaTeX would read a field that starts with [ as the optional argument of the \\ before it
     return " & ".join(f"{{{f}}}" if f.startswith("[") else f for f in fields) + r" \\"
 
 

@@ -1,10 +1,11 @@
-"""The paper's tables from runs, one per scenario, with bytes and published values beside ours.
+"""The tables of a grid: the paper's layout per scenario, SHARC against plain, and SHARC at equal bytes.
 
-Per scenario three files hold the same numbers: .md (with a second table of paired comparisons), .tex,
-and .csv at full precision; the paired comparisons have a .csv of their own.
+A scenario's .md, .tex and .csv hold the same numbers, the .csv at full precision. The .md also has the table
+of SHARC against plain, whose numbers are in {scenario}_pairs.csv.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,8 @@ from sharc_core.grid.protocol import PAPER
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.results.comparisons import equal_bytes, paired, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
-from sharc_core.results.pairs import pair_tables, tidy_pairs
 from sharc_core.results.published import SETTING, SOURCE, published_for, published_lookup
 from sharc_core.results.summary import (
     COSTS,
@@ -27,7 +28,9 @@ from sharc_core.results.summary import (
     blocks,
     buffer_item,
     model_label,
+    place_name,
     row_key,
+    row_name,
     runs_of,
     seeds_text,
     setting_text,
@@ -35,7 +38,7 @@ from sharc_core.results.summary import (
     unique,
     varying_settings,
 )
-from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text, p_text, to_latex, to_markdown
 
 FORMULAS = (
     "a[i][j] is the accuracy on task j after training on task i of T; ACC = mean_j a[T][j]; "
@@ -56,12 +59,12 @@ AXIS_NAMES = {
 def write_tables(
     runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN
 ) -> list[Path]:
-    """Write {scenario}.md, .csv, .tex and {scenario}_pairs.csv for every scenario present; returns the paths.
+    """Write {scenario}.md, .csv, .tex and {scenario}_pairs.csv for every scenario; return the paths.
 
-    runs: results.runs_table. published: published.load_published or published.no_published. config: the
-    grid's hash, which every table names beside where its runs come from.
+    runs: results.runs_table. published: published.load_published, or no_published. config: the grid's hash,
+    which is part of every table's provenance.
     """
-    written = []
+    paths = []
     entries = summarise(runs)
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
         chosen = [entry for entry in entries if entry.scenario == scenario]
@@ -74,7 +77,7 @@ def write_tables(
             ),
             base.with_suffix(".csv"): csv_text(tidy(chosen, published), origin),
             base.with_suffix(".tex"): latex_text(
-                "% needs booktabs; with graphicx, wide tables are fitted to the text\n"
+                "% needs booktabs; if graphicx is loaded, wide tables are scaled to the text width\n"
                 + "\n".join(map(to_latex, main)),
                 origin,
             ),
@@ -82,8 +85,8 @@ def write_tables(
         }
         for path, text in contents.items():
             write_text(path, text)
-        written += contents
-    return written
+        paths += contents
+    return paths
 
 
 def write_study_tables(
@@ -93,24 +96,28 @@ def write_study_tables(
     studies: Sequence[str],
     config: str = UNKNOWN,
 ) -> list[Path]:
-    """Write study_{name}.csv, a study's numbers as `tidy` has them, both scenarios; returns the paths."""
-    written = []
+    """Write study_{name}.csv, the columns of `tidy` for all scenarios of a study; return the paths."""
+    paths = []
     for name in studies:
         entries = summarise(runs, name)
         scenarios = sorted({entry.scenario for entry in entries}, key=scenario_key)
         parts = [tidy([e for e in entries if e.scenario == scenario], published) for scenario in scenarios]
-        written.append(Path(folder) / f"study_{name}.csv")
+        paths.append(Path(folder) / f"study_{name}.csv")
         origin = lineage(runs_of(runs, name), config)
-        write_text(written[-1], csv_text(pd.concat(parts, ignore_index=True), origin))
-    return written
+        write_text(paths[-1], csv_text(pd.concat(parts, ignore_index=True), origin))
+    return paths
+
+
+# --- the paper's layout --------------------------------------------------------------------------------
 
 
 def main_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table]:
-    """The paper's layout for one scenario: a table per backbone and budget unit.
+    """Return the paper's layout for one scenario: a table per backbone and budget.
 
     Rows: methods without a buffer, then per buffer every method, plain before SHARC. Columns per data
-    set: ACC, AIA, BWT (mean and sample deviation), the paper's ACC and the difference to it where the paper
-    has the data set, bytes. Bold: the best mean ACC of a buffer and data set, ties as shown included.
+    set: ACC, AIA, BWT (mean and sample deviation), the paper's ACC and the difference from it where the paper
+    has the data set, bytes. Bold: the best mean ACC of a buffer and data set; several rows if they show the
+    same number.
     """
     lookup = published_lookup(published)
     return [_main_table(block, lookup) for block in blocks(entries)]
@@ -125,16 +132,16 @@ def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
     rows: dict[tuple, dict[str, Entry]] = {}
     for entry in sorted(entries, key=row_key):
         rows.setdefault(entry.row, {})[entry.dataset] = entry
-    body, breaks, above = [], [], None
-    for index, found in enumerate(rows.values()):
-        any_entry = next(iter(found.values()))
-        if index and any_entry.buffer != above:
+    body, breaks, buffer = [], [], None
+    for index, by_dataset in enumerate(rows.values()):
+        any_entry = next(iter(by_dataset.values()))
+        if index and any_entry.buffer != buffer:
             breaks.append(index)
-        above = any_entry.buffer
+        buffer = any_entry.buffer
         items = [buffer_item(any_entry), Item(model_label(any_entry, varying))]
         for dataset in datasets:
-            top = best.get((above, dataset))
-            items += _dataset_items(found.get(dataset), top, dataset in with_paper, lookup)
+            top = best.get((buffer, dataset))
+            items += _dataset_items(by_dataset.get(dataset), top, dataset in with_paper, lookup)
         body.append(items)
     header, groups = ["Buffer", "Model"], [("", 2)]
     for dataset in datasets:
@@ -154,23 +161,24 @@ def _dataset_items(entry: Entry | None, best: str | None, with_paper: bool, look
     ]
     if with_paper:
         paper = published_for(entry, lookup)
-        theirs = paper["acc_mean"] if paper else float("nan")
-        difference = entry.acc - theirs
+        published_acc = paper["acc_mean"] if paper else float("nan")
+        difference = entry.acc - published_acc
+        mark = OUTSIDE if outside(entry, published_acc) else ""
         items += [
-            Item(number_text(theirs) + (OUTSIDE if outside(entry, theirs) else ""), theirs),
+            Item(number_text(published_acc) + mark, published_acc),
             Item(number_text(difference, signed=True), difference),
         ]
     return [*items, Item(bytes_text(entry.total_bytes), entry.total_bytes)]
 
 
 def outside(entry: Entry, value: float) -> bool:
-    """Whether a value lies outside the 95 % interval of our mean ACC; False where there is none."""
+    """Return whether a value lies outside the 95 % interval of our mean ACC; False without an interval."""
     low, high = entry.acc_interval
     return value < low or value > high
 
 
 def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of the tables at full precision: one row per table row and data set."""
+    """Return the tables' numbers at full precision: a row per table row and data set."""
     lookup, rows = published_lookup(published), []
     for block in blocks(entries):
         varying = varying_settings(block)
@@ -202,15 +210,14 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
 
 
 def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
-    """The best mean ACC of a buffer and data set, as shown."""
-    here = [e.acc for e in entries if (e.buffer, e.dataset) == (buffer, dataset)]
-    return number_text(max(here))
+    """Return the best mean ACC of a buffer and data set, as the table shows it."""
+    return number_text(max(e.acc for e in entries if (e.buffer, e.dataset) == (buffer, dataset)))
 
 
 def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool) -> str:
     rows = [entry for entry in entries if entry.is_sharc]
     sharc = next(iter(rows), None)
-    parts = [f"Percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
+    parts = [f"Values are in percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
     if sharc:
         fixed = ", ".join(
             setting_text(sharc, name)
@@ -218,7 +225,7 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             else f"{AXIS_NAMES[name]} {setting_text(sharc, name)}"
             for name in SETTINGS
             if name not in varying and getattr(sharc, name) not in (None, False, PAPER)
-            # what differs only between protocols is in no label, and must not be called fixed either
+            # a setting that differs between protocols only is in no label, but is not fixed either
             if len({getattr(entry, name) for entry in rows}) == 1
         )
         parts.append(f"+ marks SHARC ({fixed})" if fixed else "+ marks SHARC")
@@ -226,15 +233,113 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
         parts.append("Bold: the best ACC of a buffer and data set")
     parts.append(
         "Bytes: all that the learner keeps (episodic memory, associative memory, head and model copies) "
-        "besides the frozen backbone, which is shared; 1 kB = 1000 bytes"
+        "except the backbone, which all methods share; 1 kB = 1000 bytes"
     )
     if any(entry.method == "joint" for entry in entries):
         parts.append(
-            "JOINT trains on all tasks at once: it has no AIA and no BWT, and its bytes leave the data out"
+            "JOINT trains on all tasks at once: it has no AIA and no BWT, and its bytes exclude the data"
         )
     if with_paper:
         parts.append(
-            f"paper: published ACC ({SOURCE}: {SETTING}); diff.: ours less the paper's; {OUTSIDE}: the "
+            f"paper: published ACC ({SOURCE}: {SETTING}); diff.: our ACC minus the paper's; {OUTSIDE}: the "
             "published mean lies outside the 95 % Student-t interval of our mean over the seeds"
         )
     return ". ".join(parts) + "."
+
+
+# --- SHARC against plain -------------------------------------------------------------------------------
+
+
+def pair_tables(entries: Sequence[Entry]) -> list[Table]:
+    """Return SHARC against plain over the same seeds: difference of ACC, its interval, p-values, bytes."""
+    tables = []
+    for block in blocks(entries):
+        pairs = sorted(paired(block), key=lambda p: (natural_key(p.sharc.dataset), row_key(p.sharc)))
+        if not pairs:
+            continue
+        varying = varying_settings(block)
+        rows, breaks = [], []
+        for index, pair in enumerate(pairs):
+            if index and pair.sharc.dataset != pairs[index - 1].sharc.dataset:
+                breaks.append(index)
+            test = pair.test
+            rows.append(
+                [
+                    Item(pair.sharc.dataset),
+                    buffer_item(pair.sharc),
+                    Item(model_label(pair.sharc, varying)),
+                    Item(number_text(test.difference, signed=True), test.difference),
+                    Item(interval_text(test.low, test.high), test.low),
+                    Item(p_text(test.p_t), test.p_t),
+                    Item(p_text(test.p_wilcoxon), test.p_wilcoxon),
+                    Item(bytes_text(pair.plain.total_bytes), pair.plain.total_bytes),
+                    Item(bytes_text(pair.sharc.total_bytes), pair.sharc.total_bytes),
+                ]
+            )
+        header = ["Data set", "Buffer", "Model", "diff. of ACC", "95 % interval", "p (t)", "p (Wilcoxon)"]
+        header += ["bytes plain", "bytes SHARC"]
+        caption = (
+            "ACC with SHARC minus ACC without, seed by seed: mean difference, 95 % Student-t interval, "
+            "two-sided p-values, not corrected for the number of comparisons. Over n seeds Wilcoxon's p "
+            f"cannot fall below 2^(1-n). {seeds_text(block)}."
+        )
+        title = f"SHARC against plain. {block_title(block)}"
+        tables.append(Table(title, caption, [("", len(header))], header, rows, breaks, text_columns=3))
+    return tables
+
+
+def tidy_pairs(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the paired comparisons at full precision; no rows where the grid has no pair."""
+    columns = ["scenario", "backbone", "budget", "dataset", "buffer", "method", *SETTINGS, "seeds"]
+    columns += ["difference", "low", "high", "effect", "p_t", "p_wilcoxon", "plain_bytes", "sharc_bytes"]
+    rows = []
+    for block in blocks(entries):
+        for pair in sorted(paired(block), key=lambda p: (natural_key(p.sharc.dataset), row_key(p.sharc))):
+            row = {name: getattr(pair.sharc, name) for name in columns[: columns.index("seeds")]}
+            row |= asdict(pair.test) | {"seeds": pair.test.n}
+            row |= {"plain_bytes": pair.plain.total_bytes, "sharc_bytes": pair.sharc.total_bytes}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=columns).astype({"buffer": "Int64"})
+
+
+def equal_bytes_table(entries: Sequence[Entry]) -> Table | None:
+    """Return every SHARC row with the best plain rows that keep no more bytes; None without SHARC.
+
+    entries: of one scenario. Plain rows are those of SHARC's setup, as in the scorecard.
+    """
+    cases = [case for setup in setups(entries) for case in equal_bytes(setup.entries)]
+    if not cases:
+        return None
+    header = ["Data set", "Buffer", "Model", "bytes", "ACC"]
+    header += ["same method, plain", "its bytes", "its ACC", "diff."]
+    header += ["any method, plain", "its bytes", "its ACC", "diff."]
+    varying, rows = varying_settings(entries), []
+    for case in cases:
+        sharc = case.sharc
+        row = [
+            Item(place_name(sharc, entries)),
+            buffer_item(sharc),
+            Item(model_label(sharc, varying)),
+            *_bytes_and_acc(sharc),
+        ]
+        for plain in (case.same_method, case.any_method):
+            if plain is None:
+                row += [Item("none fits"), *[Item(DASH)] * 3]
+                continue
+            difference = sharc.acc - plain.acc
+            row += [
+                Item(row_name(plain, entries)),
+                *_bytes_and_acc(plain),
+                Item(number_text(difference, signed=True), difference),
+            ]
+        rows.append(row)
+    caption = (
+        "The plain rows are those with the best ACC among the plain rows that keep no more bytes than SHARC. "
+        "diff.: SHARC minus plain. The best plain row is chosen by test ACC, which favours it slightly."
+    )
+    title = f"{scenario_name(entries[0].scenario)}: SHARC at equal bytes"
+    return Table(title, caption, [("", len(header))], header, rows, text_columns=3)
+
+
+def _bytes_and_acc(entry: Entry) -> list[Item]:
+    return [Item(bytes_text(entry.total_bytes), entry.total_bytes), Item(number_text(entry.acc), entry.acc)]

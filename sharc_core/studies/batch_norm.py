@@ -13,14 +13,13 @@ import pandas as pd
 from sharc_core.backbones.names import BATCH_NORMS, has_batch_norms, network_and_batch_norm
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, escape_markdown, mean_text, natural_key, number_text
-from sharc_core.learning.metrics import PairedTest, paired_test
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.claims import Checked, check_claims
 from sharc_core.results.comparisons import Count, Setup, below_here, below_paper, count, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
-from sharc_core.results.pairs import interval_text
 from sharc_core.results.published import SETTING, SOURCE, published_for, published_lookup, published_pairs
+from sharc_core.results.statistics import PairedTest, paired_test
 from sharc_core.results.summary import (
     SETTINGS,
     Entry,
@@ -32,7 +31,7 @@ from sharc_core.results.summary import (
     summarise,
     varying_settings,
 )
-from sharc_core.results.table_formats import Item, Table, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text, to_markdown
 
 FROZEN, DRIFTING, ADAPTED = BATCH_NORMS
 NEAR = 1.0  # percentage points; a share of a shorter distance would be mostly chance
