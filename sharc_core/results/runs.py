@@ -44,7 +44,6 @@ COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
 _PARSERS = {"float64": float, "int64": int, "Int64": int}
 _PARSERS |= dict.fromkeys(("bool", "boolean"), {"True": True, "False": False}.__getitem__)
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
-# Runs are sorted by these axes first, then by the remaining ones in the order of AXES, then by seed.
 
 
 def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = None) -> pd.DataFrame:
