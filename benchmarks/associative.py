@@ -22,7 +22,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.representations.encoding import top_mask
+from sharc_core.saliency.channel_masks import top_mask
 
 SHAPE = (512, 7, 7)
 KIND, EXACT = ASSOCIATIVE_MEMORIES.get("bayespcn"), ASSOCIATIVE_MEMORIES.get("bayespcn_exact")

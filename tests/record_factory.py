@@ -65,7 +65,7 @@ def finished_grid(folder: Path, **changes) -> Finished:
         )
         document["cell"] = cell.settings
         document["trainings"][0] |= {"origin": done.origin, "versions": versions()}
-        code = code_hash(cell.method, cell.memory_kind, cell.saliency)
+        code = code_hash(*cell.plugins)
         wanted = Wanted(cell, code, layout.reads(cell))
         names = {name for names in wanted.reads.values() for name in names}
         path = layout.cell(cell)

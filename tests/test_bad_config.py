@@ -69,6 +69,7 @@ sharc:
 budget: [{unit: bytes, count_associative_memory: true, split: [1.0, 1.0, 1.0, 1.0, 1.0]}]
 memory: {selection: last}
 storage: [float16]
+storage_settings: {int8: {}}
 method_settings: {gem: {margin: 0.5}}
 studies:
   x: {figure: theta, title: t, datasets: [s_digits], methods: [er], sharc: {theta: [0.1]}, storage: int8}

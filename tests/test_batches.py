@@ -223,7 +223,7 @@ def test_code_that_changed_since_the_plan_signs_nothing():
     """A job starts with the code that is there then: the plan's hash must still be its own."""
     cell = cells()[0]
     told = {"cell": cell.model_dump(mode="json"), "reads": reads(cell)}
-    now = code_hash(cell.method, cell.memory_kind, cell.saliency)
+    now = code_hash(*cell.plugins)
     assert wanted_of(told | {"code": now}) == Wanted(cell, now, reads(cell))
     with pytest.raises(UserError, match="its code was changed after Snakemake was started: run again"):
         wanted_of(told | {"code": "another"})

@@ -1,4 +1,4 @@
-"""What the associative memory learns and completes, and when: every option by hand, on small maps."""
+"""Which maps the associative memory learns and completes, and when. Every option by hand, on small maps."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from test_memory import FEATURES
 from sharc_core.heads import Batch, make_head
 from sharc_core.learning.learner import make_memory
 from sharc_core.methods import METHODS
-from sharc_core.representations.encoding import kept_mask
+from sharc_core.saliency.channel_masks import kept_mask
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
 
@@ -18,7 +18,7 @@ SLOTS = 6  # of a task: its last two batches are completed, six samples in all
 
 
 class Head:
-    """Hands the memory a head that changes with every step, and remembers what it was."""
+    """Gives the memory a head that changes with every step, and records its weights at every visit."""
 
     def __init__(self, seeds: list[int]):
         self.head = make_head("linear", 0, len(seeds), 12, 6)
@@ -64,7 +64,7 @@ def maps_of(order: torch.Tensor, start: int, stop: int | None = None) -> torch.T
 
 @pytest.mark.parametrize("read", ["per_task", "at_store", "per_batch"])
 def test_only_the_last_batches_are_learnt_and_completed(monkeypatch, read):
-    """Twenty-four samples are stored; of the last six all maps are learnt, the others keep their zeros."""
+    """Of twenty-four stored samples the last six are learnt and completed; the others keep their zeros."""
     memory, calls, orders, _ = run(monkeypatch, complete="last_batches", read=read)
     memory.begin_task()
     for task, stored in enumerate(memory.stored):
@@ -127,14 +127,14 @@ def test_saliency_at_the_visit_is_that_of_the_head_before_the_step(monkeypatch):
     visit, _, _, head = run(monkeypatch, saliency_at="visit", **changes)
     later, _, _, _ = run(monkeypatch, **changes)
     assert torch.equal(visit.stored[0].index, later.stored[0].index)
-    ours, at_end = visit.stored[0].sparse[0].mask, later.stored[0].sparse[0].mask
+    at_visit, at_end = visit.stored[0].sparse[0].mask, later.stored[0].sparse[0].mask
     for row, index in enumerate(visit.stored[0].index[0].tolist()):
         label = FEATURES.train_labels[index]
         weights = head.at_visit[0, index][:72].view(6, 12)[label]
-        assert torch.equal(ours[row], kept_mask(weights[None], 0.75, None, "positive")[0])
+        assert torch.equal(at_visit[row], kept_mask(weights[None], 0.75, None, "positive")[0])
         final = head.head.vector[0, :72].view(6, 12)[label]
         assert torch.equal(at_end[row], kept_mask(final[None], 0.75, None, "positive")[0])
-    assert not torch.equal(ours, at_end)
+    assert not torch.equal(at_visit, at_end)
 
 
 def test_logits_at_the_visit_are_those_of_the_head_before_the_step(monkeypatch):
@@ -148,7 +148,7 @@ def test_logits_at_the_visit_are_those_of_the_head_before_the_step(monkeypatch):
 
 
 def test_bytes_of_samples_that_are_completed_in_part(monkeypatch):
-    """Six whole maps and eighteen of three channels, in a budget that is not exceeded."""
+    """Six complete maps and eighteen of three channels; the budget is not exceeded."""
     memory, _, _, _ = run(monkeypatch, tasks=1, complete="last_batches", read="at_store")
     whole, sparse = 12 * (8 + 2) + 2 + 2, 3 * (8 + 2) + 2 + 2  # channel numbers, a count and a label each
     assert memory.episodic_bytes() == [6 * whole + 18 * sparse] * 2

@@ -34,13 +34,13 @@ from sharc_core.grid.drifting_parts import extent, kept_for, parts_of
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning import learner
-from sharc_core.learning.capacity import budget_of
+from sharc_core.learning.cell_memory import budget_of
 from sharc_core.learning.learner import evaluate, run_cell
 from sharc_core.memory.budget import Budget
 from sharc_core.methods import METHODS
 from sharc_core.provenance import code_hashes as provenance
-from sharc_core.representations.encoding import kept_channels
-from sharc_core.selection.filling import whole_batches
+from sharc_core.saliency.channel_masks import kept_channels
+from sharc_core.selection.batches import whole_batches
 from sharc_core.stages.build import build_features, ensure_features
 from sharc_core.stages.layout import Layout, features_code
 from sharc_core.stages.preflight import check_inputs

@@ -363,8 +363,8 @@ def product(features, cell) -> SimpleNamespace:
     settings = kind.Settings.model_validate(cell.method_settings)
     method = kind(head, settings, LR, BATCH, [torch.Generator() for _ in cell.seeds])
     store = learner.make_memory(features, STREAM, cell)
-    store._draws = [uniform_draws(seed) for seed in cell.seeds]
-    store._sampler = lambda draws, population, size: SimpleNamespace(
+    store.replay.draws = [uniform_draws(seed) for seed in cell.seeds]
+    store.replay.sampler = lambda draws, population, size, block: SimpleNamespace(
         draw=lambda: (next(draws) * population).long()[None]
     )
     if store.sharc is not None:

@@ -1,4 +1,4 @@
-"""Which samples are kept: whole batches as the published code keeps them, and a reservoir."""
+"""Whole batches, as the published code stores them, and the reservoir."""
 
 import pytest
 import torch
@@ -14,8 +14,9 @@ from sharc_core.heads import Batch, make_head
 from sharc_core.learning.learner import make_memory, run_cell
 from sharc_core.memory.budget import Budget
 from sharc_core.methods import METHODS
-from sharc_core.representations.encoding import kept_channels
-from sharc_core.selection.filling import Reservoir, whole_batches
+from sharc_core.saliency.channel_masks import kept_channels
+from sharc_core.selection.batches import whole_batches
+from sharc_core.selection.reservoir import Reservoir
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
 
@@ -33,8 +34,8 @@ RESERVOIRS = [name for name, kind in KINDS.items() if kind.uses_memory and not k
     allowance=st.integers(1, 60),
 )
 @settings(max_examples=200, deadline=None)
-def test_whole_batches_keep_to_their_laws(costs, batch, allowance):
-    """No sample twice, in the order of the visit, and within the allowance but for a first batch."""
+def test_invariants_of_whole_batches(costs, batch, allowance):
+    """No sample twice, in the order of the visit; only the oldest are dropped, only a batch's first come."""
     held = whole_batches(costs, batch, allowance)
     assert held and len(set(held)) == len(held) and held == sorted(held)
     before = [whole_batches(costs[:end], batch, allowance) for end in range(batch, len(costs), batch)]
@@ -59,7 +60,7 @@ def test_whole_batches_by_hand():
     assert whole_batches([1, 1, 1, 1, 1, 3, 3], 5, 6) == [5, 6]
 
 
-def test_in_a_task_of_one_cost_the_last_whole_batches_stay():
+def test_of_samples_of_equal_cost_the_last_batches_stay():
     cell = make_cell("er", buffer=30, selection="batches", seeds=[0, 1])
     stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     memory = make_memory(FEATURES, stream, cell)
@@ -113,34 +114,34 @@ def reservoir():
 
 
 def test_a_reservoir_hands_back_what_was_admitted(reservoir):
-    """Samples with their own labels, vectors and the logits of their visit; from both tasks."""
+    """Samples of both tasks, with their labels, vectors and the logits of their visit."""
     memory, logits = reservoir("plain", buffer=30)
     assert memory.samples_stored == 30
     for r in range(2):
         index = memory._index[r]
         assert len(index.unique()) == 30
         assert {int(c) // 2 for c in FEATURES.train_labels[index]} == {0, 1}
-        assert torch.equal(memory._replay.x[r], FEATURES.train_pooled[index])
-        assert torch.equal(memory._replay.y[r], FEATURES.train_labels[index])
+        assert torch.equal(memory.replay.batch.x[r], FEATURES.train_pooled[index])
+        assert torch.equal(memory.replay.batch.y[r], FEATURES.train_labels[index])
         expected = torch.stack([logits[r, i] for i in index.tolist()])
-        torch.testing.assert_close(memory._replay.logits[r], expected)
+        torch.testing.assert_close(memory.replay.batch.logits[r], expected)
     batch = memory.sample(5)
     for r in range(2):
         for x, y in zip(batch.x[r], batch.y[r], strict=True):
-            assert memory._replay.y[r, (memory._replay.x[r] == x).all(1).nonzero().item()] == y
+            assert memory.replay.batch.y[r, (memory.replay.batch.x[r] == x).all(1).nonzero().item()] == y
     assert not torch.equal(memory._index[0], memory._index[1]), "each seed its own"
 
 
 def test_a_reservoir_replays_masked_maps_until_they_are_completed(reservoir):
-    """What the memory has learnt at the task's end comes back whole; its budget holds more of them."""
+    """Samples that the associative memory has learnt come back complete; twice as many fit the budget."""
     memory, _ = reservoir("sharc", buffer=12, theta=0.5)
     assert memory.samples_stored == 24
-    masked = memory._replay.x.clone()
+    masked = memory.replay.batch.x.clone()
     true = FEATURES.train_pooled[memory._index]
     assert not torch.equal(masked, true)
     assert ((masked == true) | (masked == 0)).all() and (masked == 0).any()
     memory.begin_task()
-    assert torch.equal(memory._replay.x, true) and memory.recall_mse() == [0.0, 0.0]
+    assert torch.equal(memory.replay.batch.x, true) and memory.recall_mse() == [0.0, 0.0]
 
 
 @given(
@@ -172,7 +173,7 @@ def test_a_reservoir_stays_within_its_budget(unit, variant, buffer, storage):
 @pytest.mark.parametrize("method", RESERVOIRS)
 @pytest.mark.parametrize("variant", ["plain", "sharc", "random"])
 def test_reservoirs_of_five_seeds_are_those_of_one(method, variant):
-    """A random saliency, too, draws the same whichever seeds are in company, and zeros show what it drew."""
+    """A random saliency draws the same with any other seeds; without completion its zeros show in the run."""
     features = make_features(channels=16, train_per_class=60)
     changes = {"selection": "reservoir", "seeds": [0, 1, 2]}
     if variant == "random":
@@ -194,7 +195,7 @@ def test_theta_zero_is_plain_replay_in_a_reservoir():
     assert documents[0]["matrix"] == documents[1]["matrix"]
 
 
-def test_a_reservoir_has_no_tasks():
+def test_a_reservoir_cannot_replay_tasks():
     whole = METHODS.get("er").Settings(replay="whole").model_dump()
     with pytest.raises(UserError, match="memory.selection reservoir has no tasks"):
         run_cell(FEATURES, make_cell("er", selection="reservoir", method_settings=whole))
@@ -221,14 +222,14 @@ def test_what_a_reservoir_cannot_be_combined_with_is_one_line(path, value, messa
         load_grid(changed(path, value) | {"memory": {"selection": "reservoir"}, "methods": ["gem", "agem"]})
 
 
-def test_maps_that_are_learnt_but_not_stored_cannot_be_charged():
+def test_associative_memories_that_learn_maps_which_are_not_stored_cannot_be_charged():
     values = BASE | {"budget": {"unit": "bytes", "count_associative_memory": True}}
     with pytest.raises(UserError, match=r"sharc.complete last_batches cannot be combined with budget.count"):
         load_grid(values | {"sharc": {"complete": "last_batches"}})
     load_grid(values | {"sharc": {"complete": "last_batches"}, "variants": ["plain"]})
 
 
-def test_a_protocol_that_clashes_with_the_file_says_which():
+def test_a_clash_of_file_and_protocol_names_the_protocol():
     values = BASE | {"protocol": "mammoth", "budget": {"unit": "nonzero"}}
     with pytest.raises(UserError, match=r"reservoir under protocol mammoth cannot .* budget.unit nonzero"):
         load_grid(values)

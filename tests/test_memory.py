@@ -13,9 +13,11 @@ from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.heads import make_head
 from sharc_core.learning.learner import make_memory
 from sharc_core.memory.budget import Budget
+from sharc_core.memory.byte_count import sample_bytes
 from sharc_core.memory.episodic import EpisodicMemory
-from sharc_core.representations.encoding import kept_channels, sample_bytes
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
+from sharc_core.saliency.channel_masks import kept_channels
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
 
@@ -68,13 +70,14 @@ def test_budgets_are_never_exceeded(
         assert cell.count_associative_memory and "holds no sample of task" in str(error)
         return
     shape = tuple(FEATURES.train_maps.shape[1:])
+    float16 = REPRESENTATIONS.get("float16")(shape)
     logits = 6 if method == "derpp" else 0
     keep = kept_channels(shape[0], theta) if variant == "sharc" else shape[0]
     spent = memory.episodic_bytes()[0]
     if variant == "plain" or read == "per_task":
-        assert spent == memory.samples_stored * sample_bytes(shape, keep, logits)
+        assert spent == memory.samples_stored * sample_bytes(float16, keep, logits)
     elif complete == "all":
-        assert spent == memory.samples_stored * sample_bytes(shape, shape[0], logits)
+        assert spent == memory.samples_stored * sample_bytes(float16, shape[0], logits)
     if unit == "slots":
         assert memory.samples_stored <= buffer
     if unit == "floats":
@@ -101,7 +104,7 @@ def test_the_last_samples_are_kept():
             assert torch.equal(stored.x[r], FEATURES.train_pooled[stored.index[r]])
 
 
-def test_a_task_smaller_than_its_share_is_kept_whole():
+def test_all_of_a_task_smaller_than_its_share_is_stored():
     memory = fill(make_cell("er", buffer=3000))
     assert memory.samples_stored == len(FEATURES.train_labels)
 
@@ -121,7 +124,7 @@ def test_minibatches_are_distinct_and_uniform():
     assert (share - 5 / 12).abs().max() < 0.03
 
 
-def test_minibatch_larger_than_the_memory_is_all_of_it():
+def test_a_minibatch_larger_than_the_memory_is_all_of_it():
     sampler = MinibatchSampler(torch.Generator().manual_seed(0), 3, 10)
     assert (sampler.draw().sort(1).values == torch.arange(3)).all()
 
@@ -132,14 +135,14 @@ def test_sample_returns_matching_rows():
         batch = memory.sample(4)
     for r in range(3):
         for x, y, logits in zip(batch.x[r], batch.y[r], batch.logits[r], strict=True):
-            match = (memory._replay.x[r] == x).all(1).nonzero().item()
-            assert memory._replay.y[r, match] == y
-            assert torch.equal(memory._replay.logits[r, match], logits)
+            match = (memory.replay.batch.x[r] == x).all(1).nonzero().item()
+            assert memory.replay.batch.y[r, match] == y
+            assert torch.equal(memory.replay.batch.logits[r, match], logits)
 
 
 def test_tasks_together_are_the_replay_set():
     memory = fill(make_cell("er", buffer=30))
-    assert torch.equal(torch.cat([t.x for t in memory.tasks()], 1), memory._replay.x)
+    assert torch.equal(torch.cat([t.x for t in memory.tasks()], 1), memory.replay.batch.x)
     assert all(len(set((t.y // 2).flatten().tolist())) == 1 for t in memory.tasks())
 
 
@@ -155,8 +158,8 @@ def test_stored_labels_are_the_samples_own():
 
 
 @pytest.mark.parametrize("read", ["per_task", "at_store"])
-def test_what_is_dropped_becomes_the_mean_of_the_samples_own_class(read):
-    """By hand, from the features: labels that reach the associative memory out of order give other means."""
+def test_dropped_channels_become_the_mean_of_the_samples_class(read):
+    """By hand, from the features. Labels that reach the associative memory out of order give other means."""
     cell = make_cell("er", "sharc", buffer=30, associative_memory="mean", associative_settings={}, read=read)
     memory = fill(cell)
     stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
@@ -195,8 +198,8 @@ def test_stored_logits_are_the_heads_at_storing_time(variant):
         torch.testing.assert_close(batch.logits, logits)
 
 
-def test_reading_at_store_keeps_the_first_recall():
-    """With class means that go on moving, reading later gives another map; reading at store does not."""
+def test_samples_completed_at_store_are_not_completed_again():
+    """Class means that go on moving complete a sample differently later, unless it is stored completed."""
     features = make_features()
     stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     outcome = {}
@@ -219,14 +222,14 @@ def test_reading_at_store_keeps_the_first_recall():
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("kind", ["none", "mean"])
 def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, storage):
-    """By hand. Read once and kept, a completed map is quantised: its error is that of the kept one."""
+    """By hand. A map that is stored completed is quantised again, and its error is that of the stored map."""
     changes = {"associative_memory": kind, "associative_settings": {}, "budget_unit": "slots"}
-    once, anew = (
+    once, per_task = (
         fill(make_cell("er", "sharc", buffer=30, storage=storage, read=read, **changes))
         for read in ("at_store", "per_task")
     )
     expected = {"at_store": [], "per_task": []}
-    for kept, sparse in zip(once.stored, anew.stored, strict=True):
+    for kept, sparse in zip(once.stored, per_task.stored, strict=True):
         assert torch.equal(kept.index, sparse.index)
         for r, index in enumerate(kept.index):
             # the same samples, head and saliency: what one reading dropped, the other did
@@ -234,21 +237,21 @@ def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, s
             dropped = ~mask[:, :, None, None].expand(-1, -1, 2, 2)
             assert dropped.float().mean() == 0.5
             true = FEATURES.train_maps[index].float()
-            recalled = anew.sharc.associative[r].read(sparse.sparse[r].decode(), mask, sparse.y[r])
+            recalled = per_task.sharc.associative[r].read(sparse.sparse[r].decode(), mask, sparse.y[r])
             for read, maps in (("at_store", kept.sparse[r].decode()), ("per_task", recalled)):
                 expected[read].append((maps - true)[dropped].square().mean())
-    for read, memory in (("at_store", once), ("per_task", anew)):
+    for read, memory in (("at_store", once), ("per_task", per_task)):
         by_seed = torch.stack(expected[read]).view(3, 3).double().mean(0).tolist()  # tasks x seeds
         assert memory.recall_mse() == pytest.approx(by_seed, rel=1e-6)
     # The quantised zeros of "none" and the unquantised values of float32 are what they were.
     exact = kind == "none" or storage == "float32"
-    assert (once.recall_mse() == pytest.approx(anew.recall_mse(), rel=1e-9)) == exact
+    assert (once.recall_mse() == pytest.approx(per_task.recall_mse(), rel=1e-9)) == exact
 
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 @pytest.mark.parametrize("read", ["per_task", "at_store"])
-def test_associative_memories_are_written_the_whole_maps_of_what_is_stored(monkeypatch, read, storage):
-    """As the features have them: neither masked nor quantised, and no sample that is not stored."""
+def test_associative_memories_learn_the_full_maps_of_the_stored_samples(monkeypatch, read, storage):
+    """As the features have them, neither masked nor quantised, and of no other sample."""
     written = {}
     kind = ASSOCIATIVE_MEMORIES.get("mean")
     write = kind.write
@@ -261,16 +264,16 @@ def test_associative_memories_are_written_the_whole_maps_of_what_is_stored(monke
     changes = {"associative_memory": "mean", "associative_settings": {}, "read": read, "storage": storage}
     memory = fill(make_cell("er", "sharc", **changes))
     for r, associative in enumerate(memory.sharc.associative):
-        ours = written[associative.seed]
-        assert len(ours) == 3
-        for (maps, labels), stored in zip(ours, memory.stored, strict=True):
+        learnt = written[associative.seed]
+        assert len(learnt) == 3
+        for (maps, labels), stored in zip(learnt, memory.stored, strict=True):
             assert torch.equal(maps, FEATURES.train_maps[stored.index[r]])
             assert torch.equal(labels, stored.y[r])
         assert associative.written == memory.samples_stored
 
 
-def test_every_seed_has_an_associative_memory_of_its_own():
-    """Its seed is a function of the run's and of nothing else: not of the other runs, nor of their order."""
+def test_every_seed_has_its_own_associative_memory():
+    """Its seed depends on the run's seed only, not on other runs or their order."""
 
     def seeds(runs):
         stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
@@ -284,7 +287,7 @@ def test_every_seed_has_an_associative_memory_of_its_own():
     assert [first, second, third] == [derived_seed(s, "associative") for s in (4, 0, 9)]
 
 
-def test_budget_too_small_for_the_state_says_so():
+def test_a_budget_too_small_for_the_state_is_an_error():
     budget = Budget("bytes", 3, 3, (12, 2, 2), am_bytes=lambda samples: 10_000)
     with pytest.raises(UserError, match="holds no sample of task 1.*raise the buffer"):
         budget.check(6)
@@ -292,19 +295,19 @@ def test_budget_too_small_for_the_state_says_so():
 
 @pytest.mark.parametrize("unit", ["slots", "floats", "bytes"])
 def test_a_buffer_smaller_than_the_tasks_is_an_error_in_every_unit(unit):
-    """Not a memory that keeps everything (a slice from minus zero) or nothing."""
+    """Rather than a memory that stores everything (a slice from minus zero) or nothing."""
     with pytest.raises(UserError, match="a buffer of 2 .* holds no sample of task 1 of 3"):
         fill(make_cell("er", buffer=2, budget_unit=unit))
 
 
 def test_empty_memory_is_false_and_costs_nothing():
-    memory = EpisodicMemory(FEATURES, [0], None)
+    memory = EpisodicMemory(FEATURES, [0])
     assert not memory
     assert memory.episodic_bytes() == [0] and memory.recall_mse() == [None]
 
 
-def test_a_completed_sample_is_paid_for_whole():
-    """read: at_store keeps the dense map: a budget of bytes buys as many as plain replay has."""
+def test_a_sample_that_is_stored_completed_costs_a_full_map():
+    """With read: at_store a budget of bytes holds as many samples as plain replay."""
     plain = fill(make_cell("er", buffer=12, budget_unit="bytes"))
     sharc = fill(make_cell("er", "sharc", buffer=12, budget_unit="bytes", theta=0.75, read="at_store"))
     assert sharc.samples_stored == plain.samples_stored
@@ -389,7 +392,7 @@ def test_what_a_task_leaves_is_carried_over():
     assert [s.index.shape[1] for s in carried.stored] == [3, 4, 4]
 
 
-def test_forgetting_keeps_to_its_schedule(monkeypatch):
+def test_forgetting_follows_its_schedule(monkeypatch):
     calls = []
     kind = ASSOCIATIVE_MEMORIES.get("mean")
     monkeypatch.setattr(kind, "forget", lambda self, beta: calls.append((self.written, beta)))
@@ -406,7 +409,7 @@ def test_forgetting_keeps_to_its_schedule(monkeypatch):
 
 @pytest.mark.parametrize("unit", ["slots", "floats"])
 def test_carrying_uses_the_whole_buffer(unit):
-    """Eleven slots for three tasks: what does not divide is not lost."""
+    """Eleven slots do not divide among three tasks; the remainder is carried over."""
     carried = fill(make_cell("er", buffer=11, budget_unit=unit, budget_split="carry"))
     assert carried.samples_stored == 11
     assert fill(make_cell("er", buffer=11, budget_unit=unit)).samples_stored == 9

@@ -149,7 +149,7 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
     store = learner.make_memory(features, stream, cell)
     drawn = array(f"{method_name}_drawn") if f"{method_name}_drawn" in ARRAYS else torch.zeros(0, 0, 10)
     rows = [row.long() for step in drawn for row in step if row[0] >= 0]
-    store._sampler = lambda *args: SimpleNamespace(draw=lambda: rows.pop(0)[None])
+    store.replay.sampler = lambda *args: SimpleNamespace(draw=lambda: rows.pop(0)[None])
     seen = SimpleNamespace(heads=[], rows=[], store=store, left=rows)
     begin = store.begin_task
     evaluate = learner.evaluate

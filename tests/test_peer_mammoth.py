@@ -11,7 +11,7 @@ import torch
 from sharc_core.grid.protocol import MAMMOTH, RULES, rules_of
 from sharc_core.heads import Batch, make_head
 from sharc_core.methods import METHODS
-from sharc_core.representations.encoding import percentile_mask
+from sharc_core.saliency.channel_masks import percentile_mask
 
 PEER = Path(__file__).with_name("peer")
 ARRAYS = {k: torch.from_numpy(v) for k, v in np.load(PEER / "mammoth.npz", allow_pickle=False).items()}

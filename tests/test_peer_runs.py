@@ -16,9 +16,9 @@ from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner, metrics
-from sharc_core.memory import episodic as memory
 from sharc_core.methods import METHODS, agem, gem
-from sharc_core.selection.filling import whole_batches
+from sharc_core.selection import batches
+from sharc_core.selection.batches import whole_batches
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, make_stream
 
@@ -165,7 +165,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
         method._draws = [row[:, None] for row in array(f"{key}_uniform").flip(0)]
     store = learner.make_memory(features, stream, cell)
     draws = Draws(key)
-    store._sampler = lambda *args: draws
+    store.replay.sampler = lambda *args: draws
     if store.sharc is not None:
         store.sharc.associative[0] = associative or Recorded(key)
     seen = SimpleNamespace(every10=[], task=[], masks=[], costs=[], importance=[], drawn=draws, store=store)
@@ -207,7 +207,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
     for module, name in ((gem, "project_many"), (agem, "project_one")):
         monkeypatch.setattr(module, name, projecting(getattr(module, name)))
     method.observe, store._masks, store._saliency = observing, masking, noting
-    monkeypatch.setattr(memory, "whole_batches", filling)
+    monkeypatch.setattr(batches, "whole_batches", filling)
     seen.untrained = learner.evaluate(features, stream, head)
     seen.rows = learner._train(features, stream, cell, method, store, "cpu", None)
     seen.run, seen.order = run, order

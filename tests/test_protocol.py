@@ -19,12 +19,13 @@ from sharc_core.grid.loading import load_grid
 from sharc_core.grid.protocol import BY_TASK, RULES, concerning, name_of, rules_of, with_protocol
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
-from sharc_core.learning.capacity import budget_of
+from sharc_core.learning.cell_memory import budget_of
 from sharc_core.learning.learner import make_memory, run_cell
 from sharc_core.memory.budget import Budget
-from sharc_core.memory.episodic import EpisodicMemory, SharcSettings
+from sharc_core.memory.options import SharcSettings
+from sharc_core.memory.task_memory import TaskMemory
 from sharc_core.methods import METHODS
-from sharc_core.representations.encoding import kept_mask, percentile_mask, top_mask
+from sharc_core.saliency.channel_masks import kept_mask, percentile_mask, top_mask
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
 
@@ -184,7 +185,7 @@ def test_many_free_samples_are_counted_over_all_their_parts(monkeypatch):
     """Maps are read a few at a time, from the end: where a part ends does not matter."""
     cell = make_cell("er", buffer=40, budget_unit="nonzero", seeds=[1])
     whole = fill(cell, SPARSE)
-    monkeypatch.setattr("sharc_core.memory.episodic.COUNTED", 7)
+    monkeypatch.setattr("sharc_core.memory.choosing.COUNTED", 7)
     parts = fill(cell, SPARSE)
     for a, b in zip(whole.stored, parts.stored, strict=True):
         assert torch.equal(a.index, b.index) and 14 < a.index.shape[1] < 50
@@ -496,7 +497,7 @@ def test_a_run_by_command_line_takes_a_protocol(capsys):
 
 def test_a_memory_of_several_seeds_says_that_they_must_run_apart():
     budget = Budget("nonzero", 24, 3, (12, 2, 2))
-    memory = EpisodicMemory(SPARSE, [0, 1, 2], budget)
+    memory = TaskMemory(SPARSE, [0, 1, 2], budget)
     head = make_head("linear", 0, 3, 12, 6)
     stream = make_stream(SPARSE.train_labels, SPARSE.test_labels, 6, StreamConfig(tasks=3))
     with pytest.raises(UserError, match="run them one by one"):

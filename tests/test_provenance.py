@@ -18,10 +18,12 @@ def copy(tmp_path, monkeypatch):
         (provenance.METHODS, "methods"),
         (provenance.ASSOCIATIVE_MEMORIES, "associative"),
         (provenance.SALIENCIES, "saliency"),
+        (provenance.REPRESENTATIONS, "representations"),
+        (provenance.SELECTIONS, "selection"),
     ):
 
-        def module_file(name, package=package):
-            return str(folder / package / f"{name}.py")
+        def module_file(name, package=package, original=registry.module_file):
+            return str(folder / package / Path(original(name)).name)
 
         monkeypatch.setattr(registry, "module_file", module_file)
     return folder
@@ -38,7 +40,7 @@ def test_its_own_method_and_the_core_count(copy):
     edit(copy / "methods/projection.py", "RIDGE = 1e-10", "RIDGE = 1e-9")
     after = provenance.code_hash.__wrapped__("gem", None)
     assert before != after
-    edit(copy / "memory/episodic.py", "index = order.gather(1,", "index = order.flip(1).gather(1,")
+    edit(copy / "memory/task_memory.py", "index = order.gather(1,", "index = order.flip(1).gather(1,")
     assert provenance.code_hash.__wrapped__("gem", None) != after
 
 
@@ -136,7 +138,7 @@ def test_nothing_else_counts_for_a_stage(copy):
 def test_texts_of_errors_and_import_statements_do_not_count(copy):
     before = provenance.code_hash.__wrapped__("er", "mean")
     edit(copy / "memory/reservoir.py", "raise the buffer", "enlarge the buffer")
-    edit(copy / "memory/episodic.py", "each seed would keep another number", "seeds would keep other numbers")
+    edit(copy / "memory/task_memory.py", "each seed would keep another", "every seed would keep another")
     edit(
         copy / "methods/er.py", "from typing import Literal\n", "import os\nfrom typing import Any, Literal\n"
     )
@@ -204,6 +206,21 @@ def test_only_the_saliency_in_use_counts(copy):
     assert provenance.code_hash.__wrapped__("er", "mean", "occlusion") != before
     edit(copy / "saliency/gradient.py", "/ positions", "* 1.0")
     assert provenance.code_hash.__wrapped__("er", "mean", "gradient") != before
+
+
+def test_only_the_representation_and_the_selection_in_use_count(copy):
+    def codes() -> list[str]:
+        pairs = [("float16", "last"), ("int8", "last"), ("float16", "herding")]
+        return [provenance.code_hash.__wrapped__("er", None, None, *pair) for pair in pairs]
+
+    before = codes()
+    edit(copy / "representations/int8.py", "LARGEST_INTEGER = 127", "LARGEST_INTEGER = 126")
+    (copy / "selection/new.py").write_text("x = 1\n")
+    assert [a == b for a, b in zip(before, codes(), strict=True)] == [True, False, True]
+    edit(copy / "selection/herding.py", "2 * (phi", "3 * (phi")
+    assert [a == b for a, b in zip(before, codes(), strict=True)] == [True, False, False]
+    edit(copy / "representations/sparse_maps.py", "COUNT_BYTES = 2", "COUNT_BYTES = 4")
+    assert [a == b for a, b in zip(before, codes(), strict=True)] == [False, False, False]
 
 
 def test_a_recall_job_depends_on_the_study_and_its_own_memory(copy):

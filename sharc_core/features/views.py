@@ -121,6 +121,7 @@ class ReplicaViews:
         if missing:
             raise UserError(f"the features lack view {min(missing)}: extract it, or train on fewer views")
         self._maps = [arrays[number][0] for number in numbers]
+        self._pooled = [arrays[number][1] for number in numbers]
         # replicas by view; the whole axis at once where all see the same
         self._groups = [
             (torch.tensor([r for r, n in enumerate(numbers) if n == number]), arrays[number][1])
@@ -130,6 +131,10 @@ class ReplicaViews:
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Training maps (n, K, h, w) of index (n,) as one replica sees them."""
         return self._maps[replica][index]
+
+    def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Pooled training vectors (n, K) of index (n,) as one replica sees them."""
+        return self._pooled[replica][index]
 
     def pooled(self, index: torch.Tensor) -> torch.Tensor:
         """Pooled training vectors (R, n, K) of index (R, n), each replica's from its own view."""
@@ -194,6 +199,10 @@ class DriftingReplicas:
                 )
             found[here] = visits.maps[position[here] - offset]
         return found
+
+    def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:
+        """Pooled training vectors (n, K) of index (n,) as they were at the visit."""
+        return self._rows(replica, index, "pooled")
 
     def pooled(self, index: torch.Tensor) -> torch.Tensor:
         """Pooled training vectors (R, n, K) of index (R, n)."""

@@ -40,8 +40,8 @@ class Sharc(Settings):
     """Saliency-guided storage and associative recall. Lists are axes of the grid.
 
     theta: share of the channels dropped, or {mass: share of the saliency kept}, per scenario.
-    importance: what a channel is chosen by, see sharc_core.representations.encoding. saliency_at, read,
-    complete: see sharc_core.memory.completion. associative_settings: per kind of memory.
+    importance: what a channel is chosen by, see sharc_core.saliency.channel_masks. saliency_at, read,
+    complete: see sharc_core.memory.options. associative_settings: per kind of memory.
     """
 
     theta: dict[Scenario, Theta | list[Theta]] = {"task_il": 0.8, "class_il": 0.4}
@@ -79,6 +79,6 @@ class BudgetConfig(Settings):
 
 
 class MemoryConfig(Settings):
-    """Which samples the episodic memory keeps: the last of a task, whole batches of it, or a reservoir."""
+    """Which samples the episodic memory stores: a name registered in sharc_core.selection."""
 
-    selection: Literal["last", "batches", "reservoir"] = "last"
+    selection: str = "last"

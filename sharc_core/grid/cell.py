@@ -39,7 +39,8 @@ class Cell(WithStream):
 
     scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
     no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
-    method_settings, associative_settings: complete, defaults filled in, so that they identify the run.
+    method_settings, associative_settings, storage_settings: complete, defaults filled in, so that they
+    identify the run.
     views: of the backbone, see sharc_core.features.views. batch_norm: what the backbone's does while the head
     trains; passes: of a training batch through it, None where they move nothing.
     protocol: a name for some of the other fields' values, see sharc_core.grid.protocol.
@@ -62,6 +63,7 @@ class Cell(WithStream):
     selection: str = "last"
     count_associative_memory: bool = AXES["count_associative_memory"].default
     storage: str = AXES["storage"].default
+    storage_settings: dict[str, Any] = {}
     theta: float | None = None
     mass: float | None = None
     saliency: str | None = None
@@ -106,6 +108,12 @@ class Cell(WithStream):
     def memory_kind(self) -> str | None:
         """The registered kind of the associative memory; its name in the grid may be the user's own."""
         return self.associative_kind or self.associative_memory
+
+    @property
+    def plugins(self) -> tuple[str | None, ...]:
+        """Names of method, associative memory, saliency, representation and selection; None where unused."""
+        memory = (self.storage, self.selection) if self.buffer is not None else (None, None)
+        return (self.method, self.memory_kind, self.saliency, *memory)
 
     @property
     def job(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checks of a grid that concern several of its keys, made after each key is valid alone."""
 
-from itertools import chain, combinations
+from itertools import combinations
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,12 +11,13 @@ from sharc_core.common.registry import Registry
 from sharc_core.common.settings import LARGEST, has_control
 from sharc_core.common.validation_messages import explain
 from sharc_core.datasets import SOURCES
-from sharc_core.grid.blocks import Mass
+from sharc_core.grid.memory_checks import check_storage
 from sharc_core.grid.models import DatasetConfig, Grid, listed, sets_drifting
 from sharc_core.grid.plug_in_settings import memory_of, settings_of
-from sharc_core.grid.protocol import PAPER
 from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
+from sharc_core.selection import SELECTIONS
 
 PATH_NAME_LIMIT = 200  # letters of a backbone's name, which may be that of its weights file
 
@@ -56,45 +57,6 @@ def check_axes(grid: Grid) -> None:
             raise UserError(f"config: {key}: {name!r} is listed twice: remove one")
 
 
-def check_selection(grid: Grid, protocol: str) -> None:
-    """What a selection of samples cannot be combined with; grid: under the protocol."""
-    selection, budgets = grid.memory.selection, listed(grid.budget)
-    replaying = [METHODS.get(method) for method in grid.methods if METHODS.get(method).uses_memory]
-    charged = any(budget.count_associative_memory for budget in budgets)
-    if charged and grid.sharc.complete != "all" and "sharc" in grid.variants:
-        raise UserError(
-            f"config: sharc.complete {grid.sharc.complete} cannot be combined with "
-            "budget.count_associative_memory: the associative memory learns maps that are not stored, which "
-            "the budget does not foresee; use complete all, or do not count it"
-        )
-    clashes = []
-    if selection != "last":
-        clashes += [("budget.count_associative_memory", charged)]
-    if selection == "reservoir" and not all(method.fills_at_task_end for method in replaying):
-        er = grid.method_settings.get("er", {})
-        clashes += [
-            ("budget.unit nonzero", any(budget.unit == "nonzero" for budget in budgets)),
-            ("budget.split", any(budget.split != "equal" for budget in budgets)),
-            ("method_settings.er.replay whole", "er" in grid.methods and er.get("replay") == "whole"),
-        ]
-        if "sharc" in grid.variants:
-            sharc, thetas = grid.sharc, chain(*map(listed, grid.sharc.theta.values()))
-            clashes += [
-                ("sharc.theta mass", any(isinstance(theta, Mass) for theta in thetas)),
-                ("sharc.importance positive", sharc.importance == "positive"),
-                (f"sharc.read {sharc.read}", sharc.read != "per_task"),
-                (f"sharc.complete {sharc.complete}", sharc.complete != "all"),
-                ("sharc.forget.unit batch", sharc.forget.unit == "batch"),
-            ]
-    for key, clashes_with_it in clashes:
-        if clashes_with_it:
-            where = "" if protocol == PAPER else f" under protocol {protocol}"
-            raise UserError(
-                f"config: memory.selection {selection}{where} cannot be combined with {key}: the samples it "
-                "keeps must cost the same and be chosen without it; use selection last, or change the other"
-            )
-
-
 def check_names(grid: Grid) -> None:
     """Names of plug-ins and their settings: everything that needs no data."""
 
@@ -108,6 +70,11 @@ def check_names(grid: Grid) -> None:
     check(METHODS, grid.methods, "methods")
     check(METHODS, list(grid.method_settings), "method_settings")
     check(SALIENCIES, listed(grid.sharc.saliency), "sharc.saliency")
+    check(SELECTIONS, [grid.memory.selection], "memory.selection")
+    check_storage(listed(grid.storage), "storage")
+    check_storage(list(grid.storage_settings), "storage_settings")
+    for name in {*listed(grid.storage), *grid.storage_settings}:
+        settings_of(REPRESENTATIONS, name, grid.storage_settings.get(name, {}), "storage_settings")
     for name, values in grid.method_settings.items():
         settings_of(METHODS, name, values, "method_settings")
     for key, names in (

@@ -8,10 +8,12 @@ from sharc_core.features.drifting.part import START, Kept, Part
 from sharc_core.features.views import view_of
 from sharc_core.grid.cell import Cell
 from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.selection import SELECTIONS
 from sharc_core.streams.settings import StreamConfig
 
 MARGIN = 3  # how many times what samples cost on average is kept where the budget counts non-zero values
-WIDTHS = {"float32": 2.0, "float16": 1.0, "int8": 0.5}  # of stored values, in those of a buffer's slot
+SLOT_VALUE_BYTES = 2  # of a value in a slot of the buffer, which holds a float16 map
 
 
 def parts_of(cells: Iterable[Cell], kept: Kept) -> list[Part]:
@@ -52,12 +54,12 @@ def extent(
 
 
 def kept_for(cells: Iterable[Cell], everything: bool = False) -> Kept:
-    """Which maps the memories of some cells of one data set and backbone are expected to hold, rounded up.
+    """Return which maps the memories of some cells of one data set and backbone may hold, rounded up.
 
-    everything: the backbone's `maps: all`. A plain memory of float16 keeps pooled vectors alone. A reservoir
-    may keep any sample; so may one that swaps samples with every batch (`batches`), in which some of the
-    first may stay to the end. In the unit `nonzero` what a sample costs is not known beforehand: what is
-    kept is MARGIN times what fits where non-zero values lie evenly among the channels.
+    everything: the backbone's `maps: all`. A plain memory whose representation is the cache's own needs
+    pooled vectors only. All maps are kept for selections that may store any sample. In the unit `nonzero` the
+    costs are not known beforehand, so MARGIN times as many are kept as fit if non-zero values are spread
+    evenly.
     """
     kept = Kept(None) if everything else Kept()
     for cell in cells:
@@ -68,11 +70,15 @@ def kept_for(cells: Iterable[Cell], everything: bool = False) -> Kept:
 
 
 def _kept_by(cell: Cell) -> Kept:
-    if cell.buffer is None or (cell.variant == "plain" and cell.storage == "float16"):
+    representation = REPRESENTATIONS.get(cell.storage)
+    needs_maps = representation.stores_maps and not representation.is_cache_format
+    if cell.buffer is None or (cell.variant == "plain" and not needs_maps):
         return Kept()
     theta = cell.theta or 0.0
-    is_any = cell.selection != "last" or cell.budget_split == "carry" or cell.mass is not None
-    if is_any or theta > 0.99:
+    is_any = SELECTIONS.get(cell.selection).needs_all_candidates
+    is_any = is_any or cell.budget_split == "carry" or cell.mass is not None
+    is_unknown = cell.budget_unit == "bytes" and representation.value_bytes is None
+    if is_any or is_unknown or theta > 0.99:
         return Kept(None)
     share = 1 / cell.stream.tasks
     if isinstance(cell.budget_split, list):
@@ -80,7 +86,7 @@ def _kept_by(cell: Cell) -> Kept:
     slots = cell.buffer * share + 1
     fitting = slots if cell.budget_unit == "slots" else slots / (1 - theta)
     if cell.budget_unit == "bytes":
-        fitting /= WIDTHS.get(cell.storage, 1.0)
+        fitting *= SLOT_VALUE_BYTES / representation.value_bytes
     last_batches = slots + 2 * cell.training.batch_size  # what the AM learns, stored or not
     if cell.budget_unit == "nonzero":
         return Kept(math.ceil(last_batches), math.ceil(MARGIN * fitting))

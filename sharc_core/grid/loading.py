@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from sharc_core.common.errors import UserError
 from sharc_core.common.validation_messages import explain
 from sharc_core.grid.blocks import Mass
-from sharc_core.grid.checks import check_axes, check_names, check_selection, check_values
+from sharc_core.grid.checks import check_axes, check_names, check_values
 from sharc_core.grid.expansion import expanded
+from sharc_core.grid.memory_checks import check_combinations
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.protocol import rules_of, with_protocol
 from sharc_core.grid.sub_grid import MAIN, OF_SHARC, overridden
@@ -35,7 +36,7 @@ def load_grid(values: dict[str, Any]) -> Grid:
     check_axes(grid)
     check_names(grid)
     for protocol in grid.protocol:
-        check_selection(under_protocol(grid, protocol), protocol)
+        check_combinations(under_protocol(grid, protocol), protocol)
     for name in grid.studies:
         study_grid(grid, name)
     return grid

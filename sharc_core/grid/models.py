@@ -6,7 +6,7 @@ a grid: sharc_core.grid.unroll.
 
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -24,7 +24,6 @@ from sharc_core.grid.sub_grid import Study
 from sharc_core.streams.settings import StreamConfig
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
-Storage = Literal["float32", "float16", "int8"]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples: their bytes still fit 64 bits
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
@@ -89,7 +88,8 @@ class Grid(Settings):
     sharc: Sharc = Sharc()
     budget: BudgetConfig | list[BudgetConfig] = BudgetConfig()
     memory: MemoryConfig = MemoryConfig()
-    storage: Storage | list[Storage] = "float16"
+    storage: str | list[str] = "float16"
+    storage_settings: dict[str, dict[str, Any]] = {}
     method_settings: dict[str, dict[str, Any]] = {}
     studies: dict[StudyName, Study] = {}
     recall: RecallStudy = RecallStudy()

@@ -16,6 +16,8 @@ from sharc_core.grid.plug_in_settings import memory_of, settings_of
 from sharc_core.grid.protocol import concerning
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.selection import SELECTIONS
 
 Members = dict[Scenario, list[str]]
 
@@ -131,8 +133,12 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
         for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
             spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
             spent |= {"budget_split": budget.split, "storage": storage}
+            spent["storage_settings"] = settings_of(
+                REPRESENTATIONS, storage, grid.storage_settings.get(storage, {}), "storage_settings"
+            )
             spent["selection"] = _selection(grid, method, given)
-            if spent["selection"] == "reservoir" and "logits_at" in common["method_settings"]:
+            in_stream = not SELECTIONS.get(spent["selection"]).has_tasks
+            if in_stream and "logits_at" in common["method_settings"]:
                 spent["method_settings"] = common["method_settings"] | {"logits_at": "visit"}
             if "plain" in grid.variants:
                 spent["protocol"] = concerning(protocol, method, "plain")
@@ -152,10 +158,11 @@ def _passes(backbone: BackboneConfig, method: str) -> int | None:
 
 
 def _selection(grid: Grid, method: str, given: str) -> str:
-    """Which samples a method's memory keeps; no reservoir concerns one that is filled at a task's end."""
-    if grid.memory.selection != "reservoir" or not METHODS.get(method).fills_at_task_end:
-        return grid.memory.selection
-    return "last" if given == "reservoir" else given
+    """Which samples a method's memory keeps: one that replays tasks takes no selection without tasks."""
+    selection = grid.memory.selection
+    if SELECTIONS.get(selection).has_tasks or not METHODS.get(method).fills_at_task_end:
+        return selection
+    return given if SELECTIONS.get(given).has_tasks else "last"
 
 
 def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
@@ -176,8 +183,8 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             associative_memory=name,
             associative_kind=kind,
             associative_settings=settings,
-            # a reservoir chooses what a sample keeps when it admits it
-            saliency_at="visit" if spent["selection"] == "reservoir" else grid.sharc.saliency_at,
+            # a selection without tasks chooses what a sample keeps when it admits it
+            saliency_at=grid.sharc.saliency_at if SELECTIONS.get(spent["selection"]).has_tasks else "visit",
             read=grid.sharc.read,
             complete=grid.sharc.complete,
             forget_every=grid.sharc.forget.every,

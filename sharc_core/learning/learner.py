@@ -10,20 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
-from sharc_core.common.seeds import derived_seed, generator
+from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features
 from sharc_core.features.views import DriftingReplicas, ReplicaViews, TestFeatures, replicas_of
 from sharc_core.grid.cell import Cell
 from sharc_core.heads import Batch, Head, make_head
-from sharc_core.learning.capacity import budget_of
+from sharc_core.learning.cell_memory import make_memory
 from sharc_core.learning.documents import FORMAT, joined
-from sharc_core.memory.completion import SharcSettings
-from sharc_core.memory.episodic import EpisodicMemory, Storing
-from sharc_core.memory.reservoir import ReservoirMemory
+from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.methods import METHODS, Method
 from sharc_core.provenance.origin import run_origin, versions
 from sharc_core.streams.stream import Stream, make_stream
@@ -128,49 +125,6 @@ def _run(
             }
         ],
     }
-
-
-def make_memory(
-    features: Features, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
-) -> EpisodicMemory:
-    """The cell's episodic memory. Raises UserError when its budget does not hold a sample of each task."""
-    shape = tuple(features.train_maps.shape[1:])
-    budget = budget_of(cell, shape, stream.classes)
-    kind = METHODS.get(cell.method)
-    storing = Storing(
-        cell.storage,
-        cell.selection,
-        kind.needs_logits,
-        cell.method_settings.get("logits_at", "task_end"),
-        cell.training.batch_size,
-        cell.views,
-    )
-    if budget is None:
-        return EpisodicMemory(features, cell.seeds, None, None, storing, device)
-    sharc = None
-    if cell.variant == "sharc":
-        associative = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
-        settings = associative.Settings.model_validate(cell.associative_settings)
-        sharc = SharcSettings(
-            [
-                associative(
-                    settings, shape, stream.classes, seed=derived_seed(s, "associative"), device=device
-                )
-                for s in cell.seeds
-            ],
-            theta=cell.theta,
-            mass=cell.mass,
-            saliency=cell.saliency,
-            importance=cell.importance or "absolute",
-            saliency_at=cell.saliency_at or "task_end",
-            read=cell.read,
-            complete=cell.complete or "all",
-            forget_every=cell.forget_every,
-            forget_unit=cell.forget_unit or "task",
-            forget_beta=cell.forget_beta or 0.0,
-        )
-    memory = ReservoirMemory if cell.selection == "reservoir" else EpisodicMemory
-    return memory(features, cell.seeds, budget, sharc, storing, device)
 
 
 def _train(

@@ -1,18 +1,21 @@
-"""Budgets: how many of a task's samples fit, whatever a sample costs.
+"""Budgets: how many of a task's samples fit, given what each of them costs.
 
-A buffer of m slots is shared among T tasks. In `floats` (the paper) it buys m K h w values; in `nonzero`
-(the published code) as many that are not zero, what a ReLU left at zero being free; in `bytes`, what m
-full float16 samples of the same method would take, every byte of them.
+A buffer of m slots is shared among T tasks. In the unit `floats` (the paper) it buys m K h w values; in
+`nonzero` (the published code) as many values that are not zero, so zeros after a ReLU are free; in `bytes` as
+many bytes as m full float16 samples of the same method take. How bytes are counted: byte_count.py.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from sharc_core.common.errors import UserError
-from sharc_core.representations.encoding import sample_bytes
+from sharc_core.memory.byte_count import sample_bytes, slot_bytes
+from sharc_core.representations import Representation
+from sharc_core.representations.sparse_maps import Float16
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,12 @@ class Budget:
     """What a cell may keep.
 
     unit: "slots", "floats", "nonzero" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits:
-    how many are stored beside a sample (0 or C). storage: type of the stored values. counted: samples
-    differ in how many channels they keep. dense: samples are kept completed (every `read` but per_task),
-    so in bytes one costs a whole map however few channels were salient. split: shares of the tasks, any
-    positive numbers, one per task; None for equal ones. carry: what a task leaves goes to the next.
-    am_bytes: the associative memory's state in bytes for a number of samples, when that is charged too.
+    number of logits stored with each sample (0 or C). representation: how samples are stored; None: float16
+    maps. counted: samples differ in how many channels they keep. dense: samples are stored completed (every
+    `read` except per_task), so in bytes each of them costs a whole map, however few channels were salient.
+    split: shares of the tasks, any positive numbers, one per task; None for equal shares. carry: what a task
+    leaves is added to the next task's share. am_bytes: returns the bytes of the associative memory's state
+    for a number of samples, when the budget is charged for it.
     """
 
     unit: str
@@ -32,50 +36,66 @@ class Budget:
     tasks: int
     shape: tuple[int, int, int]
     logits: int = 0
-    storage: str = "float16"
+    representation: Representation | None = None
     counted: bool = False
     dense: bool = False
     split: tuple[float, ...] | None = None
     carry: bool = False
     am_bytes: Callable[[int], int] | None = None
 
+    @cached_property
+    def _stored_as(self) -> Representation:
+        return self.representation or Float16(self.shape)
+
     @property
     def total(self) -> int:
-        """The whole allowance in its unit: samples, channels (floats / (h w)), non-zero values or bytes."""
+        """The budget of all tasks in its unit.
+
+        Slots are samples, `floats` are counted in kept channels (as each of them holds equally many values).
+        """
+        positions = math.prod(self.shape[1:])
         per_slot = {
             "slots": 1,
-            "floats": self.shape[0],
-            "nonzero": math.prod(self.shape),
-            "bytes": sample_bytes(self.shape, self.shape[0], self.logits),
+            "floats": self.shape[0] * positions // self._stored_as.values_per_channel,
+            "nonzero": self.shape[0] * positions,
+            "bytes": slot_bytes(self.shape, self.logits),
         }
         return self.buffer * per_slot[self.unit]
 
     def allowance(self, task: int) -> int:
-        """What task number `task` (from 0) may spend, in the budget's unit.
+        """Return what task number `task` (from 0) may spend, in the budget's unit.
 
-        Equal shares are rounded down, unless what is left is carried over: then they add up to the whole.
-        The published code divides slots: in `nonzero` an equal share is worth floor(m / T) of them.
+        Equal shares are rounded down, unless what is left is carried over; then they add up to the total. The
+        published code divides slots, so in `nonzero` an equal share is worth floor(m / T) slots. In `bytes`
+        each task pays its part of what all stored samples share.
         """
+        shared = self._part(self._shared_bytes, task)
         if self.split is None and not self.carry:
             slots = self.buffer // self.tasks
-            return slots * math.prod(self.shape) if self.unit == "nonzero" else self.total // self.tasks
-        return self._part(self.total, task)
+            share = slots * math.prod(self.shape) if self.unit == "nonzero" else self.total // self.tasks
+            return share - shared
+        return self._part(self.total, task) - shared
 
-    def _part(self, whole: int, task: int) -> int:
-        """A task's part of a whole number by the split; all parts add up to the whole."""
+    @property
+    def _shared_bytes(self) -> int:
+        return self._stored_as.shared_bytes if self.unit == "bytes" else 0
+
+    def _part(self, amount: int, task: int) -> int:
+        """Return a task's part of an integer by the split; the parts of all tasks add up to the integer."""
         shares = self.split or (1.0,) * self.tasks
         before, through = sum(shares[:task]), sum(shares[: task + 1])
-        return round(whole * through / sum(shares)) - round(whole * before / sum(shares))
+        return round(amount * through / sum(shares)) - round(amount * before / sum(shares))
 
     def available(self, task: int, left: int = 0) -> int:
-        """A task's allowance with what earlier tasks left over, if that is carried."""
+        """Return a task's allowance plus, if it is carried over, what earlier tasks left."""
         return self.allowance(task) + (left if self.carry else 0)
 
     def costs(self, kept: torch.Tensor, completed: torch.Tensor | None = None) -> torch.Tensor:
-        """Cost of samples that keep `kept` (n,) channels (`nonzero`: values), in the budget's unit, int64.
+        """Return what samples cost in the budget's unit, (n,) int64.
 
-        completed (n,) bool: which samples are kept completed where `dense`; None: all of them. Where only
-        some are, every one needs its number of channels.
+        kept (n,): channels that each sample keeps (unit `nonzero`: its values that are not zero). completed
+        (n,) bool: which samples are stored completed if `dense`; None: all of them. If only some are, every
+        sample stores its number of channels.
         """
         if self.unit == "slots":
             return torch.ones_like(kept)
@@ -83,18 +103,25 @@ class Budget:
             return kept
         counted = self.counted
         if self.dense:
-            whole = torch.full_like(kept, self.shape[0])
+            full = torch.full_like(kept, self.shape[0])
             counted = completed is not None and not bool(completed.all())
-            kept = whole if completed is None else torch.where(completed, whole, kept)
-        known = {k: self._bytes(k, counted) for k in kept.unique().tolist()}
-        return kept.clone().apply_(known.__getitem__)
+            kept = full if completed is None else torch.where(completed, full, kept)
+        by_channels = {keep: self._sample_bytes(keep, counted) for keep in kept.unique().tolist()}
+        return kept.clone().apply_(by_channels.__getitem__)
 
-    def _bytes(self, keep: int, counted: bool) -> int:
-        return sample_bytes(self.shape, keep, self.logits, self.storage, counted)
+    def _sample_bytes(self, keep: int, counted: bool) -> int:
+        return sample_bytes(self._stored_as, keep, self.logits, counted)
 
     def capacity(self, keep: int) -> int:
-        """Samples of `keep` channels that the whole budget holds (`reservoir`: one buffer for all tasks)."""
-        return self.total // int(self.costs(torch.tensor([keep]))[0])
+        """Return how many samples of `keep` channels fit into one buffer for all tasks (`reservoir`)."""
+        return max(0, self.total - self._shared_bytes) // int(self.costs(torch.tensor([keep]))[0])
+
+    def most(
+        self, task: int, kept: torch.Tensor, left: int = 0, completed: torch.Tensor | None = None
+    ) -> int:
+        """Return an upper bound on `fitting`, whichever of the samples are wanted; arguments as there."""
+        cheapest = min(int(self.costs(kept).min()), int(self.costs(kept, completed).min()))
+        return len(kept) if cheapest < 1 else min(len(kept), self.available(task, left) // cheapest)
 
     def fitting(
         self,
@@ -104,19 +131,18 @@ class Budget:
         left: int = 0,
         completed: torch.Tensor | None = None,
     ) -> tuple[int, int]:
-        """How many samples of a task fit, and what they leave of its allowance.
+        """Return how many of a task's samples fit, and what they leave of its allowance.
 
-        kept: (n,) kept channels of the candidates (`nonzero`: values that are not zero in them), the most
-        wanted first. stored: samples of earlier tasks. left: what earlier tasks left over (used when
-        `carry`). completed: see `costs`. Raises UserError for none.
+        kept, completed: (n,) as for `costs`, the most wanted sample first. stored: samples of earlier tasks.
+        left: what earlier tasks left (used if `carry`). Raises UserError if not one sample fits.
         """
         allowance = self.available(task, left)
         spent = self.costs(kept, completed).cumsum(0)
-        if self.dense and completed is not None:  # the first of them alone need no numbers of channels
-            alike = completed.long().cumprod(0).bool()
-            spent = torch.where(alike, self.costs(kept).cumsum(0), spent)
+        if self.dense and completed is not None:  # as long as all are completed, none stores its channels
+            all_completed = completed.long().cumprod(0).bool()
+            spent = torch.where(all_completed, self.costs(kept).cumsum(0), spent)
         if self.am_bytes is not None:
-            # each task pays for its own patterns, and its part of what the state costs when empty
+            # each task pays for its own patterns, and its part of what the empty state takes
             before = self.am_bytes(stored) - self._part(self.am_bytes(0), task)
             grown = [self.am_bytes(stored + n) - before for n in range(1, len(kept) + 1)]
             spent = spent + torch.tensor(grown)
@@ -126,12 +152,12 @@ class Budget:
         return count, allowance - int(spent[count - 1])
 
     def check(self, keep: int) -> None:
-        """Raises UserError when a task's share does not hold one sample of `keep` channels, zeros or not."""
+        """Raise UserError if a task's share does not hold one sample of `keep` channels, zeros included."""
         keep *= math.prod(self.shape[1:]) if self.unit == "nonzero" else 1
         left = 0
         for task in range(self.tasks):
-            one = self.fitting(task, torch.tensor([keep]), stored=0, left=left)
-            left = one[1] if self.carry else 0
+            _, rest = self.fitting(task, torch.tensor([keep]), stored=0, left=left)
+            left = rest if self.carry else 0
 
     def _nothing_fits(self, task: int, allowance: int, one: int) -> str:
         units = {"slots": "slots", "floats": "channels of values", "nonzero": "non-zero values"}

@@ -1,53 +1,70 @@
-"""A memory that is filled by reservoir sampling from the first minibatch on, as mammoth fills its buffer."""
+"""One buffer for the whole stream that is filled from the first minibatch on, as mammoth fills its buffer."""
 
 import torch
 
 from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
-from sharc_core.common.seeds import MinibatchSampler, generator
+from sharc_core.common.seeds import generator
+from sharc_core.features.views import TrainingFeatures
 from sharc_core.heads import Batch
+from sharc_core.memory.budget import Budget
+from sharc_core.memory.byte_count import sample_bytes
+from sharc_core.memory.encoding import Encoder
 from sharc_core.memory.episodic import EpisodicMemory
-from sharc_core.representations.encoding import SparseMaps, kept_mask, sample_bytes
-from sharc_core.selection.filling import Reservoir
-
-DRAWN = 256  # minibatches drawn at a time, once the buffer is full
+from sharc_core.memory.options import SharcSettings, Storing
+from sharc_core.memory.replay import BLOCK
+from sharc_core.representations import Stored
+from sharc_core.selection import SELECTIONS
 
 
 class ReservoirMemory(EpisodicMemory):
-    """One buffer for the whole stream: every sample visited so far is equally likely to be in it.
+    """One buffer for all tasks, whose slots a stream selection assigns while the head trains.
 
-    Samples are admitted after the step in which they were visited, and replayed from the next one on,
-    those of the current task included. What they keep is chosen, and their logits are taken, at the visit.
-    With SHARC the AM learns the samples that a task has left in the buffer when the task ends; until then
-    the channels that they dropped are zero. What later samples push out the AM cannot unlearn.
-
-    It has no tasks: `tasks` raises UserError.
+    Samples are admitted after the step in which they were visited, and replayed from the next step on, those
+    of the current task included. Which channels they keep is decided, and their logits are taken, at the
+    visit. With SHARC the AM learns the samples that a task has left in the buffer when the task ends; until
+    then the channels that they dropped are zero. The AM cannot unlearn samples that later ones replace.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        replicas, size = len(self.seeds), self._capacity()
-        channels = self.features.train_maps.shape[1]
-        self._reservoirs = [Reservoir(size, generator(s, "reservoir")) for s in self.seeds]
+    def __init__(
+        self,
+        features: TrainingFeatures,
+        seeds: list[int],
+        budget: Budget,
+        sharc: SharcSettings | None = None,
+        storing: Storing | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """budget: what may be stored. For the other arguments see EpisodicMemory.
+
+        Raises UserError if the budget holds no sample.
+        """
+        super().__init__(features, seeds, sharc, storing, device)
+        self.budget = budget
+        self.encoder = Encoder(features, seeds, self.storing)
+        replicas, channels = len(seeds), features.train_maps.shape[1]
+        size = self._capacity(channels)
+        selection = SELECTIONS.get(self.storing.selection)
+        self._slots = [selection(size, generator(s, selection.name)) for s in seeds]
         self._index = torch.zeros(replicas, size, dtype=torch.int64)
-        self._masks_held = torch.ones(replicas, size, channels, dtype=torch.bool)
+        self._masks = torch.ones(replicas, size, channels, dtype=torch.bool)
         self._learnt = torch.zeros(replicas, size, dtype=torch.bool)
-        dtype = self.features.train_pooled.dtype
+        dtype = features.train_pooled.dtype
         self._x = torch.zeros(replicas, size, channels, dtype=dtype, device=self.device)
         self._y = torch.zeros(replicas, size, dtype=torch.int64, device=self.device)
-        self._logits_held: torch.Tensor | None = None
+        self._logits: torch.Tensor | None = None
         self._pending: tuple | None = None
         self._tasks_stored = 0
         self._errors: list[float | None] = [None] * replicas
 
-    def _capacity(self) -> int:
-        keep = self._channels
+    def _capacity(self, channels: int) -> int:
+        """Return how many samples fit, and note what each of them takes."""
+        keep = channels
         if self.sharc is not None:
-            saliency = torch.arange(keep, dtype=torch.float32)[None]
-            keep = int(kept_mask(saliency, self.sharc.theta, None, self.sharc.importance).sum())
+            keep = int(self.sharc.kept(torch.arange(keep, dtype=torch.float32)[None]).sum())
         size = self.budget.capacity(keep)
         self._sample_bytes = sample_bytes(
-            self.budget.shape, keep, self.budget.logits, self.storing.storage, self.budget.counted
+            self.encoder.representations[0], keep, self.budget.logits, self.budget.counted
         )
         if not size:
             raise UserError(f"a buffer of {self.budget.buffer} holds no sample: raise the buffer")
@@ -57,21 +74,18 @@ class ReservoirMemory(EpisodicMemory):
 
     def visit(self, index, batch, head):
         """Choose slots for the minibatch, and record what is kept of the samples that get one."""
-        slots = [reservoir.slots(index.shape[1]) for reservoir in self._reservoirs]
-        # at every visit, so that what a random saliency draws does not depend on other replicas' slots
+        slots = [selection.slots(index.shape[1]) for selection in self._slots]
+        # at every visit, so that the draws of a random saliency do not depend on other replicas' slots
         saliency = None if self.sharc is None else self._saliency(batch.x, batch.y, head)
         if all(slot < 0 for row in slots for slot in row):
             self._pending = None
             return
-        masks = logits = None
-        if saliency is not None:
-            masks = kept_mask(saliency, self.sharc.theta, None, self.sharc.importance)
-        if self.storing.keep_logits:
-            logits = head.logits(batch.x).clone()
+        masks = None if saliency is None else self.sharc.kept(saliency)
+        logits = head.logits(batch.x).clone() if self.storing.keep_logits else None
         self._pending = (slots, index, batch, masks, logits)
 
     def admit(self):
-        """Put the last minibatch's samples into their slots, one after the other."""
+        """Put the samples of the last minibatch into their slots, one after the other."""
         if self._pending is None:
             return
         slots, index, batch, masks, logits = self._pending
@@ -84,34 +98,39 @@ class ReservoirMemory(EpisodicMemory):
             self._index[r, at] = index[r, of]
             self._learnt[r, at] = False
             if masks is not None:
-                self._masks_held[r, at] = masks[r, of]
+                self._masks[r, at] = masks[r, of]
             place, source = at.to(self.device), of.to(self.device)
             self._y[r, place] = batch.y[r, source]
             self._x[r, place] = self._pooled(r, at, batch.x[r, source]).to(self.device)
             if logits is not None:
-                if self._logits_held is None:
-                    self._logits_held = logits.new_zeros(*self._y.shape, logits.shape[2])
-                self._logits_held[r, place] = logits[r, source]
+                if self._logits is None:
+                    self._logits = logits.new_zeros(*self._y.shape, logits.shape[2])
+                self._logits[r, place] = logits[r, source]
         held = self.samples_stored
-        if self._replay is None or self._replay.x.shape[1] != held:
-            logits = None if self._logits_held is None else self._logits_held[:, :held]
-            self._replay_set(Batch(self._x[:, :held], self._y[:, :held], logits))
+        if self.replay.batch is None or self.replay.batch.x.shape[1] != held:
+            logits = None if self._logits is None else self._logits[:, :held]
+            # while the buffer grows, no draws ahead: each would be of fewer samples than there are then
+            block = BLOCK if held == self._index.shape[1] else 1
+            self.replay.replace(Batch(self._x[:, :held], self._y[:, :held], logits), block)
 
     def _pooled(self, r: int, at: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Pooled vectors of slots as they are replayed until the AM completes them."""
-        if self.sharc is None and self.storing.storage == "float16":
-            return x
-        return pool(self._encoded(r, at).decode())
+        """Return the vectors (n, K) that slots `at` (n,) replay until the AM completes them.
 
-    def _encoded(self, r: int, at: torch.Tensor) -> SparseMaps:
-        maps = self.views.maps(r, self._index[r, at])
-        mask = None if self.sharc is None else self._masks_held[r, at]
-        return SparseMaps.encode(maps, mask, self.storing.storage)
+        x (n, K): pooled vectors of their samples.
+        """
+        if self.sharc is None and self.encoder.is_cache_format:
+            return x
+        return self._encoded(r, at).pooled()
+
+    def _encoded(self, r: int, at: torch.Tensor) -> Stored:
+        """Return the samples in slots `at` (n,) of a replica as they are stored."""
+        mask = None if self.sharc is None else self._masks[r, at]
+        return self.encoder.encode(r, self._index[r, at], mask)
 
     # --- between tasks ---------------------------------------------------------------------------
 
     def store(self, order, head):
-        """The task is over: the AM learns what it has left in the buffer."""
+        """Let the AM learn what the task has left in the buffer."""
         if self.sharc is not None:
             for r, memory in enumerate(self.sharc.associative):
                 new = (~self._learnt[r, : self.samples_stored]).nonzero().flatten()
@@ -120,7 +139,7 @@ class ReservoirMemory(EpisodicMemory):
                     memory.forget(self.sharc.forget_beta)
                 if len(new):
                     index = self._index[r, new]
-                    memory.write(self.views.maps(r, index), self.features.train_labels[index])
+                    memory.write(self.encoder.views.maps(r, index), self.features.train_labels[index])
                 self._learnt[r, new] = True
         self._tasks_stored += 1
 
@@ -135,29 +154,28 @@ class ReservoirMemory(EpisodicMemory):
             sparse, index = self._encoded(r, at), self._index[r, at]
             mask = sparse.mask
             full = memory.read(sparse.decode(), mask, self.features.train_labels[index]).cpu()
-            self._errors[r] = self._recall_error(r, index, full, mask)
+            self._errors[r] = self.encoder.recall_error(r, index, full, mask)
             self._x[r, at.to(self.device)] = pool(full).to(self.device)
 
-    # --- reading and accounting ------------------------------------------------------------------
-
-    def _sampler(self, source: torch.Generator, population: int, size: int) -> MinibatchSampler:
-        is_full = population == self._index.shape[1]
-        return MinibatchSampler(source, population, size, block=DRAWN if is_full else 1)
+    # --- replay and accounting -------------------------------------------------------------------
 
     def tasks(self):
-        """A reservoir does not know its tasks."""
-        raise UserError("memory.selection reservoir has no tasks to replay whole: use selection last")
+        """Raise UserError: the samples of one buffer are of all tasks."""
+        raise UserError(
+            f"memory.selection {self.storing.selection} has no tasks to replay: use selection last"
+        )
 
     @property
     def samples_stored(self):
         """Samples per replica."""
-        reservoir = self._reservoirs[0]
-        return min(reservoir.seen, reservoir.capacity)
+        selection = self._slots[0]
+        return min(selection.seen, selection.capacity)
 
     def episodic_bytes(self):
-        """Bytes stored per replica: values, scales, channel numbers, labels and logits."""
-        return [self.samples_stored * self._sample_bytes] * len(self.seeds)
+        """Return the bytes stored per replica, which are the planned ones of each sample."""
+        held = self.encoder.shared_bytes + self.samples_stored * self._sample_bytes
+        return [held] * len(self.seeds)
 
     def recall_mse(self):
-        """Mean squared error over the dropped entries at the latest reading of what the AM had learnt."""
+        """Return the mean squared error over dropped entries at the latest completion."""
         return list(self._errors)

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
+from sharc_core.selection import SELECTIONS
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -80,17 +82,26 @@ class _Module(NamedTuple):
 
 
 @functools.lru_cache
-def code_hash(method: str, associative_memory: str | None, saliency: str | None = None) -> str:
-    """Short hash of the code behind a cell's numbers: learner, method, AM, saliency, what they import.
+def code_hash(
+    method: str,
+    associative_memory: str | None,
+    saliency: str | None = None,
+    storage: str | None = None,
+    selection: str | None = None,
+) -> str:
+    """Return a short hash of the code behind a cell's numbers: learner, its plug-ins, what they import.
 
     A new plug-in changes no other cell's hash.
     """
-    roots = [PACKAGE / "learning" / "learner.py", Path(METHODS.module_file(method))]
-    if associative_memory is not None:
-        roots.append(Path(ASSOCIATIVE_MEMORIES.module_file(associative_memory)))
-    if saliency is not None:
-        roots.append(Path(SALIENCIES.module_file(saliency)))
-    return _hash(_closure(roots, WITHOUT), WITHOUT)
+    plugins = (
+        (METHODS, method),
+        (ASSOCIATIVE_MEMORIES, associative_memory),
+        (SALIENCIES, saliency),
+        (REPRESENTATIONS, storage),
+        (SELECTIONS, selection),
+    )
+    roots = [Path(registry.module_file(name)) for registry, name in plugins if name is not None]
+    return _hash(_closure([PACKAGE / "learning" / "learner.py", *roots], WITHOUT), WITHOUT)
 
 
 @functools.lru_cache

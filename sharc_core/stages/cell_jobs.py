@@ -71,7 +71,7 @@ def wanted_of(job: Mapping[str, Any]) -> Wanted:
     """
     reads = {int(seed): list(names) for seed, names in job["reads"].items()}
     cell = Cell.model_validate(dict(job["cell"]))
-    if code_hash(cell.method, cell.memory_kind, cell.saliency) != job["code"]:
+    if code_hash(*cell.plugins) != job["code"]:
         raise UserError(f"{cell.id}: its code was changed after Snakemake was started: run again")
     return Wanted(cell, job["code"], reads)
 

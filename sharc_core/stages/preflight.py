@@ -20,7 +20,7 @@ from sharc_core.grid.drifting_parts import extent
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
-from sharc_core.learning.capacity import budget_of
+from sharc_core.learning.cell_memory import budget_of
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.stream import split_classes
 

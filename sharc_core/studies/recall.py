@@ -18,7 +18,7 @@ from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.features.cache import Features
 from sharc_core.grid.recall_settings import RecallJob
 from sharc_core.heads import Batch, Head, LinearHead
-from sharc_core.representations.encoding import top_mask
+from sharc_core.saliency.channel_masks import top_mask
 from sharc_core.saliency.gradient import gradient
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, make_stream

@@ -39,7 +39,7 @@ class Comparison:
         """What the grid wants of a cell."""
         if path not in self._wanted:
             cell = self.cells[path]
-            code = code_hash(cell.method, cell.memory_kind, cell.saliency)
+            code = code_hash(*cell.plugins)
             self._wanted[path] = Wanted(cell, code, self.layout.reads(cell))
         return self._wanted[path]
 

@@ -1,0 +1,95 @@
+"""Checks of a grid's memory options: names of representations, and what excludes what.
+
+The traits of selections and representations decide, so a new plug-in needs no change here.
+"""
+
+from itertools import chain
+
+from sharc_core.common.errors import UserError, shown
+from sharc_core.common.registry import nearest
+from sharc_core.grid.blocks import Mass
+from sharc_core.grid.models import Grid, listed
+from sharc_core.grid.protocol import PAPER
+from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.selection import SELECTIONS
+
+Clashes = list[tuple[str, bool]]  # keys with their values, and whether the grid has them
+
+
+def check_storage(names: list[str], key: str) -> None:
+    """Raise UserError for names under a key that are not representations which grids may ask for."""
+    valid = [name for name in REPRESENTATIONS.names() if REPRESENTATIONS.get(name).in_grids]
+    for name in names:
+        if name not in valid:
+            raise UserError(
+                f"config: {key}: unknown storage {shown(name)}{nearest(name, valid)}; valid: "
+                f"{', '.join(valid)}"
+            )
+
+
+def check_combinations(grid: Grid, protocol: str) -> None:
+    """Raise UserError for memory options that exclude each other; grid: under the protocol."""
+    where = "" if protocol == PAPER else f" under protocol {protocol}"
+    if _charges_associative_memory(grid) and grid.sharc.complete != "all" and "sharc" in grid.variants:
+        raise UserError(
+            f"config: sharc.complete {grid.sharc.complete} cannot be combined with "
+            "budget.count_associative_memory: the associative memory learns maps that are not stored, which "
+            "the budget does not foresee; use complete all, or do not count it"
+        )
+    name = grid.memory.selection
+    for key, clashes in _clashes_of_selection(grid):
+        if clashes:
+            raise UserError(
+                f"config: memory.selection {name}{where} cannot be combined with {key}: the samples it "
+                "keeps must cost the same and be chosen without it; use selection last, or change the other"
+            )
+    for name in listed(grid.storage):
+        for key, clashes in _clashes_of_storage(grid, name):
+            if clashes:
+                raise UserError(
+                    f"config: storage {name}{where} cannot be combined with {key}: it stores pooled vectors, "
+                    "not maps; use another storage, or change the other"
+                )
+
+
+def _charges_associative_memory(grid: Grid) -> bool:
+    return any(budget.count_associative_memory for budget in listed(grid.budget))
+
+
+def _counts_nonzero(grid: Grid) -> tuple[str, bool]:
+    return "budget.unit nonzero", any(budget.unit == "nonzero" for budget in listed(grid.budget))
+
+
+def _clashes_of_selection(grid: Grid) -> Clashes:
+    selection = SELECTIONS.get(grid.memory.selection)
+    clashes: Clashes = []
+    if not selection.takes_associative_bytes:
+        clashes += [("budget.count_associative_memory", _charges_associative_memory(grid))]
+    replaying = [METHODS.get(method) for method in grid.methods if METHODS.get(method).uses_memory]
+    if not selection.has_tasks and all(method.fills_at_task_end for method in replaying):
+        return clashes  # these methods replay tasks, so they keep another selection
+    sharc, has_sharc = grid.sharc, "sharc" in grid.variants
+    if not selection.takes_unequal_costs:
+        thetas = chain(*map(listed, sharc.theta.values()))
+        clashes += [
+            _counts_nonzero(grid),
+            ("sharc.theta mass", has_sharc and any(isinstance(theta, Mass) for theta in thetas)),
+            ("sharc.importance positive", has_sharc and sharc.importance == "positive"),
+        ]
+    if not selection.has_tasks:
+        er = grid.method_settings.get("er", {})
+        clashes += [
+            ("budget.split", any(budget.split != "equal" for budget in listed(grid.budget))),
+            ("method_settings.er.replay whole", "er" in grid.methods and er.get("replay") == "whole"),
+            (f"sharc.read {sharc.read}", has_sharc and sharc.read != "per_task"),
+            (f"sharc.complete {sharc.complete}", has_sharc and sharc.complete != "all"),
+            ("sharc.forget.unit batch", has_sharc and sharc.forget.unit == "batch"),
+        ]
+    return clashes
+
+
+def _clashes_of_storage(grid: Grid, name: str) -> Clashes:
+    if REPRESENTATIONS.get(name).stores_maps:
+        return []
+    return [("variants sharc", "sharc" in grid.variants), _counts_nonzero(grid)]

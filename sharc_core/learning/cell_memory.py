@@ -1,0 +1,105 @@
+"""A cell's episodic memory: its budget, checked against the size of its maps, and the memory itself."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.common.seeds import derived_seed
+from sharc_core.features.cache import Features
+from sharc_core.grid.cell import Cell
+from sharc_core.memory.budget import Budget
+from sharc_core.memory.episodic import EpisodicMemory
+from sharc_core.memory.options import SharcSettings, Storing
+from sharc_core.memory.reservoir import ReservoirMemory
+from sharc_core.memory.task_memory import TaskMemory
+from sharc_core.methods import METHODS
+from sharc_core.saliency.channel_masks import fewest_channels, kept_channels
+from sharc_core.selection import SELECTIONS
+from sharc_core.streams.stream import Stream
+
+
+def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget | None:
+    """Return a cell's budget for maps of shape (K, h, w); None if it has no memory.
+
+    Needs no features, so it can be checked before anything is computed. Raises UserError if a task's share
+    holds no sample, or if the cell's associative memory cannot hold maps of that size.
+    """
+    if cell.buffer is None:
+        return None
+    budget = Budget(
+        cell.budget_unit,
+        cell.buffer,
+        cell.stream.tasks,
+        shape,
+        logits=classes if METHODS.get(cell.method).needs_logits else 0,
+        representation=_storing(cell).representation(shape),
+        counted=cell.has_ragged_channels,
+        dense=cell.read not in (None, "per_task"),
+        split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
+        carry=cell.budget_split == "carry",
+    )
+    keep = shape[0]
+    if cell.variant == "sharc":
+        kind = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
+        settings = kind.Settings.model_validate(cell.associative_settings)
+        planned = partial(kind.planned_bytes, settings, shape, classes)
+        planned(0)  # raises for maps that such a memory cannot hold
+        if cell.count_associative_memory:
+            budget = replace(budget, am_bytes=planned)
+        keep_by = fewest_channels if cell.importance == "positive" else kept_channels
+        keep = 1 if cell.theta is None else keep_by(shape[0], cell.theta)
+    budget.check(keep)
+    return budget
+
+
+def make_memory(
+    features: Features, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
+) -> EpisodicMemory:
+    """Return the cell's episodic memory; for a cell without a buffer, one that stores nothing.
+
+    Raises UserError if the budget does not hold a sample of each task.
+    """
+    shape = tuple(features.train_maps.shape[1:])
+    budget, storing = budget_of(cell, shape, stream.classes), _storing(cell)
+    if budget is None:
+        return EpisodicMemory(features, cell.seeds, None, storing, device)
+    sharc = None
+    if cell.variant == "sharc":
+        sharc = _sharc_settings(cell, shape, stream.classes, device)
+    memory = TaskMemory if SELECTIONS.get(cell.selection).has_tasks else ReservoirMemory
+    return memory(features, cell.seeds, budget, sharc, storing, device)
+
+
+def _storing(cell: Cell) -> Storing:
+    return Storing(
+        cell.storage,
+        cell.selection,
+        METHODS.get(cell.method).needs_logits,
+        cell.method_settings.get("logits_at", "task_end"),
+        cell.training.batch_size,
+        cell.views,
+        cell.storage_settings,
+    )
+
+
+def _sharc_settings(
+    cell: Cell, shape: tuple[int, int, int], classes: int, device: torch.device | str
+) -> SharcSettings:
+    """Return how SHARC stores and completes, with a new associative memory for each seed."""
+    kind = ASSOCIATIVE_MEMORIES.get(cell.memory_kind)
+    settings = kind.Settings.model_validate(cell.associative_settings)
+    return SharcSettings(
+        [kind(settings, shape, classes, derived_seed(s, "associative"), device) for s in cell.seeds],
+        theta=cell.theta,
+        mass=cell.mass,
+        saliency=cell.saliency,
+        importance=cell.importance or "absolute",
+        saliency_at=cell.saliency_at or "task_end",
+        read=cell.read,
+        complete=cell.complete or "all",
+        forget_every=cell.forget_every,
+        forget_unit=cell.forget_unit or "task",
+        forget_beta=cell.forget_beta or 0.0,
+    )

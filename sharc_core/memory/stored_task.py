@@ -1,0 +1,42 @@
+"""What is stored of one task."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sharc_core.heads import Batch
+from sharc_core.memory.byte_count import label_and_logit_bytes
+from sharc_core.representations import Stored
+
+
+@dataclass
+class StoredTask:
+    """One task's samples for all R replicas, n for each.
+
+    index (R, n): into the training set. y (R, n): labels. x (R, n, K): pooled vectors as they are replayed
+    now. logits: (R, n, C) or None. sparse: what is kept of each replica's maps. completes (R, n) bool:
+    samples that the AM completes, if there is one; in the others dropped channels stay zero. recall_errors:
+    of each replica, at the latest completion.
+    """
+
+    index: torch.Tensor
+    y: torch.Tensor
+    x: torch.Tensor
+    logits: torch.Tensor | None
+    sparse: list[Stored]
+    completes: torch.Tensor | None = None
+    recall_errors: list[float] | None = None
+
+    @property
+    def samples(self) -> int:
+        """n, samples per replica."""
+        return self.index.shape[1]
+
+    def nbytes(self, replica: int) -> int:
+        """Return the bytes that a replica's samples hold: maps as represented, labels and logits."""
+        logits = 0 if self.logits is None else self.logits.shape[-1]
+        return self.sparse[replica].nbytes + self.samples * label_and_logit_bytes(logits)
+
+    def batch(self, device: torch.device) -> Batch:
+        """Return all samples as a batch (R, n, K) on a device."""
+        return Batch(self.x, self.y.to(device), self.logits)

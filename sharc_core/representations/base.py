@@ -1,0 +1,95 @@
+"""The interface of a representation: how the maps of samples are stored, and how many bytes that takes."""
+
+import math
+
+import torch
+
+from sharc_core.common.pooling import pool
+from sharc_core.common.registry import Registry
+from sharc_core.common.settings import Settings as BaseSettings
+
+REPRESENTATIONS = Registry("storage", "sharc_core.representations")
+
+
+class Stored:
+    """n encoded samples, as `Representation.encode` returns them."""
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(n, K) bool, true where a channel was kept."""
+        raise NotImplementedError  # abstract
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, counted from the stored tensors."""
+        raise NotImplementedError  # abstract
+
+    def decode(self) -> torch.Tensor:
+        """Return the maps (n, K, h, w), zero where a channel was dropped, or the pooled vectors (n, K).
+
+        float32; float64 for values that are stored as such.
+        """
+        raise NotImplementedError  # abstract
+
+    def pooled(self) -> torch.Tensor:
+        """Return the vectors (n, K) to replay."""
+        decoded = self.decode()
+        return pool(decoded) if decoded.ndim == 4 else decoded
+
+
+class Representation:
+    """One replica's way of storing maps of one shape. Subclass it under `@REPRESENTATIONS.register("name")`.
+
+    The name is a value of `storage` in a grid file. Implement `encode`, which returns a `Stored`, and
+    `planned_bytes`. The class attributes are traits: configuration checks, budgets and the episodic memory
+    read them and never the name.
+
+    stores_maps: `encode` takes maps and `decode` returns maps. False: both handle pooled vectors (n, K);
+    there is then nothing for an associative memory to complete, so the grid needs `variants: [plain]`.
+    is_cache_format: a full map is stored as the feature cache has it. A memory without SHARC then replays the
+    cache's pooled vectors, reads no maps and holds `planned_bytes` by definition.
+    plans_exactly: `planned_bytes` is what samples take. False: it is an upper bound.
+    value_bytes: a lower bound on the bytes of one value, to estimate how many samples fit. None: unknown.
+    in_grids: a grid file may ask for it. False: for tests only.
+    """
+
+    name: str
+    stores_maps = True
+    is_cache_format = False
+    plans_exactly = True
+    value_bytes: float | None = None
+    in_grids = True
+
+    class Settings(BaseSettings):
+        """Settings of this representation, under `storage_settings.<name>`."""
+
+    def __init__(self, shape: tuple[int, int, int], settings: BaseSettings | None = None):
+        """shape: (K, h, w) of a map. settings: None for the defaults."""
+        self.shape = tuple(shape)
+        self.settings = self.Settings() if settings is None else settings
+
+    def encode(self, maps: torch.Tensor, mask: torch.Tensor | None = None) -> Stored:
+        """Store the kept channels of maps (n, K, h, w), or of pooled vectors (n, K).
+
+        mask: (n, K) bool, true for the channels to keep; None for all. Raises UserError for kept values that
+        cannot be stored.
+        """
+        raise NotImplementedError  # abstract
+
+    def planned_bytes(self, keep: int, counted: bool = False) -> int:
+        """Return the bytes of one sample that keeps `keep` of its K channels, before it is encoded.
+
+        counted: samples differ in how many channels they keep, so the number has to be stored too. Labels and
+        logits are not included, see sharc_core.memory.byte_count.
+        """
+        raise NotImplementedError  # abstract
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that all stored samples share, for example a codebook; known before anything is encoded."""
+        return 0
+
+    @property
+    def values_per_channel(self) -> int:
+        """Values that are stored of each kept channel, which a budget of floats counts."""
+        return math.prod(self.shape[1:]) if self.stores_maps else 1
