@@ -116,6 +116,21 @@ def changed(path: str, value) -> dict:
         ("sharc.theta", [0, 0.0], r"sharc\.theta\.task_il: 0\.0 is listed twice"),
         ("sharc.theta", [{"mass": 0.9}] * 2, r"sharc\.theta\.task_il: {'mass': 0\.9} is listed twice"),
         ("storage", ["int8"] * 2, "storage: 'int8' is listed twice"),
+        (
+            "storage",
+            "floaty16",
+            r"config: storage: unknown storage 'floaty16' \(did you mean 'float16'\?\); valid: "
+            "float16, float32, int8$",
+        ),
+        ("storage", ["int8", "float64"], "unknown storage 'float64' .*; valid: float16, float32, int8$"),
+        ("storage_settings", {"float1": {}}, r"storage_settings: unknown storage 'float1' .*did you mean"),
+        ("storage_settings", {"int8": {"bits": 4}}, r"unknown key 'storage_settings\.int8\.bits'"),
+        (
+            "memory",
+            {"selection": "herd"},
+            r"memory\.selection: unknown selection 'herd' .*'herding'",
+        ),
+        ("memory", {"select": "last"}, r"memory\.select' \(did you mean 'selection'\?\)"),
         ("storage", [], "storage: the list is empty"),
         ("sharc.saliency", ["random"] * 2, r"sharc\.saliency: 'random' is listed twice"),
         ("sharc.associative_memory", ["mean"] * 2, r"sharc\.associative_memory: 'mean' is listed twice"),
