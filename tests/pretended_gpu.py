@@ -1,18 +1,13 @@
-"""A GPU that is none: tensors said to be on it lie in ordinary memory and remember where they are said to be.
+"""A pretended GPU, for tests of device placement on machines without one.
 
-What a GPU would refuse is refused, with the CPU's own kernels doing the work: operations on tensors of two
-devices, a CPU generator's draws made on the GPU, `.numpy()` of what lies there, operations that have no
-deterministic implementation on CUDA while deterministic ones are asked for. So a run on it must give the
-CPU's results to the last bit, and any tensor that was made or left on the wrong device ends it.
-
-A storage has one device, whatever views look at it: that is what is remembered. Two of torch's hooks are at
-work. Calls from Python (TorchFunctionMode) show which device the code asks for: `.to(...)`, `device=`,
-`x.new_zeros(...)`, `x.device`. The operations below autograd (TorchDispatchMode), those of the backward pass
-too, carry the devices on and find the mixtures.
+Tensors on `cuda` are in ordinary memory and the CPU computes them, so results must equal the CPU's bits. A
+record says which storages are on the GPU. Operations on tensors of two devices, and `.numpy()` of a tensor on
+the GPU, raise WrongDevice. Two of torch's hooks work together: a TorchFunctionMode sees which device Python
+code asks for (`.to(...)`, `device=`, `x.device`), and a TorchDispatchMode sees every operation, including
+those of the backward pass. Random numbers and deterministic kernels need a real GPU: see test_cuda.py.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -24,218 +19,148 @@ from torch.utils._pytree import tree_flatten
 
 GPU = torch.device("cuda", 0)
 CPU = torch.device("cpu")
-
-# What torch.use_deterministic_algorithms(True) refuses on CUDA: its documentation, and libtorch_cuda's texts.
-UNDETERMINISTIC = {
-    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward",
-    "adaptive_max_pool3d_backward", "avg_pool3d_backward", "max_pool3d_with_indices_backward",
-    "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_unpool2d", "max_unpool3d",
-    "upsample_linear1d_backward", "upsample_bilinear2d_backward", "_upsample_bilinear2d_aa_backward",
-    "upsample_bicubic2d_backward", "_upsample_bicubic2d_aa_backward", "upsample_trilinear3d_backward",
-    "reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward",
-    "nll_loss2d_forward", "_ctc_loss_backward", "put", "put_", "histc", "kthvalue", "median", "nanmedian",
-    "grid_sampler_2d_backward", "grid_sampler_3d_backward", "_embedding_bag_dense_backward",
-}  # fmt: skip
-PRODUCTS = {"mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "addmv", "addmv_", "mv", "convolution"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 
 class WrongDevice(AssertionError):
-    """What a GPU would have refused; no RuntimeError, so that nothing takes it for one of its own."""
+    """An error that a GPU would raise; not a RuntimeError, which the code under test may handle."""
 
 
-class _Places:
-    """Which storages are said to be on the GPU."""
+class _Placement:
+    """The storages that are on the GPU, the device that the current Python call asks for, and a count."""
 
     def __init__(self):
-        self.known: dict[int, StorageWeakRef] = {}
-        self.inside: torch.device | None = None  # of the Python call at work
-        self.draws = False
-        self.operations = self.on_gpu = 0
+        self.on_gpu: dict[int, StorageWeakRef] = {}
+        self.asked: torch.device | None = None
+        self.gpu_operations = 0
 
     def of(self, tensor: torch.Tensor) -> torch.device:
-        return GPU if tensor.untyped_storage()._cdata in self.known else tensor.device
+        return GPU if tensor.untyped_storage()._cdata in self.on_gpu else tensor.device
 
     def put(self, tensor: torch.Tensor, device: torch.device) -> None:
         storage = tensor.untyped_storage()
         if device.type == "cuda":
-            # the weak reference keeps the address from being given to another storage
-            self.known[storage._cdata] = StorageWeakRef(storage)
+            # the weak reference prevents that the address is reused for another storage
+            self.on_gpu[storage._cdata] = StorageWeakRef(storage)
         else:
-            self.known.pop(storage._cdata, None)
-
-    def forget_freed(self) -> None:
-        self.known = {key: ref for key, ref in self.known.items() if not ref.expired()}
+            self.on_gpu.pop(storage._cdata, None)
 
 
 def _tensors(*values) -> list[torch.Tensor]:
     return [leaf for leaf in tree_flatten(values)[0] if isinstance(leaf, torch.Tensor)]
 
 
-class _Below(TorchDispatchMode):
-    """Operations: where their results lie, and whether a GPU would take their operands."""
+class _Operations(TorchDispatchMode):
+    """Places the results of operations and refuses operands of different devices."""
 
-    def __init__(self, places: _Places):
+    def __init__(self, placement: _Placement):
         super().__init__()
-        self.places = places
+        self.placement = placement
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        name = func.overloadpacket.__name__
-        tensors = _tensors(args, kwargs)
-        device = self.device_of(func, name, tensors, args, kwargs)
-        if device.type == "cuda":
-            self.places.on_gpu += 1
-            self.check_operation(func, name, args, kwargs)
+        operands = _tensors(args, kwargs)
+        device = self.device_of(func, operands, args, kwargs)
+        self.placement.gpu_operations += device == GPU
         if kwargs.get("device") is not None:
             kwargs["device"] = CPU
-        given = {t.untyped_storage()._cdata for t in tensors}
+        storages = {tensor.untyped_storage()._cdata for tensor in operands}
         result = func(*args, **kwargs)
         for tensor in _tensors(result):
-            if tensor.untyped_storage()._cdata not in given:
-                self.places.put(tensor, device)
-        self.places.operations += 1
-        if self.places.operations % 10_000 == 0:
-            self.places.forget_freed()
+            if tensor.untyped_storage()._cdata not in storages:
+                self.placement.put(tensor, device)
         return result
 
-    def device_of(self, func, name, tensors, args, kwargs) -> torch.device:
-        """Where the operation computes. Raises WrongDevice for operands that do not go together."""
-        asked = kwargs.get("device")
-        if asked is not None and asked.type == "cuda":
+    def device_of(self, func, operands, args, kwargs) -> torch.device:
+        """Return the device that computes an operation."""
+        name, devices = func.overloadpacket.__name__, [self.placement.of(tensor) for tensor in operands]
+        if kwargs.get("device") is not None and kwargs["device"].type == "cuda":
             return GPU
-        places = [self.places.of(t) for t in tensors]
         if name == "copy_":
-            return places[0]
-        if not tensors or name.startswith("new_"):
-            return self.places.inside or CPU
-        if len(set(places)) == 1:
-            return places[0]
-        # on the GPU indices may lie on the CPU, and so may single values in place of numbers
-        indices = {id(t) for t in _tensors(args[1])} if name in INDEXING else set()
-        lone = torch.Tag.pointwise in func.tags or name in {*INDEXING, "fill_"}
-        for tensor, place in zip(tensors, places, strict=True):
-            if place == CPU and id(tensor) not in indices and not (lone and tensor.ndim == 0):
-                raise WrongDevice(f"{func}: {self.shown(tensors)}")
-        if places[0] == CPU and (name in INDEXING or name.endswith("_")):
-            raise WrongDevice(f"{func}: {self.shown(tensors)}")
+            return devices[0]
+        if not operands or name.startswith("new_"):
+            return self.placement.asked or CPU
+        if len(set(devices)) == 1:
+            return devices[0]
+        # torch allows CPU tensors among a GPU's operands where they are indices or single values
+        indices = {id(tensor) for tensor in _tensors(args[1])} if name in INDEXING else set()
+        takes_numbers = torch.Tag.pointwise in func.tags or name in {*INDEXING, "fill_"}
+        wrong = [
+            tensor
+            for tensor, device in zip(operands, devices, strict=True)
+            if device == CPU and id(tensor) not in indices and not (takes_numbers and tensor.ndim == 0)
+        ]
+        if wrong or (devices[0] == CPU and (name in INDEXING or name.endswith("_"))):
+            shapes = zip(operands, devices, strict=True)
+            raise WrongDevice(f"{func}: {', '.join(f'{tuple(t.shape)} on {d.type}' for t, d in shapes)}")
         return GPU
 
-    def check_operation(self, func, name, args, kwargs) -> None:
-        generator = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Generator)), None)
-        if generator is not None and generator.device != GPU:
-            raise WrongDevice(f"{func}: a generator on {generator.device} for draws on the GPU")
-        if torch.Tag.nondeterministic_seeded in func.tags and not self.places.draws:
-            raise WrongDevice(f"{func}: draws on the GPU differ from the CPU's")
-        if name in PRODUCTS and not torch.are_deterministic_algorithms_enabled():
-            raise WrongDevice(f"{func}: computed outside of same_bits")
-        if name in PRODUCTS and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
-            raise WrongDevice(f"{func}: CUBLAS_WORKSPACE_CONFIG must be set for deterministic results")
-        floating_sum = name in ("cumsum", "cumsum_") and args[0].is_floating_point()
-        if name in UNDETERMINISTIC or floating_sum:
-            raise WrongDevice(f"{func} has no deterministic implementation on CUDA")
 
-    def shown(self, tensors) -> str:
-        return ", ".join(f"{tuple(t.shape)} on {self.places.of(t).type}" for t in tensors)
+class _Calls(TorchFunctionMode):
+    """Answers which device a tensor is on, and records the device that a call asks for."""
 
-
-class _Above(TorchFunctionMode):
-    """Calls from Python: what they ask for, and what they are told."""
-
-    def __init__(self, places: _Places):
+    def __init__(self, placement: _Placement):
         super().__init__()
-        self.places = places
+        self.placement = placement
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        name = getattr(func, "__name__", "")
-        if first is not None:
-            place = self.places.of(first)
-            if name == "__get__":
-                told = {"device": place, "is_cuda": place == GPU, "is_cpu": place == CPU}
-                attribute = getattr(getattr(func, "__self__", None), "__name__", "")
-                if attribute in told:
-                    return told[attribute]
-            if name in ("numpy", "__array__") and place == GPU:
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if args and isinstance(args[0], torch.Tensor):
+            device = self.placement.of(args[0])
+            attribute = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
+            if attribute in ("device", "is_cuda"):
+                return device if attribute == "device" else device == GPU
+            if name in ("numpy", "__array__") and device == GPU:
                 raise WrongDevice(f"{name}() of a tensor on the GPU")
             if name in ("to", "cpu", "cuda"):
-                return self.moved(func, name, first, args[1:], kwargs)
-        asked = kwargs.get("device")
-        if asked is not None:
-            asked = GPU if torch.device(asked).type == "cuda" else torch.device(asked)
-            kwargs["device"] = CPU if asked == GPU else asked
-        on_gpu = any(self.places.of(t) == GPU for t in _tensors(args, kwargs))
-        result = self.within(asked or (GPU if on_gpu else None), func, args, kwargs)
-        if asked is not None:  # torch.tensor(..., device=...) moves what it made where no hook sees it
+                return self.moved(name, *args, **kwargs)
+        asked = None
+        if kwargs.get("device") is not None:
+            device = torch.device(kwargs["device"])
+            asked, kwargs["device"] = (GPU, CPU) if device.type == "cuda" else (device, device)
+        is_on_gpu = any(self.placement.of(tensor) == GPU for tensor in _tensors(args, kwargs))
+        with self.asking_for(asked or (GPU if is_on_gpu else None)):
+            result = func(*args, **kwargs)
+        if asked is not None:  # torch.tensor(..., device=...) moves its result where no mode sees it
             for tensor in _tensors(result):
-                self.places.put(tensor, asked)
+                self.placement.put(tensor, asked)
         return result
 
-    def within(self, device: torch.device | None, func, args, kwargs):
-        before, self.places.inside = self.places.inside, device
+    @contextlib.contextmanager
+    def asking_for(self, device: torch.device | None) -> Iterator[None]:
+        """Place tensors that are made without operands on `device`."""
+        before, self.placement.asked = self.placement.asked, device
         try:
-            return func(*args, **kwargs)
+            yield
         finally:
-            self.places.inside = before
+            self.placement.asked = before
 
-    def moved(self, func, name, tensor, args, kwargs):
-        """`.to(...)` in all its forms, `.cpu()` and `.cuda()`."""
-        target = {"cpu": CPU, "cuda": GPU}.get(name)
-        rest = []
-        for value in (*args, *[kwargs.pop(key) for key in ("device", "other") if key in kwargs]):
-            if isinstance(value, torch.Tensor):
-                target = self.places.of(value)
-                rest.append(value.dtype)
-            elif isinstance(value, (str, torch.device)):
-                target = GPU if torch.device(value).type == "cuda" else torch.device(value)
-            elif isinstance(value, torch.dtype):
-                rest.append(value)
-        place = self.places.of(tensor)
-        target = target or place
-        result = tensor
-        if name == "to" and (rest or kwargs):
-            result = self.within(place, func, (tensor, *rest), kwargs)
-        if target == place:
-            return result
-        source, before = result.detach() if not result.requires_grad else result, self.places.inside
-        self.places.inside = target
-        try:
-            result = source.clone()
-        finally:
-            self.places.inside = before
-        self.places.put(result, target)
+    def moved(self, name: str, tensor: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """Return what `tensor.to(...)`, `.cpu()` or `.cuda()` returns."""
+        here, target, dtype = self.placement.of(tensor), {"cpu": CPU, "cuda": GPU}.get(name), None
+        for like in _tensors(args, kwargs):  # .to(other)
+            target, dtype = self.placement.of(like), like.dtype
+        if target is None:
+            device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+            target = here if device is None else GPU if device.type == "cuda" else CPU
+        with self.asking_for(here):
+            result = tensor.to(dtype) if dtype else tensor
+        if target != here:
+            result = result.clone()
+            self.placement.put(result, target)
         return result
 
 
 @contextlib.contextmanager
-def pretended_gpu(draws: bool = False) -> Iterator[_Places]:
-    """Within, torch has one GPU, `cuda`, and minds it.
-
-    draws: random numbers may be drawn on the GPU (dropout in pre-training); else that is an error too.
-    """
-    places = _Places()
-    places.draws = draws
-    real_autocast = torch.autocast
-
-    class autocast(real_autocast):
-        def __init__(self, device_type, *args, **kwargs):
-            super().__init__("cpu", *args, **kwargs)
-
+def pretended_gpu() -> Iterator[_Placement]:
+    """Give torch one GPU, `cuda`, within the block."""
+    placement = _Placement()
+    values = {"is_available": True, "device_count": 1, "current_device": 0, "_lazy_init": None}
+    values |= {"get_device_name": "pretended GPU", "is_current_stream_capturing": False}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("is_available", True),
-            ("device_count", 1),
-            ("current_device", 0),
-            ("get_device_name", "pretended GPU"),
-            ("is_current_stream_capturing", False),
-            ("get_rng_state", None),
-            ("set_rng_state", None),
-            ("_lazy_init", None),
-        ):
+        for name, value in values.items():
             patch.setattr(torch.cuda, name, lambda *args, value=value, **kwargs: value)
         patch.setattr(torch.backends.cudnn, "version", lambda: 1)
-        patch.setattr(torch, "autocast", autocast)
-        patch.setattr("sharc_core.heads.base._MINUS_ONES", {})  # kept from one run to the next, by device
-        with _Above(places), _Below(places):
-            yield places
+        patch.setattr("sharc_core.heads.base._MINUS_ONES", {})  # a cache of tensors by device
+        with _Calls(placement), _Operations(placement):
+            yield placement
