@@ -51,11 +51,18 @@ def direct_reading(memory, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torc
     return recalled.view(maps.shape), counts
 
 
-@pytest.mark.parametrize("layers", [2, 3])
-@pytest.mark.parametrize("log_joint", ["predictive", "map"])
-@pytest.mark.parametrize("coupled", [False, True])
-@pytest.mark.parametrize("unobserved", ["joint", "exact"])
-@pytest.mark.parametrize(("tolerance", "many"), [(None, 0.1), (3.0, 2)])
+WAYS = [(2, "predictive"), (3, "predictive"), (2, "map"), (3, "map")]
+# an orthogonal array: every pair of coupled, unobserved and tolerance, with each way
+READINGS = [
+    (False, "joint", None, 0.1),
+    (False, "exact", 3.0, 2),
+    (True, "joint", 3.0, 2),
+    (True, "exact", None, 0.1),
+]
+
+
+@pytest.mark.parametrize(("layers", "log_joint"), WAYS)
+@pytest.mark.parametrize(("coupled", "unobserved", "tolerance", "many"), READINGS)
 def test_every_way_of_reading(monkeypatch, layers, log_joint, coupled, unobserved, tolerance, many):
     """Step for step the same as autograd, in several blocks and stacks; with a tolerance the same stop.
 
