@@ -113,8 +113,8 @@ def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_miss
 def stand_in(tmp_path_factory):
     """The paper's grid on small archives in the original formats and a backbone of random weights.
 
-    All data sets, methods, variants, scenarios and studies; fewer buffers and seeds, and in batches, because
-    a job takes seconds to start.
+    All data sets, methods, variants, scenarios, studies and protocols; fewer buffers, seeds and thetas, and
+    in batches, because a job takes seconds to start.
     """
     folder = tmp_path_factory.mktemp("paper")
     copy_project(folder)
@@ -126,6 +126,8 @@ def stand_in(tmp_path_factory):
     save_file(resnet18().state_dict(), folder / "weights.safetensors")
     values["backbone"] |= {"weights": "weights.safetensors", "image_size": 32}
     values |= {"mirror": "mirror", "seeds": [0, 1], "buffers": [200], "cells": {"per_job": 100}}
+    values["studies"]["theta"]["sharc"]["theta"] = [0.1, 0.5, 0.9]
+    values["studies"]["protocols"]["sharc"]["theta"] = [0.8]
     # memories that stop learning early: less work, the same way through the code
     values["sharc"]["associative_settings"] |= {
         "bayespcn": {"hidden": 8, "steps": 5},
