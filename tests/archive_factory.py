@@ -191,6 +191,12 @@ def write_mini(folder: Path, train: int = 3, test: int = 2, pickled=python2_pick
     return Written(folder, *arrays)
 
 
+def png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "png", compress_level=1)
+    return stream.getvalue()
+
+
 def jpeg(image: np.ndarray) -> tuple[bytes, np.ndarray]:
     """A JPEG file of an image, and what it decodes to."""
     stream = io.BytesIO()

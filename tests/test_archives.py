@@ -140,6 +140,7 @@ def test_content_in_proportion_is_not(tmp_path, small):
     assert dict(Container(zipped(tmp_path / "a.zip", noise)).read(list(noise))) == noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_header_that_asks_for_gigabytes_is_not_read(tmp_path, compress):
     """A pax header of 64 GB by its own account, and 100 MB of it there: tarfile alone would read on."""
@@ -158,6 +159,7 @@ def test_a_header_that_asks_for_gigabytes_is_not_read(tmp_path, compress):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_zip_that_lies_about_a_size_unpacks_no_more_than_it_said(tmp_path):
     path = zipped(tmp_path / "a.zip", {"1.png": bytes(200 * 2**20)})
     content = bytearray(path.read_bytes())

@@ -25,6 +25,7 @@ def cue(maps: torch.Tensor, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return maps.float() * mask[:, :, None, None], mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_contract(name):
     memory = make(name)
@@ -101,6 +102,7 @@ def test_a_mean_outlives_any_forgetting_and_later_maps_weigh_more():
 WRITING = [n for n in ASSOCIATIVE_MEMORIES.names() if ASSOCIATIVE_MEMORIES.get(n).needs_writing]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_same_seed_same_bits(name):
     maps, labels = patterns()
@@ -124,6 +126,7 @@ def test_works_where_gradients_are_off(name):
         assert not memory.read(masked, mask, labels).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_forgetting_keeps_a_memory_usable(name):
     maps, labels = patterns()
@@ -149,6 +152,7 @@ def test_degenerate_maps(name, count):
     assert torch.isfinite(memory.read(masked, mask, labels)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_bad_input_is_one_clear_line(name):
     memory = make(name)

@@ -8,6 +8,7 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_state_round_trip(name):
     """A memory that takes over another's state reads and goes on learning to the same bits."""
@@ -29,6 +30,7 @@ def test_state_round_trip(name):
         assert torch.equal(value, twin.state_dict()[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_a_state_is_a_snapshot(name):
     """Neither who gave it nor who took it over changes it."""
@@ -44,6 +46,7 @@ def test_a_state_is_a_snapshot(name):
         assert all(torch.equal(value, before[key]) for key, value in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
 def test_a_loaded_memory_knows_whether_it_was_written(name):
     maps, labels = patterns()

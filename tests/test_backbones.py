@@ -163,6 +163,7 @@ def test_weights_of_another_architecture(weights):
         check_backbone(config("resnet34", weights, 64))
 
 
+@pytest.mark.slow
 def test_old_files_without_counters_and_classifier_fit(weights, tmp_path):
     def strip(tensors):
         for name in [n for n in tensors if n.startswith("fc.") or n.endswith("num_batches_tracked")]:
@@ -214,6 +215,7 @@ def test_torchvision_names_are_checked():
         check_backbone(config("resnet_small", "imagenet1k_v1"))
 
 
+@pytest.mark.slow
 def test_torchvision_weights_bring_their_normalisation(weights, monkeypatch):
     """Without network: the download is replaced by what it would return."""
     from torchvision.models import ResNet18_Weights

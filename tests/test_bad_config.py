@@ -118,6 +118,7 @@ def fine_or_one_line(action, *arguments) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_whatever_stands_at_any_key_is_fine_or_one_line():
     complete = yaml.safe_load(COMPLETE)
     assert set(complete) == set(Grid.model_fields), "COMPLETE must have every key"

@@ -420,6 +420,7 @@ def test_the_figure_follows_the_first_task(tmp_path):
     assert "s_cifar10, JOINT: frozen " in words["alt"] and "dashed: drifting" in words["caption"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_figure_and_report_are_the_same_twice(tmp_path):
     cells = drifting_grid()

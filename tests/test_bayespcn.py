@@ -74,6 +74,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", CASES, ids=lambda c: "-".join(map(str, c.values())))
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("coupled", [False, True])
@@ -145,6 +146,7 @@ def test_each_mask_is_reduced_once(monkeypatch):
     assert sorted(columns) == sorted(6 * int(row.sum()) for row in mask.unique(dim=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bayespcn", "bayespcn_exact", "coupled"])
 def test_recalls_what_it_has_seen_better_than_the_mean(name):
     kind = ASSOCIATIVE_MEMORIES.get("bayespcn" if name == "coupled" else name)
@@ -183,6 +185,7 @@ def test_masks_read_side_by_side_do_not_meet():
         torch.testing.assert_close(together[members], alone, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [2, 3])
 def test_a_batch_stops_on_its_own(layers):
     """What it ends at is the same alone and in the company of batches that take longer or stop earlier."""

@@ -61,6 +61,7 @@ READINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "log_joint"), WAYS)
 @pytest.mark.parametrize(("coupled", "unobserved", "tolerance", "many"), READINGS)
 def test_every_way_of_reading(monkeypatch, layers, log_joint, coupled, unobserved, tolerance, many):
@@ -176,6 +177,7 @@ def test_reading_twice_gives_the_same_bits():
 # --- the exact kind ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_exact_kind_changes_two_defaults():
     exact = ASSOCIATIVE_MEMORIES.get("bayespcn_exact")
     assert issubclass(exact, KIND)

@@ -84,6 +84,7 @@ def test_a_write_starts_from_the_state_alone():
             assert torch.equal(tensor, twin.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 def test_stable_over_a_thousand_writes(beta):
     """The covariance stays symmetric and positive definite, the numbers finite, recall sane."""

@@ -71,6 +71,7 @@ def test_what_is_asked_for_anew(called):
     assert called("a//b.json").is_target("a/b.json") and not called("a").is_target("a/b.json")
 
 
+@pytest.mark.slow
 def test_snakemake_has_what_is_relied_on():
     """Options by their names, and the two places that are not documented."""
     options = {action.dest for action in get_argument_parser()._actions}

@@ -48,6 +48,7 @@ def cut_short(weights):
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "message"),
     [(flipped, "was altered .*card's"), (cut_short, "was altered"), (os.remove, "is missing")],

@@ -67,6 +67,7 @@ def ends_of_families() -> list[str]:
     return sorted({arch for family in families.values() for arch in (min(family), max(family))})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ends_of_families())
 def test_every_family_of_torchvisions_classifiers_is_cut(arch):
     """Shapes only: nothing is computed. None is refused."""
@@ -78,6 +79,7 @@ def test_every_family_of_torchvisions_classifiers_is_cut(arch):
     assert rest(model, arch, maps).shape == (2, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "side"),
     [
@@ -112,6 +114,7 @@ def test_the_rest_of_the_classifier_makes_its_logits_of_the_maps(arch, side):
         assert (logits[0] - logits[1]).abs().max() > 0.01, "the images must make a difference"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 96])
 def test_maps_of_a_vision_transformer_are_its_patches_last_tokens(side):
     model, grid = varied("vit_b_16", side=side), side // 16
@@ -127,6 +130,7 @@ def test_maps_of_a_vision_transformer_are_its_patches_last_tokens(side):
         torch.testing.assert_close(model.heads(tokens[:, 0]), model(images))
 
 
+@pytest.mark.slow
 def test_a_patchs_token_says_most_about_that_patch():
     """Rows and columns are not swapped: with nothing but the patches' own projection, one patch moves."""
     model = varied("vit_b_16", side=64)
@@ -155,6 +159,7 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "side", "reason"),
     [
@@ -186,6 +191,7 @@ def vit_weights(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow
 def test_local_weights_of_a_vision_transformer(vit_weights):
     model, path = vit_weights
     assert check_backbone(config("vit_b_32", path, 64)) == (768, 2, 2)
@@ -194,6 +200,7 @@ def test_local_weights_of_a_vision_transformer(vit_weights):
     torch.testing.assert_close(backbone(images), cut_at_maps(model, "vit_b_32")(images))
 
 
+@pytest.mark.slow
 def test_position_embeddings_are_interpolated_for_another_image_size(vit_weights):
     model, path = vit_weights
     assert check_backbone(config("vit_b_32", path, 96)) == (768, 3, 3)
@@ -204,6 +211,7 @@ def test_position_embeddings_are_interpolated_for_another_image_size(vit_weights
     torch.testing.assert_close(backbone(images), cut_at_maps(larger, "vit_b_32")(images))
 
 
+@pytest.mark.slow
 def test_torchvisions_own_weights_go_the_same_way(vit_weights, monkeypatch):
     """Without network: old names and another image size, as the download would bring them."""
     _, path = vit_weights
@@ -214,6 +222,7 @@ def test_torchvisions_own_weights_go_the_same_way(vit_weights, monkeypatch):
     assert torch.equal(downloaded(images), local(images))
 
 
+@pytest.mark.slow
 def test_position_embeddings_of_no_square_grid_are_refused(vit_weights, tmp_path):
     state = vit_weights[0].state_dict() | {"encoder.pos_embedding": torch.zeros(1, 7, 768)}
     save_file(state, tmp_path / "odd.safetensors")
@@ -221,6 +230,7 @@ def test_position_embeddings_of_no_square_grid_are_refused(vit_weights, tmp_path
         check_backbone(config("vit_b_32", tmp_path / "odd.safetensors", 64))
 
 
+@pytest.mark.slow
 def test_densenets_published_names_are_todays(tmp_path):
     """Its checkpoints say norm.1 where the network says norm1."""
     model = varied("densenet121", classes=1000)

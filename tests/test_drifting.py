@@ -236,6 +236,7 @@ def test_a_layer_without_momentum_is_refused():
         BatchNorms(network)
 
 
+@pytest.mark.slow
 def test_the_statistics_of_a_task_go_on_from_the_task_before(folders):
     """After each task, those of torch's own layers after all batches so far, 2 passes each."""
     network = make_small()
@@ -835,6 +836,7 @@ def test_clsers_average_is_tested_on_the_statistics_that_the_network_came_with(f
 # A grid
 
 
+@pytest.mark.slow
 def test_a_grid_makes_the_parts_that_its_cells_read(tmp_path, monkeypatch):
     weights = tmp_path / "w.safetensors"
     save_file(build_classifier("resnet_small", 5).state_dict(), weights)

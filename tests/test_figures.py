@@ -24,6 +24,7 @@ def entries_of(cells, scenario="class_il"):
     return [e for e in summarise(runs_table(cells)) if e.scenario == scenario]
 
 
+@pytest.mark.slow
 def test_writes_these_files_and_no_others(tmp_path):
     paths = write_figures(CELLS, runs_table(CELLS), tmp_path / "figures")
     expected = {
@@ -38,6 +39,7 @@ def test_writes_these_files_and_no_others(tmp_path):
             assert np.asarray(Image.open(path).convert("L")).std() > 5  # not an empty image
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_neither_the_order_of_cells_nor_the_users_style(tmp_path):
     shuffled = CELLS[:]
     random.Random(1).shuffle(shuffled)
@@ -50,12 +52,14 @@ def test_bytes_depend_on_neither_the_order_of_cells_nor_the_users_style(tmp_path
         assert b"<dc:date>" not in one.read_bytes()
 
 
+@pytest.mark.slow
 def test_only_scenarios_with_runs_are_drawn(tmp_path):
     cells = make_grid(("s_digits",), ("er",), scenarios=["task_il"])
     paths = write_figures(cells, runs_table(cells), tmp_path)
     assert {path.stem for path in paths} == {"learning_curves_task_il", "bytes_task_il"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cells",
     [

@@ -173,6 +173,7 @@ while time.monotonic() < end:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_write_a_folder_at_once(tmp_path):
     """Really at once, again and again: no error, and at no moment a half-written folder."""
     target = tmp_path / "target"

@@ -144,6 +144,7 @@ def test_a_reservoir_replays_masked_maps_until_they_are_completed(reservoir):
     assert torch.equal(memory.replay.batch.x, true) and memory.recall_mse() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 @given(
     unit=st.sampled_from(["slots", "floats", "bytes"]),
     variant=st.sampled_from(["plain", "sharc"]),

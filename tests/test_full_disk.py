@@ -97,6 +97,7 @@ def drawn(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["none", "half"])
 @pytest.mark.parametrize("what", ["cell", "runs", "tables", "figures", "report"])
 def test_results_on_a_full_disk(tmp_path, new_disk, drawn, what, room):
@@ -164,6 +165,7 @@ def test_a_cards_copy_on_a_full_disk(tmp_path, new_disk):
     assert disk.files() == {copy.name: card.read_bytes()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["prepared", "weights", "features"])
 def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what):
     """Each stage checks for room first where it can; here the room goes while it works."""

@@ -23,6 +23,7 @@ def hopfield_error(count: int, dropped: float, threshold: str = "median", **sett
     return wrong.flatten(1)[~mask].float().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["median", "mean"])
 @pytest.mark.parametrize("update", ["synchronous", "asynchronous"])
 def test_hebbian_capacity(update, threshold):

@@ -257,6 +257,7 @@ def test_names_of_prepared_folders_and_features_follow_the_content(tree, tmp_pat
     assert not set(paths(copy)) & set(before)
 
 
+@pytest.mark.slow
 def test_mini_imagenet_in_each_form(tmp_path):
     """A copy elsewhere with other dates is the same data, one with a changed file is not."""
     kind = SOURCES.get("mini_imagenet")

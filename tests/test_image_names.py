@@ -243,6 +243,7 @@ def test_natural_order_of_digits():
     assert natural("9" * 10_000) > natural("8" * 10_000) > natural("9" * 9_999)
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=8), max_size=8))
 @settings(max_examples=200, deadline=None)
 def test_natural_order_is_one_for_any_names(names):

@@ -1,7 +1,6 @@
 """mini-ImageNet in all its forms, and Tiny-ImageNet: what comes out, in which order, and what is refused."""
 
 import importlib
-import io
 import json
 import pickle
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive_factory import Written, mini_files, write_mini, write_mirror, write_tiny
+from archive_factory import Written, mini_files, png, write_mini, write_mirror, write_tiny
 from PIL import Image
 
 from sharc_core.common.errors import Missing, UserError
@@ -39,12 +38,6 @@ def refused(action, message: str, kind: type = UserError) -> None:
     with pytest.raises(kind, match=message) as caught:
         action()
     assert "\n" not in str(caught.value)
-
-
-def png(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "png", compress_level=1)
-    return stream.getvalue()
 
 
 def whole_classes(written: Written) -> dict[str, np.ndarray]:
@@ -132,6 +125,7 @@ def test_an_index_array_will_do_for_a_list(tmp_path, pickles):
     pickles.check(prepared(tmp_path, mini(tmp_path, tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", ".zip", ".tar", ".tgz"])
 @pytest.mark.parametrize("top", ["", "mini/"])
 def test_image_files(tmp_path, pickles, files, ending, top):
@@ -148,6 +142,7 @@ def test_image_files(tmp_path, pickles, files, ending, top):
     pickles.check(prepared(tmp_path, mini(tmp_path, path)))
 
 
+@pytest.mark.slow
 def test_classes_without_splits_and_in_several(tmp_path, pickles):
     """Of a class that lies below several, those below train come first, then val, then test."""
     images = whole_classes(pickles)
@@ -164,6 +159,7 @@ def test_classes_without_splits_and_in_several(tmp_path, pickles):
     assert np.array_equal(data.train_images[3:], pickles.train_images[3:])
 
 
+@pytest.mark.slow
 def test_other_sizes_are_brought_to_one(tmp_path, pickles, files):
     path = tmp_path / "images"
     shutil.copytree(files, path)
@@ -204,6 +200,7 @@ def parquet_files(folder: Path, pickles: Written, labels: str) -> None:
         parquet.write_table(table, folder / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["text", "numbers"])
 def test_parquet(tmp_path, pickles, labels):
     parquet_files(tmp_path / "files/data", pickles, labels)
@@ -391,6 +388,7 @@ def tiny(folder: Path, written: Written):
     return kind(kind.Settings(checksum=written.checksum), folder / "data", written.path.parent)
 
 
+@pytest.mark.slow
 def test_tiny_imagenet(tmp_path):
     """Its validation images, which the annotations sort into classes, are the test split."""
     written = write_tiny(tmp_path / "mirror", 11, 2)
@@ -444,6 +442,7 @@ def test_bad_zips_are_one_line(tmp_path, case):
 # --- all four --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mirror_of_stand_ins_serves_every_source(tmp_path):
     blocks = write_mirror(tmp_path / "mirror", 2, 1)
     assert set(blocks) == {"cifar10", "cifar100", "mini_imagenet", "tiny_imagenet"}

@@ -43,6 +43,7 @@ def weights(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
 @pytest.mark.parametrize(("kind", "channels"), [("linear", 320), ("mlp", 128)])
 def test_five_together_equal_five_apart(weights, method, variant, kind, channels):

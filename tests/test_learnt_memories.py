@@ -17,6 +17,7 @@ def error(memory, maps, labels, masks: int = 4) -> float:
     return float((memory.read(masked, mask, labels)[dropped] - true).square().mean() / true.var())
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("masks", [4, 24])
 def test_recalls_better_than_the_class_mean(name, masks):
@@ -30,6 +31,7 @@ def test_recalls_better_than_the_class_mean(name, masks):
     assert error(memory, maps, labels, masks) < at_most * error(mean, maps, labels, masks)
 
 
+@pytest.mark.slow
 @both
 def test_state_is_all_there_is(name):
     maps, labels = sparse_maps()

@@ -134,6 +134,7 @@ def test_different_bits_under_one_name_are_both_named(cells):
     assert said.endswith("on Linux aarch64 and Linux x86_64, a processor.")
 
 
+@pytest.mark.slow
 def test_figures_and_report_say_it_too(cells, tmp_path):
     runs = runs_table(cells, members(cells))
     studies = {"early": Study(figure="bytes")}

@@ -37,6 +37,7 @@ def fill(cell, features=FEATURES):
     return memory
 
 
+@pytest.mark.slow
 @given(
     method=st.sampled_from(["er", "derpp"]),
     variant=st.sampled_from(["plain", "sharc"]),
@@ -356,6 +357,7 @@ def test_theta_zero_is_plain_replay_in_every_storage():
         assert plain.episodic_bytes() == sharc.episodic_bytes()
 
 
+@pytest.mark.slow
 @given(
     mass=st.floats(0.05, 1.0),
     unit=st.sampled_from(["slots", "floats", "bytes"]),

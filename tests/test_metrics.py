@@ -101,6 +101,7 @@ def test_leading_axes_are_independent_and_inputs_untouched(a):
     np.testing.assert_array_equal(a, before)
 
 
+@pytest.mark.slow
 @given(matrices)
 def test_relations_between_metrics(a):
     np.testing.assert_array_equal(learning_curve(a)[:, -1], acc(a))

@@ -157,6 +157,7 @@ def read(memory, peer, kind: int, members: slice) -> torch.Tensor:
     return memory.read(masked, peer["keep"][kind, members], torch.zeros(len(masked)))
 
 
+@pytest.mark.slow
 @strategies
 @pytest.mark.parametrize(("mode", "block"), [("alone", 1024), ("batch", 1024), ("batch", 32)])
 @pytest.mark.parametrize("kind", range(3), ids=MASKS)
@@ -189,6 +190,7 @@ def test_reading(peer, monkeypatch, strategy, kind, mode, block):
     assert error.median() <= 1e-8 and error.max() <= 5e-2
 
 
+@pytest.mark.slow
 @strategies
 def test_traces_of_reading(peer, strategy):
     kind, name = MASKS.index("own80"), f"{strategy}_read_own80_alone_trace"

@@ -289,6 +289,7 @@ def test_whole_runs_are_the_authors(key, features, monkeypatch):
             close(stored.logits[0], array(f"{name}_logits"), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", OWN_MEMORY)
 def test_whole_runs_with_our_associative_memory(key, features, monkeypatch):
     """Nothing is given but the authors' draws: what our BayesPCN recalls is what theirs did."""

@@ -84,6 +84,7 @@ def test_writing_lowers_the_energy(momentum):
     assert starts[-1, -1] < 0.1 * starts[0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", sorted(PHI))
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("masks", [2, 24])
@@ -144,6 +145,7 @@ def test_a_step_on_hidden_units_costs_the_same_for_any_map(monkeypatch):
     assert sides and max(sides) <= 40 + len(maps) < maps[0].numel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 5, 100])
 def test_cues_settled_side_by_side_do_not_meet(monkeypatch, together):
     memory = make("pcn")

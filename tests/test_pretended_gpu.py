@@ -95,11 +95,13 @@ def quick(kind: str) -> dict:
     return {"associative_memory": kind, "associative_settings": settings.model_dump()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_every_method(features, method, variant):
     check(features, make_cell(method, variant, seeds=[0, 1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
 def test_every_associative_memory(features, kind):
     check(features, make_cell("er", "sharc", seeds=[0], forget_every=2, forget_beta=0.1, **quick(kind)))
@@ -118,6 +120,7 @@ def test_associative_memories_are_on_the_cells_device(features, kind):
         assert associative.read(masked, mask, features.train_labels[:6]).device == GPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saliency", "head"), [*((s, "linear") for s in SALIENCIES.names()), ("gradient", "mlp")]
 )
@@ -126,6 +129,7 @@ def test_every_saliency(features, saliency, head):
     check(features, make_cell("agem", "sharc", seeds=[0, 1], saliency=saliency, head=head))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "variant", "changes"),
     [
@@ -146,6 +150,7 @@ def test_other_ways_of_storing(features, method, variant, changes):
 # --- features ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_features(tmp_path):
     save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
     config = BackboneConfig(arch="resnet_small", weights=str(path), image_size=24, resize_size=28)
@@ -164,6 +169,7 @@ def test_features(tmp_path):
     assert on_cpu["files"] == on_gpu["files"]  # their checksums
 
 
+@pytest.mark.slow
 def test_drifting_and_adapted_features(tmp_path):
     save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
     config = BackboneConfig(

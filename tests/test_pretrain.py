@@ -131,6 +131,7 @@ def test_weights_are_the_trained_classifier_and_load_as_a_backbone(trained):
     assert accuracy == pytest.approx(card["held_out_top1"])
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_other_seed_other_bits(trained, tmp_path):
     folder, card, _ = trained
     torch.manual_seed(123)
@@ -145,6 +146,7 @@ def test_same_seed_same_bits_other_seed_other_bits(trained, tmp_path):
     assert other["weights_sha256"] != card["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_other_architectures_and_flips(tmp_path):
     """A torchvision network with batch statistics and dropout goes the same way."""
     settings = {"epochs": 1, "batch_size": 32, "flip": True}

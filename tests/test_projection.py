@@ -62,6 +62,7 @@ def test_dual_equals_quadprog(seed, k, rank, margin, ridge):
         np.testing.assert_allclose(mine, truth, atol=1e-4 * (1 + np.abs(truth).max()))
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10_000),

@@ -143,6 +143,7 @@ def test_a_share_is_refused_only_where_not_even_the_fewest_channels_fit():
 # --- budget --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     method=st.sampled_from(["er", "derpp"]),
     variant=st.sampled_from(["plain", "sharc"]),

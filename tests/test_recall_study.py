@@ -196,6 +196,7 @@ def test_every_point_is_there(rows):
     assert (tasks.patterns == 6 * (1 + tasks.later_tasks)).all() and (tasks.maps_read == 6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ASSOCIATIVE_MEMORIES.names())
 def test_any_registered_memory_is_measured(memory):
     study = changed(
@@ -269,6 +270,7 @@ def test_forgetting_nothing_is_not_forgetting(memory):
 # --- what cannot be measured ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_memory_that_cannot_hold_the_maps_is_one_row_with_the_reason(tmp_path):
     found = run_recall(FEATURES, make_job("hopfield", max_bytes=100))
     assert len(found) == 1
@@ -342,6 +344,7 @@ def test_tables(rows, tmp_path):
     assert alone.relative_error_std.isna().all()
 
 
+@pytest.mark.slow
 def test_figures_are_repeatable(rows, tmp_path):
     first = write_recall_figures(rows, tmp_path / "a")
     second = write_recall_figures(rows, tmp_path / "b", ["masked"])
@@ -354,6 +357,7 @@ def test_figures_are_repeatable(rows, tmp_path):
         assert one.read_bytes() == two.read_bytes(), one.name
 
 
+@pytest.mark.slow
 def test_pictures(tmp_path):
     memories = {"none": {}, "mean": {}, "modern_hopfield": {}, "hopfield": {"max_bytes": 10}}
     found = recall_pictures(memories, count=8, side=10)

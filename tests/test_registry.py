@@ -111,6 +111,7 @@ def test_a_module_in_another_encoding_is_no_obstacle(package):
     assert registry(name).get("e").name == "e"
 
 
+@pytest.mark.slow
 def test_a_cells_job_does_not_wait_for_libraries_it_has_no_use_for():
     """scikit-learn, SciPy, pandas, torchvision and torch's compiler take longer to load than a small cell."""
     code = """

@@ -99,6 +99,7 @@ def default(tmp_path_factory, pytestconfig):
     return build(cells, tmp_path_factory.mktemp("report"), published)
 
 
+@pytest.mark.slow
 def test_self_contained(default):
     page, checker = default
     assert all(address.startswith(("#", "data:,")) for address in checker.addresses)
@@ -133,6 +134,7 @@ def test_what_a_reader_looks_for(default):
         assert words in page
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path):
     cells = make_grid(("s_digits",), ("sgd", "er"), (100,))
     first, _ = build(cells, tmp_path / "a")
@@ -140,6 +142,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text(tmp_path):
     name = '<script>alert(1)</script>--> "onload="x" {{ 7*7 }}'
     cells = [
@@ -213,6 +216,7 @@ def test_equal_bytes_table_names_the_plain_rows():
     assert rows["GEM+"][12] == "-2.50"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cells",
     [

@@ -301,6 +301,7 @@ def test_a_setup_per_protocol_with_its_own_plain_runs():
     assert [below_here(s, "plain").rows for s in found] == [(1, 1), (1, 1)]
 
 
+@pytest.mark.slow
 def test_protocols_have_a_section_whichever_study_ran_them(published, tmp_path):
     cells = protocols()
     members = [
@@ -432,6 +433,7 @@ def everything(published, tmp_path_factory):
     return folder, summarise(runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["task_il", "class_il"])
 def test_csv_markdown_latex_and_report_carry_the_same_numbers(everything, published, scenario):
     folder, _ = everything

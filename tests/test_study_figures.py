@@ -149,6 +149,7 @@ def test_words_of_curves_give_the_best_and_the_worst_of_a_panel():
     assert "ER 50.0 % (buffer 100) is best." in alt_text("learning_curves", one)
 
 
+@pytest.mark.slow
 def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
     found = make_grid(("s_digits",), ("sgd", "er"), buffers=(100,))
     members = [{scenario: ["main"] for scenario in ("task_il", "class_il")} for _ in found]
@@ -174,6 +175,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
     assert (main["study"], main["title"]) == ("main", "Accuracy against bytes, Class-IL")
 
 
+@pytest.mark.slow
 def test_a_study_without_runs_is_one_line(tmp_path):
     found = make_grid(("s_digits",), ("er",), buffers=(100,))
     with pytest.raises(UserError, match=r"no run of study sweep"):

@@ -187,6 +187,7 @@ def grid(tmp_path: Path, **backbone):
     return load_grid(values | {"backbone": block | backbone})
 
 
+@pytest.mark.slow
 def test_a_grid_makes_the_views_its_seeds_need_and_shares_them(tmp_path):
     two, one = grid(tmp_path, views=2), grid(tmp_path, views=1)
     layout = Layout(two)
