@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,8 @@ from torch import nn
 # process multiplies its first matrices on a GPU: hence here, where it is said before anything is computed.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-CUDNN, PRODUCTS = torch.backends.cudnn, torch.backends.cuda.matmul
+CUDNN: Any = torch.backends.cudnn
+PRODUCTS = torch.backends.cuda.matmul
 # What holds while a GPU computes: no kernel is chosen by stopwatch. (Torch's deterministic mode would also
 # fill every new tensor with NaN, which nothing here ever sees.)
 SETTINGS = (
@@ -70,7 +72,7 @@ def replace_pools(model: nn.Module) -> None:
 class AveragePool(nn.Module):
     """What nn.AdaptiveAvgPool2d does, as two matrix products."""
 
-    def __init__(self, output_size: int | tuple[int | None, int | None]):
+    def __init__(self, output_size: int | tuple[int | None, int | None] | None):
         super().__init__()
         self.output_size = output_size if isinstance(output_size, tuple) else (output_size, output_size)
 

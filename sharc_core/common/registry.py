@@ -13,6 +13,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sharc_core.common.errors import UserError, shown
 
@@ -55,7 +56,7 @@ class Registry:
             importlib.import_module(module)
         return sorted(self._entries)
 
-    def get(self, name: str):
+    def get(self, name: object) -> Any:
         """The entry called `name`. Raises UserError naming the nearest valid one."""
         if isinstance(name, str) and name not in self._searched:
             self._searched.add(name)  # also where it is known: a second one of that name is an error
@@ -78,12 +79,15 @@ class Registry:
         found = {}
         for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
             name = f"{self.package}.{module.name}"
-            origin = importlib.util.find_spec(name).origin
-            found[name] = Path(origin).read_text(encoding="utf-8", errors="replace")
+            spec = importlib.util.find_spec(name)
+            assert spec is not None and spec.origin is not None  # a module with a file
+            found[name] = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
         return found
 
     def module_file(self, name: str) -> str:
         """Path of the source file that defines the entry (its hash is part of a cell's identity)."""
         import inspect
 
-        return inspect.getsourcefile(self.get(name))
+        path = inspect.getsourcefile(self.get(name))
+        assert path is not None
+        return path

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class ArrayWriter:
     Plain writes, not a memory map: on a full disk they fail with an error instead of a bus error.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype | type):
         self.path = path
         self.stream = open(path, "w+b")  # noqa: SIM115 (closed in finish or with the process)
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
@@ -269,15 +270,18 @@ def open_views(folders: list[Path]) -> Features:
     return replace(first, further_views=further)
 
 
-def _open_folder(folder: Path, splits: tuple[str, ...], verify: bool) -> tuple[dict, dict[str, torch.Tensor]]:
+def _open_folder(folder: Path, splits: tuple[str, ...], verify: bool) -> tuple[dict, dict[str, Any]]:
     """Manifest, and the arrays of the splits by name."""
     if not (folder / "manifest.json").exists():
         raise UserError(f"features {folder} are missing or incomplete (no manifest.json): {REMEDY}")
     manifest = read_json(folder / "manifest.json")
     arrays = {}
     try:
-        kinds = (("maps", manifest["shape"], np.float16), ("pooled", manifest["shape"][:1], np.float32))
-        kinds = (*kinds, ("labels", [], np.int64))
+        kinds: list[tuple[str, list[int], type]] = [
+            ("maps", manifest["shape"], np.float16),
+            ("pooled", manifest["shape"][:1], np.float32),
+            ("labels", [], np.int64),
+        ]
         wanted = [f"{split}_{kind}.npy" for split, (kind, *_) in product(splits, kinds)]
         check_files(folder, {name: manifest["files"][name] for name in wanted}, verify)
         for split, (kind, inner, dtype) in product(splits, kinds):

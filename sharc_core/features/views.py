@@ -4,8 +4,9 @@ View 0 is the images as they are. With n >= 2 views there are the augmented view
 trains on view 1 + s mod n. All views have the same labels and share one set of test features.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
@@ -13,19 +14,35 @@ from sharc_core.common.errors import UserError
 
 
 class View(Protocol):
-    """One view's training features: maps (N, K, h, w) and pooled vectors (N, K)."""
+    """One view's training features."""
 
-    maps: torch.Tensor
-    pooled: torch.Tensor
+    @property
+    def maps(self) -> torch.Tensor:
+        """(N, K, h, w)."""
+
+    @property
+    def pooled(self) -> torch.Tensor:
+        """Pooled vectors (N, K)."""
 
 
 class TrainingFeatures(Protocol):
-    """Training features: the first view's, labels (N,), and the further views by their number."""
+    """Training features: the first view's, labels, and the further views."""
 
-    train_maps: torch.Tensor
-    train_pooled: torch.Tensor
-    train_labels: torch.Tensor
-    further_views: dict[int, View]
+    @property
+    def train_maps(self) -> torch.Tensor:
+        """(N, K, h, w)."""
+
+    @property
+    def train_pooled(self) -> torch.Tensor:
+        """Pooled vectors (N, K)."""
+
+    @property
+    def train_labels(self) -> torch.Tensor:
+        """(N,)."""
+
+    @property
+    def further_views(self) -> Mapping[int, View]:
+        """The further views by their number."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +83,11 @@ class DriftingFeatures:
 
 
 class TestFeatures(Protocol):
-    """Labels (M,) of the test images, and their pooled vectors."""
+    """Labels of the test images, and their pooled vectors."""
 
-    test_labels: torch.Tensor
+    @property
+    def test_labels(self) -> torch.Tensor:
+        """(M,)."""
 
     def tested(self, index: torch.Tensor) -> torch.Tensor | None:
         """(n, K) or (R, n, K) of test images index (n,); None where they are not tested."""
@@ -95,7 +114,7 @@ def replicas_of(
     views: int,
     batch_size: int,
     joint: int | None = None,
-):
+) -> "ReplicaViews | DriftingReplicas":
     """How each seed's replica sees the features, whatever the batch norm.
 
     views: of a frozen backbone. batch_size, joint: see DriftingReplicas.
@@ -151,7 +170,7 @@ class ReplicaViews:
 
     def tests(self, task: int | None, passes: int | None) -> TestFeatures:
         """What is tested after a task: a frozen network gives the same features at all times."""
-        return self.features
+        return cast(TestFeatures, self.features)
 
 
 class DriftingReplicas:
@@ -214,11 +233,12 @@ class DriftingReplicas:
 
     def _rows(self, replica: int, index: torch.Tensor, name: str) -> torch.Tensor:
         tasks, position = (places[index] for places in self._places[replica])
-        found = None
+        found: torch.Tensor | None = None
         for task in tasks.unique().tolist():
             here, rows = tasks == task, getattr(self._visits[replica][task], name)
             found = rows.new_empty(len(index), rows.shape[1]) if found is None else found
             found[here] = rows[position[here]]
+        assert found is not None  # of one sample at least
         return found
 
     def tests(self, task: int | None, passes: int | None) -> TestFeatures:
@@ -232,6 +252,9 @@ class DriftingReplicas:
         if self._joint is not None:
             return _Tested(source, [self._of_seed(source.joint_tested, s, self._joint) for s in self.seeds])
         return _Tested(source, [self._of_seed(source.tested, s, passes)[task] for s in self.seeds])
+
+
+Views = ReplicaViews | DriftingReplicas
 
 
 def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tensor]:

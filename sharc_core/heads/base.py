@@ -54,7 +54,7 @@ class Loss:
 class Head:
     """Base of the heads: the (R, P) parameter matrix, losses, gradients and steps."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], replicas: int, device: torch.device):
+    def __init__(self, shapes: dict[str, tuple[int, ...]], replicas: int, device: torch.device | str):
         """Allocate the parameters, all zero. shapes: of one replica's parameters, in the order of layers."""
         self.shapes = shapes
         size = sum(map(math.prod, shapes.values()))
@@ -113,6 +113,18 @@ class Head:
     def bytes_per_replica(self) -> int:
         """Size of one replica's parameters."""
         return sum(map(math.prod, self.shapes.values())) * self.vector.element_size()
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, B, D) -> (R, B, C)."""
+        raise NotImplementedError  # abstract
+
+    def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        """d(slope . logits)/dx: (R, B, D) for slope (R, B, C)."""
+        raise NotImplementedError  # abstract
+
+    def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
+        """Add `scale` times the loss's gradient to each parameter in `into`."""
+        raise NotImplementedError  # abstract
 
     def cross_entropy(self, batch: Batch) -> Loss:
         """Return the mean softmax cross-entropy over the batch; d/dlogits = (softmax - one-hot) / B."""

@@ -8,6 +8,9 @@ from sharc_core.heads.base import Head, Loss
 class LinearHead(Head):
     """logits = x W^T + b, for W (R, C, D)."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, replicas: int, features: int, classes: int, device: torch.device | str = "cpu"):
         super().__init__({"weight": (classes, features), "bias": (classes,)}, replicas, device)
 

@@ -10,6 +10,11 @@ EFFECT_FLOATS = 2**23  # hidden values held at a time while features are removed
 class MLPHead(Head):
     """One hidden ReLU layer on the pooled features."""
 
+    weight1: torch.Tensor
+    bias1: torch.Tensor
+    weight2: torch.Tensor
+    bias2: torch.Tensor
+
     def __init__(
         self, replicas: int, features: int, classes: int, hidden: int, device: torch.device | str = "cpu"
     ):

@@ -8,6 +8,7 @@ import torch
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.seeds import derived_seed
 from sharc_core.features.cache import Features
+from sharc_core.features.views import DriftingFeatures
 from sharc_core.grid.cell import Cell
 from sharc_core.memory.budget import Budget
 from sharc_core.memory.episodic import EpisodicMemory
@@ -28,6 +29,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
     """
     if cell.buffer is None:
         return None
+    assert cell.budget_unit is not None
     budget = Budget(
         cell.budget_unit,
         cell.buffer,
@@ -55,13 +57,14 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
 
 
 def make_memory(
-    features: Features, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
+    features: Features | DriftingFeatures, stream: Stream, cell: Cell, device: torch.device | str = "cpu"
 ) -> EpisodicMemory:
     """Return the cell's episodic memory; for a cell without a buffer, one that stores nothing.
 
     Raises UserError if the budget does not hold a sample of each task.
     """
-    shape = tuple(features.train_maps.shape[1:])
+    channels, height, width = features.train_maps.shape[1:]
+    shape = channels, height, width
     budget, storing = budget_of(cell, shape, stream.classes), _storing(cell)
     if budget is None:
         return EpisodicMemory(features, cell.seeds, None, storing, device)
@@ -94,10 +97,10 @@ def _sharc_settings(
         [kind(settings, shape, classes, derived_seed(s, "associative"), device) for s in cell.seeds],
         theta=cell.theta,
         mass=cell.mass,
-        saliency=cell.saliency,
+        saliency=cell.saliency or "gradient",
         importance=cell.importance or "absolute",
         saliency_at=cell.saliency_at or "task_end",
-        read=cell.read,
+        read=cell.read or "per_task",
         complete=cell.complete or "all",
         forget_every=cell.forget_every,
         forget_unit=cell.forget_unit or "task",

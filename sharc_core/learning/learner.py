@@ -15,7 +15,13 @@ from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features
-from sharc_core.features.views import DriftingReplicas, ReplicaViews, TestFeatures, replicas_of
+from sharc_core.features.views import (
+    DriftingFeatures,
+    DriftingReplicas,
+    ReplicaViews,
+    TestFeatures,
+    replicas_of,
+)
 from sharc_core.grid.cell import Cell
 from sharc_core.heads import Batch, Head, make_head
 from sharc_core.learning.cell_memory import make_memory
@@ -30,7 +36,7 @@ EVALUATE = 4096  # test samples per product
 
 
 def run_cell(
-    features: Features,
+    features: Features | DriftingFeatures,
     cell: Cell,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def run_cell(
 
 
 def _run_seeds(
-    features: Features,
+    features: Features | DriftingFeatures,
     cell: Cell,
     origin: dict[str, Any],
     device: torch.device | str,
@@ -67,7 +73,7 @@ def _run_seeds(
 
 
 def _run(
-    features: Features,
+    features: Features | DriftingFeatures,
     cell: Cell,
     origin: dict[str, Any],
     device: torch.device | str,
@@ -128,7 +134,7 @@ def _run(
 
 
 def _train(
-    features: Features,
+    features: Features | DriftingFeatures,
     stream: Stream,
     cell: Cell,
     method: Method,
@@ -165,7 +171,9 @@ def _train(
     return [missing] * (stream.tasks - len(rows)) + rows
 
 
-def _views(features: Features, cell: Cell, method: Method) -> ReplicaViews | DriftingReplicas:
+def _views(
+    features: Features | DriftingFeatures, cell: Cell, method: Method
+) -> ReplicaViews | DriftingReplicas:
     joint = cell.passes if method.joint else None
     return replicas_of(features, cell.seeds, cell.views, cell.training.batch_size, joint)
 
@@ -201,7 +209,7 @@ def evaluate(
     (Class-IL) or among the task's own (Task-IL). So Task-IL can never be below Class-IL, ties count
     as wrong, and the numbers of the classes do not matter. NaN for a task that is not tested.
     """
-    right = {"task_il": [], "class_il": []}
+    right: dict[str, list[torch.Tensor]] = {"task_il": [], "class_il": []}
     for index, classes in zip(stream.test, stream.classes_per_task, strict=True):
         counts = {scenario: torch.zeros(head.replicas, dtype=torch.int64) for scenario in right}
         own = torch.tensor(sorted(classes), device=device)
@@ -224,4 +232,5 @@ def evaluate(
 
 def _with_null(array: np.ndarray) -> list:
     """Nested lists with None for NaN, as JSON wants it."""
-    return np.where(np.isnan(array), None, array).tolist()
+    nothing: Any = None
+    return np.where(np.isnan(array), nothing, array).tolist()

@@ -52,7 +52,7 @@ class TaskWrite:
         return completed
 
     def _forget_at(self, number: int) -> None:
-        if number % self.settings.forget_every == 0:
+        if self.settings.forget_every and number % self.settings.forget_every == 0:
             self.settings.associative[self.replica].forget(self.settings.forget_beta)
 
     def _chunks(self) -> list[torch.Tensor]:
@@ -118,6 +118,7 @@ class Completion:
 
     def complete(self, stored: StoredTask) -> None:
         """Read the AMs for one stored task, and replay what they complete from now on."""
+        assert stored.completes is not None
         maps = []
         for r, memory in enumerate(self.sharc.associative):
             sparse, rows = stored.sparse[r], stored.completes[r]
@@ -149,7 +150,7 @@ class Completion:
         pooled, errors = [], []
         for r, recalled in enumerate(maps):
             mask = stored.sparse[r].mask
-            if self.sharc.keeps_completed:
+            if self.sharc.keeps_completed and stored.completes is not None:
                 kept = mask | stored.completes[r][:, None]
                 stored.sparse[r] = self.encoder.representations[r].encode(recalled, kept)
                 recalled = stored.sparse[r].decode()  # the error is that of the maps that are replayed

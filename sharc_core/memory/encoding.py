@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from sharc_core.common.pooling import widened
-from sharc_core.features.views import ReplicaViews, TrainingFeatures, replicas_of
+from sharc_core.features.views import DriftingFeatures, TrainingFeatures, Views, replicas_of
 from sharc_core.memory.options import Storing
 from sharc_core.representations import Stored
 
@@ -17,7 +17,7 @@ class CachedMaps(Stored):
     index (n,): into the training set of one replica's views. map_bytes: of one map.
     """
 
-    views: ReplicaViews
+    views: Views
     replica: int
     index: torch.Tensor
     map_bytes: int
@@ -48,11 +48,11 @@ class Encoder:
     views: how the replicas see the training features. representations: one per replica.
     """
 
-    def __init__(self, features: TrainingFeatures, seeds: list[int], storing: Storing):
+    def __init__(self, features: TrainingFeatures | DriftingFeatures, seeds: list[int], storing: Storing):
         """seeds: of the replicas."""
-        shape = tuple(features.train_maps.shape[1:])
+        channels, height, width = features.train_maps.shape[1:]
         self.views = replicas_of(features, seeds, storing.views, storing.batch_size)
-        self.representations = [storing.representation(shape) for _ in seeds]
+        self.representations = [storing.representation((channels, height, width)) for _ in seeds]
 
     @property
     def is_cache_format(self) -> bool:

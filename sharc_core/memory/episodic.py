@@ -7,7 +7,7 @@ is such a memory with a saliency and an associative memory (AM); plain replay is
 import torch
 
 from sharc_core.common.seeds import generator
-from sharc_core.features.views import TrainingFeatures
+from sharc_core.features.views import DriftingFeatures, TrainingFeatures
 from sharc_core.heads import Batch, Head
 from sharc_core.memory.options import SharcSettings, Storing
 from sharc_core.memory.replay import ReplaySet
@@ -24,7 +24,7 @@ class EpisodicMemory:
 
     def __init__(
         self,
-        features: TrainingFeatures,
+        features: TrainingFeatures | DriftingFeatures,
         seeds: list[int],
         sharc: SharcSettings | None = None,
         storing: Storing | None = None,
@@ -100,5 +100,6 @@ class EpisodicMemory:
 
     def _saliency(self, x: torch.Tensor, y: torch.Tensor, head: Head) -> torch.Tensor:
         """Return the saliency (R, n, K) of samples x (R, n, K) with labels y (R, n), on the CPU."""
+        assert self.sharc is not None
         height, width = self.features.train_maps.shape[-2:]
         return SALIENCIES.get(self.sharc.saliency)(head, x, y, height * width, self._noise).cpu()

@@ -5,7 +5,7 @@ import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import generator
-from sharc_core.features.views import TrainingFeatures
+from sharc_core.features.views import DriftingFeatures, TrainingFeatures
 from sharc_core.heads import Batch
 from sharc_core.memory.budget import Budget
 from sharc_core.memory.byte_count import sample_bytes
@@ -28,7 +28,7 @@ class ReservoirMemory(EpisodicMemory):
 
     def __init__(
         self,
-        features: TrainingFeatures,
+        features: TrainingFeatures | DriftingFeatures,
         seeds: list[int],
         budget: Budget,
         sharc: SharcSettings | None = None,
@@ -80,7 +80,7 @@ class ReservoirMemory(EpisodicMemory):
         if all(slot < 0 for row in slots for slot in row):
             self._pending = None
             return
-        masks = None if saliency is None else self.sharc.kept(saliency)
+        masks = None if self.sharc is None or saliency is None else self.sharc.kept(saliency)
         logits = head.logits(batch.x).clone() if self.storing.keep_logits else None
         self._pending = (slots, index, batch, masks, logits)
 

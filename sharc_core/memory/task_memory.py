@@ -3,7 +3,7 @@
 import torch
 
 from sharc_core.common.errors import UserError
-from sharc_core.features.views import TrainingFeatures
+from sharc_core.features.views import DriftingFeatures, TrainingFeatures
 from sharc_core.heads import Batch, Head
 from sharc_core.memory.budget import Budget
 from sharc_core.memory.choosing import Chooser
@@ -19,7 +19,7 @@ class TaskMemory(EpisodicMemory):
 
     def __init__(
         self,
-        features: TrainingFeatures,
+        features: TrainingFeatures | DriftingFeatures,
         seeds: list[int],
         budget: Budget,
         sharc: SharcSettings | None = None,
@@ -31,7 +31,7 @@ class TaskMemory(EpisodicMemory):
         self.budget = budget
         self.encoder = Encoder(features, seeds, self.storing)
         self.chooser = Chooser(budget, self.storing, sharc, self.encoder.views)
-        self.completion = None
+        self.completion: Completion | None = None
         if sharc is not None:
             self.completion = Completion(sharc, self.encoder, self.storing.batch_size, self.device)
         self._visited: dict[str, list[torch.Tensor]] = {"saliency": [], "logits": []}
@@ -77,11 +77,11 @@ class TaskMemory(EpisodicMemory):
         stored = StoredTask(
             index,
             self.features.train_labels[index],
-            None,
+            torch.empty(0),  # computed below
             self._logits(order, positions, head),
             self._encoded(index, positions, masks, order.shape[1]),
         )
-        if self.completion is None:
+        if self.completion is None or masks is None:
             stored.x = torch.stack([sparse.pooled() for sparse in stored.sparse]).to(self.device)
         else:
             self.completion.learn(stored, order, positions, masks, first, len(self.stored))
@@ -138,11 +138,11 @@ class TaskMemory(EpisodicMemory):
         if not self.stored:
             return
         for stored in self.stored:
-            if self.completion is not None and self.sharc.read == "per_task":
+            if self.completion is not None and self.completion.sharc.read == "per_task":
                 self.completion.complete(stored)
         logits = None
         if self.storing.keep_logits:
-            logits = torch.cat([s.logits for s in self.stored], 1)
+            logits = torch.cat([s.logits for s in self.stored if s.logits is not None], 1)
         x, y = torch.cat([s.x for s in self.stored], 1), torch.cat([s.y for s in self.stored], 1)
         self.replay.replace(Batch(x, y.to(self.device), logits))
 

@@ -1,5 +1,7 @@
 """What a replay method is: `observe` one minibatch. One short file each; SHARC is the memory's business."""
 
+from typing import Any
+
 import torch
 
 from sharc_core.common.registry import Registry
@@ -19,6 +21,7 @@ class Method:
     """
 
     name: str
+    settings: Any  # of this class's own Settings
     uses_memory = True  # False: a baseline; the grid gives it no buffer and no SHARC variant
     joint = False  # True: all tasks are one, shuffled together
     needs_logits = False  # True: the memory stores the logits of each sample too

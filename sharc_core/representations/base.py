@@ -1,6 +1,7 @@
 """The interface of a representation: how the maps of samples are stored, and how many bytes that takes."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -54,6 +55,7 @@ class Representation:
     """
 
     name: str
+    settings: Any  # of this class's own Settings
     stores_maps = True
     is_cache_format = False
     plans_exactly = True

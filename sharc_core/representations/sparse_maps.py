@@ -49,6 +49,7 @@ class SparseMaps(Stored):
 
     def _places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample and channel of every value, (M,) each."""
+        assert self.channels is not None
         rows = torch.arange(self.samples, device=self.values.device)
         each = len(self.values) // self.samples if self.counts is None else self.counts.long()
         return rows.repeat_interleave(each), self.channels.long()

@@ -23,6 +23,7 @@ def kept_mask(
     "absolute", or "positive", which counts negative saliency as 0 and keeps ties with the quantile.
     """
     if theta is None:
+        assert mass is not None, "give theta or mass"
         return mass_mask(saliency.clamp_min(0) if importance == "positive" else saliency, mass)
     return percentile_mask(saliency, theta) if importance == "positive" else top_mask(saliency, theta)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -90,7 +90,7 @@ class StreamSelection(Selection):
 
 def in_turn(by_class: Iterable[Iterable[int]]) -> Iterator[int]:
     """Yield the first candidate of every class, then the second of every class, and so on."""
-    missing = object()
+    missing: Any = object()
     for turn in zip_longest(*by_class, fillvalue=missing):
         yield from (candidate for candidate in turn if candidate is not missing)
 

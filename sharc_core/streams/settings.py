@@ -52,5 +52,8 @@ class WithStream(Settings):
     def _spread_stream(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in dump(self).items():
-            values |= self.stream.document if key == "stream" else {key: value}
+            if key == "stream":
+                values |= self.stream.document  # type: ignore[attr-defined]  # a field of every subclass
+            else:
+                values[key] = value
         return values
