@@ -9,6 +9,7 @@ that leaves both unchanged (a disk that flips bits by itself) needs `verify`, wh
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json, sha256_file, write_json
@@ -17,7 +18,7 @@ STAMPS = "checked.json"
 REMEDY = "delete the folder and run again"
 
 
-def entry(path: Path) -> dict[str, object]:
+def entry(path: Path) -> dict[str, Any]:
     """A file's entry in its folder's manifest: sha256 and bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
 

@@ -25,7 +25,7 @@ def explain(
         return f"{key} is missing"
     message = first["msg"].removeprefix("Value error, ")
     got = "" if isinstance(value, dict) else f" (got {shown(value)})"
-    hint = nearest(value, _expected(first)) if first["type"] == "literal_error" else ""
+    hint = nearest(value, _expected(first["ctx"]["expected"])) if first["type"] == "literal_error" else ""
     return f"{key}: {message[:1].lower()}{message[1:]}{got}{hint}"
 
 
@@ -45,8 +45,8 @@ def _is_union_tag(part: str | int) -> bool:
     }
 
 
-def _expected(item: dict) -> list[str]:
-    return [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+def _expected(text: str) -> list[str]:
+    return [part.strip(" '") for part in text.replace(" or ", ",").split(",")]
 
 
 def _keys_beside(model: type[BaseModel], path: tuple) -> list[str]:

@@ -29,7 +29,8 @@ def expanded(values: Any, variables: Mapping[str, str] | None = None) -> tuple[A
     variables: the environment by default. The values given are not changed. Raises UserError for a variable
     that is not set or empty, and for a user that does not exist.
     """
-    variables, used = os.environ if variables is None else variables, set()
+    variables = os.environ if variables is None else variables
+    used: set[str] = set()
 
     def walk(value: Any, key: str, above: tuple[int, ...]) -> Any:
         if isinstance(value, dict | list) and id(value) in above:

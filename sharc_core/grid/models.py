@@ -131,7 +131,9 @@ class Grid(Settings):
     def all_backbones(self) -> list[BackboneConfig]:
         """The axis, and what a protocol of the grid or of a study makes of it."""
         found = self.backbones
-        of_studies = [listed(study.model_extra.get("protocol", [])) for study in self.studies.values()]
+        of_studies = [
+            listed((study.model_extra or {}).get("protocol", [])) for study in self.studies.values()
+        ]
         if any(sets_drifting(protocol) for protocol in chain(self.protocol, *of_studies)):
             drifting = [one.model_copy(update={"batch_norm": "drifting"}) for one in found]
             names = {one.path_name for one in found}

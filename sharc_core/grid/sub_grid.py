@@ -30,7 +30,7 @@ def overridden(grid: dict[str, Any], study: Study) -> dict[str, Any]:
 
     Raises UserError for a key that a study cannot have and for a data set that the grid does not have.
     """
-    changes = dict(study.model_extra)
+    changes = dict(study.model_extra or {})
     valid = sorted(set(grid) - FIXED)
     for key in changes:
         if key not in valid:

@@ -1,5 +1,6 @@
 """A grid and its studies unrolled into cells, the unit of work: a training configuration with its seeds."""
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -58,9 +59,10 @@ def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
     }
     for cell in cells(grid):
         by_pair[cell.dataset, cell.backbone].append(cell)
-    found = []
+    found: list[tuple[str, str, int | str]] = []
     for backbone, name in product(grid.all_backbones, grid.datasets):
         pair = (name, backbone.path_name)
+        views: Sequence[int | str]
         if backbone.batch_norm == "drifting":
             chosen = by_pair[pair]  # none where only a study on another data set has it drift
             views = [part.name for part in parts_of(chosen, kept_maps(grid, *pair))] if chosen else []
@@ -111,7 +113,7 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
     """The cells of one protocol. given: the file's own memory.selection."""
     found: list[Cell] = []
     for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
-        common = {
+        common: dict[str, Any] = {
             "dataset": name,
             "stream": dataset.stream,
             "backbone": backbone.path_name,

@@ -215,7 +215,9 @@ def selected(document: Document, seeds: Sequence[int]) -> Document:
     for training in document["trainings"]:
         mine = [n for n, seed in enumerate(training["seeds"]) if seed in seeds]
         if mine:
-            found = {k: [training[k][n] for n in mine] for k in BY_TRAINED_SEED if k in training}
+            found: dict[str, Any] = {
+                k: [training[k][n] for n in mine] for k in BY_TRAINED_SEED if k in training
+            }
             if "reads" in found:
                 read = {name for names in found["reads"] for name in names}
                 found["features"] = {k: v for k, v in training["features"].items() if KEPT.sub("", k) in read}
@@ -230,7 +232,9 @@ def selected(document: Document, seeds: Sequence[int]) -> Document:
 def extended(document: Document | None, news: Document, wanted: Wanted) -> Document:
     """The seeds of a document that still match, and those that were trained just now."""
     kept = [seed for seed in matching_seeds(document, wanted) if seed not in news["seeds"]]
-    return joined([*([selected(document, kept)] if kept else []), news])
+    if document is None or not kept:
+        return joined([news])
+    return joined([selected(document, kept), news])
 
 
 def read_all(paths: Iterable[Path | str], wanted: Iterable[Sequence[Any]]) -> list[Document]:

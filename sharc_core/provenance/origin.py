@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def host(device: object = "cpu") -> str:
+def host(device: Any = "cpu") -> str:
     """Type of this machine: system, architecture, processor, the GPU if that is the device. Not its name."""
     parts = [f"{platform.system()} {platform.machine()}", _processor()]
     if str(device).startswith("cuda"):

@@ -63,13 +63,14 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
     backbone = layout.network(
         layout.backbones[backbone].network_name if backbone in layout.backbones else backbone
     )
-    weights = layout.weights(backbone)
+    weights, card = layout.weights(backbone), layout.card(backbone)
+    assert weights is not None and card is not None  # it is pre-trained here
     try:
         pretrain(
             layout.backbones[backbone],
             open_prepared(layout.pretraining_data(backbone)),
             weights,
-            layout.card(backbone),
+            card,
             device=resolve_device(grid.device),
             progress=progress,
         )
@@ -96,16 +97,16 @@ def build_features(
     out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
     if config.batch_norm == "drifting":
         extraction = Extraction(prepared, stream, model, device, progress)
-        extraction.run(Part.parse(view), out, layout.made_from(dataset, backbone, view))
+        extraction.run(Part.parse(str(view)), out, layout.made_from(dataset, backbone, view))
         return
     if config.batch_norm == "adapted":
         model = adapted(model, prepared.train_images, stream.train[0], device)
-    extract_features(prepared, model, out, view=view, device=device, progress=progress)
+    extract_features(prepared, model, out, view=int(view), device=device, progress=progress)
 
 
 def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
-    labels = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
-    return make_stream(*labels, len(prepared.classes), grid.datasets[dataset].stream)
+    train, test = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
+    return make_stream(train, test, len(prepared.classes), grid.datasets[dataset].stream)
 
 
 def ensure_features(
@@ -122,7 +123,7 @@ def ensure_features(
         if name not in known:
             raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
     chosen = [key for key in extracted_views(grid) if key[:2] == (dataset, backbone)]
-    folders = {view: layout.features(*pair, view) for *pair, view in chosen}
+    folders = {key[2]: layout.features(*key) for key in chosen}
     missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
     if missing:
         _ensure_inputs(layout, dataset, backbone, progress)
@@ -136,7 +137,8 @@ def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progre
     """What features are extracted from: prepared data and, where it is pre-trained here, the backbone."""
     if not (layout.prepared(dataset) / "manifest.json").exists():
         prepare_data(layout.source(dataset), layout.prepared(dataset), progress)
-    if layout.card(backbone) is not None and not layout.card(backbone).exists():
+    card = layout.card(backbone)
+    if card is not None and not card.exists():
         data = layout.pretraining_data(backbone)
         if not (data / "manifest.json").exists():
             prepare_data(layout.pretraining_source(backbone), data, progress)

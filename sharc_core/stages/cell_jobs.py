@@ -121,6 +121,7 @@ def run_batch(
         if not left:
             progress(f"{cell.id}: finished by an earlier run of this job")
             _put_aside(document, aside, one, _named(cell, progress))
+            assert before is not None  # it has all seeds asked for
             # its document may have gained other seeds since
             write_json(finished, extended(_readable(document), selected(before, known), one))
             continue
@@ -175,7 +176,9 @@ def _readable(path: Path) -> Document | None:
 
 def _put_aside(path: Path, aside: Path | None, wanted: Wanted, progress: Progress) -> None:
     """Keep a document that is about to be replaced, as <data set>/<backbone>/<cell>-<its hash>.json."""
-    document = None if aside is None else _readable(path)
+    if aside is None:
+        return
+    document = _readable(path)
     if document is not None and difference(document, wanted) is not None:
         cell = wanted.cell
         kept = aside / cell.dataset / cell.backbone / f"{cell.id}-{digest(document)}.json"

@@ -67,7 +67,7 @@ class Layout:
         """The card of weights that were pre-trained here."""
         weights = self.weights(backbone)
         is_ours = self.backbones[backbone].weights == "pretrain"
-        return weights.with_suffix(".json") if is_ours else None
+        return weights.with_suffix(".json") if weights is not None and is_ours else None
 
     def views(self, backbone: str) -> list[int]:
         """Numbers of the backbone's views."""
@@ -94,7 +94,7 @@ class Layout:
         if first.batch_norm == "drifting":
             pair = (first.dataset, first.backbone)
             kept = self._once(("kept", *pair), lambda: kept_maps(self.grid, *pair))
-            views = [part.name for part in parts_of(cells, kept)]
+            views: Sequence[int | str] = [part.name for part in parts_of(cells, kept)]
         else:
             views = needed_views([seed for cell in cells for seed in cell.seeds], first.views)
         return [self.features(first.dataset, first.backbone, view) for view in views]
@@ -168,7 +168,8 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
         "drifting": ["features.drifting.extract"],
         "adapted": ["features.cache", "backbones.batch_norm", "streams.stream"],
     }
-    return *roots.get(config.batch_norm, ["features.cache"]), Path(ARCHITECTURES.module_file(config.arch))
+    chosen = roots.get(str(config.batch_norm), ["features.cache"])
+    return *chosen, Path(ARCHITECTURES.module_file(config.arch))
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:

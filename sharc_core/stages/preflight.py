@@ -150,7 +150,9 @@ def _check_folder(key: str, folder: Path) -> None:
         except NotADirectoryError:  # below a file, which is among the parents
             continue
         except OSError as error:
-            raise UserError(f"config: {key}: {shown(str(place))}: {error.strerror.lower()}") from None
+            raise UserError(
+                f"config: {key}: {shown(str(place))}: {(error.strerror or str(error)).lower()}"
+            ) from None
         if place.is_dir():
             return
         raise UserError(f"config: {key}: {place} is a file: choose a folder or move the file away")
@@ -194,10 +196,9 @@ def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str
     """Room for all features that are not there yet, of the data sets whose numbers of images are known."""
     sizes = {}
     for dataset, backbone, view in extracted_views(grid):
-        if counts[dataset] is not None:
-            sizes[dataset, backbone, view] = _extent(grid, dataset, view, counts[dataset], shapes[backbone])[
-                1
-            ]
+        known = counts[dataset]
+        if known is not None:
+            sizes[dataset, backbone, view] = _extent(grid, dataset, view, known, shapes[backbone])[1]
     place = Path(grid.data_dir)
     if sum(sizes.values()) > free_bytes(place):  # only then is it worth finding out which are there
         layout = Layout(grid)
@@ -215,7 +216,8 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     network does to a few images of random noise here and now. To be called after check_inputs. Data sets
     whose numbers of images are not known yet are left out.
     """
-    layout, found = Layout(grid), {}
+    layout = Layout(grid)
+    found: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
     counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
     shapes = {name: check_backbone(config) for name, config in layout.backbones.items()}
     for dataset, backbone, view in extracted_views(grid):
