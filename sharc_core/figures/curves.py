@@ -1,6 +1,7 @@
 """Learning curves: mean accuracy on the tasks seen so far, task by task (the paper's figures 3 and 4)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +27,8 @@ def curves_of(cells: list[dict]) -> dict[tuple, np.ndarray]:
 
 def curves_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray]) -> Figure:
     """Draw a row per data set and backbone, a column per buffer and budget; baselines are in every panel."""
-    budgets = sorted({(str(e.budget), e.buffer) for e in entries if e.buffer is not None}) or [("", None)]
+    budgets: list[Any] = sorted({(str(e.budget), e.buffer) for e in entries if e.buffer is not None})
+    budgets = budgets or [("", None)]
     shown = [(*place, *budget) for place in panels(entries) for budget in budgets]
     # with a single budget the data sets are side by side
     width = len(budgets) if len(budgets) > 1 else min(len(shown), 3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from sharc_core.results.runs import axes_of, matrix_array
 from sharc_core.results.summary import Entry, model_label, row_key, varying_settings
 
 COLUMNS = 4  # panels side by side
-DASHES = {"frozen": "-", "drifting": (0, (3, 1.5)), "adapted": (0, (1, 1.2))}
+DASHES: dict[str, Any] = {"frozen": "-", "drifting": (0, (3, 1.5)), "adapted": (0, (1, 1.2))}
 TITLE = "First task by batch norm"
 CAPTION = (
     "Accuracy on the first task's test images after each task, mean and standard deviation (band) over the "

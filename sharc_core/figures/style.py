@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -163,7 +164,7 @@ def legend(figure: Figure, entries: Sequence[Entry], lines: bool) -> None:
         point = method == "joint" if lines else not level
         # as drawn: a method that has no SHARC rows is dashed, or has open markers
         is_plain = not any(e.is_sharc for e in entries if e.method == method)
-        dash = "" if point else BASELINES[method] if level else PLAIN if is_plain else "-"
+        dash: Any = "" if point else BASELINES[method] if level else PLAIN if is_plain else "-"
         face = "white" if is_plain and not lines and not level else colour
         handle = Line2D([], [], color=colour, marker=marker if point else "", linestyle=dash)
         handle.set(markerfacecolor=face, label=method_name(method).replace("$", r"\$"))
@@ -180,7 +181,7 @@ def legend(figure: Figure, entries: Sequence[Entry], lines: bool) -> None:
 
 def open_and_filled() -> list[Line2D]:
     """Return the legend entries for the open markers of plain methods and the filled ones of SHARC."""
-    shape = {"color": GREY, "marker": "o", "linestyle": ""}
+    shape: dict[str, Any] = {"color": GREY, "marker": "o", "linestyle": ""}
     return [
         Line2D([], [], **shape, markerfacecolor="white", label="plain"),
         Line2D([], [], **shape, label="SHARC"),

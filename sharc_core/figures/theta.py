@@ -1,6 +1,7 @@
 """ACC against theta, the share of channels dropped (the paper's figure 5 c and d)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +11,17 @@ from sharc_core.figures.style import BASELINES, GREY, PLAIN, look, panel_grid, p
 from sharc_core.results.display_names import method_key, method_name, scenario_name
 from sharc_core.results.summary import Entry, setting_text, unique, varying_settings
 
-STYLES = ("-", (0, (6, 1)), (0, (6, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))  # dashes of further settings
+STYLES: tuple[Any, ...] = (  # dashes of further settings
+    "-",
+    (0, (6, 1)),
+    (0, (6, 1, 1, 1)),
+    (0, (6, 1, 1, 1, 1, 1)),
+)
+
+
+def _theta(entry: Entry) -> float:
+    assert entry.theta is not None
+    return entry.theta
 
 
 def theta_figure(entries: Sequence[Entry]) -> Figure:
@@ -31,7 +42,7 @@ def theta_figure(entries: Sequence[Entry]) -> Figure:
             colour, marker = look(method, entries)
             for group in groups:
                 line = [e for e in place.entries if e.is_sharc and e.method == method]
-                line = sorted((e for e in line if _group(e, further) == group), key=lambda e: e.theta)
+                line = sorted((e for e in line if _group(e, further) == group), key=_theta)
                 theta, mean = [e.theta for e in line], np.array([e.acc for e in line])
                 deviation = np.array([e.std["acc"] for e in line])
                 style = STYLES[groups.index(group) % len(STYLES)]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import style
@@ -46,14 +47,16 @@ def write_figures(
     for first_task, which shows all runs. config: the grid's hash.
     """
     paths, curves, first_task = [], curves_of(cells), first_task_of(cells)
-    draw = {
+    draw: dict[str, Any] = {
         "learning_curves": partial(curves_figure, curves=curves),
         "bytes": bytes_figure,
         "theta": theta_figure,
         "protocol": protocols_figure,
         FIRST_TASK: partial(first_task_figure, curves=first_task),
     } | {name: partial(settings_figure, setting=name) for name in SETTINGS}
-    wanted = [(MAIN, kind, kind, None) for kind in NAMES]
+    wanted: list[tuple[str | None, str | None, str, str | None]] = [
+        (MAIN, kind, kind, None) for kind in NAMES
+    ]
     wanted += [
         (name, s.figure, name, s.title or name.replace("_", " ")) for name, s in (studies or {}).items()
     ]

@@ -188,6 +188,7 @@ def claim_finding(claim: Checked) -> Finding:
         low, high = number_text(claim.low, signed=True), number_text(claim.high, signed=True)
         interval = f"95 % interval {low} to {high} %"
         interval += f"; the published gain lies {'in' if inside else 'out'}side it" if claim.paper else ""
+    assert claim.plain is not None and claim.sharc is not None
     label = f", {claim.label}" if claim.label else ""
     text = (
         f"{name}: here {number_text(claim.gain, signed=True)} % "

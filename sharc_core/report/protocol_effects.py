@@ -35,7 +35,7 @@ from sharc_core.results.summary import (
 from sharc_core.results.table_formats import Item, Table, interval_text
 
 # The axes that are equal under all protocols of a comparison, besides the network; the rules set the others.
-COMMON = ("scenario", "dataset", "buffer", "method", "theta", "mass", "associative_memory")
+COMMON: tuple[str, ...] = ("scenario", "dataset", "buffer", "method", "theta", "mass", "associative_memory")
 COMMON += ("saliency", "budget_split", "storage")
 
 
@@ -54,11 +54,13 @@ class Effect:
     @property
     def direction(self) -> int:
         """1 or -1 where the interval of the change is above or below zero, else 0."""
+        assert self.change is not None
         return int(self.change.low > 0) - int(self.change.high < 0)
 
     @property
     def is_exactly_zero(self) -> bool:
         """Whether every seed has the same gain as under `paper`."""
+        assert self.change is not None
         return self.change.difference == self.change.low == self.change.high == 0
 
 
@@ -156,7 +158,8 @@ def protocol_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[T
 def _table(block: Sequence[Comparison]) -> Table:
     bases = [comparison.base for comparison in block]
     varying = varying_settings(bases)
-    rows, breaks = [], []
+    rows: list[list[Item]] = []
+    breaks: list[int] = []
     for comparison in block:
         if rows:
             breaks.append(len(rows))
@@ -318,6 +321,7 @@ def _gain(effect: Effect, published: float) -> str:
 
 def _change_text(effect: Effect) -> str:
     change = effect.change
+    assert change is not None
     number = number_text(change.difference, signed=True)
     return f"{_rule_name(effect)} {number} {interval_text(change.low, change.high)}"
 

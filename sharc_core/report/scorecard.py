@@ -166,6 +166,7 @@ def claims_table(claims: Sequence[Checked]) -> Table:
     header += ["ACC", "relative gain", "95 % interval", "points"]
     rows = []
     for claim in answered:
+        assert claim.plain is not None and claim.sharc is not None
         points, interval = claim.sharc.acc - claim.plain.acc, DASH
         if claim.low == claim.low:
             interval = f"[{number_text(claim.low, signed=True)}, {number_text(claim.high, signed=True)}] %"

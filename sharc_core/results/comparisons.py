@@ -254,7 +254,7 @@ def _mean(values: Sequence[float]) -> float:
 class Count(NamedTuple):
     """A count that prints as `3 of 12`, or as a dash where there is nothing to count."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # the tuple's method of that name is not used
     of: int
 
     def __str__(self) -> str:
@@ -328,6 +328,8 @@ def setting_here(ours: Sequence[Setup]) -> str:
         for batch_norm, words in BATCH_NORMS.items()
         if (chosen := [name for name in names if network_and_batch_norm(name)[1] == batch_norm])
     ]
-    memories = ", ".join(dict.fromkeys(e.associative_memory for s in ours for e in s.entries if e.is_sharc))
+    memories = ", ".join(
+        dict.fromkeys(str(e.associative_memory) for s in ours for e in s.entries if e.is_sharc)
+    )
     text = f"Backbone here: {'; '.join(backbones)}"
     return f"{text}; associative memory: {memories}." if memories else f"{text}."

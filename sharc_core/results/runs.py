@@ -1,8 +1,10 @@
 """runs.csv: one checked row per run, from the cells' documents, in an order given by the content alone."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
     "studies": "str",
     **{name: kind for name, kind in FIELDS.items() if name != "versions"},
 }
-_PARSERS = {"float64": float, "int64": int, "Int64": int}
+_PARSERS: dict[str, Callable[[str], Any]] = {"float64": float, "int64": int, "Int64": int}
 _PARSERS |= dict.fromkeys(("bool", "boolean"), {"True": True, "False": False}.__getitem__)
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy
+from numpy.typing import ArrayLike
 
 
-def confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def confidence_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Return the Student-t interval of the mean of values (N,), mean -+ t_{N-1} s / sqrt(N).
 
     NaN for N < 2.
@@ -37,7 +38,7 @@ class PairedTest:
     effect: float
 
 
-def paired_test(a: np.ndarray, b: np.ndarray) -> PairedTest:
+def paired_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
     """Compare b with a, pair by pair (same seed). a, b: (N,). Raises ValueError for unequal lengths.
 
     Where all differences are equal (up to rounding error) the t statistic is undefined: p_t is then 1 for a
@@ -75,7 +76,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def relative_gain(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+def relative_gain(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
     """Return mean(b) / mean(a) - 1 over pairs, in percent, and its 95 % interval (Fieller). a, b: (N,).
 
     The interval holds every ratio r for which a paired t test does not reject b - r a = 0. It is NaN for

@@ -7,6 +7,7 @@ of SHARC against plain, whose numbers are in {scenario}_pairs.csv.
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -64,7 +65,7 @@ def write_tables(
     runs: results.runs_table. published: published.load_published, or no_published. config: the grid's hash,
     which is part of every table's provenance.
     """
-    paths = []
+    paths: list[Path] = []
     entries = summarise(runs)
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
         chosen = [entry for entry in entries if entry.scenario == scenario]
@@ -127,8 +128,8 @@ def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
     varying = varying_settings(entries)
     datasets = unique((entry.dataset for entry in entries), natural_key)
     with_paper = {entry.dataset for entry in entries if published_for(entry, lookup)}
-    best = {(e.buffer, e.dataset) for e in entries if e.buffer is not None}
-    best = {key: _best(entries, *key) for key in best}
+    places: set[tuple[Any, str]] = {(e.buffer, e.dataset) for e in entries if e.buffer is not None}
+    best = {key: _best(entries, *key) for key in places}
     rows: dict[tuple, dict[str, Entry]] = {}
     for entry in sorted(entries, key=row_key):
         rows.setdefault(entry.row, {})[entry.dataset] = entry
@@ -184,7 +185,7 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
         varying = varying_settings(block)
         unit = next((e.budget for e in block if e.budget is not None), None)
         for entry in sorted(block, key=lambda e: (row_key(e), natural_key(e.dataset))):
-            row = {
+            row: dict[str, Any] = {
                 "scenario": entry.scenario,
                 "backbone": entry.backbone,
                 "budget_unit": unit,

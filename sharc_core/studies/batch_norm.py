@@ -207,6 +207,7 @@ def batch_norm_findings(entries: Sequence[Entry], published: pd.DataFrame) -> li
 def _number(rows: Sequence[Comparison]) -> str:
     """A published number beside every row that it belongs to."""
     entry, paper = rows[0].frozen, rows[0].published
+    assert paper is not None
     place = [model_label(entry, []), entry.dataset, scenario_name(entry.scenario)]
     place += [] if entry.buffer is None else [f"buffer {entry.buffer}"]
     labels = _row_labels(rows)
@@ -333,7 +334,7 @@ def _recall(found: Sequence[Comparison]) -> str | None:
         for comparison in found:
             entry = comparison.entries.get(name)
             if entry and entry.is_sharc and (error := entry.costs["recall_mse"]) == error:
-                errors.setdefault((name, entry.associative_memory), []).append(error)
+                errors.setdefault((name, str(entry.associative_memory)), []).append(error)
     if not errors:
         return None
     texts = []

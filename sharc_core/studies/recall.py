@@ -7,6 +7,7 @@ written after those that are read. Every point carries the AM's bytes and the ti
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -203,7 +204,8 @@ class _Trial:
 
     def _on_one_memory(self) -> list[dict]:
         """The base point, and the sweeps of mask and noise: many readings of what is written once."""
-        study, rows = self.study, []
+        study = self.study
+        rows: list[dict] = []
         points = [("base", "saliency", study.theta, 0.0)]
         points += [("masked", how, share, 0.0) for share in study.masked for how in ("saliency", "random")]
         points += [("noise", "saliency", study.theta, level) for level in study.noise]
@@ -226,7 +228,8 @@ class _Trial:
 
     def _tasks(self, forgetting: bool) -> list[dict]:
         """The first task's maps, read after more and more tasks; each reading follows the same writings."""
-        study, rows = self.study, []
+        study = self.study
+        rows: list[dict] = []
         first = self._task(0)
         written = _Written(self.new_memory(), first[:0], 0.0)
         for later in range(max(study.later_tasks) + 1):
@@ -277,7 +280,7 @@ class _Trial:
 
     def _point(self, written: _Written, index: torch.Tensor, where: dict) -> dict:
         """Read the maps `index`, the first that were written, at one point."""
-        common = {"patterns": len(written.index), "maps_read": len(index)}
+        common: dict[str, Any] = where | {"patterns": len(written.index), "maps_read": len(index)}
         stored = self.features.train_maps[written.index].float()
         maps, labels = stored[: len(index)], self.features.train_labels[index]
         if where["mask"] == "saliency":
@@ -289,10 +292,11 @@ class _Trial:
         try:
             recalled = written.memory.read(cue, mask, labels)
         except UserError as error:
-            return self.row(**where, **common, reason=str(error))
-        costs = {
+            return self.row(**common, reason=str(error))
+        costs: dict[str, Any] = {
             "state_bytes": written.memory.state_bytes,
             "write_seconds": written.seconds,
             "read_seconds": time.perf_counter() - began,
         }
-        return self.row(**where, **common, **measure(recalled, stored, mask, self.head), **costs)
+        measured: dict[str, Any] = measure(recalled, stored, mask, self.head)
+        return self.row(**common, **measured, **costs)

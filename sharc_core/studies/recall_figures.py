@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ TITLES = {
     "tasks": "Recall of the first task's maps after later tasks",
 }
 DASHED = (0, (3, 1.5))
-LINES = {
+LINES: dict[str, dict[Any, tuple[Any, str]]] = {
     "mask": {"saliency": ("-", "masked by saliency"), "random": (DASHED, "masked at random")},
     "forgetting": {False: ("-", "nothing forgotten"), True: (DASHED, "forgetting before\neach task")},
 }
@@ -129,7 +130,8 @@ def _dress(panel: Axes, name: str, sweep: str) -> None:
     if sweep == "masked":
         panel.set_xlim(-0.04, 1)
     if sweep == "tasks":
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = panel.xaxis.get_major_locator()
+        locator.set_params(integer=True)
     values = np.concatenate([line.get_ydata() for line in panel.lines] or [np.zeros(0)])
     if name in PERCENT:
         panel.set_ylim(-3, 103)
@@ -140,7 +142,7 @@ def _dress(panel: Axes, name: str, sweep: str) -> None:
     else:
         panel.set_ylim(values.min(initial=0) - 0.03, min(values.max(initial=1) * 1.05, WORST))
         for line in panel.lines:  # the rest may stand on the frame; what is off the scale is cut
-            line.set_clip_on(bool(line.get_ydata().max(initial=0) > WORST))
+            line.set_clip_on(bool(np.asarray(line.get_ydata()).max(initial=0) > WORST))
     if name == "state_bytes":
         panel.yaxis.set_major_formatter(FuncFormatter(_bytes_label))
         panel.yaxis.set_minor_formatter(NullFormatter())

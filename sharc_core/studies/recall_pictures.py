@@ -39,7 +39,9 @@ def digit_maps(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     grey, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=generator(SEED, "recall", "pictures"))[:count].numpy()
     images = [
-        Image.fromarray(g.reshape(8, 8).astype(np.float32) / 16).resize((side, side), Image.BICUBIC)
+        Image.fromarray(g.reshape(8, 8).astype(np.float32) / 16).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         for g in grey[order]
     ]
     maps = torch.from_numpy(np.stack([np.asarray(image) for image in images])).clamp(0, 1)

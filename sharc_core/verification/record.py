@@ -166,7 +166,7 @@ def write_recall_record(
 
 def _write(
     grid: Grid,
-    kind: str,
+    kind: Literal["grid", "recall"],
     runs: pd.DataFrame,
     inputs: Mapping[str, Any],
     files: Iterable[Path | str],
@@ -197,7 +197,9 @@ def made(kind: str) -> Made:
 
 def _inputs_of(layout: Layout, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """data, weights and features of a record, as the documents name them: data_dir need not be there."""
-    data, weights, features = {}, {}, {}
+    data: dict[str, Data] = {}
+    weights: dict[str, Weights] = {}
+    features: dict[str, str] = {}
     for document in documents:
         dataset, backbone = (document["cell"][name] for name in ("dataset", "backbone"))
         for training in document["trainings"]:
@@ -223,10 +225,11 @@ def _inputs_there(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dict[str,
 
 def _weights(layout: Layout, backbone: str, sha256: str) -> Weights:
     file, card = layout.weights(backbone), layout.card(backbone)
-    common = {"weights": layout.backbones[backbone].weights, "sha256": sha256}
-    if card is None:
+    common: dict[str, Any] = {"weights": layout.backbones[backbone].weights, "sha256": sha256}
+    copied = card_copy(layout, backbone)
+    if card is None or copied is None or file is None:
         return Weights(**common, file=None if file is None else str(file))
-    found = read_json(card_copy(layout, backbone))
+    found = read_json(copied)
     folder = _below(layout.data, layout.pretraining_data(backbone))
     trained_on = Data(folder=folder, sha256=found["data"]["sha256"])
     return Weights(**common, file=_below(layout.data, file), card=found, pretraining=trained_on)

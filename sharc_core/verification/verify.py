@@ -192,8 +192,8 @@ def _differs(found: Path, again: Path, name: str, verdict: Verdict) -> bool:
         return False
     if found.read_bytes() == again.read_bytes():
         return False
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in (found, again)]
-    verdict.add("differs", name, first_difference(*texts, is_csv=name.endswith(".csv")))
+    ours, theirs = (path.read_text(encoding="utf-8", errors="replace") for path in (found, again))
+    verdict.add("differs", name, first_difference(ours, theirs, is_csv=name.endswith(".csv")))
     return True
 
 
@@ -241,18 +241,23 @@ def _check_inputs(record: Record, data_dir: Path, verdict: Verdict) -> None:
         raise UserError(f"data_dir {data_dir} is not a folder here: give its place as --data FOLDER")
     prepared = [*record.data.values(), *(w.pretraining for w in record.weights.values() if w.pretraining)]
     for data in prepared:
-        _check_folder(data_dir / data.folder, lambda m, d=data: digest(m, 64) == d.sha256, verdict)
+        _check_folder(data_dir / data.folder, _has(lambda m: digest(m, 64), data.sha256), verdict)
     for folder, noted in record.features.items():
-        _check_folder(data_dir / folder, lambda m, n=noted: features_hash(m) == n, verdict)
-    files = [weights for weights in record.weights.values() if weights.file is not None]
-    for weights in files:
-        path = data_dir / weights.file if weights.card else Path(weights.file)
+        _check_folder(data_dir / folder, _has(features_hash, noted), verdict)
+    files = [(weights, weights.file) for weights in record.weights.values() if weights.file is not None]
+    for weights, file in files:
+        path = data_dir / file if weights.card else Path(file)
         if not path.is_file():
             verdict.add("missing", str(path))
         elif sha256_file(path) != weights.sha256:
             verdict.add("altered", str(path), "its SHA-256 is not the recorded one")
     count = len(prepared) + len(record.features) + len(files)
     verdict.checked.append(f"{count} inputs in {data_dir} have the recorded checksums")
+
+
+def _has(hashed: Callable[[dict[str, Any]], str], recorded: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a manifest has the recorded hash."""
+    return lambda manifest: hashed(manifest) == recorded
 
 
 def _check_folder(folder: Path, is_recorded: Callable[[dict[str, Any]], bool], verdict: Verdict) -> None:
