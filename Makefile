@@ -36,6 +36,7 @@ test-fast: installed
 lint: installed
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) mypy
 
 format: installed
 	$(RUN) ruff check --fix .

@@ -55,6 +55,12 @@ def test_py_typed_is_packaged():
     assert any(fnmatch("py.typed", pattern) for pattern in patterns["sharc_core"])
 
 
+def test_lint_checks_style_format_and_types():
+    recipe = (ROOT / "Makefile").read_text().split("\nlint: installed\n")[1].split("\n\n")[0]
+    for command in ("ruff check .", "ruff format --check .", "mypy"):
+        assert f"$(RUN) {command}\n" in f"{recipe}\n"
+
+
 def test_contributing_names_make_targets_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
