@@ -7,13 +7,13 @@ import torch
 from factories import QUICK, make_cell, make_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sharc_core.grid.config import load_grid, settings_of
 from test_config import BASE
 from test_memory import FEATURES, fill
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.features.drifting.part import Kept
-from sharc_core.grid.config import load_grid, settings_of
 from sharc_core.grid.drifting_parts import kept_for
 from sharc_core.grid.unroll import cells
 from sharc_core.learning.cell_memory import budget_of
