@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from factories import make_cell, make_features
-from sharc_core.grid.config import load_grid
 from test_config import BASE
 from test_memory import FEATURES, fill
 
@@ -15,6 +14,7 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.registry import Registry
 from sharc_core.features.drifting.part import Kept
 from sharc_core.grid.drifting_parts import kept_for
+from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.learning.learner import run_cell
 from sharc_core.memory.budget import Budget

@@ -7,7 +7,6 @@ import torch
 from factories import QUICK, make_cell, make_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sharc_core.grid.config import load_grid, settings_of
 from test_config import BASE
 from test_memory import FEATURES, fill
 
@@ -15,13 +14,16 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.features.drifting.part import Kept
 from sharc_core.grid.drifting_parts import kept_for
+from sharc_core.grid.loading import load_grid
+from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.grid.unroll import cells
 from sharc_core.learning.cell_memory import budget_of
 from sharc_core.learning.learner import run_cell
 from sharc_core.selection import SELECTIONS
 from sharc_core.selection.base import in_turn, latest_first
 from sharc_core.selection.herding import exemplars
-from sharc_core.streams import make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream
 
 KINDS = {name: SELECTIONS.get(name) for name in SELECTIONS.names()}
 OF_TASKS = [name for name, kind in KINDS.items() if kind.has_tasks]
@@ -287,7 +289,7 @@ def test_a_herding_memory_stores_exemplars_of_each_class():
     cell = make_cell("er", selection="herding", buffer=24)
     memory = fill(cell)
     last = fill(cell.model_copy(update={"selection": "balanced"}))
-    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, 3)
+    stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     distances = []
     for task, stored in enumerate(memory.stored):
         order = stream.order(task, 0, cell.seeds)
