@@ -23,6 +23,7 @@ from typing import BinaryIO
 import torch
 from snakemake.benchmark import benchmarked
 from snakemake.script import PythonScript
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from threadpoolctl import threadpool_limits
 
 SECONDS = 1500  # until a program that has not ended is killed
@@ -110,9 +111,15 @@ def _run(command: list[str], folder: Path, environment: dict, said: DupFd, fork_
     assert "sharc_core" not in sys.modules  # the folder's own will be loaded
     if fork_jobs:
         _fork_scripts()
+    _look_every_second()
     sys.argv = command
     sys.path.insert(0, str(folder))  # as `python -m` does
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+def _look_every_second() -> None:
+    """SLURM's executor waits ten seconds longer after each look that finds no job ended; here, one second."""
+    RemoteExecutor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
 
 
 def _fork_scripts() -> None:
