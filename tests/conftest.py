@@ -1,5 +1,6 @@
 """What several files of tests share and only want to be made once."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -13,6 +14,31 @@ from snake import CORES, SMOKE, copy_project, matrices, smoke_results, variables
 from sharc_core.stages.build import ensure_features
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # who run parts of the tests at once
+# Files of over 20 s, the longest first. The first two start without `smoke_run`, so that not all workers
+# wait while one makes it. `pytest --durations=0` prints how long each test takes.
+LONGEST = [
+    "test_cluster",
+    "test_paper_grid",
+    "test_faults",
+    "test_full_disk",
+    "test_pipeline",
+    "test_same_results",
+    "test_folders",
+    "test_batch_jobs",
+    "test_cuts",
+    "test_verify",
+    "test_recall_study",
+    "test_pretended_gpu",
+    "test_batch_norm_jobs",
+    "test_security",
+    "test_imagenets",
+    "test_figures",
+    "test_associative",
+    "test_bayespcn_reading",
+    "test_peer_runs",
+    "test_bayespcn",
+    "test_associative_states",
+]
 
 
 def pytest_configure():
@@ -23,16 +49,26 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """What runs a real Snakemake first: long, and idle at times, so that nobody waits for it at the end.
+    """Sort by file: the longest first, so that no worker has a long one left when the others are done.
 
-    Of that, what needs no `smoke_run` before what does, so that not all workers wait while it is made.
+    Of the rest, those with a real Snakemake come before those without, as they leave a core idle at times.
+    In a file, what needs `smoke_run` comes last, so that test_cluster.py does not wait for it.
     """
+    piped = {item.path for item in items if item.get_closest_marker("pipeline") is not None}
     items.sort(
         key=lambda item: (
-            item.get_closest_marker("pipeline") is None,
+            LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST),
+            item.path not in piped,
+            item.path,
             "smoke_run" in getattr(item, "fixturenames", ()),
         )
     )
+
+
+def pytest_collection_finish():
+    """Take what was loaded out of the garbage collector's sight, since none of it is ever freed."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
