@@ -24,7 +24,7 @@ from sharc_core.datasets import open_prepared
 from sharc_core.features.cache import extract_features
 from sharc_core.figures import write_figures
 from sharc_core.report.page import write_report
-from sharc_core.report.scorecard import write_scorecard
+from sharc_core.report.tables import write_scorecard
 from sharc_core.results.published import no_published
 from sharc_core.results.runs import runs_table, write_runs
 from sharc_core.results.tables import write_study_tables, write_tables
