@@ -187,7 +187,7 @@ def spent_by(stored, cell, memory, task: int) -> int:
 @pytest.mark.parametrize("name", OF_TASKS)
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
 def test_seeds_together_are_what_they_are_alone(name, variant):
-    cell = make_cell("er", variant, selection=name, buffer=30, tasks=3)
+    cell = make_cell("er", variant, selection=name, buffer=30)
     together = run_cell(FEATURES, cell)
     for r, seed in enumerate(cell.seeds):
         alone = run_cell(FEATURES, cell.model_copy(update={"seeds": [seed]}))
