@@ -202,7 +202,7 @@ def test_aliases_that_unfold_without_end():
         ),
         ("data_dir", "<results>", r"data_dir: < means something to Snakemake"),
         ("backbone.weights", "{x}.safetensors", r"backbone\.weights: { means something to Snakemake"),
-        ("results_dir", "a\0b", r"results_dir: no control characters, please \(got 'a\\x00b'\)"),
+        ("results_dir", "a\0b", r"results_dir: control characters are not allowed \(got 'a\\x00b'\)"),
         ("results_dir", "a\nb", r"results_dir: no control characters"),
         ("mirror", "a\x1b[31m", r"mirror: no control characters"),
         (
@@ -268,7 +268,7 @@ def test_names_of_cells_fit_into_names_of_files():
     assert len(longest) > 160 and len(f".{longest}.json.12345678.part") < 255
     values["backbone"]["weights"] = "w" * 240 + ".safetensors"
     with pytest.raises(
-        UserError, match="backbone: 'resnet_small-w.*' is too long for a folder: give a shorter"
+        UserError, match="backbone: 'resnet_small-w.*' is too long for a folder name: shorten"
     ):
         load_grid(values)
 

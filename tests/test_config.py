@@ -81,7 +81,7 @@ def changed(path: str, value) -> dict:
         (
             "buffers",
             [4],
-            "buffers: 4 is smaller than the 5 tasks of s_digits; give every task a slot: 5 or more",
+            "buffers: 4 is smaller than the 5 tasks of s_digits; give each task a slot: 5 or more",
         ),
         ("budget", {"unit": "floats", "count_associative_memory": True}, "needs unit bytes, not floats"),
         (
@@ -106,7 +106,7 @@ def changed(path: str, value) -> dict:
         ("backbone.image_size", 2049, r"backbone\.image_size: .*less than or equal to 2048 \(got 2049\)"),
         ("data_dir", "", "data_dir: .*at least 1 character"),
         ("results_dir", "", "results_dir: .*at least 1 character"),
-        ("backbone", [], "backbone: the list is empty: give one value at least"),
+        ("backbone", [], "backbone: the list is empty: give at least one value"),
         ("budget", [], "budget: the list is empty"),
         ("sharc.theta", [], r"sharc\.theta\.task_il: the list is empty"),
         ("sharc.theta", {"task_il": 0.8, "class_il": []}, r"sharc\.theta\.class_il: the list is empty"),
@@ -391,8 +391,8 @@ def test_one_kind_with_several_settings():
             {"kind": "pcn", "hiden": 3},
             r"sharc.associative_settings.mine.hiden.*did you mean 'hidden'",
         ),
-        ("mean", {"kind": "pcn"}, "'mean' is a kind itself"),
-        ("a/b", {"kind": "pcn"}, "'a/b' must consist of up to 64 letters"),
+        ("mean", {"kind": "pcn"}, "'mean' is the name of a kind"),
+        ("a/b", {"kind": "pcn"}, "'a/b' must have at most 64 letters"),
     ],
 )
 def test_names_and_kinds_are_checked(name, settings, message):

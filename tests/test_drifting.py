@@ -610,7 +610,7 @@ def test_parts_of_other_data_or_another_network_are_refused(folders, tmp_path):
 
     (another,) = extract(tmp_path / "network", [TRAIN], another_network).values()
     for folder in (theirs, another):
-        with pytest.raises(UserError, match=r"are not of the same data and backbone as the others"):
+        with pytest.raises(UserError, match=r"come from other data or another backbone than the rest"):
             open_drifting([folders[START], folder])
 
 

@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path, new_disk, monkeypatch):
     here = new_disk(tmp_path / "here", 4 * 2**20)
     monkeypatch.chdir(here.path)
     here.fill(leave=8192)
-    with pytest.raises(UserError, match=r"^config: here: " + full.format(here.path)):
+    with pytest.raises(UserError, match=r"^config: working folder: " + full.format(here.path)):
         check_inputs(wanted)
     here.free()
     subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)

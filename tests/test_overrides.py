@@ -147,7 +147,7 @@ def test_what_is_ambiguous_is_one_line_that_says_how(argument, message):
         grid_with(argument)
     line = str(caught.value)
     assert line.isprintable() and len(line) < 2000
-    assert ("with --config, where lists are written 'seeds=[7, 8]'" in line) == ("more than" not in line)
+    assert ("with --config; write a list as 'seeds=[7, 8]'" in line) == ("more than" not in line)
 
 
 def test_a_grid_file_stays_strict():

@@ -1,4 +1,4 @@
-"""A complaint of pydantic's as one line that names the key, the value and what is allowed."""
+"""Format an error of pydantic as one line that names the key, the value and what is allowed."""
 
 from pydantic import BaseModel, ValidationError
 
@@ -9,10 +9,11 @@ from sharc_core.common.registry import nearest
 def explain(
     error: ValidationError, model: type[BaseModel], prefix: str = "", also: list[str] | None = None
 ) -> str:
-    """A pydantic error as one line: key, value, what is allowed.
+    """Return one line on a validation error: the key, its value and what is allowed.
 
-    Of several complaints the deepest is told: where a value may be a block or a list of blocks, that is
-    the one from the branch that was meant. also: keys that are valid beside the model's own.
+    prefix: key of the block that was validated. also: valid keys besides those of the model. Of several
+    errors the one deepest in the block is reported: where a value may be a block or a list of blocks, it
+    comes from the form that the user wrote.
     """
     first = max(error.errors(), key=lambda item: len(item["loc"]))
     where = [str(part) for part in first["loc"] if not _is_union_tag(part)]
@@ -30,7 +31,7 @@ def explain(
 
 
 def _is_union_tag(part: str | int) -> bool:
-    """Whether a part of pydantic's location names the branch of a union and not a key of the file."""
+    """Return whether a part of pydantic's location names the branch of a union, not a key of the file."""
     if not isinstance(part, str):
         return False
     return "[" in part or part in {
@@ -50,11 +51,11 @@ def _expected(text: str) -> list[str]:
 
 
 def _keys_beside(model: type[BaseModel], path: tuple) -> list[str]:
-    """Valid keys of the block that an unknown key stands in, found by walking the model's types."""
+    """Return the valid keys of the block with an unknown key, by following the types of the model."""
     for part in path[:-1]:
         field = model.model_fields.get(part) if isinstance(part, str) else None
         if field is None:
-            continue  # an index of a list or a tag of a union: the model stays
+            continue  # an index of a list or a tag of a union: same model
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
         if models:

@@ -1,4 +1,4 @@
-"""Blocks of a grid file about storing and recalling: sharc, budget, memory."""
+"""Blocks of a grid file on storage and recall: sharc, budget, memory."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from sharc_core.grid.cell import Importance, Scenario
 
 
 class Mass(Settings):
-    """An adaptive theta: keep the fewest channels that hold this share of the absolute saliency."""
+    """Adaptive theta: keep the smallest number of channels that hold this share of the absolute saliency."""
 
     mass: float = Field(gt=0, le=1)
 
@@ -21,7 +21,7 @@ Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Forget(Settings):
     """Every `every` writes, the associative memory decays by `beta` before it learns the new maps.
 
-    unit: what one write is, the maps of a task or those of a training batch.
+    unit: what counts as one write, the maps of a task or those of a training batch.
     """
 
     every: int | None = Field(default=None, ge=1)
@@ -32,16 +32,16 @@ class Forget(Settings):
     def _nothing_without_every(self) -> "Forget":
         for name in ("beta", "unit"):
             if self.every is None and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect without every: say after how many writes to forget")
+                raise ValueError(f"{name} has no effect without every: set every to a number of writes")
         return self
 
 
 class Sharc(Settings):
     """Saliency-guided storage and associative recall. Lists are axes of the grid.
 
-    theta: share of the channels dropped, or {mass: share of the saliency kept}, per scenario.
-    importance: what a channel is chosen by, see sharc_core.saliency.channel_masks. saliency_at, read,
-    complete: see sharc_core.memory.options. associative_settings: per kind of memory.
+    theta: share of the channels dropped, or {mass: share of the saliency kept}, per scenario. importance: the
+    value that ranks channels, see sharc_core.saliency.channel_masks. saliency_at, read, complete: see
+    sharc_core.memory.options. associative_settings: by name of the associative memory.
     """
 
     theta: dict[Scenario, Theta | list[Theta]] = {"task_il": 0.8, "class_il": 0.4}
@@ -57,7 +57,7 @@ class Sharc(Settings):
     @model_validator(mode="before")
     @classmethod
     def _same_theta_everywhere(cls, values: Any) -> Any:
-        """`theta: 0.5`, `theta: [0.1, 0.5]` or `theta: {mass: 0.9}` means the same for both scenarios."""
+        """Apply `theta: 0.5`, `theta: [0.1, 0.5]` or `theta: {mass: 0.9}` to both scenarios."""
         theta = values.get("theta") if isinstance(values, dict) else None
         if isinstance(theta, (int, float, list)) or (isinstance(theta, dict) and set(theta) == {"mass"}):
             return {**values, "theta": {"task_il": values["theta"], "class_il": values["theta"]}}
@@ -65,7 +65,7 @@ class Sharc(Settings):
 
 
 class BudgetConfig(Settings):
-    """What a buffer of m means. See sharc_core.memory.budget."""
+    """What a buffer of m slots may hold. See sharc_core.memory.budget."""
 
     unit: Literal["slots", "floats", "nonzero", "bytes"] = "floats"
     count_associative_memory: bool = False

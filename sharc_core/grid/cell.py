@@ -1,6 +1,6 @@
 """A cell: one training configuration with all its seeds, the unit of work.
 
-Apart from the config, so that a cell's job imports neither data sources nor backbones.
+It lies in its own module so that the job of a cell imports neither data sources nor backbones.
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Training(Settings):
-    """Plain SGD; the defaults are the published code's."""
+    """Plain SGD. The defaults are those of the published code."""
 
     lr: float = Field(default=0.1, gt=0)
     batch_size: int = Field(default=10, ge=1)
@@ -28,7 +28,10 @@ class Training(Settings):
 
 
 class HeadConfig(Settings):
-    """linear: one layer on the pooled map (the paper's tables). mlp: one hidden ReLU layer."""
+    """The trained classifier.
+
+    kind: `linear` is one layer on the pooled map (the paper's tables), `mlp` has one hidden ReLU layer.
+    """
 
     kind: Literal["linear", "mlp"] = "linear"
     hidden: int = Field(default=256, ge=1)
@@ -37,14 +40,13 @@ class HeadConfig(Settings):
 class Cell(WithStream):
     """One training configuration with all its seeds: the unit of work, a pure function of its fields.
 
-    scenarios: which scenarios' results are reported. Training does not depend on them (theta may): they are
-    no part of a cell's job, so that a study that asks for the other scenario trains nothing again.
-    method_settings, associative_settings, storage_settings: complete, defaults filled in, so that they
-    identify the run.
-    views: of the backbone, see sharc_core.features.views. batch_norm: what the backbone's does while the head
-    trains; passes: of a training batch through it, None where they move nothing.
-    protocol: a name for some of the other fields' values, see sharc_core.grid.protocol.
-    device: where it is computed, as the grid file has it; what `auto` turned out to be stands in the result.
+    scenarios: scenarios whose results are reported. Training does not depend on them, so they are not part of
+    the job, and a study that adds the other scenario trains nothing again. method_settings,
+    associative_settings, storage_settings: complete, with all defaults, because they identify the run. views:
+    of the backbone, see sharc_core.features.views. batch_norm: state of the backbone's batch norm while the
+    head trains. passes: of a training batch through a drifting backbone, else None. protocol: a name for the
+    values of some other fields, see sharc_core.grid.protocol. device: as in the grid file; the result names
+    the device that `auto` chose.
     """
 
     dataset: str
@@ -85,7 +87,7 @@ class Cell(WithStream):
 
     @property
     def id(self) -> str:
-        """File name of the cell: every axis of the grid, no settings (those are parameters of its job)."""
+        """File name of the cell, made of its values on the axes. Settings are parameters of its job."""
         if self.buffer is None:
             return self.method
         values = {name: getattr(self, name) for name in IN_ID}
@@ -95,18 +97,23 @@ class Cell(WithStream):
         return "-".join(AXES[name].in_id(value) for name, value in parts.items())
 
     @property
+    def place(self) -> tuple[str, str, str]:
+        """Data set, backbone and id, which together are unique in a grid."""
+        return self.dataset, self.backbone, self.id
+
+    @property
     def has_ragged_channels(self) -> bool:
-        """Whether samples differ in how many channels they keep."""
+        """Whether the number of kept channels differs between samples."""
         return self.mass is not None or self.importance == "positive"
 
     @property
     def has_ragged_tasks(self) -> bool:
-        """Whether seeds differ in how many samples fit: they cannot advance together."""
+        """Whether the number of stored samples differs between seeds, which then cannot train together."""
         return self.has_ragged_channels or self.budget_unit == "nonzero"
 
     @property
     def memory_kind(self) -> str | None:
-        """The registered kind of the associative memory; its name in the grid may be the user's own."""
+        """Registered kind of the associative memory, whose name in the grid file may differ."""
         return self.associative_kind or self.associative_memory
 
     @property
@@ -117,15 +124,15 @@ class Cell(WithStream):
 
     @property
     def job(self) -> dict[str, Any]:
-        """All that a cell's numbers are a function of, its features aside."""
+        """Everything but the features that determines the numbers of the cell."""
         return self.model_dump(mode="json", exclude={"scenarios"})
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the numbers of each of its seeds are a function of, features and code aside."""
+        """Everything but features and code that determines the numbers of each seed."""
         return self.model_dump(mode="json", exclude={"scenarios", "seeds"})
 
     @property
     def config_hash(self) -> str:
-        """Short hash of everything but the seeds and the scenarios reported."""
+        """Short hash of all fields but the seeds and the reported scenarios."""
         return digest(self.model_dump(exclude={"seeds", "scenarios"}))

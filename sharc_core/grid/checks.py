@@ -1,4 +1,4 @@
-"""Checks of a grid that concern several of its keys, made after each key is valid alone."""
+"""Checks that involve several keys of a grid. They run when each key has a valid type and range."""
 
 from itertools import combinations
 from typing import Any
@@ -19,11 +19,11 @@ from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
 
-PATH_NAME_LIMIT = 200  # letters of a backbone's name, which may be that of its weights file
+PATH_NAME_LIMIT = 200  # letters in the name of a backbone, which may be the name of its weights file
 
 
 def check_values(grid: Grid) -> None:
-    """Nothing that files or numbers would stumble over later, wherever it stands."""
+    """Refuse numbers beyond 64 bits and control characters in texts, at any key. Raises UserError."""
 
     def walk(value: Any, key: str) -> None:
         if isinstance(value, dict | list):
@@ -32,13 +32,13 @@ def check_values(grid: Grid) -> None:
         elif isinstance(value, int) and abs(value) > LARGEST:
             raise UserError(f"config: {key}: numbers go up to {LARGEST} (got {shown(value)})")
         elif isinstance(value, str) and not key.endswith(".title") and has_control(value):
-            raise UserError(f"config: {key}: no control characters, please (got {shown(value)})")
+            raise UserError(f"config: {key}: control characters are not allowed (got {shown(value)})")
 
     walk(grid.model_dump(), "")
 
 
 def check_axes(grid: Grid) -> None:
-    """Axes that may be given as one value or many: no empty list, nothing twice."""
+    """Refuse an empty or repeated list on axes that accept one value or several. Raises UserError."""
     axes = {
         "backbone": grid.backbone,
         "sharc.saliency": grid.sharc.saliency,
@@ -49,28 +49,28 @@ def check_axes(grid: Grid) -> None:
     }
     for key, values in axes.items():
         if values == []:
-            raise UserError(f"config: {key}: the list is empty: give one value at least")
+            raise UserError(f"config: {key}: the list is empty: give at least one value")
         repeated = [value for i, value in enumerate(listed(values)) if value in listed(values)[:i]]
         if repeated:
-            shown = repeated[0].model_dump() if isinstance(repeated[0], BaseModel) else repeated[0]
-            name = repeated[0].path_name if key == "backbone" else shown
+            value = repeated[0].model_dump() if isinstance(repeated[0], BaseModel) else repeated[0]
+            name = repeated[0].path_name if key == "backbone" else value
             raise UserError(f"config: {key}: {name!r} is listed twice: remove one")
 
 
-def check_names(grid: Grid) -> None:
-    """Names of plug-ins and their settings: everything that needs no data."""
+def _check_registered(registry: Registry, names: list[str], key: str) -> None:
+    for name in names:
+        try:
+            registry.get(name)
+        except UserError as error:
+            raise UserError(f"config: {key}: {error}") from None
 
-    def check(registry: Registry, names: list[str], key: str) -> None:
-        for name in names:
-            try:
-                registry.get(name)
-            except UserError as error:
-                raise UserError(f"config: {key}: {error}") from None
 
-    check(METHODS, grid.methods, "methods")
-    check(METHODS, list(grid.method_settings), "method_settings")
-    check(SALIENCIES, listed(grid.sharc.saliency), "sharc.saliency")
-    check(SELECTIONS, [grid.memory.selection], "memory.selection")
+def check_plug_ins(grid: Grid) -> None:
+    """Check that plug-ins exist and that their settings are valid. Raises UserError."""
+    _check_registered(METHODS, grid.methods, "methods")
+    _check_registered(METHODS, list(grid.method_settings), "method_settings")
+    _check_registered(SALIENCIES, listed(grid.sharc.saliency), "sharc.saliency")
+    _check_registered(SELECTIONS, [grid.memory.selection], "memory.selection")
     check_storage(listed(grid.storage), "storage")
     check_storage(list(grid.storage_settings), "storage_settings")
     for name in {*listed(grid.storage), *grid.storage_settings}:
@@ -86,8 +86,12 @@ def check_names(grid: Grid) -> None:
     missing = set(grid.scenarios) - set(grid.sharc.theta)
     if missing and "sharc" in grid.variants:
         raise UserError(f"config: sharc.theta has no value for scenario {sorted(missing)[0]}")
+
+
+def check_datasets(grid: Grid) -> None:
+    """Check the settings of each data set, and buffers and budgets against its tasks. Raises UserError."""
     for name, dataset in grid.datasets.items():
-        check(SOURCES, [dataset.source], f"datasets.{name}.source")
+        _check_registered(SOURCES, [dataset.source], f"datasets.{name}.source")
         try:
             dataset.open_source(grid.data_dir, grid.mirror)
         except ValidationError as error:
@@ -106,8 +110,12 @@ def check_names(grid: Grid) -> None:
         if replaying and smallest < tasks:
             raise UserError(
                 f"config: buffers: {smallest} is smaller than the {tasks} tasks of {name}; "
-                f"give every task a slot: {tasks} or more"
+                f"give each task a slot: {tasks} or more"
             )
+
+
+def check_backbones(grid: Grid) -> None:
+    """Check the names of backbones, and epochs against a drifting batch norm. Raises UserError."""
     names = [backbone.path_name for backbone in grid.backbones]
     is_drifting = any(map(sets_drifting, grid.protocol)) or any(
         b.batch_norm == "drifting" for b in grid.backbones
@@ -115,13 +123,13 @@ def check_names(grid: Grid) -> None:
     if grid.training.epochs > 1 and is_drifting:
         raise UserError(
             f"config: training.epochs {grid.training.epochs} cannot be combined with batch_norm drifting: "
-            "the features of a training image are those of its only visit; use epochs 1, frozen or adapted"
+            "a training image has features for one visit only; use epochs 1, frozen or adapted"
         )
     for backbone in listed(grid.backbone):
         if network_and_batch_norm(backbone.network_name)[1] != "frozen":
             raise UserError(
-                f"config: backbone: {backbone.network_name!r} ends as the name of one whose batch norm "
-                "is not frozen: give another name"
+                f"config: backbone: the name {backbone.network_name!r} ends like that of a backbone whose "
+                "batch norm is not frozen: give another name"
             )
     for one, other in combinations(listed(grid.backbone), 2):
         own = {"batch_norm", "passes", "maps"}
@@ -129,11 +137,11 @@ def check_names(grid: Grid) -> None:
             one.model_dump(exclude=own) != other.model_dump(exclude=own)
         ):
             raise UserError(
-                f"config: backbone: two are called {one.network_name!r}: give each a name, as they differ in "
-                "more than batch_norm, passes and maps"
+                f"config: backbone: two are called {one.network_name!r}: give each a name, because they "
+                "differ in more than batch_norm, passes and maps"
             )
     if long := [b.path_name for b in grid.all_backbones if len(b.path_name) > PATH_NAME_LIMIT]:
-        raise UserError(f"config: backbone: {shown(long[0])} is too long for a folder: give a shorter name")
+        raise UserError(f"config: backbone: {shown(long[0])} is too long for a folder name: shorten it")
     repeated = {n for n in names if names.count(n) > 1}
     if repeated:
         raise UserError(f"config: backbone: two are called {repeated.pop()!r}: give each a name")

@@ -1,4 +1,4 @@
-"""Which parts of drifting features cells read, what they cost, and which training maps are kept."""
+"""The parts of drifting features that cells read: their cost, and the training maps kept in them."""
 
 import math
 from collections.abc import Iterable
@@ -12,33 +12,33 @@ from sharc_core.representations import REPRESENTATIONS
 from sharc_core.selection import SELECTIONS
 from sharc_core.streams.settings import StreamConfig
 
-MARGIN = 3  # how many times what samples cost on average is kept where the budget counts non-zero values
-SLOT_VALUE_BYTES = 2  # of a value in a slot of the buffer, which holds a float16 map
+MARGIN = 3  # budget of non-zero values: keep this many times the samples that fit at an average cost
+SLOT_VALUE_BYTES = 2  # bytes of a value in a slot of the buffer, which holds a float16 map
 
 
 def parts_of(cells: Iterable[Cell], kept: Kept) -> list[Part]:
-    """The parts that cells of one data set and backbone read, each after those that it is made from."""
-    found = {START: None}
+    """Return the parts that cells of one data set and backbone read, each after its source."""
+    parts: dict[Part, None] = {START: None}
     for cell in cells:
         kind = "joint" if METHODS.get(cell.method).joint else "tests"
         for seed in cell.seeds:
             part = Part(kind, seed, view_of(seed, cell.views), cell.training.batch_size, cell.passes)
-            found |= {part: None} if kind == "joint" else {part.source(kept): None, part: None}
-    return list(found)
+            parts |= {part: None} if kind == "joint" else {part.source(kept): None, part: None}
+    return list(parts)
 
 
 def is_read(part: Part, cell: Cell) -> bool:
-    """Whether a cell reads a part, whatever maps were kept."""
+    """Return whether a cell reads a part, regardless of the kept maps."""
     return any(replace(part, kept=None) == replace(one, kept=None) for one in parts_of([cell], Kept()))
 
 
 def extent(
     part: Part, counts: dict[str, int], stream: StreamConfig, shape: tuple[int, int, int]
 ) -> tuple[int, int]:
-    """Images that a part runs through the network, and about how many bytes it takes on disk.
+    """Return how many images a part runs through the network, and about how many bytes it takes on disk.
 
-    counts: images per split. shape: (K, h, w) of a map. Where maps are kept by their non-zero values, half of
-    the values are taken to be zero.
+    counts: images per split. shape: (K, h, w) of a map. Where a budget counts non-zero values, half of all
+    values are assumed to be zero.
     """
     train, test, vector = counts["train"], counts["test"], 4 * shape[0]
     after = sum(int(test * sum(stream.shares[: task + 2])) for task in range(stream.tasks))
@@ -54,12 +54,12 @@ def extent(
 
 
 def kept_for(cells: Iterable[Cell], everything: bool = False) -> Kept:
-    """Return which maps the memories of some cells of one data set and backbone may hold, rounded up.
+    """Return which maps the memories of cells of one data set and backbone may hold, rounded up.
 
     everything: the backbone's `maps: all`. A plain memory whose representation is the cache's own needs
     pooled vectors only. All maps are kept for selections that may store any sample. In the unit `nonzero` the
-    costs are not known beforehand, so MARGIN times as many are kept as fit if non-zero values are spread
-    evenly.
+    cost of a sample is unknown in advance; MARGIN times the samples that fit with evenly distributed non-zero
+    values are kept.
     """
     kept = Kept(None) if everything else Kept()
     for cell in cells:
@@ -87,12 +87,12 @@ def _kept_by(cell: Cell) -> Kept:
     fitting = slots if cell.budget_unit == "slots" else slots / (1 - theta)
     if cell.budget_unit == "bytes":
         fitting *= SLOT_VALUE_BYTES / representation.value_bytes
-    last_batches = slots + 2 * cell.training.batch_size  # what the AM learns, stored or not
+    last_batches = slots + 2 * cell.training.batch_size  # the associative memory learns these, stored or not
     if cell.budget_unit == "nonzero":
         return Kept(math.ceil(last_batches), math.ceil(MARGIN * fitting))
     return Kept(math.ceil(1.02 * fitting + 2 * cell.training.batch_size))
 
 
 def _rounded(number: int) -> int:
-    """The next power of two: small changes of a grid extract nothing again."""
+    """Return the next power of two, so that small changes of a grid need no new extraction."""
     return 1 << (number - 1).bit_length() if number else 0

@@ -1,6 +1,6 @@
-"""`~` and environment variables in the paths of a grid file, expanded once, where the file is read.
+"""Expand `~` and environment variables in the paths of a grid file.
 
-What comes after that (names, hashes, records, jobs) has the folders themselves.
+This happens once, when the file is read; names, hashes, records and jobs see the expanded paths.
 """
 
 import os
@@ -10,31 +10,25 @@ from typing import Any
 
 from sharc_core.common.errors import UserError, shown
 
-PATHS = {
-    "data_dir",
-    "results_dir",
-    "mirror",
-    "path",
-    "weights",
-}  # keys whose text is a path, wherever they are
-# $$, $NAME, ${...}; any other $ is only a letter
+PATHS = {"data_dir", "results_dir", "mirror", "path", "weights"}  # keys of any block whose text is a path
+# $$, $NAME, ${...}; any other $ is an ordinary character
 VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_][A-Za-z0-9_]*)|\{([^}]*)\})")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def expanded(values: Any, variables: Mapping[str, str] | None = None) -> tuple[Any, set[str]]:
-    """The values of a grid file with its paths expanded, and the names of the variables in them.
+    """Return a copy of a grid file's values with expanded paths, and the names of the variables used.
 
-    `~` and `~user` at a path's start are home folders, `$NAME` and `${NAME}` variables, `$$` is a `$`.
-    variables: the environment by default. The values given are not changed. Raises UserError for a variable
-    that is not set or empty, and for a user that does not exist.
+    `~` and `~user` at the start of a path are home folders, `$NAME` and `${NAME}` are variables, `$$` is a
+    `$`. variables: the environment by default. Raises UserError for a variable that is empty or not set, and
+    for an unknown user.
     """
     variables = os.environ if variables is None else variables
     used: set[str] = set()
 
     def walk(value: Any, key: str, above: tuple[int, ...]) -> Any:
         if isinstance(value, dict | list) and id(value) in above:
-            return value  # an alias of itself, which load_grid refuses
+            return value  # a value that contains itself; load_grid refuses it
         if isinstance(value, dict):
             inside = (*above, id(value))
             return {k: walk(v, f"{key}.{k}" if key else str(k), inside) for k, v in value.items()}
@@ -48,18 +42,18 @@ def expanded(values: Any, variables: Mapping[str, str] | None = None) -> tuple[A
 
 
 def without_folders(values: Any) -> Any:
-    """The values of a grid file without the folders that its data and weights lie in.
+    """Return the values of a grid file without the folders of its data and weights.
 
-    A grid is the same in another home folder; what its files hold has hashes of its own. Of weights the
-    file's name stays, which may name the backbone.
+    A grid keeps its identity in another home folder, and the contents of the files have their own hashes.
+    The file name of weights stays, because it may name the backbone.
     """
     if isinstance(values, list):
         return [without_folders(item) for item in values]
     if not isinstance(values, dict):
         return values
-    found = {key: without_folders(value) for key, value in values.items() if not _is_path(key, value)}
-    named = {key: value for key, value in values.items() if key == "weights" and _is_path(key, value)}
-    return found | {key: value.rsplit("/", 1)[-1] for key, value in named.items()}
+    others = {key: without_folders(value) for key, value in values.items() if not _is_path(key, value)}
+    weights = {key: value for key, value in values.items() if key == "weights" and _is_path(key, value)}
+    return others | {key: path.rsplit("/", 1)[-1] for key, path in weights.items()}
 
 
 def _is_path(key: Any, value: Any) -> bool:
@@ -73,7 +67,7 @@ def _expanded(path: str, key: str, variables: Mapping[str, str], used: set[str])
         name = match[2] or match[3]
         if not NAME.fullmatch(name):
             raise UserError(
-                f"config: {key}: {shown(match[0])} is no variable: write $NAME or ${{NAME}}, and $$ for a $"
+                f"config: {key}: {shown(match[0])} is not a variable: write $NAME, ${{NAME}}, or $$ for a $"
             )
         if not variables.get(name):
             state = "empty" if name in variables else "not set"
@@ -83,13 +77,11 @@ def _expanded(path: str, key: str, variables: Mapping[str, str], used: set[str])
         used.add(name)
         return variables[name]
 
-    found = VARIABLE.sub(value_of, path)
-    if not found.startswith("~"):
-        return found
-    home = os.path.expanduser(found)
-    if home == found:
-        user = shown(found.split("/")[0])
+    without_variables = VARIABLE.sub(value_of, path)
+    complete = os.path.expanduser(without_variables)
+    if complete == without_variables and complete.startswith("~"):
+        user = shown(complete.split("/")[0])
         raise UserError(
-            f"config: {key}: there is no home folder {user}: write ./{found} for a folder of that name"
+            f"config: {key}: there is no home folder {user}: write ./{complete} for a folder of that name"
         )
-    return home
+    return complete

@@ -1,4 +1,4 @@
-"""Read and validate a grid file. An error is one line that names the key, the value and what is allowed."""
+"""Read and validate grid files. An error is one line with the key, its value and what is allowed."""
 
 from itertools import chain
 from pathlib import Path
@@ -10,7 +10,13 @@ from pydantic import ValidationError
 from sharc_core.common.errors import UserError
 from sharc_core.common.validation_messages import explain
 from sharc_core.grid.blocks import Mass
-from sharc_core.grid.checks import check_axes, check_names, check_values
+from sharc_core.grid.checks import (
+    check_axes,
+    check_backbones,
+    check_datasets,
+    check_plug_ins,
+    check_values,
+)
 from sharc_core.grid.expansion import expanded
 from sharc_core.grid.memory_checks import check_combinations
 from sharc_core.grid.models import Grid, listed
@@ -19,13 +25,19 @@ from sharc_core.grid.sub_grid import MAIN, OF_SHARC, overridden
 from sharc_core.methods import METHODS
 
 TEMPLATES = "__use_yte__"
-DEPTH_LIMIT, COUNT_LIMIT = 20, 100_000  # of the values in a grid file
-TAKEN = {MAIN, "learning_curves", "bytes", "first_task"}  # by the grid, in runs.csv and among the figures
+DEPTH_LIMIT, COUNT_LIMIT = 20, 100_000  # nesting depth and number of values in a grid file
+RESERVED = {
+    MAIN,
+    "learning_curves",
+    "bytes",
+    "first_task",
+}  # names that no study can have
 
 
 def load_grid(values: dict[str, Any]) -> Grid:
-    """Validate a config whose paths are expanded. Raises UserError: one line for the first thing wrong, with
-    the remedy.
+    """Validate the values of a grid file, with paths expanded.
+
+    Raises UserError with one line on the first problem and its remedy.
     """
     check_extent(values)
     try:
@@ -34,7 +46,9 @@ def load_grid(values: dict[str, Any]) -> Grid:
         raise UserError(f"config: {explain(error, Grid)}") from None
     check_values(grid)
     check_axes(grid)
-    check_names(grid)
+    check_plug_ins(grid)
+    check_datasets(grid)
+    check_backbones(grid)
     for protocol in grid.protocol:
         check_combinations(under_protocol(grid, protocol), protocol)
     for name in grid.studies:
@@ -43,23 +57,23 @@ def load_grid(values: dict[str, Any]) -> Grid:
 
 
 def under_protocol(grid: Grid, protocol: str) -> Grid:
-    """The grid with the options that a protocol sets."""
+    """Return the grid with the options that a protocol sets."""
     if not rules_of(protocol):
         return grid
-    found = Grid.model_validate(with_protocol(grid.model_dump(), protocol))
-    names = [backbone.path_name for backbone in found.backbones]
+    changed = Grid.model_validate(with_protocol(grid.model_dump(), protocol))
+    names = [backbone.path_name for backbone in changed.backbones]
     if len(set(names)) < len(names):
         raise UserError(
-            f"config: protocol {protocol} makes one backbone of two that differ in passes or maps: list one"
+            f"config: under protocol {protocol} two backbones differ only in passes or maps: list one of them"
         )
-    return found
+    return changed
 
 
 def study_grid(grid: Grid, name: str) -> Grid:
-    """The grid with what one of its studies overrides. Raises UserError."""
+    """Return the grid with the keys that one of its studies overrides. Raises UserError."""
     study, where = grid.studies[name], f"config: studies.{name}"
-    if name in TAKEN or name.startswith("recall_"):
-        raise UserError(f"{where}: {name!r} is a name of the grid's own: choose another")
+    if name in RESERVED or name.startswith("recall_"):
+        raise UserError(f"{where}: the name {name!r} is reserved: choose another")
     try:
         part = load_grid(overridden(grid.model_dump(), study))
     except UserError as error:
@@ -77,14 +91,14 @@ def study_grid(grid: Grid, name: str) -> Grid:
 
 
 def load_config(path: Path | str) -> Grid:
-    """Read and validate a YAML grid file, its paths expanded. Raises UserError."""
+    """Read a YAML grid file, expand its paths and validate it. Raises UserError."""
     values = read_config(path)
     check_extent(values)
     return load_grid(expanded(values)[0])
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """The keys and values of a YAML file, not validated. Raises UserError when it holds none."""
+    """Read the keys and values of a YAML file without validating them. Raises UserError if it has none."""
     try:
         refuse_code(path)
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -92,7 +106,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise UserError(f"config file {path} is not valid YAML: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # also text, dates and numbers that are none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: invalid text, dates and numbers
         problem = " ".join(str(error).split())
         raise UserError(f"config file {path} is not valid YAML: {problem}") from None
     if not isinstance(values, dict):
@@ -101,23 +115,23 @@ def read_config(path: Path | str) -> dict[str, Any]:
 
 
 def refuse_code(path: Path | str) -> None:
-    """Raises UserError for a grid file that asks Snakemake for its templates, which run code in the file.
+    """Raise UserError for a grid file that switches on Snakemake's templates, which run code from the file.
 
-    Snakemake reads what follows --configfile before it reads a Snakefile: there this comes too late, and
-    only `python -m sharc_core check` looks first.
+    Snakemake reads a file given with --configfile before it reads the Snakefile, so the check is too late
+    for it; `python -m sharc_core check` reads the file safely.
     """
     if TEMPLATES in Path(path).read_text(encoding="utf-8", errors="replace"):
         raise UserError(
-            f"config file {path} has {TEMPLATES}, with which Snakemake runs code that stands in the file: "
-            "refused, write the values themselves"
+            f"config file {path} has {TEMPLATES}, which makes Snakemake run code from the file: refused, "
+            "write plain values"
         )
 
 
 def check_extent(values: Any) -> None:
-    """Raises UserError for a value that contains itself, or aliases that unfold to more than memory holds."""
-    todo, count = [(values, 0)], 0
-    while todo:
-        value, depth = todo.pop()
+    """Raise UserError for a value that contains itself or whose aliases expand to too many values."""
+    queue, count = [(values, 0)], 0
+    while queue:
+        value, depth = queue.pop()
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value
             count += len(inner)
@@ -126,4 +140,4 @@ def check_extent(values: Any) -> None:
                     f"config: more than {COUNT_LIMIT:,} values, or nested deeper than {DEPTH_LIMIT}: does an "
                     "alias (*) refer to itself?"
                 )
-            todo += [(item, depth + 1) for item in inner]
+            queue += [(item, depth + 1) for item in inner]

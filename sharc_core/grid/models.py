@@ -23,22 +23,24 @@ from sharc_core.grid.recall_settings import RecallStudy
 from sharc_core.grid.sub_grid import Study
 from sharc_core.streams.settings import StreamConfig
 
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # runs.csv holds them as 64-bit integers
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # a 64-bit integer in runs.csv
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
-Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples: their bytes still fit 64 bits
-PLACES = {"data_dir", "results_dir", "mirror", "device"}  # where a grid is run, not what it is
-GPU_BATCH = 8  # cells per job there, unless the file says otherwise
+Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples whose bytes still fit into 64 bits
+PLACES = {"data_dir", "results_dir", "mirror", "device"}  # keys that change no result
+SCHEDULING = {"per_job", "keep_replaced"}  # keys of `cells` that change no result
+GPU_BATCH = 8  # default number of cells per job on a GPU
 
 
 def listed(value: Any) -> list:
-    """A single value as a list of one: any axis of the grid may be given either way."""
+    """Return a list as it is and any other value as a list of one. Axes of a grid may be given either way."""
     return value if isinstance(value, list) else [value]
 
 
 class CellsConfig(Settings):
-    """Where cells are trained, and how many of one data set, backbone and method share a process.
+    """The device that cells are trained on, and how many of them share a process.
 
-    keep_replaced: documents of another grid, which a cell's job replaces, are kept in results_dir/outdated.
+    per_job: number of cells per job; a job has cells of one data set, backbone and method. keep_replaced:
+    copy a document of another grid to results_dir/outdated before a job replaces it.
     """
 
     device: Device = "cpu"
@@ -47,7 +49,7 @@ class CellsConfig(Settings):
 
     @property
     def batch(self) -> int:
-        """Cells per job: those on a GPU share its start by default."""
+        """Cells per job. On a GPU several cells share one start of the device by default."""
         return self.per_job or (1 if self.device == "cpu" else GPU_BATCH)
 
 
@@ -64,14 +66,14 @@ class DatasetConfig(StreamConfig):
         return StreamConfig(**{key: getattr(self, key) for key in StreamConfig.model_fields})
 
     def open_source(self, data_dir: str, mirror: str | None) -> Source:
-        """The source object with its own settings validated."""
+        """Create the data source and validate its settings."""
         kind = SOURCES.get(self.source)
         settings = kind.Settings.model_validate(self.model_extra)
         return kind(settings, Path(data_dir), Path(mirror) if mirror else None)
 
 
 class Grid(Settings):
-    """A whole config file."""
+    """All keys of a grid file."""
 
     datasets: dict[Name, DatasetConfig] = Field(min_length=1)
     backbone: BackboneConfig | list[BackboneConfig]
@@ -119,34 +121,34 @@ class Grid(Settings):
 
     @property
     def config_hash(self) -> str:
-        """What tables name: a hash of all keys, defaults filled in, but for where the grid is run."""
+        """Hash of all keys and defaults that can change a result. Tables name it."""
         return config_hash(self.model_dump(mode="json"))
 
     @property
     def backbones(self) -> list[BackboneConfig]:
-        """The backbone axis: every network with every value of its batch_norm."""
+        """The backbone axis: every network with each of its values of batch_norm."""
         return [variant for backbone in listed(self.backbone) for variant in backbone.variants]
 
     @property
     def all_backbones(self) -> list[BackboneConfig]:
-        """The axis, and what a protocol of the grid or of a study makes of it."""
-        found = self.backbones
+        """The backbone axis, with drifting variants where a protocol of the grid or of a study has them."""
+        backbones = self.backbones
         of_studies = [
             listed((study.model_extra or {}).get("protocol", [])) for study in self.studies.values()
         ]
-        if any(sets_drifting(protocol) for protocol in chain(self.protocol, *of_studies)):
-            drifting = [one.model_copy(update={"batch_norm": "drifting"}) for one in found]
-            names = {one.path_name for one in found}
-            found = [*found, *{d.path_name: d for d in drifting if d.path_name not in names}.values()]
-        return found
+        if not any(sets_drifting(protocol) for protocol in chain(self.protocol, *of_studies)):
+            return backbones
+        drifting = [backbone.model_copy(update={"batch_norm": "drifting"}) for backbone in backbones]
+        names = {backbone.path_name for backbone in backbones}
+        return [*backbones, *{d.path_name: d for d in drifting if d.path_name not in names}.values()]
 
     def source(self, dataset: str) -> Source:
-        """The data source of one data set."""
+        """Create the data source of a data set."""
         return self.datasets[dataset].open_source(self.data_dir, self.mirror)
 
 
 def sets_drifting(protocol: Any) -> bool:
-    """Whether a protocol has the backbone's batch norm drift; one that is not valid is told of elsewhere."""
+    """Return whether a protocol lets the batch norm of the backbone drift; False for an invalid protocol."""
     try:
         return BATCH_NORM in rules_of(protocol)
     except (UserError, AttributeError, TypeError):
@@ -154,8 +156,7 @@ def sets_drifting(protocol: Any) -> bool:
 
 
 def config_hash(values: dict[str, Any]) -> str:
-    """Grid.config_hash of a grid's keys and values, complete and JSON-able (but for how cells are run)."""
-    how = ("per_job", "keep_replaced")  # no number depends on them
-    cells = {key: value for key, value in values.get("cells", {}).items() if key not in how}
+    """Return Grid.config_hash of a dumped grid. Keys without effect on results do not count."""
+    cells = {key: value for key, value in values.get("cells", {}).items() if key not in SCHEDULING}
     identity = {key: value for key, value in (values | {"cells": cells}).items() if key not in PLACES}
     return short_sha256(digest(without_folders(identity), 64))

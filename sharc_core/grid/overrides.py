@@ -1,7 +1,8 @@
-"""What stands after Snakemake's --config, read as a grid file's values.
+"""Convert the values of Snakemake's --config to those that a grid file would have.
 
-Snakemake takes numbers, True and False there only where they are a key's whole value: inside lists and
-blocks all is text. The types of the grid say where a number is wanted; a data set called "7" keeps its name.
+Snakemake converts numbers, True and False only where they are the complete value of a key. Inside lists and
+blocks everything is text. The types of the grid's models decide where a text becomes a number, so a data set
+named "7" keeps its name.
 """
 
 import re
@@ -23,13 +24,13 @@ from sharc_core.grid.models import DatasetConfig, Grid
 from sharc_core.grid.sub_grid import Study
 from sharc_core.methods import METHODS
 
-WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")  # 007 is a name, or a slip
+INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")  # 007 is a name or a mistake
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-WORDS = {"true": True, "false": False, "null": None}  # in any case; YAML's yes, no, on, off may be names
-LONGEST = 1000  # digits; Python refuses longer ones
+WORDS = {"true": True, "false": False, "null": None}  # in any case; yes, no, on and off may be names
+LONGEST = 1000  # digits of a number; Python refuses longer ones
 HOW = (
-    "given with --config, where lists are written 'seeds=[7, 8]', blocks 'training={lr: 0.03}' and a folder "
-    "named by a number 'results_dir=./7'"
+    "given with --config; write a list as 'seeds=[7, 8]', a block as 'training={lr: 0.03}' and a folder "
+    "whose name is a number as 'results_dir=./7'"
 )
 
 
@@ -41,29 +42,29 @@ class _PlugIns:
 
 
 def read_grid(values: dict[str, Any], given: Mapping[str, Any]) -> tuple[Grid, dict[str, Any], set[str]]:
-    """The grid of a call of Snakemake, its final keys and values, and the variables in its paths.
+    """Return the grid of a call of Snakemake, its final values, and the variables in its paths.
 
-    values: Snakemake's config. given: what of it stands after --config. Raises UserError.
+    values: Snakemake's config. given: the part of it that comes from --config. Raises UserError.
     """
     check_extent(values)
-    found, variables = expanded(with_overrides(values, given))
+    final, variables = expanded(with_overrides(values, given))
     try:
-        return load_grid(found), found, variables
+        return load_grid(final), final, variables
     except UserError as error:
         raise explained(error, given) from None
 
 
 def with_overrides(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a grid with those of --config as numbers and words where the grid's types want them.
+    """Return the values with those of --config converted to the types of the grid's models.
 
-    values: as Snakemake hands them over, those given merged into them. What stands in the grid file itself
-    stays as it is: there a number is written as one.
+    values: Snakemake's config, which contains `given`. Values from the grid file itself are not converted,
+    because YAML already gave them a type.
     """
     return _merged(dict(values), _block(dict(given), Grid, values))
 
 
 def explained(error: UserError, given: Mapping[str, Any]) -> UserError:
-    """The error about a grid; where its key was given with --config, with how values are written there."""
+    """Return the error, with a hint on the syntax of --config if its key was given there."""
     match = re.match(r"config: (?:unknown key ')?([A-Za-z_]+)", str(error))
     return UserError(f"{error} ({HOW})") if match and match[1] in given else error
 
@@ -74,16 +75,16 @@ def _merged(values: Any, given: Any) -> Any:
     return values | {key: _merged(values.get(key), value) for key, value in given.items()}
 
 
-def _block(given: dict[str, Any], model: type[BaseModel] | None, beside: Any) -> dict[str, Any]:
-    """A block with its values converted. beside: the block of the grid that it was merged into."""
-    beside = beside if isinstance(beside, dict) else {}
+def _block(given: dict[str, Any], model: type[BaseModel] | None, merged: Any) -> dict[str, Any]:
+    """Convert the values of a block. merged: the block of the grid with `given` in it."""
+    merged = merged if isinstance(merged, dict) else {}
     return {
-        key: _converted(value, _type_of(key, model, beside), beside.get(key)) for key, value in given.items()
+        key: _converted(value, _type_of(key, model, merged), merged.get(key)) for key, value in given.items()
     }
 
 
-def _type_of(key: str, model: type[BaseModel] | None, beside: dict[str, Any]) -> Any:
-    """The type of a key of a block; Any where it is not known."""
+def _type_of(key: str, model: type[BaseModel] | None, block: dict[str, Any]) -> Any:
+    """Return the type of a key of a block, Any if it is unknown."""
     if (model, key) == (Grid, "method_settings"):
         return _PlugIns(METHODS)
     if (model, key) == (Sharc, "associative_settings"):
@@ -93,9 +94,9 @@ def _type_of(key: str, model: type[BaseModel] | None, beside: dict[str, Any]) ->
     if model is not None and key in model.model_fields:
         return model.model_fields[key].annotation
     if model is Study:
-        return list[str] if key == "datasets" else _type_of(key, Grid, beside)
+        return list[str] if key == "datasets" else _type_of(key, Grid, block)
     if model is DatasetConfig:
-        return _type_of(key, _settings(SOURCES, beside.get("source")), beside)
+        return _type_of(key, _settings(SOURCES, block.get("source")), block)
     return Any
 
 
@@ -106,10 +107,10 @@ def _settings(registry: Registry, name: Any) -> type[BaseModel] | None:
         return None
 
 
-def _converted(value: Any, kind: Any, beside: Any) -> Any:
-    """A value with its texts as numbers and words where the type asks for them."""
+def _converted(value: Any, kind: Any, merged: Any) -> Any:
+    """Convert the texts in a value where its type asks for numbers or words."""
     if isinstance(kind, _PlugIns) and isinstance(value, dict):
-        return {name: _of_plug_in(block, kind.registry, name, beside) for name, block in value.items()}
+        return {name: _of_plug_in(block, kind.registry, name, merged) for name, block in value.items()}
     options = [] if isinstance(kind, _PlugIns) else list(_options(kind))
     if isinstance(value, list):
         inner = [get_args(option)[0] for option in options if get_origin(option) is list]
@@ -118,23 +119,23 @@ def _converted(value: Any, kind: Any, beside: Any) -> Any:
         models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
         inner = [get_args(option)[1] for option in options if get_origin(option) is dict]
         if models:
-            return _block(value, models[0], beside)
-        beside = beside if isinstance(beside, dict) else {}
-        return {k: _converted(item, inner[0] if inner else Any, beside.get(k)) for k, item in value.items()}
+            return _block(value, models[0], merged)
+        merged = merged if isinstance(merged, dict) else {}
+        return {k: _converted(item, inner[0] if inner else Any, merged.get(k)) for k, item in value.items()}
     return _scalar(value, options) if isinstance(value, str) else value
 
 
-def _of_plug_in(block: Any, registry: Registry, name: str, beside: Any) -> Any:
-    """The settings of a plug-in; `kind` names it where the block has a name of the user's."""
+def _of_plug_in(block: Any, registry: Registry, name: str, merged: Any) -> Any:
+    """Convert the settings of a plug-in. A block with another name gives the plug-in as `kind`."""
     if not isinstance(block, dict):
         return block
-    beside = beside.get(name) if isinstance(beside, dict) else None
-    kind = beside.get("kind", name) if isinstance(beside, dict) else name
-    return _block(block, _settings(registry, kind), beside)
+    merged = merged.get(name) if isinstance(merged, dict) else None
+    kind = merged.get("kind", name) if isinstance(merged, dict) else name
+    return _block(block, _settings(registry, kind), merged)
 
 
 def _options(kind: Any) -> Iterator[Any]:
-    """The types that a type allows: those of a union, without their constraints."""
+    """Yield the members of a union type, or the type itself, without constraints."""
     origin = get_origin(kind)
     if origin is Annotated:
         yield from _options(get_args(kind)[0])
@@ -146,11 +147,11 @@ def _options(kind: Any) -> Iterator[Any]:
 
 
 def _scalar(text: str, options: list[Any]) -> Any:
-    """A text as what it stands for, unless the text itself may be wanted."""
+    """Convert a text to a number, True, False or None, unless the type allows the text itself."""
     word = WORDS.get(text.lower(), text)
     if word is None and types.NoneType in options:
         return None
-    # a single value may stand for a list of one
+    # where a list is expected, a single value is an item of it
     items = [
         item for option in options if get_origin(option) is list for item in _options(get_args(option)[0])
     ]
@@ -164,7 +165,7 @@ def _scalar(text: str, options: list[Any]) -> Any:
     if isinstance(word, bool) or word is None:
         return word if is_free or bool in options else text
     if (numbers or is_free) and len(text) < LONGEST:
-        if WHOLE.fullmatch(text):
+        if INTEGER.fullmatch(text):
             return int(text)
         if NUMBER.fullmatch(text) and not text.lstrip("+-").isdigit():
             return float(text)

@@ -1,4 +1,4 @@
-"""Settings of plug-ins that a grid file names, validated and completed with their defaults."""
+"""Validate the settings of plug-ins that a grid file names and fill in their defaults."""
 
 import re
 from pathlib import Path
@@ -20,9 +20,9 @@ from sharc_core.grid.models import Grid
 def settings_of(
     registry: Registry, name: str, values: dict[str, Any], key: str, called: str | None = None
 ) -> dict[str, Any]:
-    """A plug-in's settings validated and completed with its defaults, as a plain dict.
+    """Validate a plug-in's settings and return them with all defaults, as a plain dict.
 
-    key, called: where the values stand in the file, for the message.
+    key, called: block and name under which the file has the values, for the message. Raises UserError.
     """
     kind = registry.get(name).Settings
     try:
@@ -32,9 +32,9 @@ def settings_of(
 
 
 def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") -> tuple[str, dict[str, Any]]:
-    """Kind and complete settings of an associative memory of the grid.
+    """Return the kind and complete settings of an associative memory of the grid.
 
-    name: a registered kind, or one's own name for a kind with settings of its own, given as
+    name: a registered kind, or a name that the file gives to a kind with other settings, as in
     `associative_settings: {<name>: {kind: <kind>, ...}}`. Raises UserError.
     """
     values = dict(sharc.associative_settings.get(name, {}))
@@ -42,10 +42,10 @@ def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") ->
     try:
         registered = ASSOCIATIVE_MEMORIES.names()
         if name in registered and kind != name:
-            raise UserError(f"{name!r} is a kind itself: choose another name for a {kind}")
+            raise UserError(f"{name!r} is the name of a kind: choose another name for a {kind}")
         if kind != name and (len(name) > 64 or not re.fullmatch(NAME, name)):
             raise UserError(
-                f"{shown(name)} must consist of up to 64 letters, digits, '_', '.' and '-': it names files"
+                f"{shown(name)} must have at most 64 letters, digits, '_', '.' and '-': it names files"
             )
         ASSOCIATIVE_MEMORIES.get(kind)
     except UserError as error:
@@ -54,7 +54,7 @@ def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") ->
 
 
 def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
-    """The data that a backbone is pre-trained on. Raises UserError for bad settings."""
+    """Create the source of the data that a backbone is pre-trained on. Raises UserError for bad settings."""
     block = dict(backbone.pretrain.dataset)
     kind = SOURCES.get(block.pop("source", "(none given)"))
     try:

@@ -1,4 +1,4 @@
-"""A grid and its studies unrolled into cells, the unit of work: a training configuration with its seeds."""
+"""Unroll a grid and its studies into cells, and list the features that these read."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -24,94 +24,93 @@ Members = dict[Scenario, list[str]]
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """Every training configuration of the grid and its studies, in a fixed order, none twice.
+    """Return every training configuration of the grid and its studies once, in a fixed order.
 
-    Raises UserError when two studies mean different things by cells of one name.
+    Raises UserError when two studies have cells of one name with different settings.
     """
     return [cell for cell, _ in memberships(grid)]
 
 
 def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
-    """The cells, each with who reports it per scenario: MAIN (the grid itself), names of studies.
+    """Return the cells, each with the parts of the grid that report it, by scenario.
 
-    A cell of the grid that a study asks for again, in this scenario or the other, is not a second cell.
+    A part is MAIN (the grid without studies) or the name of a study. A study that asks for a cell of the grid
+    again, in the same scenario or the other, adds no second cell.
     """
-    found: dict[tuple, tuple[Cell, Members]] = {}
+    by_place: dict[tuple[str, str, str], tuple[Cell, Members]] = {}
     parts = {MAIN: grid} | {name: study_grid(grid, name) for name in grid.studies}
     for name, part in parts.items():
         for cell in _unrolled(part):
-            first, members = found.setdefault((cell.dataset, cell.backbone, cell.id), (cell, {}))
+            first, members = by_place.setdefault(cell.place, (cell, {}))
             _check_same(first, cell, next(iter(members.values()), [name])[0], name)
             for scenario in cell.scenarios:
                 members.setdefault(scenario, []).append(name)
     return [
-        (cell.model_copy(update={"scenarios": list(members)}), members) for cell, members in found.values()
+        (cell.model_copy(update={"scenarios": list(members)}), members) for cell, members in by_place.values()
     ]
 
 
 def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
-    """Data set, backbone and view of all features that the grid's cells and its recall study read.
+    """Return data set, backbone and view of all features that the grid's cells and its recall study read.
 
-    Of a drifting backbone: names of parts (see sharc_core.features.drifting.part) in the place of views.
+    A drifting backbone has names of parts (see sharc_core.features.drifting.part) in place of views.
     """
     by_pair: dict[tuple[str, str], list[Cell]] = {
         (name, backbone.path_name): [] for backbone in grid.all_backbones for name in grid.datasets
     }
     for cell in cells(grid):
         by_pair[cell.dataset, cell.backbone].append(cell)
-    found: list[tuple[str, str, int | str]] = []
+    extracted: list[tuple[str, str, int | str]] = []
     for backbone, name in product(grid.all_backbones, grid.datasets):
         pair = (name, backbone.path_name)
         views: Sequence[int | str]
         if backbone.batch_norm == "drifting":
-            chosen = by_pair[pair]  # none where only a study on another data set has it drift
+            chosen = by_pair[pair]  # empty if the backbone drifts only in a study on another data set
             views = [part.name for part in parts_of(chosen, kept_maps(grid, *pair))] if chosen else []
         else:
             seeds = [seed for cell in by_pair[pair] for seed in cell.seeds]
             views = needed_views(seeds, backbone.views)
-        found += [(*pair, view) for view in views]
-    return found
+        extracted += [(*pair, view) for view in views]
+    return extracted
 
 
 def kept_maps(grid: Grid, dataset: str, backbone: str) -> Kept:
-    """Which training maps of a drifting backbone are kept for the grid's cells."""
+    """Return which training maps of a drifting backbone are kept for the grid's cells."""
     (config,) = (one for one in grid.all_backbones if one.path_name == backbone)
     chosen = [cell for cell in cells(grid) if (cell.dataset, cell.backbone) == (dataset, backbone)]
     return kept_for(chosen, config.maps == "all")
 
 
 def _check_same(one: Cell, other: Cell, first: str, second: str) -> None:
-    """Cells of one name are one training. A cell's name carries the axes of a grid, not its settings."""
+    """Raise UserError if two cells of one name differ. The name carries the axes but not the settings."""
     values, others = one.model_dump(), other.model_dump()
     for key in values.keys() - {"scenarios"}:
         if values[key] != others[key]:
             raise UserError(
-                f"config: studies: {second} and {first} both have a cell {one.dataset}, {one.backbone}, "
-                f"{one.id}, but {key} is {others[key]} in {second} and {values[key]} in {first}: give both "
-                "the same, or write a grid of its own with another results_dir"
+                f"config: studies: {second} and {first} both have a cell {', '.join(one.place)}, but {key} "
+                f"is {others[key]} in {second} and {values[key]} in {first}: give both the same value, or "
+                "write a separate grid with another results_dir"
             )
 
 
 def _unrolled(grid: Grid) -> list[Cell]:
-    """The cells of a grid without its studies.
+    """Return the cells of a grid without its studies.
 
-    Baselines without memory get no buffer; a plain method's training does not depend on the scenario,
-    so one cell reports both; SHARC cells split by scenario where theta does. What no rule of a protocol
-    changes is not run again for it.
+    A method without memory has no buffer. The training of a plain method does not depend on the scenario, so
+    one cell reports both; SHARC cells differ by scenario where theta does. A cell that no rule of a protocol
+    changes is run once for all protocols.
     """
-    found: list[Cell] = []
+    unique: dict[tuple[str, str, str], Cell] = {}
     for protocol in grid.protocol:
-        found += _cells_under(under_protocol(grid, protocol), protocol, grid.memory.selection)
-    unique: dict[tuple, Cell] = {}
-    for cell in found:
-        if unique.setdefault((cell.dataset, cell.backbone, cell.id), cell) != cell:
-            raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
+        for cell in _cells_under(under_protocol(grid, protocol), protocol, grid.memory.selection):
+            if unique.setdefault(cell.place, cell) != cell:
+                raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
     return list(unique.values())
 
 
 def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
-    """The cells of one protocol. given: the file's own memory.selection."""
-    found: list[Cell] = []
+    """Return the cells of one protocol. given: memory.selection in the grid file."""
+    unrolled: list[Cell] = []
     for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
         common: dict[str, Any] = {
             "dataset": name,
@@ -130,44 +129,44 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
             ),
         }
         if not METHODS.get(method).uses_memory:
-            found.append(Cell(**common, variant="plain", scenarios=grid.scenarios))
+            unrolled.append(Cell(**common, variant="plain", scenarios=grid.scenarios))
             continue
         for buffer, budget, storage in product(grid.buffers, listed(grid.budget), listed(grid.storage)):
-            spent = {**common, "buffer": buffer, "budget_unit": budget.unit}
-            spent |= {"budget_split": budget.split, "storage": storage}
-            spent["storage_settings"] = settings_of(
+            fields = {**common, "buffer": buffer, "budget_unit": budget.unit}
+            fields |= {"budget_split": budget.split, "storage": storage}
+            fields["storage_settings"] = settings_of(
                 REPRESENTATIONS, storage, grid.storage_settings.get(storage, {}), "storage_settings"
             )
-            spent["selection"] = _selection(grid, method, given)
-            in_stream = not SELECTIONS.get(spent["selection"]).has_tasks
+            fields["selection"] = _selection(grid, method, given)
+            in_stream = not SELECTIONS.get(fields["selection"]).has_tasks
             if in_stream and "logits_at" in common["method_settings"]:
-                spent["method_settings"] = common["method_settings"] | {"logits_at": "visit"}
+                fields["method_settings"] = common["method_settings"] | {"logits_at": "visit"}
             if "plain" in grid.variants:
-                spent["protocol"] = concerning(protocol, method, "plain")
-                found.append(Cell(**spent, variant="plain", scenarios=grid.scenarios))
+                fields["protocol"] = concerning(protocol, method, "plain")
+                unrolled.append(Cell(**fields, variant="plain", scenarios=grid.scenarios))
             if "sharc" in grid.variants:
-                spent["protocol"] = concerning(protocol, method, "sharc")
-                spent["count_associative_memory"] = budget.count_associative_memory
-                found += _sharc_cells(grid, spent)
-    return found
+                fields["protocol"] = concerning(protocol, method, "sharc")
+                fields["count_associative_memory"] = budget.count_associative_memory
+                unrolled += _sharc_cells(grid, fields)
+    return unrolled
 
 
 def _passes(backbone: BackboneConfig, method: str) -> int | None:
-    """Passes of a training batch through a backbone that drifts."""
+    """Return the passes of a training batch through a drifting backbone, None for any other."""
     if backbone.batch_norm != "drifting":
         return None
     return backbone.passes or METHODS.get(method).passes
 
 
 def _selection(grid: Grid, method: str, given: str) -> str:
-    """Which samples a method's memory keeps: one that replays tasks takes no selection without tasks."""
+    """Return the selection for a method. A method that replays tasks takes no selection without tasks."""
     selection = grid.memory.selection
     if SELECTIONS.get(selection).has_tasks or not METHODS.get(method).fills_at_task_end:
         return selection
     return given if SELECTIONS.get(given).has_tasks else "last"
 
 
-def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
+def _sharc_cells(grid: Grid, common: dict[str, Any]) -> list[Cell]:
     by_theta: dict[float | Mass, list[Scenario]] = {}
     for scenario in grid.scenarios:
         for theta in listed(grid.sharc.theta[scenario]):
@@ -175,7 +174,7 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
     memories = [(name, *memory_of(grid.sharc, name)) for name in listed(grid.sharc.associative_memory)]
     return [
         Cell(
-            **spent,
+            **common,
             variant="sharc",
             scenarios=scenarios,
             theta=None if isinstance(theta, Mass) else theta,
@@ -185,8 +184,8 @@ def _sharc_cells(grid: Grid, spent: dict[str, Any]) -> list[Cell]:
             associative_memory=name,
             associative_kind=kind,
             associative_settings=settings,
-            # a selection without tasks chooses what a sample keeps when it admits it
-            saliency_at=grid.sharc.saliency_at if SELECTIONS.get(spent["selection"]).has_tasks else "visit",
+            # a selection without tasks chooses the channels of a sample when it admits the sample
+            saliency_at=grid.sharc.saliency_at if SELECTIONS.get(common["selection"]).has_tasks else "visit",
             read=grid.sharc.read,
             complete=grid.sharc.complete,
             forget_every=grid.sharc.forget.every,

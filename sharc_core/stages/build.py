@@ -1,6 +1,6 @@
 """The stages before a cell as functions: prepare data, pre-train a backbone, extract features.
 
-The Snakefile's rules and the command line both call these.
+The rules of the Snakefile and the command line call the same functions.
 """
 
 import re
@@ -34,9 +34,9 @@ Progress = Callable[[str], None] | None
 
 
 def fetch_weights(grid: Grid, progress: Progress = None) -> None:
-    """Download, where need be, torchvision's weights that features are still to be extracted with.
+    """Download torchvision's weights for features that are not extracted yet.
 
-    Into torch's cache, where the jobs look (a mirrored file stays where it is). Raises UserError.
+    They go to torch's cache, where jobs look for them; a file of the mirror stays there. Raises UserError.
     """
     layout = Layout(grid)
     missing = {
@@ -53,12 +53,15 @@ def fetch_weights(grid: Grid, progress: Progress = None) -> None:
 
 
 def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:
-    """Fetch or render a source's images into `folder`."""
+    """Download or render the images of a source into `folder`."""
     source.prepare(folder, progress)
 
 
 def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> None:
-    """Pre-train a backbone, by its name or its network's, on its prepared data; writes weights and card."""
+    """Pre-train a backbone on its prepared data; write weights and card.
+
+    backbone: its name, or the name of its network.
+    """
     layout = Layout(grid)
     backbone = layout.network(
         layout.backbones[backbone].network_name if backbone in layout.backbones else backbone
@@ -74,7 +77,7 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
             device=resolve_device(grid.device),
             progress=progress,
         )
-    except SafetensorError as error:  # what it has for the system's errors when it writes
+    except SafetensorError as error:  # safetensors reports an error of the system this way
         number = re.search(r"os error (\d+)", str(error))
         with disk_errors(weights):
             raise OSError(int(number[1]) if number else 0, str(error)) from error
@@ -83,7 +86,7 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
 def build_features(
     grid: Grid, dataset: str, backbone: str, view: int | str, progress: Progress = None
 ) -> None:
-    """Run the backbone once over a view of a prepared data set; of a drifting one, over a part."""
+    """Extract a view of a prepared data set with a backbone, or a part with a drifting backbone."""
     layout, device = Layout(grid), resolve_device(grid.device)
     config, mirror = layout.backbones[backbone], Path(grid.mirror) if grid.mirror else None
     check_weights(config, layout.weights(backbone), layout.card(backbone), mirror)
@@ -112,10 +115,10 @@ def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
 def ensure_features(
     grid: Grid, dataset: str, backbone: str | None = None, progress: Progress = None
 ) -> Features | DriftingFeatures:
-    """Features of a data set, made on the spot (data, weights and all) when they are not there yet.
+    """Return the features of a data set, in all views that the grid's cells train on.
 
-    All views that the grid's cells train on. backbone: its name; the grid's first by default. Raises
-    UserError for a data set or backbone that the grid does not have.
+    Missing features are extracted, after missing data and weights are prepared. backbone: its name; the
+    grid's first by default. Raises UserError for a data set or backbone that the grid does not have.
     """
     layout = Layout(grid)
     backbone = backbone or next(iter(layout.backbones))
@@ -134,7 +137,7 @@ def ensure_features(
 
 
 def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progress) -> None:
-    """What features are extracted from: prepared data and, where it is pre-trained here, the backbone."""
+    """Make the prepared data, and the weights of a backbone that is pre-trained here, if missing."""
     if not (layout.prepared(dataset) / "manifest.json").exists():
         prepare_data(layout.source(dataset), layout.prepared(dataset), progress)
     card = layout.card(backbone)

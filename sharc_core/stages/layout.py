@@ -1,8 +1,7 @@
-"""Where a grid's files lie: the paths of its data, weights, features and results, and the code behind each.
+"""The paths of a grid's data, weights, features and results, and the code that makes each of them.
 
-Prepared data, weights and features are shared between grids, so their names carry a hash of what
-they are made from, code and libraries included; a grid's own results lie in its results_dir under
-plain names.
+Grids share prepared data, weights and features, so the names of these files contain a hash of everything
+they are made from, including code and libraries. The results of a grid have plain names in its results_dir.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from sharc_core.provenance.code_hashes import library_versions, stage_hash
 
 
 class Layout:
-    """Paths of one grid's files. Make a new one when files may have changed: it looks at each only once."""
+    """Paths of one grid's files. It reads each input file once; create a new Layout when files may change."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -38,25 +37,25 @@ class Layout:
         self._known: dict[tuple, Any] = {}
 
     def source(self, dataset: str) -> Source:
-        """The data source of a data set of the grid."""
+        """Return the data source of a data set of the grid."""
         return self._once(("source", dataset), lambda: self.grid.source(dataset))
 
     def pretraining_source(self, backbone: str) -> Source:
-        """The data source that a backbone is pre-trained on; one for all that are on the same data."""
+        """Return the data source that a backbone is pre-trained on. Backbones with the same data share it."""
         config = self.backbones[backbone]
         key = ("pretraining source", digest(config.pretrain.dataset))
         return self._once(key, lambda: pretrain_source(self.grid, config))
 
     def prepared(self, dataset: str) -> Path:
-        """Prepared images of a data set of the grid."""
+        """Return the folder of the prepared images of a data set."""
         return self.data / "prepared" / f"{dataset}-{self._data_digest(self.source(dataset))}"
 
     def pretraining_data(self, backbone: str) -> Path:
-        """Prepared images that a backbone is pre-trained on."""
+        """Return the folder of the prepared images that a backbone is pre-trained on."""
         return self.data / "prepared" / f"pretraining-{self._data_digest(self.pretraining_source(backbone))}"
 
     def weights(self, backbone: str) -> Path | None:
-        """The backbone's weights file; None when torchvision holds them."""
+        """Return the weights file of a backbone; None for weights of torchvision."""
         config = self.backbones[backbone]
         if config.weights == "pretrain":
             file = f"{config.network_name}-{digest(self._identity(config))}.safetensors"
@@ -64,19 +63,19 @@ class Layout:
         return Path(config.weights) if config.is_local_file else None
 
     def card(self, backbone: str) -> Path | None:
-        """The card of weights that were pre-trained here."""
+        """Return the card of weights that are pre-trained here, None for all others."""
         weights = self.weights(backbone)
         is_ours = self.backbones[backbone].weights == "pretrain"
         return weights.with_suffix(".json") if weights is not None and is_ours else None
 
     def views(self, backbone: str) -> list[int]:
-        """Numbers of the backbone's views."""
+        """Return the numbers of the backbone's views."""
         return view_numbers(self.backbones[backbone].views)
 
     def features(self, dataset: str, backbone: str, view: int | str | None = None) -> Path:
-        """Feature cache of a data set through a backbone; of its first view by default.
+        """Return the folder of the features of a data set from a backbone.
 
-        view: its number; of a drifting backbone the name of a part.
+        view: its number, or the name of a part for a drifting backbone. The default is the first view.
         """
         config = self.backbones[backbone]
         view = self.views(backbone)[0] if view is None else view
@@ -89,7 +88,7 @@ class Layout:
         return folder / (f"view{view}" if isinstance(view, int) else view)
 
     def read_by(self, cells: Sequence[Cell]) -> list[Path]:
-        """Folders of the features that cells of one data set and backbone read, in the order of open_for."""
+        """Return folders of features that cells of one data set and backbone read, as open_for takes them."""
         first = cells[0]
         if first.batch_norm == "drifting":
             pair = (first.dataset, first.backbone)
@@ -100,20 +99,20 @@ class Layout:
         return [self.features(first.dataset, first.backbone, view) for view in views]
 
     def reads(self, cell: Cell) -> dict[int, list[str]]:
-        """By seed, names of the features that a cell reads, below data_dir/features.
+        """Return by seed the names of the features that a cell reads, relative to data_dir/features.
 
-        Of drifting ones without how many maps were kept: no number depends on it.
+        Names of drifting features omit the number of kept maps, because no result depends on it.
         """
-        found = {}
+        names = {}
         for seed in cell.seeds:
             folders = self.read_by([cell.model_copy(update={"seeds": [seed]})])
             if cell.batch_norm == "drifting":
                 folders = [f.with_name(replace(Part.parse(f.name), kept=None).name) for f in folders]
-            found[seed] = [features_name(folder) for folder in folders]
-        return found
+            names[seed] = [features_name(folder) for folder in folders]
+        return names
 
     def made_from(self, dataset: str, backbone: str, view: int | str) -> Path | None:
-        """The features that others are made from; None where it is images alone."""
+        """Return the folder of features that a view or part is made from; None if it needs only images."""
         part = Part.parse(view) if isinstance(view, str) else None
         if part is None or part.kind != "tests":
             return None
@@ -121,49 +120,49 @@ class Layout:
         return self.features(dataset, backbone, part.source(kept).name)
 
     def network(self, name: str) -> str:
-        """The name of a backbone whose weights are those of a network (its first variant in the grid)."""
+        """Return the name of the first backbone of the grid that is a variant of a network."""
         return next(key for key, config in self.backbones.items() if config.network_name == name)
 
     def cell(self, cell: Cell) -> Path:
-        """Result document of a cell."""
+        """Return the path of the result document of a cell."""
         return self.results / "matrices" / cell.dataset / cell.backbone / f"{cell.id}.json"
 
     def _identity(self, config: BackboneConfig) -> list:
-        """What a backbone is a function of: architecture, input, and what its weights come from."""
+        """Return everything that determines a backbone: architecture, input and origin of the weights."""
         settings = [config.arch, asdict(resolve(config))]
         if config.weights == "pretrain":
             data = self._data_digest(self.pretraining_source(config.path_name))
             pretraining = config.pretrain.model_dump()
-            pretraining["dataset"].pop("path", None)  # where the images lie: what they are is in `data`
+            pretraining["dataset"].pop("path", None)  # `data` identifies the images, wherever they lie
             return [settings, pretraining, data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
         return [settings, weights_entry(config.arch, config.weights).name]
 
     def _data_digest(self, source: Source) -> str:
-        """Of all that a source's prepared images come from; settings and files, code and libraries."""
+        """Return a hash of the settings, files, code and libraries that prepared images come from."""
         key = ("data", id(source))
         return self._once(key, lambda: digest([source.identity(), *_made_by(*data_code(source))]))
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """make() when a key is asked for the first time: it may look at every file of a data set."""
+        """Return make(), called once per key, because it may read every file of a data set."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
 
 
 def data_code(source: Source) -> tuple[str | Path, ...]:
-    """Roots (see provenance.stage_hash) of the code that prepares a source: no other source counts."""
+    """Return the roots (see stage_hash) of the code that prepares a source, without other sources."""
     return "datasets.base", Path(SOURCES.module_file(source.name))
 
 
 def pretrain_code(config: BackboneConfig) -> tuple[str | Path, ...]:
-    """Roots of the code that pre-trains a backbone."""
+    """Return the roots of the code that pre-trains a backbone."""
     return "backbones.pretraining", Path(ARCHITECTURES.module_file(config.arch))
 
 
 def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
-    """Roots of the code that a backbone's features come from."""
+    """Return the roots of the code that extracts the features of a backbone."""
     roots = {
         "drifting": ["features.drifting.extract"],
         "adapted": ["features.cache", "backbones.batch_norm", "streams.stream"],
@@ -173,5 +172,5 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
-    """Code and libraries of a stage, for the name of what it makes: a stale folder is never a result."""
+    """Return code and libraries of a stage. With them in its name, stale output is never used."""
     return stage_hash(*roots), library_versions(*roots)

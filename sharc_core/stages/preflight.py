@@ -1,8 +1,8 @@
-"""What a grid needs from outside, checked before any job runs: data, weights, device, folders, budgets."""
+"""Checks before any job runs: data, weights, device, folders, disk space, budgets."""
 
 import contextlib
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
@@ -21,23 +21,24 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.cell_memory import budget_of
+from sharc_core.stages.build import Progress
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.stream import split_classes
 
-ROOM = 1_000_000  # bytes that the smallest results take; without them Snakemake itself breaks down
+ROOM = 1_000_000  # bytes of the smallest results; Snakemake itself fails with less free space
 
 
 def check_inputs(
     grid: Grid,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = None,
     planning: bool = False,
     elsewhere: bool = False,
 ) -> None:
-    """Everything that can be found wrong in data, weights and device before hours are spent.
+    """Check data, weights, devices, folders and budgets of a grid. Raises UserError for the first problem.
 
-    progress: told a line now and then when there is much to read. planning: data that the user has yet to
-    bring and a GPU that is missing are told and no error. elsewhere: jobs run on other machines, whose
-    devices only they can tell. Raises UserError.
+    progress: called with a line while much data is read, and with notes and warnings. planning: missing data
+    that the user provides and a missing GPU are warnings, not errors. elsewhere: jobs run on other machines,
+    so devices are not checked here.
     """
     if not elsewhere:
         _check_devices(grid, progress, planning)
@@ -48,19 +49,19 @@ def check_inputs(
     sources = {name: grid.source(name) for name in grid.datasets}
     for name, dataset in grid.datasets.items():
         source = sources[name]
-        with _named(f"datasets.{name}"):
+        with _prefixed(f"datasets.{name}"):
             _check_source(source, progress, planning)
             split_classes(len(source.class_names()), dataset.stream)
     shapes = {}
-    with _named("backbone"):
+    with _prefixed("backbone"):
         _check_used(grid)
     for backbone in grid.all_backbones:
-        with _named("backbone"):
+        with _prefixed("backbone"):
             shapes[backbone.path_name] = _check_backbone(backbone)
             if backbone.batch_norm != "frozen" and not has_batch_norm(backbone) and progress:
                 progress(
-                    f"note: {backbone.network_name} has no batch norm: {backbone.batch_norm} gives the "
-                    "features that frozen gives"
+                    f"note: {backbone.network_name} has no batch norm: its features are the same with "
+                    f"batch_norm {backbone.batch_norm} and frozen"
                 )
             check_stated(backbone)
             if backbone.weights == "pretrain":
@@ -72,29 +73,29 @@ def check_inputs(
 
 
 def _check_used(grid: Grid) -> None:
-    """No setting of drifting features for a network that drifts nowhere in the grid or its studies."""
+    """Refuse settings of drifting features for a network that drifts nowhere in the grid or its studies."""
     drifting = {one.network_name for one in grid.all_backbones if one.batch_norm == "drifting"}
     for backbone in grid.backbones:
         given = [("passes", backbone.passes is not None), ("maps", backbone.maps == "all")]
         unused = [key for key, is_given in given if is_given and backbone.network_name not in drifting]
         if unused:
             raise UserError(
-                f"{unused[0]} has no effect on {backbone.network_name}: add batch_norm drifting, or drop it"
+                f"{unused[0]} has no effect on {backbone.network_name}: add batch_norm drifting, or remove it"
             )
 
 
 def _check_backbone(backbone: BackboneConfig) -> tuple[int, int, int]:
-    """check_backbone, with advice for a weights file whose tensors have other names."""
+    """Return the shape of the maps. The error for a weights file with other tensor names includes advice."""
     try:
         return check_backbone(backbone)
     except UserError as error:
         raise UserError(advice(backbone) or str(error)) from None
 
 
-def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning: bool) -> None:
+def _check_devices(grid: Grid, progress: Progress, planning: bool) -> None:
     for key, name in (("device", grid.device), ("cells.device", grid.cells.device)):
         try:
-            with _named(key):
+            with _prefixed(key):
                 resolve_device(name)
         except UserError as error:
             if not planning:
@@ -104,7 +105,7 @@ def _check_devices(grid: Grid, progress: Callable[[str], None] | None, planning:
 
 
 def check_folder(path: str) -> None:
-    """Raises UserError for a project's folder that Snakemake would read something into."""
+    """Raise UserError if the path of the project has characters with a meaning to Snakemake."""
     try:
         fit_for_snakemake(path)
     except ValueError as error:
@@ -112,8 +113,8 @@ def check_folder(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Say which key an error is about; so is what the system has against a path (too long, not permitted)."""
+def _prefixed(key: str) -> Iterator[None]:
+    """Prefix errors with the key that they concern. An OSError about a path becomes a UserError."""
     try:
         yield
     except UserError as error:
@@ -122,7 +123,7 @@ def _named(key: str) -> Iterator[None]:
         raise UserError(f"config: {key}: {shown(error.filename)}: {(error.strerror or '').lower()}") from None
 
 
-def _check_source(source: Source, progress: Callable[[str], None] | None, planning: bool) -> None:
+def _check_source(source: Source, progress: Progress, planning: bool) -> None:
     try:
         source.check(progress)
     except Missing as missing:
@@ -133,7 +134,7 @@ def _check_source(source: Source, progress: Callable[[str], None] | None, planni
 
 
 def _counts(source: Source) -> dict[str, int] | None:
-    """Images per split where they are known; None for files that are yet to come."""
+    """Return the images per split, None if the user has yet to provide the files."""
     try:
         return source.counts()
     except Missing:
@@ -141,13 +142,13 @@ def _counts(source: Source) -> dict[str, int] | None:
 
 
 def _check_folder(key: str, folder: Path) -> None:
-    """A folder that is to be written to is one already, or can be made."""
+    """Raise UserError unless a path is a folder or can become one."""
     for place in (folder, *folder.parents):
         try:
             os.stat(place)
         except FileNotFoundError:
             continue
-        except NotADirectoryError:  # below a file, which is among the parents
+        except NotADirectoryError:  # one of its parents is a file
             continue
         except OSError as error:
             raise UserError(
@@ -162,7 +163,7 @@ def _check_pretraining(
     grid: Grid,
     backbone: BackboneConfig,
     sources: dict[str, Source],
-    progress: Callable[[str], None] | None,
+    progress: Progress,
     planning: bool,
 ) -> None:
     content = _pretraining_content(grid, backbone, progress, planning)
@@ -177,11 +178,12 @@ def _check_pretraining(
 
 
 def _pretraining_content(
-    grid: Grid, backbone: BackboneConfig, progress: Callable[[str], None] | None, planning: bool
+    grid: Grid, backbone: BackboneConfig, progress: Progress, planning: bool
 ) -> set[str]:
-    """Identifiers of the classes; of data that are prepared already, as noted there: they were checked then.
+    """Return the identifiers of the classes that a backbone is pre-trained on.
 
-    To choose characters anew takes a second, in every call of Snakemake.
+    Prepared data have been checked, and their manifest has the identifiers. Reading it saves the second that
+    the source needs to choose its characters, in every call of Snakemake.
     """
     if any(Path(grid.data_dir).glob("prepared/pretraining-*/manifest.json")):
         manifest = Layout(grid).pretraining_data(backbone.path_name) / "manifest.json"
@@ -193,31 +195,30 @@ def _pretraining_content(
 
 
 def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str, int] | None]) -> None:
-    """Room for all features that are not there yet, of the data sets whose numbers of images are known."""
+    """Check the free space for missing features of the data sets whose number of images is known."""
     sizes = {}
     for dataset, backbone, view in extracted_views(grid):
         known = counts[dataset]
         if known is not None:
             sizes[dataset, backbone, view] = _extent(grid, dataset, view, known, shapes[backbone])[1]
     place = Path(grid.data_dir)
-    if sum(sizes.values()) > free_bytes(place):  # only then is it worth finding out which are there
+    if sum(sizes.values()) > free_bytes(place):  # only then look which features exist
         layout = Layout(grid)
         missing = [
             size for key, size in sizes.items() if not (layout.features(*key) / "manifest.json").exists()
         ]
-        with _named("data_dir"):
+        with _prefixed("data_dir"):
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
 
 
 def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
-    """What is still to be extracted, a line per backbone: images, bytes, minutes. Empty where all is there.
+    """Return a line per backbone on its missing features: images, bytes and minutes. Call check_inputs first.
 
-    needed: folders of features that cells are still to be trained on. minutes: of one core, from what the
-    network does to a few images of random noise here and now. To be called after check_inputs. Data sets
-    whose numbers of images are not known yet are left out.
+    needed: folders of features for cells that are still to be trained. The minutes are for one core, measured
+    with a few images of random noise. Data sets with an unknown number of images are left out.
     """
     layout = Layout(grid)
-    found: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
+    totals: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
     counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
     shapes = {name: check_backbone(config) for name, config in layout.backbones.items()}
     for dataset, backbone, view in extracted_views(grid):
@@ -228,10 +229,10 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
         images, size = _extent(grid, dataset, view, counts, shapes[backbone])
         in_train_mode = isinstance(view, str) and view.startswith(("train", "joint"))
         training = counts["train"] if in_train_mode else 0
-        before = found.get(backbone, (0, 0, 0))
-        found[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
+        before = totals.get(backbone, (0, 0, 0))
+        totals[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
     lines = []
-    for backbone, (images, training, size) in found.items():
+    for backbone, (images, training, size) in totals.items():
         drifting, evaluated = seconds_per_image(layout.backbones[backbone], bool(training))
         minutes = (training * drifting + (images - training) * evaluated) / 60
         of = f" ({training:,} of them in train mode)" if training else ""
@@ -245,7 +246,7 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
 def _extent(
     grid: Grid, dataset: str, view: int | str, counts: dict[str, int], shape: tuple[int, int, int]
 ) -> tuple[int, int]:
-    """Images and bytes of a view, or of a part of drifting features."""
+    """Return images and bytes of a view, or of a part of drifting features."""
     if isinstance(view, str):
         return extent(Part.parse(view), counts, grid.datasets[dataset].stream, shape)
     images = sum(counts[split] for split in splits_of(view))
@@ -253,21 +254,22 @@ def _extent(
 
 
 def _check_room(grid: Grid) -> None:
-    """Results can be written, and Snakemake can keep its own files in the working folder."""
-    for what, place in ((f"results_dir: {grid.results_dir}", Path(grid.results_dir)), ("here", Path())):
-        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"config: {what}: no permission to write into {there}")
+    """Check that results_dir and the working folder, where Snakemake keeps its files, can be written."""
+    results = Path(grid.results_dir)
+    for name, place in ((f"results_dir: {grid.results_dir}", results), ("working folder", Path())):
+        folder = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"config: {name}: no permission to write into {folder}")
         free = free_bytes(place)
         if free < ROOM:
             raise UserError(
-                f"config: {what}: the disk is full, {there} has {free:,} bytes free: free some space and run "
-                "again"
+                f"config: {name}: the disk is full, {folder} has {free:,} bytes free: free some space and "
+                "run again"
             )
 
 
 def _check_budgets(grid: Grid, shapes: dict[str, tuple], classes: dict[str, int]) -> None:
-    """Every cell's memory against the maps it will hold."""
+    """Check the budget of each cell against the size of its maps."""
     for cell in cells(grid):
-        with _named(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
+        with _prefixed(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
             budget_of(cell, shapes[cell.backbone], classes[cell.dataset])

@@ -1,5 +1,5 @@
-"""Features of a network whose batch norms stay in train mode while the stream is learnt from.
+"""Features of a network whose batch norms stay in train mode while the head learns from the stream.
 
-They depend on the stream's order, so they belong to a seed; they depend on nothing that a method, its head
-or its memory does, so one extraction serves every cell. See docs/fidelity.md.
+They depend on the order of the stream, so each seed has its own. They do not depend on the method, its head
+or its memory, so one extraction serves all cells. See docs/fidelity.md.
 """

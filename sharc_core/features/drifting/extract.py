@@ -1,4 +1,4 @@
-"""Extract drifting features: training images in the stream's order through a network in train mode."""
+"""Extract drifting features: pass training images in stream order through a network in train mode."""
 
 import hashlib
 import math
@@ -27,16 +27,16 @@ from sharc_core.features.cache import ArrayWriter, Tally, check_space, half, mov
 from sharc_core.features.drifting.part import Kept, Part
 from sharc_core.streams.stream import Stream
 
-TESTED = 16  # test images at a time: what fits a core's caches is fastest
+TESTED = 16  # test images per batch; a batch that fits the caches of a core is fastest
 PASSES = range(1, PASSES_LIMIT + 1)
 STATISTICS = "statistics.safetensors"
 
 
 @dataclass
 class Extraction:
-    """What the parts of one data set and backbone are extracted from.
+    """Extracts the parts of one data set and backbone.
 
-    backbone: not fused. maps, pooled: types that are stored; others are for comparisons.
+    backbone: not fused. maps, pooled: stored types; other types than the defaults serve comparisons.
     """
 
     prepared: PreparedData
@@ -51,18 +51,18 @@ class Extraction:
     written: dict[str, dict] = field(default_factory=dict, init=False)
 
     def __post_init__(self):
-        self.loaded = BatchNorms(self.backbone.body).statistics()  # a pass leaves others in the network
+        self.loaded = BatchNorms(self.backbone.body).statistics()  # a pass changes those in the network
 
     def run(self, part: Part, out: Path, train: Path | None = None) -> None:
-        """Write one part's folder, its manifest last. train: for `tests`, the seed's `train` folder.
+        """Write the folder of a part, its manifest last. train: for `tests`, the seed's `train` folder.
 
-        What an interrupted call finished of a task is used again. Raises UserError when the disk is too
-        small, for a batch without variance, and for maps beyond float16.
+        Tasks that an interrupted call finished are not repeated. Raises UserError when the disk is too small,
+        for a batch without variance, and for maps beyond float16.
         """
         if (out / "manifest.json").exists():
-            # made again although it is whole: nothing of it is used, and who reads it keeps it until the end
-            with atomic_folder(out) as place:
-                self._run(part, place, train)
+            # a complete folder is made again from scratch; readers keep the old one until the end
+            with atomic_folder(out) as temporary:
+                self._run(part, temporary, train)
         else:
             out.mkdir(parents=True, exist_ok=True)
             self._run(part, out, train)
@@ -89,9 +89,9 @@ class Extraction:
                 steps = self._tests(part, out, train)
             names = [self._finish(out, name, make) for name, make in steps]
         files = {
-            f"{name}/{file}": noted
+            f"{name}/{file}": entry
             for name in names
-            for file, noted in read_json(out / name / "manifest.json")["files"].items()
+            for file, entry in read_json(out / name / "manifest.json")["files"].items()
         }
         stamp(out, list(files))
         write_json(out / "manifest.json", self._manifest(part, files))
@@ -116,26 +116,26 @@ class Extraction:
 
     def _images(self, part: Part) -> int:
         train, test = len(self.prepared.train_labels), len(self.prepared.test_labels)
-        after = sum(len(self._tested(task)) for task in range(self.stream.tasks))
+        after = sum(len(self._test_images_after(task)) for task in range(self.stream.tasks))
         return {"start": test, "train": train, "joint": train + test, "tests": after}[part.kind]
 
     def _finish(self, out: Path, name: str, make: Callable[[Path], None]) -> str:
-        """A folder below `out`, whole or not at all; one that is whole is left as it is."""
+        """Make a folder below `out` atomically, unless it is complete. Return its name."""
         folder, device = out / name, device_text(self.device)
-        if _is_whole(folder, device):
+        if _is_complete(folder, device):
             self.tally.skip(read_json(folder / "manifest.json")["images"])
             return name
         before = self.tally.done
-        with atomic_folder(folder) as place:
+        with atomic_folder(folder) as temporary:
             self.written = {}
-            make(place)
+            make(temporary)
             files = dict(sorted(self.written.items()))
             images = self.tally.done - before
-            write_json(place / "manifest.json", {"files": files, "images": images, "device": device})
+            write_json(temporary / "manifest.json", {"files": files, "images": images, "device": device})
         return name
 
     def _save(self, path: Path, values: torch.Tensor) -> None:
-        """Write an array; its checksum is of what was to be written, not of what a full disk took."""
+        """Write an array. Its checksum is of the values in memory, so a truncated file is detected."""
         writer = ArrayWriter(path, tuple(values.shape), values.numpy().dtype)
         writer.append(values)
         self.written[path.name] = writer.finish()
@@ -143,7 +143,7 @@ class Extraction:
     # --- test images -----------------------------------------------------------------------------
 
     def _start(self, folder: Path) -> None:
-        """All test images through the network as it comes, and the labels."""
+        """Save the labels and the features of all test images with the loaded statistics."""
         order = torch.cat(self.stream.test)
         self._save(
             folder / "train_labels.npy",
@@ -155,8 +155,8 @@ class Extraction:
         self._save(folder / "test_order.npy", order)
         self._save(folder / "tested.npy", self._pooled_tests(self._evaluated(None), order))
 
-    def _tested(self, task: int) -> torch.Tensor:
-        """Test images of the tasks seen after `task`, and of the next one."""
+    def _test_images_after(self, task: int) -> torch.Tensor:
+        """Return the test images of the tasks up to `task` and of the next one."""
         return torch.cat(self.stream.test[: task + 2])
 
     def _tests(self, part: Part, out: Path, train: Path) -> Iterator[tuple[str, Callable]]:
@@ -166,7 +166,7 @@ class Extraction:
 
             def make(folder: Path, task: int = task) -> None:
                 statistics = _statistics(train / f"task{task}")[passes]
-                tested = self._pooled_tests(self._evaluated(statistics), self._tested(task))
+                tested = self._pooled_tests(self._evaluated(statistics), self._test_images_after(task))
                 self._save(folder / "tested.npy", tested)
 
             yield f"task{task}", make
@@ -216,7 +216,7 @@ class Extraction:
         self._save(folder / "tested.npy", tested)
 
     def _pass(self, drift: Drift, order: torch.Tensor, part: Part, kept: Kept, folder: Path) -> None:
-        """Training images `order` (N,) in batches: pooled vectors, numbers of non-zero values, last maps."""
+        """Pass training images `order` (N,) in batches. Save pooled vectors, counts and last maps."""
         moves = moves_of_view(self.prepared.train_images.shape, part.view) if part.view else None
         pooled, counts, tail = [], [], _Tail(kept, len(order), folder, drift.backbone, self.maps)
         for index in order.split(part.batch):
@@ -240,7 +240,7 @@ class Extraction:
 
 
 class _Tail:
-    """Keeps the last maps of a task: as many samples and non-zero values as `kept` says."""
+    """Keeps the last maps of a task, with at least the samples and non-zero values that `kept` names."""
 
     def __init__(self, kept: Kept, samples: int, folder: Path, backbone: Backbone, dtype: torch.dtype):
         self.kept = kept
@@ -254,7 +254,7 @@ class _Tail:
         self.empty = torch.empty(0, *shape, dtype=dtype)
 
     def add(self, maps: torch.Tensor, counts: torch.Tensor) -> None:
-        """Take in a batch and let go what is not needed any more."""
+        """Add a batch and drop the oldest batches that are no longer needed."""
         self.batches.append(maps)
         self.values.append(int(counts.sum(dtype=torch.int64)))
         if self.kept.samples is None:
@@ -268,7 +268,7 @@ class _Tail:
             self.values.pop(0)
 
     def maps(self) -> torch.Tensor:
-        """What is kept, (m, K, h, w)."""
+        """Return the kept maps (m, K, h, w)."""
         return torch.cat([self.empty, *self.batches])
 
 
@@ -277,18 +277,18 @@ def _count_type(map_size: tuple[int, ...]) -> torch.dtype:
 
 
 def _statistics(folder: Path) -> dict[int, torch.Tensor]:
-    """Running statistics after a task, by the number of passes."""
+    """Return the running statistics after a task, by the number of passes."""
     try:
-        found = load_file(folder / STATISTICS)
+        tensors = load_file(folder / STATISTICS)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{folder / STATISTICS} cannot be read ({error}): delete the folder and run again"
         ) from None
-    return {int(name.removeprefix("passes")): values for name, values in found.items()}
+    return {int(name.removeprefix("passes")): values for name, values in tensors.items()}
 
 
-def _is_whole(folder: Path, device: str) -> bool:
-    """Whether all is there, made on that device: one part's bits come from one."""
+def _is_complete(folder: Path, device: str) -> bool:
+    """Return whether a folder has all files, made on this device. All bits of a part come from one device."""
     try:
         manifest = read_json(folder / "manifest.json")
         check_files(folder, manifest["files"], verify=True)

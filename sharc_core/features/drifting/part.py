@@ -1,28 +1,29 @@
-"""The parts that drifting features are extracted in: each a folder and a job.
+"""The parts of drifting features. Each is a folder that one job extracts.
 
-`start`: the test images before the stream. `train`: a seed's training images as they pass by, and the running
-statistics after each task. `tests`: the test images after each task, for one number of passes. `joint`: all
-of it for JOINT, whose stream is shuffled.
+`start`: the test images before the stream. `train`: a seed's training images at the time of their visit, and
+the running statistics after each task. `tests`: the test images after each task, for one number of passes.
+`joint`: both for JOINT, whose stream is one shuffled task.
 """
 
 import re
 from dataclasses import dataclass
 
-FEWEST = 256  # maps kept of every task at least: a little more than is needed now saves an extraction later
+FEWEST = 256  # maps kept of each task at least, so that a slightly larger buffer needs no new extraction
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Which training maps of a task are kept: its last ones, as many as `samples` says.
+    """Which training maps of a task are kept: its last ones.
 
-    samples: None for all. full: and as many as have the values of so many full maps that are not zero.
+    samples: their number; None for all. full: keep more of them until they hold as many non-zero values as
+    this number of full maps has values.
     """
 
     samples: int | None = FEWEST
     full: int = 0
 
     def __or__(self, other: "Kept") -> "Kept":
-        """What holds both."""
+        """Return the smallest Kept that covers both."""
         if self.samples is None or other.samples is None:
             return Kept(None)
         return Kept(max(self.samples, other.samples), max(self.full, other.full))
@@ -30,7 +31,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Part:
-    """One part; what does not apply is None. view: what the seed trains on. batch: its size in training."""
+    """One part. Fields that do not apply are None. view: of the seed. batch: size of the training batches."""
 
     kind: str
     seed: int | None = None
@@ -41,7 +42,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its folder; parse() reads it."""
+        """Name of the folder; parse() reads it."""
         name = self.kind
         for key in ("seed", "view", "batch", "passes"):
             value = getattr(self, key)
@@ -53,20 +54,20 @@ class Part:
 
     @classmethod
     def parse(cls, name: str) -> "Part":
-        """The part of a folder's name. Raises ValueError for any other text."""
+        """Return the part with a folder name. Raises ValueError for any other text."""
         pattern = r"(start|train|tests|joint)(?:-seed(\d+)-view(\d+)-batch(\d+))?"
         pattern += r"(?:-passes(\d))?(?:-(all)|-last(\d+))?(?:-full(\d+))?"
-        found = re.fullmatch(pattern, name)
-        if found is None:
-            raise ValueError(f"{name!r} is no part")
-        kind, seed, view, batch, passes, whole, last, full = found.groups()
-        kept = Kept(None if whole else int(last), int(full or 0)) if whole or last else None
+        match = re.fullmatch(pattern, name)
+        if match is None:
+            raise ValueError(f"{name!r} is not the name of a part")
+        kind, seed, view, batch, passes, everything, last, full = match.groups()
+        kept = Kept(None if everything else int(last), int(full or 0)) if everything or last else None
         texts = {"seed": seed, "view": view, "batch": batch, "passes": passes}
         numbers = {key: int(text) for key, text in texts.items() if text is not None}
         return cls(kind, **numbers, kept=kept)
 
     def source(self, kept: Kept) -> "Part":
-        """The `train` part that a `tests` part has its running statistics from."""
+        """Return the `train` part whose running statistics a `tests` part uses."""
         return Part("train", self.seed, self.view, self.batch, kept=kept)
 
 

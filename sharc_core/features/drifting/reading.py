@@ -1,4 +1,4 @@
-"""Opening drifting features: the parts that some cells read, checked, mapped into memory."""
+"""Open drifting features: check the parts that cells read and map them into memory."""
 
 import contextlib
 from pathlib import Path
@@ -15,9 +15,9 @@ from sharc_core.features.views import DriftingFeatures, Visits
 
 
 def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures:
-    """Open the parts in these folders; `start` is among them. verify: hash every file.
+    """Open the parts in `folders`, which must include `start`. verify: hash every file.
 
-    Raises UserError naming the file that is missing, cut short or altered, or a part of other data.
+    Raises UserError that names a missing, truncated or changed file, or a part of other data.
     """
     _allow_files()
     manifests = {Path(folder): _manifest(Path(folder), verify) for folder in folders}
@@ -26,7 +26,7 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
     for folder, manifest in manifests.items():
         if any(manifest[key] != first[key] for key in ("dataset", "backbone", "shape", "classes", "counts")):
             raise UserError(
-                f"features {folder} are not of the same data and backbone as the others: {REMEDY}"
+                f"features {folder} come from other data or another backbone than the rest: {REMEDY}"
             )
     start = parts[START] / "start"
     tasks = range(first["counts"]["tasks"])
@@ -64,7 +64,7 @@ def open_drifting(folders: list[Path], verify: bool = False) -> DriftingFeatures
 
 
 def _allow_files() -> None:
-    """Every array that is mapped holds a file open: allow as many as the system does."""
+    """Raise the limit on open files to the maximum, because every mapped array holds one open."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
