@@ -1,4 +1,4 @@
-"""Whatever stands in a grid file: it is fine, or one clear line. Nothing else, nothing later, no code run."""
+"""Any content of a grid file is either valid or refused at once with one clear line; no code from it runs."""
 
 import copy
 import datetime
@@ -89,7 +89,7 @@ JUNK = [
 
 
 def places(value, above=()):
-    """The path of every key and entry."""
+    """Yield the path of every key and list entry."""
     yield above
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in inner:
@@ -108,7 +108,7 @@ def with_junk(values: dict, place: tuple, junk: object):
 
 
 def fine_or_one_line(action, *arguments) -> bool:
-    """Whether it was fine; anything but a UserError of a readable line is an error."""
+    """Return whether the call succeeds. A failure must be a UserError with one readable line."""
     try:
         action(*arguments)
         return True
@@ -123,11 +123,11 @@ def test_whatever_stands_at_any_key_is_fine_or_one_line():
     complete = yaml.safe_load(COMPLETE)
     assert set(complete) == set(Grid.model_fields), "COMPLETE must have every key"
     assert fine_or_one_line(load_grid, complete)
-    found = [
+    is_valid = [
         fine_or_one_line(load_grid, with_junk(complete, place, junk))
         for place, junk in itertools.product(places(complete), JUNK)
     ]
-    assert 0 < sum(found) < len(found) / 10
+    assert 0 < sum(is_valid) < len(is_valid) / 10
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_whatever_stands_at_any_key_is_fine_or_one_line():
         ("a: [1, 2\nb: }", "is not valid YAML: while parsing"),
         ("- 1\n", "must hold keys and values"),
         ("", "must hold keys and values"),
-        (TEXT + "__use_yte__: true\n", "has __use_yte__, with which Snakemake runs code .*: refused"),
+        (TEXT + "__use_yte__: true\n", "has __use_yte__, which makes Snakemake run code .*: refused"),
     ],
 )
 def test_files_that_are_no_grid(tmp_path, text, message):
@@ -161,7 +161,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_aliases_that_unfold_without_end():
-    """A few lines of YAML can stand for more values than memory holds, or for themselves."""
+    """A few lines of YAML can expand to more values than fit into memory, or contain themselves."""
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     values = yaml.safe_load("\n".join(lines))
@@ -203,12 +203,12 @@ def test_aliases_that_unfold_without_end():
         ("data_dir", "<results>", r"data_dir: < means something to Snakemake"),
         ("backbone.weights", "{x}.safetensors", r"backbone\.weights: { means something to Snakemake"),
         ("results_dir", "a\0b", r"results_dir: control characters are not allowed \(got 'a\\x00b'\)"),
-        ("results_dir", "a\nb", r"results_dir: no control characters"),
-        ("mirror", "a\x1b[31m", r"mirror: no control characters"),
+        ("results_dir", "a\nb", r"results_dir: control characters are not allowed"),
+        ("mirror", "a\x1b[31m", r"mirror: control characters are not allowed"),
         (
             "datasets.mine",
             {"source": "image_folder", "path": "\0", "tasks": 2},
-            r"mine\.path: no control char",
+            r"mine\.path: control char",
         ),
         ("datasets.s_digits", {"source": ["digits"], "tasks": 2}, r"source: input should be a valid string"),
         (
@@ -220,7 +220,7 @@ def test_aliases_that_unfold_without_end():
     ],
 )
 def test_names_numbers_and_paths_that_would_fail_later(path, value, message):
-    if path.startswith("datasets."):  # names with dots in them are no paths
+    if path.startswith("datasets."):  # the name may contain dots
         values = changed("datasets", {path.removeprefix("datasets."): value})
     else:
         values = changed(path, value)
@@ -252,7 +252,7 @@ def test_what_only_the_system_knows_is_one_line_too(path, value, message):
 
 
 def test_names_of_cells_fit_into_names_of_files():
-    """The longest there can be, with what is added to them while they are written."""
+    """The longest possible id, with the affixes of its temporary file, is a valid file name."""
     name = "m" * 64
     values = changed("sharc.associative_memory", name) | {
         "methods": ["derpp"],
@@ -278,7 +278,7 @@ YTE = "__use_yte__: true\n?__import__('pathlib').Path('run').touch(): 1\n"
 
 @pytest.mark.parametrize("named", ["config.yaml", "grid.yaml"])
 def test_a_grid_file_is_no_program(tmp_path, monkeypatch, capsys, named):
-    """Snakemake's templates run code: `check` refuses them unread, and so does a run of config.yaml."""
+    """Snakemake's templates run code. `check` and a run of config.yaml refuse the file unread."""
     monkeypatch.chdir(tmp_path)
     Path(named).write_text(YTE + TEXT)
     assert main(["check", "--config", named]) == 1

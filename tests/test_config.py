@@ -1,4 +1,4 @@
-"""Config: bad input is one line that names the key, the value and the remedy; good input unrolls right."""
+"""Bad grid files give one line with the key, the value and the remedy; good ones give the right cells."""
 
 import copy
 import math
@@ -192,21 +192,21 @@ def test_a_missing_mirror_is_named():
 
 @pytest.mark.parametrize("key", ["device", "cells.device"])
 def test_cuda_without_a_gpu(monkeypatch, key):
-    """Refused where the jobs will run; a plan only warns; other machines are not this one's to judge."""
+    """A missing GPU is refused where jobs will run, a warning in a dry run, and not checked for a cluster."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    grid, told = load_grid(changed(key, "cuda")), []
+    grid, messages = load_grid(changed(key, "cuda")), []
     with pytest.raises(UserError, match=f"^config: {key}: cuda was asked for.*no usable GPU"):
         check_inputs(grid)
-    check_inputs(grid, told.append, planning=True)
-    assert len(told) == 1 and told[0].startswith(f"warning: config: {key}: cuda was asked for")
-    check_inputs(grid, told.append, elsewhere=True)
-    assert len(told) == 1
+    check_inputs(grid, messages.append, planning=True)
+    assert len(messages) == 1 and messages[0].startswith(f"warning: config: {key}: cuda was asked for")
+    check_inputs(grid, messages.append, elsewhere=True)
+    assert len(messages) == 1
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     check_inputs(grid)
 
 
 def test_cells_know_their_device_and_batches_their_size():
-    """The device is part of what a cell is a function of; how many share a job is not."""
+    """Cells depend on the device but not on the number of cells per job."""
     blocks = {}, {"device": "cuda"}, {"device": "cuda", "per_job": 3}
     plain, gpu, batched = (load_grid(changed("cells", block)) for block in blocks)
     assert [grid.cells.batch for grid in (plain, gpu, batched)] == [1, 8, 3]
@@ -226,7 +226,7 @@ def test_a_backbone_must_not_have_seen_the_stream():
 
 
 def test_a_backbone_for_digits_must_not_have_seen_rendered_ones():
-    """Classes 1000 to 1249 hold 8, a raised 3, an Arabic-Indic and a circled 2: three digits."""
+    """Classes 1000 to 1249 contain three digits: 8, a superscript 3, and an Arabic-Indic and a circled 2."""
     glyphs = {"source": "glyphs", "classes": 250, "first_class": 1000}
     values = changed("datasets", {"s_digits": {"source": "digits", "tasks": 5}})
     values["backbone"]["pretrain"] = {"dataset": glyphs}
@@ -261,16 +261,16 @@ def test_yaml_that_is_none(tmp_path):
 
 
 def test_cells_of_a_small_grid():
-    found = cells(load_grid(BASE))
-    baselines = [c for c in found if c.buffer is None]
+    unrolled = cells(load_grid(BASE))
+    baselines = [c for c in unrolled if c.buffer is None]
     assert sorted(c.method for c in baselines) == ["joint", "sgd"]
     # six methods x two buffers x (plain, reporting both scenarios; SHARC once for each theta)
-    assert len(found) == 2 + 6 * 2 * 3
-    plain = [c for c in found if c.method == "er" and c.variant == "plain" and c.buffer == 20]
+    assert len(unrolled) == 2 + 6 * 2 * 3
+    plain = [c for c in unrolled if c.method == "er" and c.variant == "plain" and c.buffer == 20]
     assert [c.scenarios for c in plain] == [["task_il", "class_il"]]
-    sharc = [c for c in found if c.method == "er" and c.variant == "sharc" and c.buffer == 20]
+    sharc = [c for c in unrolled if c.method == "er" and c.variant == "sharc" and c.buffer == 20]
     assert {(c.scenarios[0], c.theta) for c in sharc} == {("task_il", 0.8), ("class_il", 0.4)}
-    assert len({(c.dataset, c.backbone, c.id) for c in found}) == len(found)
+    assert len({c.place for c in unrolled}) == len(unrolled)
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file"])
@@ -286,10 +286,10 @@ def test_a_file_is_no_folder_to_write_to(tmp_path, key, kind):
 
 def test_checking_the_pretraining_data_says_how_far_it_is(monkeypatch):
     values = changed("backbone.pretrain", {"dataset": {"source": "glyphs", "classes": 8, "first_class": 900}})
-    told = []
+    messages = []
     monkeypatch.setattr(SOURCES.get("glyphs"), "check", lambda self, progress=None: progress("half"))
-    check_inputs(load_grid(values), progress=told.append)
-    assert told == ["half"]
+    check_inputs(load_grid(values), progress=messages.append)
+    assert messages == ["half"]
 
 
 def test_close_thetas_are_two_cells_and_usual_names_stay():
@@ -300,9 +300,9 @@ def test_close_thetas_are_two_cells_and_usual_names_stay():
 
 
 def test_equal_thetas_share_a_cell():
-    found = cells(load_grid(changed("sharc.theta", 0.5)))
-    assert len(found) == 2 + 6 * 2 * 2
-    assert all(c.scenarios == ["task_il", "class_il"] for c in found)
+    unrolled = cells(load_grid(changed("sharc.theta", 0.5)))
+    assert len(unrolled) == 2 + 6 * 2 * 2
+    assert all(c.scenarios == ["task_il", "class_il"] for c in unrolled)
 
 
 def test_lists_are_axes():
@@ -310,29 +310,29 @@ def test_lists_are_axes():
     values["sharc"] |= {"associative_memory": ["none", "mean"], "saliency": ["gradient", "random"]}
     values["methods"] = ["er"]
     values["budget"] = [{"unit": "floats"}, {"unit": "bytes", "count_associative_memory": True}]
-    found = cells(load_grid(values))
-    plain = [c for c in found if c.variant == "plain"]
-    sharc = [c for c in found if c.variant == "sharc"]
+    unrolled = cells(load_grid(values))
+    plain = [c for c in unrolled if c.variant == "plain"]
+    sharc = [c for c in unrolled if c.variant == "sharc"]
     assert len(plain) == 2 * 2
     assert len(sharc) == 2 * 2 * 3 * 2 * 2
-    assert len({c.id for c in found}) == len(found)
+    assert len({c.id for c in unrolled}) == len(unrolled)
 
 
 def test_splits_storages_and_masses_are_axes():
-    """Every combination is a cell with a file of its own: cells of one id would silently be one."""
+    """Each combination is a cell with its own file. Cells with one id would overwrite each other."""
     splits = ["equal", "carry", [3.0, 1.0, 1.0, 1.0, 1.0], [3.0, 1.0, 1.0, 1.0, 1.0 + 1e-9]]
     values = changed("sharc.theta", [{"mass": 0.5}, {"mass": 0.9}, 0.5])
     values |= {"methods": ["er"], "buffers": [20], "storage": ["float16", "int8"]}
     values["budget"] = [{"split": split} for split in splits]
-    found = cells(load_grid(values))
+    unrolled = cells(load_grid(values))
     rules = [(None, None), (None, 0.5), (None, 0.9), (0.5, None)]  # theta and mass; plain has neither
     expected = [
         (split, storage, *rule) for split in splits for storage in ("float16", "int8") for rule in rules
     ]
-    assert [(c.budget_split, c.storage, c.theta, c.mass) for c in found] == expected
-    assert len({c.id for c in found}) == len({c.config_hash for c in found}) == 4 * 2 * 4
-    # a cell's id is its file's name: stable, and the default's own is without split and storage
-    names = [c.id for c in found]
+    assert [(c.budget_split, c.storage, c.theta, c.mass) for c in unrolled] == expected
+    assert len({c.id for c in unrolled}) == len({c.config_hash for c in unrolled}) == 4 * 2 * 4
+    # an id names a file, so it must not change; it leaves out the default split and storage
+    names = [c.id for c in unrolled]
     assert names[0] == "er-plain-m20-floats"
     assert "er-sharc-m20-floats-carry-int8-mass0.9-gradient-modern_hopfield" in names
 
@@ -352,7 +352,7 @@ def test_settings_are_complete_and_hashed():
 
 
 def test_published_settings_are_the_defaults():
-    """Those of the published runs (tests/peer/runs.json)."""
+    """They equal the settings of the published runs (tests/peer/runs.json)."""
     derpp = METHODS.get("derpp").Settings()
     assert (derpp.alpha, derpp.beta) == (0.1, 0.5)
     assert METHODS.get("gem").Settings().margin == 0.5
@@ -367,18 +367,18 @@ def test_published_settings_are_the_defaults():
     assert grid.training.model_dump() == {"lr": 0.1, "batch_size": 10, "replay_batch_size": 10, "epochs": 1}
 
 
-# --- associative memories under names of one's own -------------------------------------------------
+# --- associative memories with names from the grid file --------------------------------------------
 
 
 def test_one_kind_with_several_settings():
-    """Each name is a cell of its own; the kind and its defaults come from the registry."""
+    """Each name gives its own cell; the kind and its defaults come from the registry."""
     values = changed("sharc.associative_memory", ["bayespcn", "bayespcn_map"])
     values["sharc"]["associative_settings"] = {"bayespcn_map": {"kind": "bayespcn", "log_joint": "map"}}
-    found = {c.associative_memory: c for c in cells(load_grid(values)) if c.variant == "sharc"}
-    assert found["bayespcn"].associative_settings["log_joint"] == "predictive"
-    assert found["bayespcn_map"].associative_settings["log_joint"] == "map"
-    assert found["bayespcn_map"].memory_kind == found["bayespcn"].memory_kind == "bayespcn"
-    assert found["bayespcn_map"].id.endswith("-bayespcn_map")
+    by_name = {c.associative_memory: c for c in cells(load_grid(values)) if c.variant == "sharc"}
+    assert by_name["bayespcn"].associative_settings["log_joint"] == "predictive"
+    assert by_name["bayespcn_map"].associative_settings["log_joint"] == "map"
+    assert by_name["bayespcn_map"].memory_kind == by_name["bayespcn"].memory_kind == "bayespcn"
+    assert by_name["bayespcn_map"].id.endswith("-bayespcn_map")
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_names_and_kinds_are_checked(name, settings, message):
         load_grid(values)
 
 
-# --- what fits is known before anything is computed ------------------------------------------------
+# --- memories are checked against their budget before anything is computed -------------------------
 
 
 def test_a_memory_too_small_for_the_maps_is_found_at_once():

@@ -1,4 +1,4 @@
-"""`~` and variables in the paths of a grid file: expanded once, everywhere, or one line."""
+"""`~` and variables in the paths of a grid file are expanded once, at any key, or refused with one line."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_every_path_is_expanded(path, expected):
         "methods": ["~", "$NOT_SET"],
     }
     before = json.dumps(values)
-    found, _ = expanded(values, VARIABLES)
+    result, _ = expanded(values, VARIABLES)
     assert json.dumps(values) == before
     expected_values = json.loads(before)
     expected_values |= dict.fromkeys(("data_dir", "results_dir", "mirror"), expected)
@@ -69,7 +69,7 @@ def test_every_path_is_expanded(path, expected):
     ):
         block["path"] = expected
     expected_values["backbone"][0]["weights"] = expected
-    assert found == expected_values
+    assert result == expected_values
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_alias_of_itself_ends():
 
 
 def test_every_text_of_a_data_set_is_a_path_or_known_to_be_none():
-    """A source's new key with a path in it has to be named in PATHS."""
+    """A new key of a source that holds a path must be added to PATHS."""
     for name in SOURCES.names():
         for key, field in SOURCES.get(name).Settings.model_fields.items():
             if field.annotation in (str, str | None):
@@ -155,7 +155,7 @@ def test_check_expands(tmp_path, monkeypatch, capsys):
 @pytest.mark.pipeline
 @pytest.mark.parametrize("given", ["file", "command line"])
 def test_snakemake_expands_before_any_job(project, tmp_path, given):
-    """After --configfile, which Snakemake reads itself, and with --config."""
+    """Paths are expanded in a file of --configfile, which Snakemake reads itself, and in --config."""
     grid = yaml.safe_load((project / "config/smoke.yaml").read_text())
     paths = {"data_dir": "~/$PART", "results_dir": "${PART}/results"}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid | (paths if given == "file" else {})))

@@ -1,4 +1,4 @@
-"""Cached data, weights and features are found again by what they are made from, and by nothing else."""
+"""The paths of cached data, weights and features depend on what these are made from, and on nothing else."""
 
 import copy
 from pathlib import Path
@@ -17,7 +17,7 @@ from sharc_core.stages.layout import Layout
 
 
 def features(path: str | None = None, **changes) -> Path:
-    """Feature folder of BASE with keys of its backbone changed."""
+    """Return the feature folder of BASE with changed keys of its backbone."""
     values = copy.deepcopy(BASE)
     values["backbone"] |= changes
     layout = Layout(load_grid(values))
@@ -56,12 +56,12 @@ def test_precision_is_that_of_the_features_only():
 
 
 def test_what_torchvisions_weights_say_may_be_said_as_well():
-    """The same input, spelled out or not; `default` is the weights it stands for."""
+    """The default input may be spelt out, and `default` names the same weights as its version."""
     block = {"arch": "resnet50", "weights": "imagenet1k_v2", "name": "net"}
-    said = [block, block | {"image_size": 224, "resize_size": 232}, block | {"weights": "default"}]
+    spellings = [block, block | {"image_size": 224, "resize_size": 232}, block | {"weights": "default"}]
     folders = {
         Layout(load_grid(BASE | {"backbone": one})).features("s_digits", "net")
-        for one in [*said, block | {"weights": "IMAGENET1K_V2"}]
+        for one in [*spellings, block | {"weights": "IMAGENET1K_V2"}]
     }
     assert len(folders) == 1
     other = Layout(load_grid(BASE | {"backbone": block | {"image_size": 224}}))
@@ -82,16 +82,16 @@ def test_local_weights_count_by_content(tmp_path):
 
 
 def paths(values: dict) -> dict[str, Path]:
-    """Everything of a grid that is shared with other grids."""
+    """Return the paths of all files that a grid shares with other grids."""
     layout = Layout(load_grid(values))
-    found = {f"prepared {name}": layout.prepared(name) for name in layout.grid.datasets}
+    shared = {f"prepared {name}": layout.prepared(name) for name in layout.grid.datasets}
     for backbone in layout.backbones:
-        found[f"weights {backbone}"] = layout.weights(backbone)
+        shared[f"weights {backbone}"] = layout.weights(backbone)
         if layout.card(backbone) is not None:
-            found[f"pretraining data {backbone}"] = layout.pretraining_data(backbone)
+            shared[f"pretraining data {backbone}"] = layout.pretraining_data(backbone)
         for name in layout.grid.datasets:
-            found[f"features {name} {backbone}"] = layout.features(name, backbone)
-    return found
+            shared[f"features {name} {backbone}"] = layout.features(name, backbone)
+    return shared
 
 
 def moved(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
@@ -111,7 +111,7 @@ def moved(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
 )
 @pytest.mark.parametrize("function", ["stage_hash", "library_versions"])
 def test_code_and_libraries_of_a_stage_decide_where_its_output_lies(monkeypatch, function, stage, names):
-    """A folder that other code or another library made is never taken for a result."""
+    """Output of other code or of another library version is never used as a result."""
     values = copy.deepcopy(BASE)
     values["backbone"]["name"] = "small"
     values["datasets"]["s_glyphs"] = {"source": "glyphs", "classes": 10, "tasks": 5}
@@ -138,7 +138,7 @@ def test_another_source_moves_nothing(monkeypatch):
 
 
 def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
-    """Looking at 20,000 files, or hashing weights, for every cell took longer than the cells."""
+    """Listing 20,000 files or hashing weights once per cell would take longer than training the cells."""
     for split in ("train", "test"):
         for name in "abcd":
             (tmp_path / "images" / split / name).mkdir(parents=True)
@@ -156,10 +156,10 @@ def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
         ],
         "buffers": [20, 50],
     }
-    looked = []
+    reads = []
     fingerprint, sha256 = Container.fingerprint, layout_module.sha256_file
-    monkeypatch.setattr(Container, "fingerprint", lambda self: looked.append("files") or fingerprint(self))
-    monkeypatch.setattr(layout_module, "sha256_file", lambda path: looked.append("weights") or sha256(path))
+    monkeypatch.setattr(Container, "fingerprint", lambda self: reads.append("files") or fingerprint(self))
+    monkeypatch.setattr(layout_module, "sha256_file", lambda path: reads.append("weights") or sha256(path))
     layout = Layout(load_grid(values))
     for cell in cells(layout.grid):
         layout.cell(cell)
@@ -168,5 +168,5 @@ def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
         layout.weights(cell.backbone)
         if layout.card(cell.backbone) is not None:
             layout.pretraining_data(cell.backbone)
-    # the stream's data, and once what both backbones are pre-trained on
-    assert sorted(looked) == ["files", "files", "weights"]
+    # the data of the stream, and the data that both backbones are pre-trained on
+    assert sorted(reads) == ["files", "files", "weights"]

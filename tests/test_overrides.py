@@ -1,4 +1,4 @@
-"""What is given with Snakemake's --config is read as a grid file's values are, where it is unambiguous."""
+"""Values given with Snakemake's --config are read like those of a grid file, unless they are ambiguous."""
 
 import copy
 
@@ -14,11 +14,11 @@ from sharc_core.common.errors import UserError
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.overrides import explained, with_overrides
 
-WHOLE = yaml.safe_load(COMPLETE)
+EVERY_KEY = yaml.safe_load(COMPLETE)
 
 
 def grid_with(*arguments: str, base: dict = BASE):
-    """The grid that Snakemake and the Snakefile make of a grid file and what is given with --config."""
+    """Return the grid that the Snakefile loads from a grid file and the values of --config."""
     given, values = parse_config(arguments), copy.deepcopy(base)
     update_config(values, given)
     try:
@@ -94,26 +94,26 @@ def grid_with(*arguments: str, base: dict = BASE):
     ],
 )
 def test_values_are_read_and_merged(argument, expected):
-    """The rest of the grid file, of a block too, stays."""
+    """All other keys of the grid file and of its blocks keep their values."""
     only = {key: value for key, value in expected.items() if key != "scenarios"}
     base = BASE | {k: v for k, v in expected.items() if k == "scenarios"}
-    found, before = grid_with(argument, base=base).model_dump(), load_grid(base).model_dump()
-    assert _has(found, only), found
-    assert {key for key in found if found[key] != before[key]} <= set(only)
+    after, before = grid_with(argument, base=base).model_dump(), load_grid(base).model_dump()
+    assert _has(after, only), after
+    assert {key for key in after if after[key] != before[key]} <= set(only)
     for key in set(only) & {"training", "backbone"}:
         named = set(only[key])
-        assert {k: v for k, v in found[key].items() if k not in named} == {
+        assert {k: v for k, v in after[key].items() if k not in named} == {
             k: v for k, v in before[key].items() if k not in named
         }
 
 
-def _has(found, expected) -> bool:
-    """Whether all that is expected is among what was found, of the same types."""
+def _has(value, expected) -> bool:
+    """Return whether a value contains everything expected, with the same types."""
     if isinstance(expected, dict):
-        return all(key in found and _has(found[key], value) for key, value in expected.items())
+        return all(key in value and _has(value[key], inner) for key, inner in expected.items())
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(_has, found, expected))
-    return found == expected and isinstance(found, bool | str) == isinstance(expected, bool | str)
+        return len(value) == len(expected) and all(map(_has, value, expected))
+    return value == expected and isinstance(value, bool | str) == isinstance(expected, bool | str)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_grid_file_stays_strict():
 
 
 def test_every_key_of_a_grid_can_be_given_as_text():
-    """As --config has it: the complete grid with nothing but text in it."""
+    """A complete grid in which all values are texts, as in --config, equals the one with typed values."""
 
     def as_text(value):
         if isinstance(value, dict):
@@ -175,8 +175,8 @@ def test_every_key_of_a_grid_can_be_given_as_text():
     def _is_word(value):
         return value is None or isinstance(value, bool)
 
-    given = as_text(WHOLE)
-    assert load_grid(with_overrides(given, given)) == load_grid(WHOLE)
+    given = as_text(EVERY_KEY)
+    assert load_grid(with_overrides(given, given)) == load_grid(EVERY_KEY)
 
 
 @pytest.mark.pipeline
