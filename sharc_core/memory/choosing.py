@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sharc_core.features.views import Views
+from sharc_core.features.views import DriftingReplicas, ReplicaViews
 from sharc_core.memory.budget import Budget
 from sharc_core.memory.options import SharcSettings, Storing
 from sharc_core.saliency.channel_masks import kept_channels
@@ -25,7 +25,13 @@ class Spending:
 class Chooser:
     """Chooses the samples of one task after the other, within the budget."""
 
-    def __init__(self, budget: Budget, storing: Storing, sharc: SharcSettings | None, views: Views):
+    def __init__(
+        self,
+        budget: Budget,
+        storing: Storing,
+        sharc: SharcSettings | None,
+        views: ReplicaViews | DriftingReplicas,
+    ):
         """sharc: None if samples are stored with all channels. views: how each replica sees the features."""
         self.budget = budget
         self.selection = SELECTIONS.get(storing.selection)()
@@ -39,15 +45,16 @@ class Chooser:
 
         samples: of the task. first: the position from which they are completed.
         """
-        assert self.sharc is not None
-        theta = self.sharc.theta if self.sharc.importance == "absolute" else None
-        if self.selection.needs_all_candidates or theta is None or self.budget.unit == "nonzero":
+        sharc = self.sharc
+        if sharc is None or sharc.theta is None or sharc.importance != "absolute":
+            return samples  # what they cost is not known yet
+        if self.selection.needs_all_candidates or self.budget.unit == "nonzero":
             return samples
-        most = torch.full((samples,), kept_channels(self._channels, theta))
+        most = torch.full((samples,), kept_channels(self._channels, sharc.theta))
         completed = torch.arange(samples).flip(0) >= first
         spending = self.spending
         count, _ = self.budget.fitting(spending.tasks, most, spending.samples, spending.left, completed)
-        return count if self.sharc.complete == "all" else max(count, samples - first)
+        return count if sharc.complete == "all" else max(count, samples - first)
 
     def choose(
         self, replica: int, order: torch.Tensor, mask: torch.Tensor | None, first: int

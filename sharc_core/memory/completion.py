@@ -36,11 +36,11 @@ class TaskWrite:
         """Forget and write. Return completed maps (K, h, w) by position if `read` is per_batch, else none."""
         s, memory = self.settings, self.settings.associative[self.replica]
         completed: dict[int, torch.Tensor] = {}
-        if s.forget_unit == "task" and s.forget_every and self.tasks:
+        if s.forget_unit == "task" and self.tasks:
             self._forget_at(self.tasks + 1)
         for chunk in self._chunks():
             self.writes += 1
-            if s.forget_unit == "batch" and s.forget_every:
+            if s.forget_unit == "batch":
                 self._forget_at(self.writes)
             maps, labels = self.encoder.views.maps(self.replica, self.order[chunk]), self.labels[chunk]
             memory.write(maps, labels)
@@ -147,6 +147,7 @@ class Completion:
 
         If samples are stored completed, these maps replace the stored ones, in memory and in its bytes.
         """
+        assert stored.completes is not None
         pooled, errors = [], []
         for r, recalled in enumerate(maps):
             mask = stored.sparse[r].mask

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import torch
 
 from sharc_core.common.pooling import widened
-from sharc_core.features.views import DriftingFeatures, TrainingFeatures, Views, replicas_of
+from sharc_core.features.views import (
+    DriftingFeatures,
+    DriftingReplicas,
+    ReplicaViews,
+    TrainingFeatures,
+    replicas_of,
+)
 from sharc_core.memory.options import Storing
 from sharc_core.representations import Stored
 
@@ -17,7 +23,7 @@ class CachedMaps(Stored):
     index (n,): into the training set of one replica's views. map_bytes: of one map.
     """
 
-    views: Views
+    views: ReplicaViews | DriftingReplicas
     replica: int
     index: torch.Tensor
     map_bytes: int
@@ -51,6 +57,7 @@ class Encoder:
     def __init__(self, features: TrainingFeatures | DriftingFeatures, seeds: list[int], storing: Storing):
         """seeds: of the replicas."""
         channels, height, width = features.train_maps.shape[1:]
+        self.views: ReplicaViews | DriftingReplicas
         self.views = replicas_of(features, seeds, storing.views, storing.batch_size)
         self.representations = [storing.representation((channels, height, width)) for _ in seeds]
 

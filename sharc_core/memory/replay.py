@@ -34,7 +34,7 @@ class ReplaySet:
     def sample(self, size: int) -> Batch:
         """Return a minibatch (R, size, ...) of distinct samples, drawn uniformly."""
         samples = self.batch
-        assert samples is not None
+        assert samples is not None, "nothing is stored yet"
         population = samples.x.shape[1]
         if size not in self._samplers:
             self._samplers[size] = [self.sampler(g, population, size, self._block) for g in self.draws]

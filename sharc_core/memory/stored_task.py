@@ -1,6 +1,6 @@
 """What is stored of one task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -13,17 +13,18 @@ from sharc_core.representations import Stored
 class StoredTask:
     """One task's samples for all R replicas, n for each.
 
-    index (R, n): into the training set. y (R, n): labels. x (R, n, K): pooled vectors as they are replayed
-    now. logits: (R, n, C) or None. sparse: what is kept of each replica's maps. completes (R, n) bool:
-    samples that the AM completes, if there is one; in the others dropped channels stay zero. recall_errors:
-    of each replica, at the latest completion.
+    index (R, n): into the training set. y (R, n): labels. logits: (R, n, C) or None.
+    sparse: what is kept of each replica's maps.
+    x (R, n, K): pooled vectors as they are replayed, set when they are known.
+    completes (R, n) bool: samples that the AM completes; in the others dropped channels stay zero.
+    recall_errors: of each replica, at the latest completion.
     """
 
     index: torch.Tensor
     y: torch.Tensor
-    x: torch.Tensor
     logits: torch.Tensor | None
     sparse: list[Stored]
+    x: torch.Tensor = field(init=False)
     completes: torch.Tensor | None = None
     recall_errors: list[float] | None = None
 

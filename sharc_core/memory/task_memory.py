@@ -12,6 +12,7 @@ from sharc_core.memory.encoding import Encoder
 from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.memory.options import SharcSettings, Storing
 from sharc_core.memory.stored_task import StoredTask
+from sharc_core.representations import Stored
 
 
 class TaskMemory(EpisodicMemory):
@@ -77,7 +78,6 @@ class TaskMemory(EpisodicMemory):
         stored = StoredTask(
             index,
             self.features.train_labels[index],
-            torch.empty(0),  # computed below
             self._logits(order, positions, head),
             self._encoded(index, positions, masks, order.shape[1]),
         )
@@ -121,7 +121,7 @@ class TaskMemory(EpisodicMemory):
 
     def _encoded(
         self, index: torch.Tensor, positions: torch.Tensor, masks: torch.Tensor | None, samples: int
-    ) -> list:
+    ) -> list[Stored]:
         """Return the encoded samples index (R, n) of each replica.
 
         positions (R, n): of them among the task's `samples`, of the last of which masks (R, m, K) are.

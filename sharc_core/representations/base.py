@@ -55,7 +55,7 @@ class Representation:
     """
 
     name: str
-    settings: Any  # of this class's own Settings
+    settings: Any  # of this class's Settings
     stores_maps = True
     is_cache_format = False
     plans_exactly = True
@@ -67,7 +67,7 @@ class Representation:
 
     def __init__(self, shape: tuple[int, int, int], settings: BaseSettings | None = None):
         """shape: (K, h, w) of a map. settings: None for the defaults."""
-        self.shape = tuple(shape)
+        self.shape = shape
         self.settings = self.Settings() if settings is None else settings
 
     def encode(self, maps: torch.Tensor, mask: torch.Tensor | None = None) -> Stored:

@@ -1,8 +1,7 @@
 """The interface of a selection: which samples the episodic memory stores."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -90,9 +89,15 @@ class StreamSelection(Selection):
 
 def in_turn(by_class: Iterable[Iterable[int]]) -> Iterator[int]:
     """Yield the first candidate of every class, then the second of every class, and so on."""
-    missing: Any = object()
-    for turn in zip_longest(*by_class, fillvalue=missing):
-        yield from (candidate for candidate in turn if candidate is not missing)
+    iterators = [iter(candidates) for candidates in by_class]
+    while iterators:
+        remaining = []
+        for iterator in iterators:
+            for candidate in iterator:
+                yield candidate
+                remaining.append(iterator)
+                break
+        iterators = remaining
 
 
 def latest_first(labels: torch.Tensor) -> list[torch.Tensor]:
