@@ -5,8 +5,8 @@ import torch
 from test_bayespcn import KIND, SHAPE, direct_log_joint, make, patterns, written
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES, bayespcn, cues
-from sharc_core.associative.activations import phi
-from sharc_core.associative.groups import by_mask
+from sharc_core.associative.base import by_mask
+from sharc_core.associative.gradient_steps import phi
 
 PUBLISHED = {"write_start": "normal", "read_start": "normal", "coupled_reading": False, "unobserved": "joint"}
 

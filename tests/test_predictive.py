@@ -5,7 +5,7 @@ import torch
 from learnt import SHAPE, cue, make, sparse_maps
 
 from sharc_core.associative import pcn, predictive
-from sharc_core.associative.groups import by_mask
+from sharc_core.associative.base import by_mask
 from sharc_core.associative.predictive import Network, Products, in_own_span
 
 PHI = {"relu": torch.relu, "gelu": torch.nn.functional.gelu, "none": lambda units: units}

@@ -1,6 +1,7 @@
 """The interface of an associative memory (AM): what completes the masked maps on the way out."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings
 
 ASSOCIATIVE_MEMORIES = Registry("associative memory", "sharc_core.associative")
+LEAST_WEIGHT = 1e-6  # of a map: what fading leaves of a weight, so that a mean never becomes 0 / 0
 
 
 class AssociativeMemory:
@@ -211,6 +213,24 @@ class AssociativeMemory:
         )
 
 
+def by_mask(mask: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield each distinct row (K,) of a mask (n, K), with the indices of the cues that have it, in order."""
+    masks, member = mask.unique(dim=0, return_inverse=True)
+    for number, row in enumerate(masks):
+        yield row, (member == number).nonzero().flatten()
+
+
+def faded(sums: torch.Tensor, weights: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return sums (*w, ...) and weights (*w) of running means that later values outweigh more.
+
+    The means stay the same, however often they fade. Both shrink by the same ratio, 1 - beta unless the
+    weight would fall below LEAST_WEIGHT; a weight of 0 stays.
+    """
+    left = torch.where(weights > 0, (weights * (1 - beta)).clamp_min(LEAST_WEIGHT), 0.0)
+    ratio = torch.where(weights > 0, left / weights, 1.0)
+    return sums * ratio.view(*ratio.shape, *[1] * (sums.ndim - ratio.ndim)), left
+
+
 def finite(values: torch.Tensor) -> bool:
-    """Whether all are finite as float32; without temporaries of their size."""
+    """Return whether all values are finite as float32, without temporaries of their size."""
     return not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax()).float()).all())

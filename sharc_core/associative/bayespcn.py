@@ -14,11 +14,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from sharc_core.associative.activations import phi, phi_back
-from sharc_core.associative.adam import Adam
-from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
 from sharc_core.associative.cues import Cues, MaskedWeights
-from sharc_core.associative.groups import by_mask, chunked
+from sharc_core.associative.gradient_steps import Adam, phi, phi_back
 from sharc_core.associative.matrix_normal import (
     LOG_TWO_PI,
     Grams,
@@ -398,3 +396,15 @@ def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Te
     error = grams.xx[0] - cross @ z.T - z @ to_old.T  # D D^T
     half = gain @ to_old
     return rr + half + half.T + gain @ ((error + error.T) / 2) @ gain.T
+
+
+def chunked(count: int, size: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `count` rows in batches of at most `size`: index (G, n) int64 and rows (G, n, 1) float64.
+
+    The last batch is filled up with row 0; `rows` is 0 there and 1 elsewhere.
+    """
+    size = min(size, count)
+    batches = -(-count // size)
+    index = torch.arange(batches * size, device=device)
+    rows = (index < count).double().view(batches, size, 1)
+    return torch.where(index < count, index, 0).view(batches, size), rows

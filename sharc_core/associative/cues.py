@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sharc_core.associative.adam import Adam
+from sharc_core.associative.gradient_steps import Adam
 from sharc_core.associative.matrix_normal import Noise, cross_of, gram_of
 
 BLOCK = 1024  # columns of a block on a CPU

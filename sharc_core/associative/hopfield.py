@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
-from sharc_core.associative.running import faded
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, faded
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings

@@ -4,8 +4,7 @@ import math
 
 import torch
 
-from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
-from sharc_core.associative.running import faded
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, faded
 from sharc_core.common.errors import UserError
 
 

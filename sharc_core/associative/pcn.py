@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sharc_core.associative.activations import phi
-from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
-from sharc_core.associative.groups import by_mask
+from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
+from sharc_core.associative.gradient_steps import phi
 from sharc_core.associative.predictive import Network, Products, Watch
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings

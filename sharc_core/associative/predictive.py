@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sharc_core.associative.activations import phi, phi_back
+from sharc_core.associative.gradient_steps import phi, phi_back
 
 Watch = Callable[[torch.Tensor], None] | None  # is handed the energies (n,), before and after each step
 FIRST_SIZE, GROW, SHRINK = 0.1, 1.1, 0.5  # step sizes of the hidden units

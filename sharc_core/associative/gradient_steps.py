@@ -1,10 +1,25 @@
-"""Adam on plain tensors, in place and without autograd."""
+"""Gradient steps without autograd: activation functions with their derivatives, and Adam on plain tensors."""
 
 import math
 
 import torch
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8
+RELU, GELU, NONE = "relu", "gelu", "none"  # activations
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
+
+
+def phi(kind: str, x: torch.Tensor) -> torch.Tensor:
+    """Return the activation of x, of any shape."""
+    if kind == RELU:
+        return x.relu()
+    return torch.nn.functional.gelu(x) if kind == GELU else x
+
+
+def phi_back(kind: str, slope: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return slope * phi'(x), the gradient by x of what has the gradient `slope` by phi(x); one operation."""
+    if kind == RELU:
+        return torch.ops.aten.threshold_backward(slope, x, 0.0)
+    return torch.ops.aten.gelu_backward(slope, x) if kind == GELU else slope
 
 
 class Adam:
