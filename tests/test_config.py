@@ -8,7 +8,9 @@ import yaml
 
 from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES
+from sharc_core.grid.cell import OPTIONAL
 from sharc_core.grid.loading import load_config, load_grid
+from sharc_core.grid.models import config_hash
 from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
 from sharc_core.stages.preflight import check_inputs
@@ -349,6 +351,18 @@ def test_settings_are_complete_and_hashed():
     for name, cell in default.items():
         assert explicit[name].config_hash == cell.config_hash
         assert (other[name].config_hash == cell.config_hash) == (cell.method != "derpp")
+
+
+def test_a_new_key_without_a_value_changes_no_hash():
+    """Keys that are newer than hashes on disk count only where they are given."""
+    grid = load_grid(BASE)
+    values = grid.model_dump(mode="json")
+    older = {key: value for key, value in values.items() if key not in OPTIONAL}
+    assert older.keys() | OPTIONAL == values.keys() != older.keys()
+    assert config_hash(older) == config_hash(values) == grid.config_hash
+    assert config_hash(values | {key: {"a": {"b": 1}} for key in OPTIONAL}) != grid.config_hash
+    for cell in cells(grid):
+        assert not OPTIONAL & cell.job.keys() and cell.model_copy(update={"scenarios": []}).job == cell.job
 
 
 def test_published_settings_are_the_defaults():

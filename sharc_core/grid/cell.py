@@ -16,6 +16,8 @@ Scenario = Literal["task_il", "class_il"]
 Variant = Literal["plain", "sharc"]
 Importance = Literal["absolute", "positive"]
 Device = Literal["auto", "cpu", "cuda"]
+# Fields newer than the format of documents. Empty ones are left out, so that older documents still match.
+OPTIONAL = {"storage_settings"}
 
 
 class Training(Settings):
@@ -125,14 +127,15 @@ class Cell(WithStream):
     @property
     def job(self) -> dict[str, Any]:
         """Everything but the features that determines the numbers of the cell."""
-        return self.model_dump(mode="json", exclude={"scenarios"})
+        values = self.model_dump(mode="json", exclude={"scenarios"})
+        return {key: value for key, value in values.items() if value or key not in OPTIONAL}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything but features and code that determines the numbers of each seed."""
-        return self.model_dump(mode="json", exclude={"scenarios", "seeds"})
+        return {key: value for key, value in self.job.items() if key != "seeds"}
 
     @property
     def config_hash(self) -> str:
         """Short hash of all fields but the seeds and the reported scenarios."""
-        return digest(self.model_dump(exclude={"seeds", "scenarios"}))
+        return digest(self.settings)

@@ -16,7 +16,7 @@ from sharc_core.common.files import digest, short_sha256
 from sharc_core.common.settings import Name, Settings, WorkflowPath, no_repeats
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.grid.blocks import BudgetConfig, MemoryConfig, Sharc
-from sharc_core.grid.cell import Device, HeadConfig, Scenario, Training, Variant
+from sharc_core.grid.cell import OPTIONAL, Device, HeadConfig, Scenario, Training, Variant
 from sharc_core.grid.expansion import without_folders
 from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
 from sharc_core.grid.recall_settings import RecallStudy
@@ -158,5 +158,8 @@ def sets_drifting(protocol: Any) -> bool:
 def config_hash(values: dict[str, Any]) -> str:
     """Return Grid.config_hash of a dumped grid. Keys without effect on results do not count."""
     cells = {key: value for key, value in values.get("cells", {}).items() if key not in SCHEDULING}
-    identity = {key: value for key, value in (values | {"cells": cells}).items() if key not in PLACES}
+    counted = {
+        key: value for key, value in values.items() if key not in PLACES and (value or key not in OPTIONAL)
+    }
+    identity = counted | {"cells": cells}
     return short_sha256(digest(without_folders(identity), 64))
