@@ -1,4 +1,4 @@
-"""`python -m sharc_core`: one run without Snakemake, a check of a grid file, a check of finished results."""
+"""`python -m sharc_core`: train one cell without Snakemake, check a grid file, verify finished results."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run it; returns the exit status."""
+    """Parse the command line and run it; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m sharc_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train one cell and print its accuracy matrix")
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="?",
         const="",
         metavar="FOLDER",
-        help="hash prepared data, weights and features, too; in the grid's data_dir unless another is named",
+        help="also verify data, weights and features, in FOLDER (default: the grid's data_dir)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -56,13 +56,13 @@ def _check(options: argparse.Namespace) -> int:
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
     layout = Layout(grid)
-    found = Comparison(layout, {str(layout.cell(cell)): cell for cell in cells(grid)})
-    runs = sum(len(cell.seeds) for cell in found.cells.values())
-    print(f"{options.config}: fine; {len(found.cells)} cells, {runs} training runs")
-    left = sum(len(found.standing(path).missing) for path in found.cells)
+    comparison = Comparison(layout, {str(layout.cell(cell)): cell for cell in cells(grid)})
+    runs = sum(len(cell.seeds) for cell in comparison.cells.values())
+    print(f"{options.config}: fine; {len(comparison.cells)} cells, {runs} training runs")
+    left = sum(len(comparison.standing(path).missing) for path in comparison.cells)
     if left < runs:
         print(f"{grid.results_dir} has {runs - left} of these runs, {left} are to be trained")
-    for line in [*found.notes(), *extraction_plan(grid, found.needed())]:
+    for line in [*comparison.notes(), *extraction_plan(grid, comparison.needed())]:
         print(line)
     return 0
 
@@ -106,16 +106,18 @@ def _run(options: argparse.Namespace) -> int:
         body = [[i + 1, *row] for i, row in enumerate(rows)]
         print(tabulate(body, header, floatfmt=".2f", missingval="-"))
         print(f"ACC {sum(rows[-1]) / len(rows):.2f} %")
-    costs = document["costs"]
-    print(
-        f"\n{costs['samples_stored'][0]} samples, {costs['episodic_bytes'][0]:,} bytes, associative memory "
-        f"{costs['associative_bytes'][0]:,} bytes, {costs['train_seconds'][0]:.2f} s per seed"
-    )
+    costs = {name: values[0] for name, values in document["costs"].items()}
+    parts = [f"learner {costs['learner_bytes']:,} bytes", f"{costs['train_seconds']:.2f} s per seed"]
+    if cell.buffer is not None:
+        parts.insert(0, f"{costs['samples_stored']} samples, {costs['episodic_bytes']:,} bytes")
+    if cell.variant == "sharc":
+        parts.insert(1, f"associative memory {costs['associative_bytes']:,} bytes")
+    print(f"\n{', '.join(parts)}")
     return 0
 
 
 def _check_options(choice: argparse.Namespace) -> None:
-    """What is asked of one run must have an effect. Raises UserError."""
+    """Raise UserError for an option that would have no effect on the run."""
     from sharc_core.grid.axes import OF_SHARC
     from sharc_core.methods import METHODS
 
@@ -155,8 +157,10 @@ def _check_protocol(choice: argparse.Namespace) -> None:
 
 
 def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
-    """The grid narrowed to one cell. choice has dataset, method, variant, scenario, seed (a list) and
-    optional buffer, backbone, theta, associative_memory, protocol. Raises UserError for what is not valid.
+    """Return the grid narrowed to one cell. Raises UserError for a choice that is not valid.
+
+    choice: dataset, method, variant, scenario, seed (a list) and, or None, buffer, backbone, theta,
+    associative_memory, protocol.
     """
     from sharc_core.common.registry import nearest
     from sharc_core.grid.cell import Scenario

@@ -7,6 +7,7 @@ import torch
 from sharc_core.common.pooling import pool
 from sharc_core.grid.cell import Cell, HeadConfig, Training
 from sharc_core.grid.plug_in_settings import settings_of
+from sharc_core.heads import Head
 from sharc_core.methods import METHODS
 
 
@@ -42,6 +43,26 @@ def make_features(
     )
     found.tested = lambda index: found.test_pooled[index]  # as features.Features has it
     return found
+
+
+def state(method) -> dict[str, torch.Tensor]:
+    """All that a method has learnt, by attribute: tensors (R, ...) and the parameters of heads."""
+    kept = {k: v.vector if isinstance(v, Head) else v for k, v in vars(method).items()}
+    return {
+        name: tensor.clone()
+        for name, tensor in kept.items()
+        if isinstance(tensor, torch.Tensor) and tensor.shape[:1] == (method.replicas,)
+    }
+
+
+def is_replica(together: dict[str, torch.Tensor], r: int, alone: dict[str, torch.Tensor]) -> bool:
+    """Whether a state of one replica is, bit for bit, replica r of another state."""
+    return all(torch.equal(tensor[r], alone[name][0]) for name, tensor in together.items())
+
+
+def predictor(head) -> SimpleNamespace:
+    """A head in the place of the method that `evaluate` takes."""
+    return SimpleNamespace(predict=head.logits, replicas=head.replicas, head=head)
 
 
 # Small settings of the memories whose learning takes steps, for tests that are about something else.

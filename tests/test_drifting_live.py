@@ -372,7 +372,7 @@ def product(features, cell) -> SimpleNamespace:
     heads, evaluate = [], learner.evaluate
 
     def evaluating(tests, stream, tested, device="cpu"):
-        heads.append((tested.weight.clone(), tested.bias.clone()))
+        heads.append((tested.head.weight.clone(), tested.head.bias.clone()))
         return evaluate(tests, stream, tested, device)
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

@@ -1,5 +1,9 @@
-"""Every method's update against an obvious autograd implementation, one replica and one tensor at a time."""
+"""Updates against an obvious autograd implementation, one replica and one tensor at a time.
 
+What every method must fulfil, whatever it does: test_method_contract.py.
+"""
+
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from sharc_core.heads import Batch, make_head
-from sharc_core.methods import METHODS
+from sharc_core.methods import METHODS, traits
 
 R, B, D, C, LR = 3, 5, 6, 4, 0.1
 PARAMETERS = C * D + C  # of one replica; the rest of a head's row is padding
+REFERENCES = ["sgd", "joint", "er", "mer", "derpp", "clser", "agem", "gem"]  # see `reference`
 
 
 class FixedMemory:
@@ -19,9 +24,10 @@ class FixedMemory:
 
     def __init__(self, minibatches: list[Batch], tasks: list[Batch]):
         self.minibatches, self.past, self.calls = minibatches, tasks, 0
+        self.is_filled = True
 
     def __bool__(self) -> bool:
-        return True
+        return self.is_filled
 
     def sample(self, size: int) -> Batch:
         self.calls += 1
@@ -112,10 +118,18 @@ def reference(name: str, scene, r: int) -> torch.Tensor:
             dual = solve_qp(q, (rows @ g).numpy(), lb=0.5 + 0 * (rows @ g).numpy(), solver="quadprog")
             g = g + torch.from_numpy(dual) @ rows
         return (net.vector - LR * g).float()
-    raise AssertionError(f"no reference for {name}: write one")
+    raise AssertionError(f"no reference for {name}")
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+def test_every_update_of_a_head_has_a_reference():
+    """Here, or in a test file of the method's own: tests/test_<name>.py."""
+    for name in METHODS.names():
+        if METHODS.get(name).trains_head and name not in REFERENCES:
+            own = Path(__file__).with_name(f"test_{name}.py")
+            assert own.exists(), f"no reference for {name}: write one in tests/{own.name}"
+
+
+@pytest.mark.parametrize("name", REFERENCES)
 def test_update_equals_autograd(name, scene):
     method = make(name, scene.head)
     expected = torch.stack([reference(name, scene, r) for r in range(R)])
@@ -218,7 +232,17 @@ def test_clser_averages_follow_their_schedule(scene):
             average.mul_(a).add_(scene.head.vector, alpha=1 - a)
     torch.testing.assert_close(method.stable.vector, stable)
     torch.testing.assert_close(method.plastic.vector, plastic)
-    assert method.evaluated_head is method.stable
+    torch.testing.assert_close(method.predict(scene.batch.x), method.stable.logits(scene.batch.x))
+
+
+@pytest.mark.parametrize("evaluated", ["stable", "plastic", "net"])
+def test_clser_predicts_with_the_head_that_its_settings_name(scene, evaluated):
+    method = make("clser", scene.head, evaluated=evaluated)
+    method.stable.vector.add_(1)
+    method.plastic.vector.sub_(1)
+    head = {"net": method.head}.get(evaluated) or getattr(method, evaluated)
+    assert torch.equal(method.predict(scene.batch.x), head.logits(scene.batch.x))
+    assert method.predicts_with_copy == (evaluated != "net")
 
 
 def test_clser_update_rates(scene):
@@ -235,21 +259,23 @@ def test_clser_update_rates(scene):
     assert len(set(changed[1].tolist())) > 1, "replicas must draw separately"
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", REFERENCES)
 def test_no_memory_yet_is_plain_sgd(name, scene):
-    class Empty(FixedMemory):
-        def __bool__(self):
-            return False
-
     nets = [Net(scene.head, r) for r in range(R)]
     expected = torch.stack([net.step(net.ce(scene.batch)) for net in nets])
-    make(name, scene.head).observe(scene.batch, Empty([], []))
+    scene.memory.is_filled = False
+    make(name, scene.head).observe(scene.batch, scene.memory)
+    assert scene.memory.calls == 0
     torch.testing.assert_close(scene.head.vector[:, :PARAMETERS], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_methods_never_mention_sharc():
-    from pathlib import Path
+def test_a_method_that_is_no_longer_registered_has_the_default_traits():
+    kind = traits("no_longer_there")
+    assert (kind.title, kind.joint, kind.uses_memory, kind.baseline) == (None, False, True, False)
+    assert traits("joint").joint and traits("derpp").title == "DER++"
 
+
+def test_methods_never_mention_sharc():
     for name in METHODS.names():
         source = Path(METHODS.module_file(name)).read_text()
         for word in ("theta", "associative", "salien", "sharc_core.representations"):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from factories import predictor
 from safetensors.torch import load_file
 from test_peer_runs import NAMES, close
 
@@ -159,7 +160,7 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
         seen.heads.append({n: (h.weight[0].clone(), h.bias[0].clone()) for n, h in names.items()})
         for name in getattr(seen, "averages", {}):
             tests_of_average = views.tests(len(seen.heads) - 1, None)
-            seen.averages[name].append(evaluate(tests_of_average, stream, names[name]))
+            seen.averages[name].append(evaluate(tests_of_average, stream, predictor(names[name])))
         return evaluate(tests, stream, tested, device)
 
     if method_name == "clser":  # the code tests its averages too, each through a network of its own

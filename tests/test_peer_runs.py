@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from factories import predictor
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.pooling import pool
@@ -181,7 +182,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
             heads = {"": head} | {n: getattr(method, n) for n in ("stable", "plastic") if hasattr(method, n)}
             seen.task.append({n: (h.weight[0].clone(), h.bias[0].clone()) for n, h in heads.items()})
             for name, tested in heads.items():
-                seen.tested[name or "net"].append(learner.evaluate(features, stream, tested))
+                seen.tested[name or "net"].append(learner.evaluate(features, stream, predictor(tested)))
 
     def masking(*args):
         seen.masks.append(masks(*args))
@@ -208,7 +209,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
         monkeypatch.setattr(module, name, projecting(getattr(module, name)))
     method.observe, store._masks, store._saliency = observing, masking, noting
     monkeypatch.setattr(batches, "whole_batches", filling)
-    seen.untrained = learner.evaluate(features, stream, head)
+    seen.untrained = learner.evaluate(features, stream, predictor(head))
     seen.rows = learner._train(features, stream, cell, method, store, "cpu", None)
     seen.run, seen.order = run, order
     return seen

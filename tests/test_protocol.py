@@ -16,7 +16,7 @@ from test_memory import FEATURES, fill
 from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
 from sharc_core.grid.loading import load_grid
-from sharc_core.grid.protocol import BY_TASK, RULES, concerning, name_of, rules_of, with_protocol
+from sharc_core.grid.protocol import RULES, concerning, name_of, rules_of, with_protocol
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning.cell_memory import budget_of
@@ -311,9 +311,12 @@ def test_what_a_reservoir_takes_at_the_visit_stands_in_the_cell():
 
 
 def test_methods_that_no_reservoir_concerns_are_those_that_say_so():
-    assert sorted(BY_TASK) == [name for name in METHODS.names() if METHODS.get(name).fills_at_task_end]
+    by_task = {name for name in METHODS.names() if METHODS.get(name).fills_at_task_end}
+    assert by_task == {"gem", "agem"}
+    assert concerning("paper+reservoir", "gem", "plain") == "paper"
+    assert concerning("paper+reservoir", "no_longer_there", "plain") == "paper+reservoir"
     selections = {c.method: c.selection for c in cells(load_grid(BASE | MAMMOTH_BY_HAND)) if c.buffer}
-    assert {m for m, selection in selections.items() if selection == "last"} == set(BY_TASK)
+    assert {m for m, selection in selections.items() if selection == "last"} == by_task
 
 
 @pytest.mark.parametrize(

@@ -369,7 +369,7 @@ def test_markdown_escapes_what_would_break_a_row():
 
 
 def test_names_and_numbers():
-    assert [method_name(m) for m in ("derpp", "agem", "er_ace")] == ["DER++", "A-GEM", "ER_ACE"]
+    assert [method_name(m) for m in ("derpp", "agem", "my_own")] == ["DER++", "A-GEM", "MY_OWN"]
     assert [bytes_text(b) for b in (0, 999, 1000, 20_520, 999_600, 3_614_488, 2.5e9, math.nan)] == [
         "0 B",
         "999 B",

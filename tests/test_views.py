@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factories import make_cell, make_features
+from factories import is_replica, make_cell, make_features, state
 from safetensors.torch import save_file
 from test_config import BASE
 from test_features import random_images
@@ -52,12 +52,12 @@ def seen_by(features, view: int):
 
 @pytest.fixture
 def heads(monkeypatch):
-    """Every evaluated head's parameters, in order: accuracies alone would hide differences in rounding."""
+    """Each method's state at its evaluations: accuracies alone would hide differences in rounding."""
     seen = []
 
-    def recording(features, stream, head, device="cpu"):
-        seen.append(head.vector.clone())
-        return evaluate(features, stream, head, device)
+    def recording(tests, stream, method, device="cpu"):
+        seen.append(state(method))
+        return evaluate(tests, stream, method, device)
 
     monkeypatch.setattr("sharc_core.learning.learner.evaluate", recording)
     return seen
@@ -82,7 +82,7 @@ def test_seeds_together_equal_seeds_apart_on_their_own_view(features, heads, met
         for given, views in ((features, 2), (seen_by(features, view_of(seed, 2)), 1)):
             heads.clear()
             alone = run_cell(given, cell.model_copy(update={"seeds": [seed], "views": views}))
-            assert all(torch.equal(a[r], b[0]) for a, b in zip(ours, heads, strict=True))
+            assert all(is_replica(a, r, b) for a, b in zip(ours, heads, strict=True))
             assert together["matrix"]["class_il"][r] == alone["matrix"]["class_il"][0]
             if together["costs"]["recall_mse"] is not None:
                 assert together["costs"]["recall_mse"][r] == alone["costs"]["recall_mse"][0]
@@ -97,7 +97,7 @@ def test_views_make_a_difference_to_the_seeds_that_see_them(features, heads, met
     for given, views in ((plain, 1), (features, 2), (features, 3)):
         heads.clear()
         run_cell(given, cell.model_copy(update={"views": views}))
-        last.append(heads[-1])
+        last.append(heads[-1]["head"])
     same = [[torch.equal(a[r], b[r]) for r in range(3)] for a, b in ((last[0], last[1]), (last[0], last[2]))]
     assert same == [[True, False, True], [True, False, False]]
 

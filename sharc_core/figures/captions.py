@@ -90,7 +90,7 @@ def _sharc_rows(entries: Sequence[Entry]) -> list[tuple[Place, str]]:
 def _ranking(entries: Sequence[Entry], dataset: str, backbone: str, with_bytes: bool = False) -> str:
     """Return the best and the worst final ACC of a panel, and JOINT's."""
     chosen = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
-    ranked = sorted((e for e in chosen if e.method != "joint"), key=lambda e: e.acc)
+    ranked = sorted((e for e in chosen if not e.is_joint), key=lambda e: e.acc)
     varying = varying_settings(entries)
 
     def described(entry: Entry) -> str:
@@ -104,7 +104,7 @@ def _ranking(entries: Sequence[Entry], dataset: str, backbone: str, with_bytes: 
         parts.append(f"in the end {described(ranked[-1])} is best")
         if len(ranked) > 1:
             parts.append(f"{described(ranked[0])} worst")
-    parts += [f"JOINT {_percent(e)}" for e in chosen if e.method == "joint"]
+    parts += [f"JOINT {_percent(e)}" for e in chosen if e.is_joint]
     return f"{panel_title(entries, dataset, backbone)}: {', '.join(parts)}.".replace(r"\$", "$")
 
 

@@ -13,7 +13,7 @@ from sharc_core.backbones.names import BATCH_NORMS, has_batch_norms, network_and
 from sharc_core.common.formats import natural_key
 from sharc_core.figures.style import look, panel_grid
 from sharc_core.grid.axes import AXES
-from sharc_core.results.display_names import scenario_name
+from sharc_core.results.display_names import method_name, scenario_name
 from sharc_core.results.runs import axes_of, matrix_array
 from sharc_core.results.summary import Entry, model_label, row_key, varying_settings
 
@@ -66,8 +66,8 @@ def first_task_panels(entries: Sequence[Entry]) -> list[Panel]:
     for dataset, network in sorted(groups, key=lambda pair: tuple(map(natural_key, pair))):
         group = groups[dataset, network]
         place = f"{dataset}, {network}" if several else dataset
-        joint = _by_batch_norm([entry for entry in group if entry.method == "joint"])
-        models = _models([entry for entry in group if entry.method != "joint"])
+        joint = _by_batch_norm([entry for entry in group if entry.is_joint])
+        models = _models([entry for entry in group if not entry.is_joint])
         shown = [entry for runs in models for entry in runs]
         budgets, varying = {e.budget for e in shown if e.budget is not None}, varying_settings(shown)
         for runs in models:
@@ -107,7 +107,8 @@ def first_task_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray])
     for panel, axis in zip(shown, axes.flat, strict=False):
         for batch_norm, entry in panel.joint.items():
             level = float(_mean(entry, curves)[-1])
-            axis.axhline(level, color=look("joint", entries)[0], linestyle=DASHES[batch_norm], linewidth=0.7)
+            colour = look(entry.method, entries)[0]
+            axis.axhline(level, color=colour, linestyle=DASHES[batch_norm], linewidth=0.7)
         for batch_norm, entry in panel.entries.items():
             _draw(axis, _of(entry, curves), look(entry.method, entries)[0], batch_norm)
         axis.set_title(f"{panel.place}\n{panel.model}".replace("$", r"\$"))
@@ -122,8 +123,9 @@ def first_task_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray])
         for name in BATCH_NORMS
         if name in drawn
     ]
-    if any(panel.joint for panel in shown):
-        handles.append(Line2D([], [], color=look("joint", entries)[0], linewidth=0.7, label="JOINT"))
+    for entry in [entry for panel in shown for entry in panel.joint.values()][:1]:
+        colour = look(entry.method, entries)[0]
+        handles.append(Line2D([], [], color=colour, linewidth=0.7, label=method_name(entry.method)))
     if handles:
         figure.legend(handles=handles, loc="outside right center")
     figure.suptitle(f"{scenario_name(entries[0].scenario)}: accuracy on the first task, by batch norm")

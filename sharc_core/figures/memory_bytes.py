@@ -6,16 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sharc_core.figures.style import (
-    BASELINES,
     BYTES_LABEL,
     FRONT,
     bytes_axis,
     legend,
+    level_dashes,
     look,
     panel_grid,
     panel_title,
     panels,
 )
+from sharc_core.methods import traits
 from sharc_core.results.display_names import scenario_name
 from sharc_core.results.summary import Entry
 
@@ -23,7 +24,7 @@ from sharc_core.results.summary import Entry
 def bytes_figure(entries: Sequence[Entry]) -> Figure:
     """Draw ACC against total bytes (logarithmic), a panel per data set and backbone.
 
-    SGD and JOINT are horizontal lines: SGD keeps only the head, and JOINT's bytes exclude its data.
+    Baselines are horizontal lines: SGD keeps only the head, and JOINT's bytes exclude its data.
     """
     shown = panels(entries)
     width = min(len(shown), 3)
@@ -36,10 +37,10 @@ def bytes_figure(entries: Sequence[Entry]) -> Figure:
         panel.step(front[:, 0], front[:, 1], where="post", color=FRONT, linewidth=1, zorder=1)
         for entry in chosen:
             colour, marker = look(entry.method, entries)
-            if entry.method in BASELINES:
-                panel.axhline(entry.acc, color=colour, linestyle=BASELINES[entry.method], zorder=1.5)
+            if traits(entry.method).baseline:
+                panel.axhline(entry.acc, color=colour, linestyle=level_dashes(entry.method), zorder=1.5)
                 continue
-            face = colour if entry.is_sharc or entry.buffer is None else "white"
+            face = colour if entry.is_sharc else "white"
             deviation = entry.std["acc"]
             panel.errorbar(
                 entry.total_bytes,
@@ -51,7 +52,7 @@ def bytes_figure(entries: Sequence[Entry]) -> Figure:
                 markersize=6,
                 elinewidth=0.8,
             )
-        with_memory = [e for e in chosen if e.method not in BASELINES]
+        with_memory = [e for e in chosen if not traits(e.method).baseline]
         bytes_axis(panel, [e.total_bytes for e in with_memory or chosen])
         panel.set_title(panel_title(entries, dataset, backbone))
         panel.set_xlabel(BYTES_LABEL)
@@ -67,7 +68,7 @@ def pareto_front(entries: Sequence[Entry]) -> list[tuple[float, float]]:
     JOINT is excluded, because its bytes exclude the data that it needs at once.
     """
     front: list[tuple[float, float]] = []
-    candidates = [e for e in entries if e.method != "joint"]
+    candidates = [e for e in entries if not e.is_joint]
     for entry in sorted(candidates, key=lambda e: (e.total_bytes, -e.acc)):
         if not front or entry.acc > front[-1][1]:
             front.append((entry.total_bytes, entry.acc))

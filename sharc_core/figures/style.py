@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter
 
 from sharc_core.common.files import atomic_path
 from sharc_core.common.formats import bytes_text, natural_key
+from sharc_core.methods import traits
 from sharc_core.results.display_names import method_key, method_name
 from sharc_core.results.summary import Entry, unique
 
@@ -37,7 +38,7 @@ MARKERS = {"gem": "s", "agem": "D", "er": "o", "mer": "P", "derpp": "^", "clser"
     "sgd": "X",
 }
 PLAIN = (0, (3, 1.5))  # dashes of plain methods
-BASELINES = {"joint": (0, (1, 1.2)), "sgd": (0, (3, 1.5))}  # dashes where they are horizontal lines
+DOTTED = (0, (1, 1.2))  # level lines of methods that train on all tasks at once
 FURTHER = (("#882255", "<"), ("#332288", ">"), ("#999933", "h"), ("#44aa99", "p"), ("#661100", "d"))
 FRONT = "#b0b0b0"  # of the Pareto front
 GREY = "#444444"  # of legend entries that stand for all methods
@@ -107,6 +108,11 @@ def look(method: str, entries: Sequence[Entry]) -> tuple[str, str]:
     return FURTHER[others.index(method) % len(FURTHER)]
 
 
+def level_dashes(method: str) -> tuple:
+    """Return the line style of a method that is drawn as a level line."""
+    return DOTTED if traits(method).joint else PLAIN
+
+
 @dataclass(frozen=True)
 class Place:
     """Entries that share a panel, whatever SHARC's settings: one data set, backbone, budget and buffer.
@@ -160,11 +166,11 @@ def legend(figure: Figure, entries: Sequence[Entry], lines: bool) -> None:
     handles, has_sharc = [], any(e.is_sharc for e in entries)
     for method in unique((e.method for e in entries), method_key):
         colour, marker = look(method, entries)
-        level = not lines and method in BASELINES
-        point = method == "joint" if lines else not level
+        level = not lines and traits(method).baseline
+        point = traits(method).joint if lines else not level
         # as drawn: a method that has no SHARC rows is dashed, or has open markers
         is_plain = not any(e.is_sharc for e in entries if e.method == method)
-        dash: Any = "" if point else BASELINES[method] if level else PLAIN if is_plain else "-"
+        dash: Any = "" if point else level_dashes(method) if level else PLAIN if is_plain else "-"
         face = "white" if is_plain and not lines and not level else colour
         handle = Line2D([], [], color=colour, marker=marker if point else "", linestyle=dash)
         handle.set(markerfacecolor=face, label=method_name(method).replace("$", r"\$"))

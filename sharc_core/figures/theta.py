@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sharc_core.figures.style import BASELINES, GREY, PLAIN, look, panel_grid, places
+from sharc_core.figures.style import GREY, level_dashes, look, panel_grid, places
 from sharc_core.results.display_names import method_key, method_name, scenario_name
 from sharc_core.results.summary import Entry, setting_text, unique, varying_settings
 
@@ -25,7 +25,7 @@ def _theta(entry: Entry) -> float:
 
 
 def theta_figure(entries: Sequence[Entry]) -> Figure:
-    """Draw a panel per place: a line per method; plain methods, SGD and JOINT are horizontal lines."""
+    """Draw a panel per place: a line per method; methods without SHARC are horizontal lines."""
     shown, width = places(entries), 3
     sharc = [e for e in entries if e.is_sharc]
     further = [name for name in varying_settings(sharc) if name != "theta"]
@@ -36,7 +36,7 @@ def theta_figure(entries: Sequence[Entry]) -> Figure:
         panel.set_visible(False)
     for place, panel in zip(shown, axes.flat, strict=False):
         for level in [*place.level, *(e for e in place.entries if not e.is_sharc)]:
-            dashes = BASELINES.get(level.method, PLAIN)
+            dashes = level_dashes(level.method)
             panel.axhline(level.acc, color=look(level.method, entries)[0], linestyle=dashes, linewidth=1)
         for method in unique((e.method for e in place.entries), method_key):
             colour, marker = look(method, entries)
@@ -72,7 +72,7 @@ def _handles(entries: Sequence[Entry], groups: Sequence[str]) -> list[Line2D]:
         if any(e.is_sharc for e in rows):
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=f"{name}+"))
         if any(not e.is_sharc for e in rows):
-            dashes = BASELINES.get(method, PLAIN)
+            dashes = level_dashes(method)
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1, label=name))
     if len(groups) > 1:
         for group, style in zip(groups, STYLES * len(groups), strict=False):

@@ -77,6 +77,12 @@ def check_plug_ins(grid: Grid) -> None:
         settings_of(REPRESENTATIONS, name, grid.storage_settings.get(name, {}), "storage_settings")
     for name, values in grid.method_settings.items():
         settings_of(METHODS, name, values, "method_settings")
+    for name in grid.methods:
+        if grid.head.kind not in (heads := METHODS.get(name).heads):
+            raise UserError(
+                f"config: head.kind {grid.head.kind} cannot be combined with method {name}: use head.kind "
+                f"{' or '.join(heads)}, or take {name} out of methods"
+            )
     for key, names in (
         ("sharc.associative_memory", listed(grid.sharc.associative_memory)),
         ("sharc.associative_settings", list(grid.sharc.associative_settings)),

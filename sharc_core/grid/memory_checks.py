@@ -78,10 +78,14 @@ def _clashes_of_selection(grid: Grid) -> Clashes:
             ("sharc.importance positive", has_sharc and sharc.importance == "positive"),
         ]
     if not selection.has_tasks:
-        er = grid.method_settings.get("er", {})
+        for method in replaying:
+            settings = method.Settings.model_validate(grid.method_settings.get(method.name, {}))
+            for key, value in method.replays_tasks_if.items():
+                clashes.append(
+                    (f"method_settings.{method.name}.{key} {value}", getattr(settings, key) == value)
+                )
         clashes += [
             ("budget.split", any(budget.split != "equal" for budget in listed(grid.budget))),
-            ("method_settings.er.replay whole", "er" in grid.methods and er.get("replay") == "whole"),
             (f"sharc.read {sharc.read}", has_sharc and sharc.read != "per_task"),
             (f"sharc.complete {sharc.complete}", has_sharc and sharc.complete != "all"),
             ("sharc.forget.unit batch", has_sharc and sharc.forget.unit == "batch"),

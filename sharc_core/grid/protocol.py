@@ -44,7 +44,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
     MAMMOTH: ("saliency_at", "logits_at", "ridge", "mean", "reservoir"),
 }
 EXCLUSIVE = (("batches", "reservoir"), ("read", "read_batch"), ("replay", "mean"))
-BY_TASK = ("gem", "agem")  # methods that no reservoir concerns: Method.fills_at_task_end
 
 
 def rules_of(protocol: str) -> tuple[str, ...]:
@@ -103,12 +102,14 @@ def concerning(protocol: str, method: str, variant: str) -> str:
 
 
 def _concerns(options: dict[str, dict[str, Any]], method: str, variant: str) -> bool:
+    from sharc_core.methods import traits  # runs.csv is written without torch
+
     ((key, values),) = options.items()
     return {
         "backbone": False,
         "sharc": variant == "sharc",
         "method_settings": method in values,
-        "memory": values.get("selection") != "reservoir" or method not in BY_TASK,
+        "memory": values.get("selection") != "reservoir" or not traits(method).fills_at_task_end,
     }.get(key, True)
 
 

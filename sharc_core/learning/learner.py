@@ -1,6 +1,6 @@
-"""One cell: stream x head x method x memory, all its seeds at once, to accuracy matrices and costs.
+"""Train and evaluate one cell: stream, head, method and memory, all seeds at once.
 
-The only place that knows all the parts; each of them knows none of the others' insides.
+This is the only module that knows all the parts; none of them depends on the internals of another.
 """
 
 import time
@@ -23,11 +23,11 @@ from sharc_core.features.views import (
     replicas_of,
 )
 from sharc_core.grid.cell import Cell
-from sharc_core.heads import Batch, Head, make_head
+from sharc_core.heads import Batch, make_head
 from sharc_core.learning.cell_memory import make_memory
 from sharc_core.learning.documents import FORMAT, joined
 from sharc_core.memory.episodic import EpisodicMemory
-from sharc_core.methods import METHODS, Method
+from sharc_core.methods import METHODS, Method, Task
 from sharc_core.provenance.origin import run_origin, versions
 from sharc_core.streams.stream import Stream, make_stream
 
@@ -40,17 +40,17 @@ def run_cell(
     cell: Cell,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train and evaluate a cell on its device; returns the result document (see docs/results.md).
+    """Train and evaluate a cell on its device; return the result document (see docs/results.md).
 
     features: the data set's cached features, with all views that the seeds train on. progress: called
-    with a line after every task. Raises UserError when the budget holds nothing, a view is missing, the
-    training diverges or there is no such device.
+    with a line after every task. Raises UserError when the budget holds no sample, a view or the device is
+    missing, or the training diverges.
     """
     device = resolve_device(cell.device)
     origin = run_origin(features.manifest, device)
     threads = torch.get_num_threads()
     try:
-        # sums over several threads round differently (with a GPU, too, maps are pooled on the CPU)
+        # sums over several threads round differently (maps are pooled on the CPU even with a GPU)
         torch.set_num_threads(1)
         with same_bits(device):
             return _run_seeds(features, cell, origin, device, progress)
@@ -66,7 +66,7 @@ def _run_seeds(
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     if cell.has_ragged_tasks and len(cell.seeds) > 1:
-        # How many samples fit differs from seed to seed, so they cannot advance together.
+        # The number of samples that fit differs between seeds, so they cannot advance together.
         alone = [cell.model_copy(update={"seeds": [seed]}) for seed in cell.seeds]
         return joined(_run(features, one, origin, device, progress) for one in alone)
     return _run(features, cell, origin, device, progress)
@@ -79,7 +79,7 @@ def _run(
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    """All the cell's seeds at once."""
+    """Train all seeds of the cell at once."""
     started = time.perf_counter()
     stream = make_stream(features.train_labels, features.test_labels, len(features.classes), cell.stream)
     method_class = METHODS.get(cell.method)
@@ -102,7 +102,12 @@ def _run(
             [generator(s, "method") for s in cell.seeds],
         )
         views = _views(features, cell, method)
-        untrained = evaluate(views.tests(None, cell.passes), stream, head, device)
+        try:
+            untrained = evaluate(views.tests(None, cell.passes), stream, method, device)
+        except FloatingPointError as error:
+            raise UserError(
+                f"{cell.dataset}/{cell.id}: {error} before any training: check the features"
+            ) from None
         rows = _train(features, stream, cell, method, memory, device, progress)
     matrices = {
         scenario: np.stack([row[scenario].numpy() for row in rows], 1) for scenario in ("task_il", "class_il")
@@ -118,7 +123,7 @@ def _run(
         "costs": {
             "episodic_bytes": memory.episodic_bytes(),
             "associative_bytes": memory.associative_bytes(),
-            "learner_bytes": [head.bytes_per_replica + method.extra_bytes] * len(cell.seeds),
+            "learner_bytes": [method.learner_bytes] * len(cell.seeds),
             "samples_stored": [memory.samples_stored] * len(cell.seeds),
             "recall_mse": memory.recall_mse(),
             "train_seconds": [(time.perf_counter() - started) / len(cell.seeds)] * len(cell.seeds),
@@ -142,33 +147,48 @@ def _train(
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> list[dict[str, torch.Tensor]]:
-    """One row of each accuracy matrix per task; NaN rows before JOINT's only evaluation."""
-    lessons = stream.joint() if method.joint else stream
+    """Return a row of both accuracy matrices per task; JOINT is evaluated once, its other rows are NaN."""
+    learned = stream.joint() if method.joint else stream
     views = _views(features, cell, method)
     rows = []
-    for task in range(lessons.tasks):
+    for number in range(learned.tasks):
+        task = _task(learned, number)
         if method.uses_memory:
             memory.begin_task()
-        method.begin_task(memory)
+        method.begin_task(task, memory)
         for epoch in range(cell.training.epochs):
-            order = lessons.order(task, epoch, cell.seeds)
+            order = learned.order(number, epoch, cell.seeds)
             memory.begin_pass()
             _observe_all(views, order, cell.training.batch_size, method, memory, device)
-        if not bool(torch.isfinite(method.evaluated_head.vector).all()):
+        method.end_task(task, memory)
+        if method.trains_head and not bool(torch.isfinite(method.head.vector).all()):
             raise UserError(
-                f"{cell.dataset}/{cell.id}: the training diverged in task {task + 1} (the head is no longer "
-                f"finite): lower training.lr ({cell.training.lr}) or check the scale of the features"
+                f"{cell.dataset}/{cell.id}: the training diverged in task {number + 1} (the head is no "
+                f"longer finite): lower training.lr ({cell.training.lr}) or check the scale of the features"
             )
         if method.uses_memory:
             memory.store(order, method.head)
-        # an average of the head is tested on a backbone of its own, which never saw a training batch
-        passes = cell.passes if method.evaluated_head is method.head else None
-        rows.append(evaluate(views.tests(task, passes), stream, method.evaluated_head, device))
+        # a copy of the network is tested with a backbone of its own, which saw no training batch
+        passes = None if method.predicts_with_copy else cell.passes
+        try:
+            rows.append(evaluate(views.tests(number, passes), stream, method, device))
+        except FloatingPointError as error:
+            raise UserError(
+                f"{cell.dataset}/{cell.id}: the training diverged in task {number + 1} ({error}): check the "
+                "settings of the method and the scale of the features"
+            ) from None
         if progress:
-            done = rows[-1]["class_il"][:, : task + 1].mean().item()
-            progress(f"task {task + 1}/{lessons.tasks}: Class-IL accuracy so far {done:.1f} %")
+            mean = rows[-1]["class_il"][:, : number + 1].mean().item()
+            progress(f"task {number + 1}/{learned.tasks}: Class-IL accuracy so far {mean:.1f} %")
     missing = {k: torch.full_like(v, torch.nan) for k, v in rows[0].items()}
     return [missing] * (stream.tasks - len(rows)) + rows
+
+
+def _task(stream: Stream, number: int) -> Task:
+    """Return what a method may know about a task of a stream."""
+    classes = [tuple(labels) for labels in stream.classes_per_task]
+    seen = sum(classes[: number + 1], ())
+    return Task(number, stream.tasks, classes[number], seen, stream.classes)
 
 
 def _views(
@@ -201,36 +221,39 @@ def _observe_all(
 
 
 def evaluate(
-    features: TestFeatures, stream: Stream, head: Head, device: torch.device | str = "cpu"
+    tests: TestFeatures, stream: Stream, method: Method, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Accuracy in percent on every task's test images, (R, T) float64, for both scenarios.
+    """Return accuracies in percent on every task's test images, (R, T) float64, for both scenarios.
 
-    A prediction is right when the true class's logit exceeds every other one's: among all classes
-    (Class-IL) or among the task's own (Task-IL). So Task-IL can never be below Class-IL, ties count
-    as wrong, and the numbers of the classes do not matter. NaN for a task that is not tested.
+    A prediction is correct when the true class's score exceeds that of every other class, among all classes
+    (Class-IL) or among the task's own (Task-IL). So Task-IL is never below Class-IL, ties count as wrong (a
+    class with score -inf is never predicted), and the numbering of the classes does not matter. NaN for a
+    task that is not tested. Raises FloatingPointError when a score is NaN.
     """
-    right: dict[str, list[torch.Tensor]] = {"task_il": [], "class_il": []}
+    accuracies: dict[str, list[torch.Tensor]] = {"task_il": [], "class_il": []}
     for index, classes in zip(stream.test, stream.classes_per_task, strict=True):
-        counts = {scenario: torch.zeros(head.replicas, dtype=torch.int64) for scenario in right}
+        correct = {scenario: torch.zeros(method.replicas, dtype=torch.int64) for scenario in accuracies}
         own = torch.tensor(sorted(classes), device=device)
         for part in index.split(EVALUATE):
-            x = features.tested(part)
+            x = tests.tested(part)
             if x is None:
-                counts = {scenario: torch.full((head.replicas,), torch.nan) for scenario in right}
+                correct = {scenario: torch.full((method.replicas,), torch.nan) for scenario in accuracies}
                 break
-            x = x.to(device).expand(head.replicas, -1, -1)
-            y = features.test_labels[part].to(device).expand(head.replicas, -1).unsqueeze(2)
-            logits = head.logits(x)
-            true = logits.gather(2, y)
-            logits.scatter_(2, y, -torch.inf)
-            counts["class_il"] += (true.squeeze(2) > logits.amax(2)).sum(1).cpu()
-            counts["task_il"] += (true.squeeze(2) > logits[..., own].amax(2)).sum(1).cpu()
-        for scenario in right:
-            right[scenario].append(counts[scenario].double() * 100 / len(index))
-    return {scenario: torch.stack(columns, 1) for scenario, columns in right.items()}
+            x = x.to(device).expand(method.replicas, -1, -1)
+            y = tests.test_labels[part].to(device).expand(method.replicas, -1).unsqueeze(2)
+            scores = method.predict(x)
+            if bool(scores.isnan().any()):
+                raise FloatingPointError("predicted scores are NaN")
+            true = scores.gather(2, y)
+            others = scores.scatter(2, y, -torch.inf)
+            correct["class_il"] += (true.squeeze(2) > others.amax(2)).sum(1).cpu()
+            correct["task_il"] += (true.squeeze(2) > others[..., own].amax(2)).sum(1).cpu()
+        for scenario in accuracies:
+            accuracies[scenario].append(correct[scenario].double() * 100 / len(index))
+    return {scenario: torch.stack(columns, 1) for scenario, columns in accuracies.items()}
 
 
 def _with_null(array: np.ndarray) -> list:
-    """Nested lists with None for NaN, as JSON wants it."""
+    """Return nested lists with None for NaN, which JSON cannot hold."""
     nothing: Any = None
     return np.where(np.isnan(array), nothing, array).tolist()

@@ -6,12 +6,13 @@ from sharc_core.methods.projection import project_one
 
 @METHODS.register("agem")
 class AGEM(Method):
-    """The current gradient, made not to conflict with that of one random memory minibatch."""
+    """Project the current gradient where it conflicts with that of one random memory minibatch (eq. 11)."""
 
+    title = "A-GEM"
     fills_at_task_end = True
 
     def observe(self, batch, memory):
-        """One step along the projected gradient."""
+        """Take one step along the projected gradient."""
         loss = self.head.cross_entropy(batch)
         if not memory:
             self.head.descend(loss, self.lr)

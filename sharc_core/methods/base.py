@@ -1,6 +1,11 @@
-"""What a replay method is: `observe` one minibatch. One short file each; SHARC is the memory's business."""
+"""The interface of a method: traits, hooks per task and minibatch, and `predict`. One short file each.
 
-from typing import Any
+A method decides how the learner is updated. How samples are stored, SHARC included, is the memory's part
+(sharc_core.memory), and no method depends on it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -12,21 +17,59 @@ from sharc_core.memory.episodic import EpisodicMemory
 METHODS = Registry("method", "sharc_core.methods")
 
 
-class Method:
-    """Subclass it under `@METHODS.register("name")` in a file of this package.
+@dataclass(frozen=True)
+class Task:
+    """The task that a method is about to learn or has just learnt.
 
-    A method reads as if for one run: the replica axis R is carried by the head, the batches and the
-    memory. Only what is random or conditional per run has to mind it (self.generators has one
-    generator per replica; masks are (R,) tensors).
+    number: its position in the stream, counted from 0. tasks: T, the length of the stream. classes: labels
+    of this task. seen: labels of this and all earlier tasks, in the order of the stream. total: C, the number
+    of classes of the whole stream.
+    """
+
+    number: int
+    tasks: int
+    classes: tuple[int, ...]
+    seen: tuple[int, ...]
+    total: int
+
+
+class Method:
+    """Base of all methods: subclass it under `@METHODS.register("name")` in a file of this package.
+
+    Write a method as if for one run. The replica axis R (one replica per seed) is carried by the head, the
+    batches and the memory; only code that is random or conditional per run has to mind it (self.generators
+    holds one generator per replica; conditions are (R,) tensors).
+
+    Traits are class attributes. Grid checks, tables, figures and contract tests read them:
+
+    title: display name; None for the registered name in upper case.
+    heads: values of the grid's `head.kind` that the method can be run with.
+    trains_head: whether it learns by changing the parameters of `self.head`. A closed-form classifier sets
+        False and overrides `predict`; its head is neither checked for divergence nor counted in bytes.
+    uses_memory: whether it replays. If not, the grid gives it no buffer and no SHARC variant.
+    needs_logits: whether the memory must store the logits of each sample.
+    fills_at_task_end: whether the memory must be filled at the end of a task, whatever `memory.selection` is.
+    replays_tasks_if: settings under which it calls `memory.tasks()`, which a reservoir cannot answer.
+    joint: whether it trains on all tasks at once, shuffled together.
+    order_matters: whether predictions depend on the order of the samples (beyond rounding).
+    baseline: whether figures draw it as a level line to compare with.
+    passes: forward passes of a training batch through the backbone in the published code of the method, each
+        of which moves batch statistics under `backbone.batch_norm: drifting`.
     """
 
     name: str
     settings: Any  # of this class's own Settings
-    uses_memory = True  # False: a baseline; the grid gives it no buffer and no SHARC variant
-    joint = False  # True: all tasks are one, shuffled together
-    needs_logits = False  # True: the memory stores the logits of each sample too
-    passes = 2  # of a batch through the backbone in the published code, see `backbone.batch_norm`
-    fills_at_task_end = False  # True: `memory.selection: reservoir` does not apply, the memory has tasks
+    title: str | None = None
+    heads: tuple[str, ...] = ("linear", "mlp")
+    trains_head = True
+    uses_memory = True
+    needs_logits = False
+    fills_at_task_end = False
+    replays_tasks_if: ClassVar[dict[str, Any]] = {}
+    joint = False
+    order_matters = True
+    baseline = False
+    passes = 2
 
     class Settings(BaseSettings):
         """The method's own settings, under `method_settings.<name>`."""
@@ -45,19 +88,48 @@ class Method:
         self.replay_batch_size = replay_batch_size
         self.generators = generators
 
-    def begin_task(self, memory: EpisodicMemory) -> None:
-        """Called before a task's first batch, once the memory is ready for replay."""
+    def begin_task(self, task: Task, memory: EpisodicMemory) -> None:
+        """Prepare for a task. `memory` holds the earlier tasks and is ready for replay."""
 
     def observe(self, batch: Batch, memory: EpisodicMemory) -> None:
-        """Learn from one minibatch of the current task, x (R, B, D)."""
+        """Learn from one minibatch of the current task, x (R, B, D) and y (R, B)."""
         raise NotImplementedError  # abstract
 
+    def end_task(self, task: Task, memory: EpisodicMemory) -> None:
+        """Finish a task, before `memory` stores samples of it and before the evaluation."""
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores (R, B, C) of pooled features x (R, B, D), the higher the likelier.
+
+        This is the only way in which a method is evaluated. A class that was never seen may score -inf; NaN
+        means that the training diverged.
+        """
+        return self.head.logits(x)
+
     @property
-    def evaluated_head(self) -> Head:
-        """The head that predicts: the trained one, unless a method keeps a better."""
-        return self.head
+    def replicas(self) -> int:
+        """R, the number of runs that advance together."""
+        return self.head.replicas
+
+    @property
+    def predicts_with_copy(self) -> bool:
+        """Whether predictions come from a copy of the network whose backbone saw no training batch."""
+        return False
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes per run that the method keeps beside head and memory, model copies above all."""
+        """Bytes per run that the method keeps besides head and memory: model copies, class means."""
         return 0
+
+    @property
+    def learner_bytes(self) -> int:
+        """Bytes per run that the method keeps besides the memory."""
+        return (self.head.bytes_per_replica if self.trains_head else 0) + self.extra_bytes
+
+
+def traits(name: str) -> type[Method]:
+    """Return the class of a method, to read its traits, or the base class for a name that is not registered.
+
+    Results may name a method whose file is no longer there.
+    """
+    return METHODS.get(name) if name in METHODS.names() else Method

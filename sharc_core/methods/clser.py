@@ -11,22 +11,24 @@ from sharc_core.methods.base import METHODS, Method
 
 @METHODS.register("clser")
 class CLSER(Method):
-    """Replay, and consistency with whichever average head knows the replayed sample better.
+    """Replay plus consistency with the average head that gives the true class the higher probability.
 
-    As in the authors' code (NeurAI-Lab/CLS-ER): the cross-entropy is one mean over the current and the
-    replayed samples together (not the sum of two means, as in ER: on equal batches the step is half as
-    long), and the consistency loss is the mean over the replayed samples' logits. As in their paper, the
-    stable average is what predicts. The default settings are theirs for Sequential CIFAR-10 with buffer 200.
-    It departs from them in what every method here shares: by default the memory is filled at the end of a
-    task (theirs by reservoir sampling from the first batch on), so during the first task there is nothing to
-    replay.
+    As in the authors' code (NeurAI-Lab/CLS-ER), the cross-entropy is one mean over current and replayed
+    samples (ER adds two means, so with equal batches its step is twice as long), and the consistency loss is
+    the mean over the logits of the replayed samples. As in the paper, the stable average predicts. The
+    default settings are the authors' for Sequential CIFAR-10 with buffer 200. One difference is shared by
+    all methods here: by default the memory is filled at the end of a task (the authors use reservoir
+    sampling from the first batch on), so the first task has nothing to replay.
     """
 
-    class Settings(BaseSettings):
-        """reg: weight of the consistency loss. *_rate: probability of updating an average at a step.
+    title = "CLS-ER"
 
-        *_decay: its decay, reached from below: min(1 - 1 / (step + 1), decay). evaluated: which head
-        predicts. Both codes test all three; what their main log holds is the trained "net".
+    class Settings(BaseSettings):
+        """Settings of CLS-ER.
+
+        reg: weight of the consistency loss. *_rate: probability that an average is updated at a step.
+        *_decay: its final decay; at a step it is min(1 - 1 / (step + 1), decay). evaluated: which head
+        predicts. The authors' code and SHARC's test all three; their main log has the trained "net".
         """
 
         reg: float = Field(default=0.15, ge=0)
@@ -43,7 +45,7 @@ class CLSER(Method):
         self._draws: list[torch.Tensor] = []
 
     def observe(self, batch, memory):
-        """One step on the loss of current and replayed samples plus consistency, then the averages."""
+        """Take one step on the loss of current and replayed samples plus consistency; update the averages."""
         if memory:
             replay = memory.sample(self.replay_batch_size)
             loss = self.head.cross_entropy(batch.joined(replay))
@@ -55,14 +57,14 @@ class CLSER(Method):
         self._average()
 
     def teacher_logits(self, replay):
-        """(R, B, C) logits of the average that gives the true class the higher probability."""
+        """Return logits (R, B, C) of the average that gives the true class the higher probability."""
         stable, plastic = self.stable.logits(replay.x), self.plastic.logits(replay.x)
         true = replay.y.unsqueeze(2)
         stable_wins = stable.softmax(-1).gather(2, true) > plastic.softmax(-1).gather(2, true)
         return torch.where(stable_wins, stable, plastic)
 
     def _average(self) -> None:
-        """Average <- decay * average + (1 - decay) * head, for the replicas whose draw says so."""
+        """Set average <- decay * average + (1 - decay) * head in replicas whose draw is below the rate."""
         if not self._draws:  # (256, 2, R) uniform numbers at a time: plastic's draw, then stable's
             block = torch.stack([torch.rand(256, 2, generator=g) for g in self.generators], 2)
             self._draws = list(reversed(block.unbind(0)))
@@ -77,12 +79,17 @@ class CLSER(Method):
                 weight = update.to(self.head.vector) * (1 - min(1 - 1 / (self.step + 1), decay))
                 average.vector.lerp_(self.head.vector, weight.unsqueeze(1))
 
+    def predict(self, x):
+        """Return logits (R, B, C) of the stable average, or of the head that `evaluated` names."""
+        heads = {"stable": self.stable, "plastic": self.plastic, "net": self.head}
+        return heads[self.settings.evaluated].logits(x)
+
     @property
-    def evaluated_head(self):
-        """The stable average, unless the settings say another."""
-        return {"stable": self.stable, "plastic": self.plastic, "net": self.head}[self.settings.evaluated]
+    def predicts_with_copy(self) -> bool:
+        """An average is a copy of the network; the published code tests it with a backbone of its own."""
+        return self.settings.evaluated != "net"
 
     @property
     def extra_bytes(self) -> int:
-        """Two copies of the head."""
+        """Bytes of two copies of the head."""
         return 2 * self.head.bytes_per_replica

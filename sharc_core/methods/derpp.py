@@ -12,15 +12,16 @@ from sharc_core.methods.base import METHODS, Method
 class DERpp(Method):
     """Current loss + alpha * MSE to stored logits + beta * loss on a second minibatch."""
 
+    title = "DER++"
     needs_logits = True
     passes = 3
 
     class Settings(BaseSettings):
-        """alpha: weight of the logits' distillation. beta: weight of the replayed labels.
+        """Settings of DER++.
 
-        logits_at: whether a sample's logits are those of the head just before it is learnt from ("visit",
-        as in the published codes) or when its task has been learnt ("task_end"). A reservoir takes them at
-        the visit.
+        alpha: weight of the distillation of logits. beta: weight of the loss on replayed labels. logits_at:
+        whether a sample's logits are those of the head just before the step on it ("visit", as in the
+        published codes) or at the end of its task ("task_end"). A reservoir takes them at the visit.
         """
 
         alpha: float = Field(default=0.1, ge=0)
@@ -28,7 +29,7 @@ class DERpp(Method):
         logits_at: Literal["task_end", "visit"] = "task_end"
 
     def observe(self, batch, memory):
-        """One step on the three losses."""
+        """Take one step on the sum of the three losses."""
         loss = self.head.cross_entropy(batch)
         if memory:
             first, second = (memory.sample(self.replay_batch_size) for _ in range(2))

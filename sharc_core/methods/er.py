@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import model_validator
 
 from sharc_core.common.settings import Settings as BaseSettings
-from sharc_core.heads import Loss
 from sharc_core.methods.base import METHODS, Method
 
 
@@ -13,10 +12,13 @@ from sharc_core.methods.base import METHODS, Method
 class ER(Method):
     """Current loss plus the loss on replayed samples."""
 
-    class Settings(BaseSettings):
-        """replay: one random minibatch, or (SHARC's published code) every past task whole, averaged.
+    title = "ER"
+    replays_tasks_if = {"replay": "whole"}
 
-        mean: "separate" adds the means of current and replayed losses, "joint" (mammoth) takes one of both.
+    class Settings(BaseSettings):
+        """replay: one random minibatch, or all past samples, averaged over tasks (SHARC's published code).
+
+        mean: "separate" adds the means of both losses, "joint" (mammoth) takes one mean over both.
         """
 
         replay: Literal["minibatch", "whole"] = "minibatch"
@@ -29,17 +31,13 @@ class ER(Method):
             return self
 
     def observe(self, batch, memory):
-        """One step on current + replayed loss."""
+        """Take one step on the sum of current and replayed loss."""
         if memory and self.settings.mean == "joint":
             batch = batch.joined(memory.sample(self.replay_batch_size))
         loss = self.head.cross_entropy(batch)
         if memory and self.settings.mean == "separate":
-            loss += self.replay_loss(memory)
+            whole = self.settings.replay == "whole"
+            past = memory.tasks() if whole else [memory.sample(self.replay_batch_size)]
+            for replay in past:
+                loss += (1 / len(past)) * self.head.cross_entropy(replay)
         self.head.descend(loss, self.lr)
-
-    def replay_loss(self, memory) -> Loss:
-        """Loss on a random minibatch, or the mean of the past tasks' losses."""
-        if self.settings.replay == "minibatch":
-            return self.head.cross_entropy(memory.sample(self.replay_batch_size))
-        losses = [self.head.cross_entropy(task) for task in memory.tasks()]
-        return (1 / len(losses)) * sum(losses, Loss())

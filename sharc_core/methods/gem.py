@@ -10,8 +10,12 @@ from sharc_core.methods.projection import project_many
 
 @METHODS.register("gem")
 class GEM(Method):
-    """The current gradient, made not to conflict with that of any past task's whole memory."""
+    """Project the current gradient where it conflicts with that of a past task's memory (eq. 11).
 
+    A past task's gradient is that of all its stored samples.
+    """
+
+    title = "GEM"
     fills_at_task_end = True
 
     class Settings(BaseSettings):
@@ -25,7 +29,7 @@ class GEM(Method):
         ridge: float | None = Field(default=None, gt=0)
 
     def observe(self, batch, memory):
-        """One step along the projected gradient."""
+        """Take one step along the projected gradient."""
         loss = self.head.cross_entropy(batch)
         if not memory:
             self.head.descend(loss, self.lr)

@@ -6,6 +6,7 @@ from sharc_core.methods.sgd import SGD
 
 @METHODS.register("joint")
 class Joint(SGD):
-    """SGD on a stream whose tasks are one."""
+    """SGD on one task that holds the whole stream."""
 
+    title = "JOINT"
     joint = True

@@ -11,18 +11,21 @@ from sharc_core.methods.base import METHODS, Method
 
 @METHODS.register("mer")
 class MER(Method):
-    """After a batch's inner steps, weights <- start + beta (end - start); after all, the same with gamma.
+    """After a batch's inner steps, weights <- start + beta (end - start); after all batches, with gamma.
 
-    With the published settings (beta = gamma = 1, one batch, one inner step a batch) both Reptile steps
-    are the identity, and MER is exactly ER with a random minibatch.
+    With the published settings (beta = gamma = 1, one batch, one inner step per batch) both Reptile steps
+    are the identity, and MER equals ER with a random minibatch.
     """
 
-    class Settings(BaseSettings):
-        """beta, gamma: Reptile rates. batches: inner batches per step, each with its own replay draw.
+    title = "MER"
 
-        inner: "batch" makes one SGD step of a batch (current + replayed loss); "sample" one of each
-        sample in turn, as in Riemer et al.'s algorithm 1 (replayed first, the current ones last). mean: of a
-        "batch" step, as for ER.
+    class Settings(BaseSettings):
+        """Settings of MER.
+
+        beta, gamma: Reptile rates. batches: inner batches per step, each with its own replay draw. inner:
+        "batch" takes one SGD step per batch (current + replayed loss); "sample" takes one per sample, as in
+        algorithm 1 of Riemer et al. (replayed samples first, current ones last). mean: of a "batch" step, as
+        for ER.
         """
 
         beta: float = Field(default=1.0, gt=0, le=1)
@@ -38,7 +41,7 @@ class MER(Method):
             return self
 
     def observe(self, batch, memory):
-        """`batches` inner batches, each from where the last one's Reptile step ended."""
+        """Run `batches` inner batches, each from where the last one's Reptile step ended."""
         outer = self.head.vector.clone() if self.settings.gamma != 1 else None
         for _ in range(self.settings.batches):
             start = self.head.vector.clone() if self.settings.beta != 1 else None

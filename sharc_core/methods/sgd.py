@@ -7,9 +7,11 @@ from sharc_core.methods.base import METHODS, Method
 class SGD(Method):
     """Cross-entropy on the current batch, nothing else."""
 
+    title = "SGD"
     uses_memory = False
+    baseline = True
     passes = 1
 
     def observe(self, batch, memory):
-        """One step on the current batch."""
+        """Take one step on the current batch."""
         self.head.descend(self.head.cross_entropy(batch), self.lr)

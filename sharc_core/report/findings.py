@@ -252,11 +252,11 @@ def _bytes_ratio(pairs: Sequence[Pair]) -> Finding | None:
 def _best_per_dataset(entries: Sequence[Entry]) -> list[Finding]:
     findings = []
     for place in unique((_place(e) for e in entries), lambda p: tuple(natural_key(part) for part in p)):
-        rows = [e for e in entries if _place(e) == place and e.method != "joint"]
+        rows = [e for e in entries if _place(e) == place and not e.is_joint]
         if not rows:
             continue
         best = max(rows, key=lambda e: e.acc)
-        joint = [e for e in entries if _place(e) == place and e.method == "joint"]
+        joint = [e for e in entries if _place(e) == place and e.is_joint]
         text = (
             f"{place_name(best, entries)}: the best ACC is {number_text(best.acc)} % "
             f"({row_name(best, entries)}, {bytes_text(best.total_bytes)})."

@@ -98,7 +98,7 @@ def equal_bytes(entries: Sequence[Entry]) -> list[EqualBytes]:
             plain
             for plain in entries
             if not plain.is_sharc
-            and plain.method != "joint"
+            and not plain.is_joint
             and (plain.scenario, plain.dataset, plain.backbone) == place
             and plain.total_bytes <= sharc.total_bytes
         ]

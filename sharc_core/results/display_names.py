@@ -1,31 +1,23 @@
-"""Display names of scenarios and methods, and the order in which results show them."""
+"""Display names and order of methods and scenarios in tables, figures and the report."""
 
 from sharc_core.common.errors import UserError
 
 SCENARIO_NAMES = {"task_il": "Task-IL", "class_il": "Class-IL"}
 
-# In the order of the paper's tables; other methods follow in alphabetical order.
-METHOD_NAMES = {
-    "joint": "JOINT",
-    "sgd": "SGD",
-    "gem": "GEM",
-    "agem": "A-GEM",
-    "er": "ER",
-    "mer": "MER",
-    "derpp": "DER++",
-    "clser": "CLS-ER",
-}
+# Methods of the paper's tables, in their order. All other methods follow in alphabetical order.
+PAPER_ORDER = ["joint", "sgd", "gem", "agem", "er", "mer", "derpp", "clser"]
 
 
 def method_name(method: str) -> str:
-    """Return the display name of a method: the literature's, or the registered name in upper case."""
-    return METHOD_NAMES.get(method, method.upper())
+    """Return the display name of a method: its title, or its registered name in upper case."""
+    from sharc_core.methods import traits  # runs.csv is written without torch
+
+    return traits(method).title or method.upper()
 
 
 def method_key(method: str) -> tuple[int, str]:
     """Return the sort key of a method: the paper's order, then alphabetical."""
-    order = list(METHOD_NAMES)
-    return (order.index(method) if method in order else len(order), method)
+    return (PAPER_ORDER.index(method) if method in PAPER_ORDER else len(PAPER_ORDER), method)
 
 
 def scenario_key(scenario: str) -> tuple[int, str]:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from sharc_core.common.errors import UserError
-from sharc_core.results.display_names import METHOD_NAMES
+from sharc_core.methods import traits
+from sharc_core.results.display_names import PAPER_ORDER, method_name
 from sharc_core.results.statistics import welch
 
 SOURCE = "arXiv 2310.04334"
@@ -33,13 +34,13 @@ def load_published(path: Path | str) -> pd.DataFrame:
     missing = [name for name in (*COLUMNS[:4], "sharc", *COLUMNS[5:]) if name not in frame]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}")
-    ours = {name: method for method, name in METHOD_NAMES.items()}
+    ours = {method_name(method): method for method in PAPER_ORDER}
     unknown = sorted(set(frame["method"]) - set(ours))
     if unknown:
         raise UserError(f"{path}: unknown method {unknown[0]!r}; valid: {', '.join(ours)}")
     frame["method"] = frame["method"].map(ours)
     frame["variant"] = frame["sharc"].map({0: "plain", 1: "sharc"})
-    joint = frame["method"] == "joint"
+    joint = frame["method"].map(lambda method: traits(method).joint)
     frame.loc[joint, ["bwt_mean", "bwt_std"]] = float("nan")
     return frame[COLUMNS]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sharc_core.common.formats import DASH, natural_key
 from sharc_core.grid.axes import AXES, SETTINGS
 from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.grid.sub_grid import MAIN
+from sharc_core.methods import traits
 from sharc_core.results.display_names import method_key, method_name, scenario_name
 from sharc_core.results.statistics import confidence_interval
 from sharc_core.results.table_formats import Item
@@ -62,6 +64,11 @@ class Entry:
     def is_sharc(self) -> bool:
         """Whether SHARC is on."""
         return self.variant == "sharc"
+
+    @cached_property
+    def is_joint(self) -> bool:
+        """Whether the method trains on all tasks at once."""
+        return traits(self.method).joint
 
     @property
     def budget(self) -> str | None:

@@ -236,7 +236,7 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
         "Bytes: all that the learner keeps (episodic memory, associative memory, head and model copies) "
         "except the backbone, which all methods share; 1 kB = 1000 bytes"
     )
-    if any(entry.method == "joint" for entry in entries):
+    if any(entry.is_joint for entry in entries):
         parts.append(
             "JOINT trains on all tasks at once: it has no AIA and no BWT, and its bytes exclude the data"
         )
