@@ -90,7 +90,9 @@ def test_traits_are_consistent(name):
     assert kind.heads and set(kind.heads) <= set(HEADS)
     assert kind.passes >= 1
     if not kind.uses_memory:
-        assert not (kind.needs_logits or kind.fills_at_task_end or kind.replays_tasks_if)
+        of_replay = (kind.needs_logits, kind.fills_at_task_end, kind.replays_current_task)
+        assert not any(of_replay) and not kind.replays_tasks_if
+    assert not (kind.fills_at_task_end and kind.replays_current_task)
     if kind.joint or kind.baseline:
         assert not kind.uses_memory
     for key, value in kind.replays_tasks_if.items():
@@ -107,6 +109,8 @@ def test_it_runs_with_the_heads_that_it_declares_and_the_grid_refuses_the_others
     for head in HEADS:
         values = {key: value for key, value in BASE.items() if key != "methods"}
         values |= {"methods": [name], "head": {"kind": head}}
+        if METHODS.get(name).replays_current_task:
+            values |= {"memory": {"selection": "reservoir"}}
         if head in METHODS.get(name).heads:
             load_grid(values)
             method = make_method(name, head)
@@ -115,6 +119,17 @@ def test_it_runs_with_the_heads_that_it_declares_and_the_grid_refuses_the_others
         else:
             with pytest.raises(UserError, match=f"^config: head.kind {head} cannot be combined with method"):
                 load_grid(values)
+
+
+def test_the_grid_refuses_a_method_that_replays_the_current_task_from_a_memory_without_it(monkeypatch):
+    load_grid(BASE | {"methods": ["er", "gem"]})
+    monkeypatch.setattr(METHODS.get("er"), "replays_current_task", True)
+    load_grid(BASE | {"methods": ["er", "gem"], "memory": {"selection": "reservoir"}})
+    load_grid(BASE | {"methods": ["er", "gem"], "protocol": "mammoth"})
+    with pytest.raises(UserError, match="^config: memory.selection last cannot be combined with method er, "):
+        load_grid(BASE | {"methods": ["er", "gem"]})
+    with pytest.raises(UserError, match="selection batches under protocol code cannot be .* method er, "):
+        load_grid(BASE | {"methods": ["er", "gem"], "protocol": ["mammoth", "code"]})
 
 
 @ALL

@@ -37,6 +37,7 @@ def check_combinations(grid: Grid, protocol: str) -> None:
             "budget.count_associative_memory: the associative memory learns maps that are not stored, which "
             "the budget does not foresee; use complete all, or do not count it"
         )
+    _check_replay(grid, where)
     name = grid.memory.selection
     for key, clashes in _clashes_of_selection(grid):
         if clashes:
@@ -51,6 +52,18 @@ def check_combinations(grid: Grid, protocol: str) -> None:
                     f"config: storage {name}{where} cannot be combined with {key}: it stores pooled vectors, "
                     "not maps; use another storage, or change the other"
                 )
+
+
+def _check_replay(grid: Grid, where: str) -> None:
+    """Raise UserError for methods that replay the current task from a memory that does not hold it yet."""
+    selection = grid.memory.selection
+    for name in grid.methods:
+        if METHODS.get(name).replays_current_task and SELECTIONS.get(selection).has_tasks:
+            raise UserError(
+                f"config: memory.selection {selection}{where} cannot be combined with method {name}, whose "
+                "replay must include samples of the current task: use selection reservoir, or take "
+                f"{name} out of methods"
+            )
 
 
 def _charges_associative_memory(grid: Grid) -> bool:

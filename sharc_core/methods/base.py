@@ -49,6 +49,7 @@ class Method:
     uses_memory: whether it replays. If not, the grid gives it no buffer and no SHARC variant.
     needs_logits: whether the memory must store the logits of each sample.
     fills_at_task_end: whether the memory must be filled at the end of a task, whatever `memory.selection` is.
+    replays_current_task: whether its replay must include samples of the current task, as a reservoir's does.
     replays_tasks_if: settings under which it calls `memory.tasks()`, which a reservoir cannot answer.
     joint: whether it trains on all tasks at once, shuffled together.
     order_matters: whether predictions depend on the order of the samples (beyond rounding).
@@ -65,6 +66,7 @@ class Method:
     uses_memory = True
     needs_logits = False
     fills_at_task_end = False
+    replays_current_task = False
     replays_tasks_if: ClassVar[dict[str, Any]] = {}
     joint = False
     order_matters = True
