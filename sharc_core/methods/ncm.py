@@ -4,6 +4,8 @@ The classifier of Mensink et al. 2013 and, with exemplars and normalised feature
 2017, arXiv 1611.07725).
 """
 
+from typing import Any
+
 import torch
 
 from sharc_core.methods.base import METHODS, Method
@@ -27,7 +29,7 @@ class NCM(Method):
     def __init__(self, *args):
         super().__init__(*args)
         head = self.head
-        like = {"dtype": torch.float64, "device": head.vector.device}
+        like: dict[str, Any] = {"dtype": torch.float64, "device": head.vector.device}
         self.sums = torch.zeros(head.replicas, head.classes, head.features, **like)
         self.counts = torch.zeros(head.replicas, head.classes, **like)
 

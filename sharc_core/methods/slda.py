@@ -1,6 +1,6 @@
 """Deep streaming linear discriminant analysis (Hayes & Kanan 2020, arXiv 1909.01520)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -50,7 +50,7 @@ class SLDA(Method):
     def __init__(self, *args):
         super().__init__(*args)
         r, c, d = self.head.replicas, self.head.classes, self.head.features
-        like = {"dtype": torch.float64, "device": self.head.vector.device}
+        like: dict[str, Any] = {"dtype": torch.float64, "device": self.head.vector.device}
         self.means, self.counts = torch.zeros(r, c, d, **like), torch.zeros(r, c, **like)
         self.scatter = torch.zeros(r, d, d, **like)
         self.weight, self.bias = torch.zeros(r, c, d, **like), torch.full((r, c), -torch.inf, **like)
