@@ -21,10 +21,11 @@ from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import load_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
 from sharc_core.stages.layout import Layout
-from sharc_core.studies.jobs import recall_jobs, recall_key, recall_path
-from sharc_core.studies.recall import COLUMNS
-from sharc_core.studies.recall_table import read_rows, write_recall_tables, write_rows
-from sharc_core.verification.record import Entry, card_copy, write_grid_record, write_recall_record
+from sharc_core.studies.base import Results
+from sharc_core.studies.recall.settings import COLUMNS
+from sharc_core.studies.registered import study_of
+from sharc_core.studies.rows import job_file, job_key, read_rows, write_rows
+from sharc_core.verification.record import Entry, card_copy, write_grid_record, write_study_record
 from sharc_core.verification.verify import PUBLISHED
 
 SMOKE = Path(__file__).parents[1] / "config/smoke.yaml"
@@ -86,10 +87,10 @@ def finished_grid(folder: Path, **changes) -> Finished:
 
 def add_recall(done: Finished) -> None:
     """The same grid's recall study, one point measured."""
-    rows = {}
-    for number, job in enumerate(recall_jobs(done.grid), 1):
+    rows, study, folder = {}, study_of(done.grid, "recall"), done.results
+    for number, job in enumerate(study.jobs(done.grid), 1):
         values = dict.fromkeys(COLUMNS, 0.25) | {"dataset": job.dataset, "backbone": job.backbone}
-        values |= {"memory": job.associative_memory, "seed": 0, "sweep": "base", "mask": "saliency"}
+        values |= {"memory": job.name, "seed": 0, "sweep": "base", "mask": "saliency"}
         values |= {
             "relative_error": number / 7,
             "patterns": 10,
@@ -97,14 +98,14 @@ def add_recall(done: Finished) -> None:
             "forgetting": None,
             "reason": None,
         }
-        path, key = recall_path(done.grid, job), recall_key(job, Layout(done.grid))
+        path, key = folder / job_file(study, job), job_key(study, job, Layout(done.grid))
         rows[path] = key
         made_by = {"origin": done.origin, "versions": versions()}
         write_rows(pd.DataFrame([values], columns=list(COLUMNS)), path, made_by, key)
-    tables = done.results / "tables"
-    found = read_rows(list(rows), list(rows.values()))
-    others = write_recall_tables(found, done.grid.recall, tables, done.grid.config_hash)
-    write_recall_record(done.grid, rows, others, {"recall_tables": "a key"})
+    results = Results(done.grid.config_hash, rows=read_rows(study, list(rows), list(rows.values())))
+    study.write_tables(results, folder / "tables")
+    others = [folder / "tables" / name for name in study.table_names()]
+    write_study_record(done.grid, "recall", rows, others, {"recall_tables": "a key"})
 
 
 def _copy_card(layout: Layout) -> Path:

@@ -1,6 +1,7 @@
 """Real runs of `snakemake` and `python -m sharc_core` in a copy of the project, and what they make."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -61,6 +62,11 @@ def own_lines(run: subprocess.CompletedProcess) -> list[str]:
     """What was said, line by line, without Snakemake's notice that it read profiles/default."""
     lines = (run.stdout + run.stderr).strip().splitlines()
     return [line for line in lines if not line.startswith("Using workflow specific profile")]
+
+
+def ran(said: str) -> list[str]:
+    """The rules of the jobs that a run says are done, in order."""
+    return re.findall(r"^\[ *\d+/\d+\] (\w+)", said, re.M)
 
 
 def smoke_results(folder: Path) -> dict[str, object]:

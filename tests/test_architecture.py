@@ -24,12 +24,13 @@ ORDER = [
     "grid",  # grid file to cells
     "provenance",  # where a number comes from
     "learning",  # one cell's run
-    "stages",  # what the Snakefile's rules call
+    "stages",  # what the workflow's jobs call
     "results",  # runs.csv, summaries, statistics, tables
     "figures",
     "studies",  # plug-in: experiments
     "report",
     "verification",  # records of results, compared and verified
+    "planning",  # what a call of Snakemake makes, and how it shows progress
     "__init__",
     "__main__",
 ]

@@ -14,6 +14,7 @@ from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
 from sharc_core.grid.loading import load_config, load_grid
 from sharc_core.grid.models import Grid
+from sharc_core.grid.study_settings import STUDIES
 from sharc_core.grid.unroll import cells
 from sharc_core.stages.preflight import check_inputs
 
@@ -121,7 +122,8 @@ def fine_or_one_line(action, *arguments) -> bool:
 @pytest.mark.slow
 def test_whatever_stands_at_any_key_is_fine_or_one_line():
     complete = yaml.safe_load(COMPLETE)
-    assert set(complete) == set(Grid.model_fields), "COMPLETE must have every key"
+    studies = {name for name in STUDIES.names() if STUDIES.get(name).Settings.model_fields}
+    assert set(complete) == set(Grid.model_fields) | studies, "COMPLETE must have every key"
     assert fine_or_one_line(load_grid, complete)
     is_valid = [
         fine_or_one_line(load_grid, with_junk(complete, place, junk))

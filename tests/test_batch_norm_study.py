@@ -10,15 +10,16 @@ from result_factory import constant_matrix, make_document, make_grid
 from test_report import Checker
 
 from sharc_core.backbones.names import has_batch_norms, network_and_batch_norm
-from sharc_core.figures import curves_of, first_task_of, write, write_figures
+from sharc_core.figures import curves_of, first_task_of, write
 from sharc_core.figures.first_task import first_task_panels, first_task_words
+from sharc_core.report.figure_files import write_all_figures
 from sharc_core.report.page import write_report
 from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import COLUMNS, SETTING, no_published
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
 from sharc_core.results.tables import tidy as main_tidy
-from sharc_core.studies.batch_norm import (
+from sharc_core.studies.batch_norm.comparison import (
     NOTHING,
     batch_norm_findings,
     batch_norm_tables,
@@ -383,7 +384,7 @@ def test_one_batch_norm_leaves_everything_as_it_was(tmp_path):
     cells = make_grid(("s_digits",), ("sgd", "er"), (100,), backbone="net", scenarios=["task_il"])
     runs = runs_table(cells)
     names = {path.name for path in write_all_tables(runs, no_published(), tmp_path, [], "c")}
-    names |= {path.name for path in write_figures(cells, runs, tmp_path)}
+    names |= {path.name for path in write_all_figures(cells, runs, tmp_path)}
     assert "scorecard.md" in names
     assert not any("batch_norm" in name or "first_task" in name for name in names)
     write_report(runs, cells, no_published(), tmp_path, tmp_path / "r.html", "T", {})
@@ -427,7 +428,7 @@ def test_figure_and_report_are_the_same_twice(tmp_path):
     pages, drawn = [], []
     for folder, chosen in ((tmp_path / "a", cells), (tmp_path / "b", cells[::-1])):
         runs = runs_table(chosen)
-        written = write_figures(chosen, runs, folder)
+        written = write_all_figures(chosen, runs, folder)
         drawn.append([path for path in written if path.stem == "first_task_class_il"])
         svgs = [path for path in written if path.suffix == ".svg"]
         write_report(runs, chosen, no_published(), folder, folder / "r.html", "T", {}, drawn=svgs)

@@ -9,7 +9,7 @@ from snakemake.cli import get_argument_parser
 from snakemake.dag import DAG
 from snakemake.workflow import Workflow
 
-from sharc_core.stages.snakemake_call import LOOKS, Call
+from sharc_core.planning.call import LOOKS, Call
 
 
 @pytest.fixture
@@ -71,7 +71,26 @@ def test_what_is_asked_for_anew(called):
     assert called("a//b.json").is_target("a/b.json") and not called("a").is_target("a/b.json")
 
 
-@pytest.mark.slow
+def test_what_is_asked_for_by_name_or_rule(monkeypatch):
+    def call(*arguments: str, rename: str = "{}") -> Call:
+        monkeypatch.setattr(sys, "argv", ["snakemake", *arguments])
+        return Call(
+            SimpleNamespace(is_main_process=True, modifier=SimpleNamespace(modify_rulename=rename.format))
+        )
+
+    assert call().asks_for("r.html", "all", "report") and not call().asks_for("r.html", "report")
+    assert call("report").asks_for("r.html", "all", "report") and call("./r.html").asks_for("r.html", "all")
+    assert not call("runs").asks_for("r.html", "all", "report")
+    assert call("my_report", rename="my_{}").asks_for("r.html", "all", "report")
+    assert call("a", "./b").requested(["a", "b", "c"], ["a"]) == ["b"]
+    assert call("a", "--report").requested(["a"], []) == []
+    named = call("--forcerun", "my_cell", rename="my_{}")
+    assert named.forced(["a"], "cell") == ["a"] == named.offered(["a"], lambda path: True, "cell")
+    assert call("-R", "cell", "--report").forced(["a"], "cell") == []
+    assert call().offered(["a", "b"], "a".__eq__, "cell") == ["b"]
+    assert call("--summary").offered(["a", "b"], "a".__eq__, "cell") == ["a", "b"]
+
+
 def test_snakemake_has_what_is_relied_on():
     """Options by their names, and the two places that are not documented."""
     options = {action.dest for action in get_argument_parser()._actions}

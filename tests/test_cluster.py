@@ -14,7 +14,10 @@ from types import SimpleNamespace
 import one_node_slurm
 import pytest
 import yaml
-from snake import ROOT, Running, copy_project, smoke_results, snakemake, start_snakemake
+from snake import ROOT, Running, copy_project, ran, smoke_results, snakemake, start_snakemake
+
+from sharc_core.grid.loading import load_config
+from sharc_core.studies.registered import job_studies
 
 pytestmark = pytest.mark.pipeline
 
@@ -120,8 +123,9 @@ def test_backbones_ask_for_a_gpu(run):
 
 def test_fetching_and_tables_are_no_cluster_jobs(run):
     assert run.number == 5  # pretrain, features twice, cells twice
+    log = min((run.folder / ".snakemake/log").glob("*.snakemake.log")).read_text()
     for rule in ("data", "runs", "tables", "figures", "report"):
-        assert f"localrule {rule}:" in run.said
+        assert f"localrule {rule}:" in log and rule in ran(run.said)
     logs = {path.name for path in (run.folder / "results/smoke/logs").rglob("*.log")}
     assert {"report.log", "view0.log", "sgd.log"} <= logs
 
@@ -170,7 +174,7 @@ def test_weights_are_fetched_before_the_first_job(slurm, run):
     done = snakemake(run.folder, *arguments, environment=environment)
     assert done.returncode == 1
     assert "error: cannot get torchvision weights ResNet18_Weights.IMAGENET1K_V1" in done.stdout
-    assert "Traceback" not in done.stdout and "rule features" not in done.stdout
+    assert "Traceback" not in done.stdout and ran(done.stdout) == []
     assert set(slurm.jobs()) == before
 
 
@@ -206,16 +210,26 @@ def test_a_login_node_needs_no_gpu(tmp_path):
 
 def test_every_cluster_job_says_what_it_needs():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    names = set(re.findall(r'"(\w+)"', "".join(re.findall(r"^LOCAL \+?= \[(.*)\]$", text, re.M))))
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
-    cells = {"cell", "cells"}
-    assert set(rules) - names == {"pretrain", "features", *cells, "recall_memory", "recall_pictures"}
+    names = {name for name, body in rules.items() if re.search("^    localrule: True", body, re.M)}
+    assert set(rules) - names == {"pretrain", "features", "cell", "cells", "study_job"}
+    assert {"data", "runs", "tables", "figures", "report", "provenance"} < names
     rows = [line for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("| `")]
-    for name in set(rules) - names:
-        memory, minutes = (
+    needs = {}
+    for name in set(rules) - names - {"study_job"}:
+        needs[name] = [
             int(re.search(rf"{key}=growing\((\d+)[,)]", rules[name])[1]) for key in ("mem_mb", "runtime")
-        )
+        ]
+    grid = load_config(ROOT / "config/recall.yaml")
+    for study in job_studies(grid):
+        needs["study_job"] = max([job.mem_mb, job.minutes] for job in study.jobs(grid))
+        for stage in study.stages(grid):
+            name = f"{study.name}_{stage.name}"
+            names |= {name, f"{study.name}_provenance"} if stage.mem_mb is None else set()
+            needs |= {name: [stage.mem_mb, stage.minutes]} if stage.mem_mb is not None else {}
+    assert "recall_pictures" in needs and "recall_tables" in names
+    for name, (memory, minutes) in needs.items():
         (row,) = (row for row in rows if f"`{name}`" in row.split("|")[1])
         assert f"{memory // 1000} GB, {minutes // 60} h" in row, row
-    for name in names - {"all", "recall"}:
+    for name in names:
         assert any(f"`{name}`" in row.split("|")[1] and "login node" in row for row in rows), name

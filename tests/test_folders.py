@@ -17,7 +17,7 @@ from snake import snakemake as run_snakemake
 from snakemake.utils import format as snakemake_format
 
 from sharc_core.common.errors import UserError
-from sharc_core.stages.snakemake_setup import check_module, shell_safe
+from sharc_core.planning.setup import check_module, shell_safe
 
 NAMES = [
     "a b", " a  b ", "ü Bär", "日本", "it's", 'a "b"', "a$b", "$HOME", "$(touch ran)",

@@ -7,7 +7,7 @@ import pytest
 from result_factory import make_document
 
 from sharc_core.figures import write_figures
-from sharc_core.grid.sub_grid import Study
+from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.provenance.lineage import lineage, sentence
 from sharc_core.report.page import write_report
 from sharc_core.report.tables import write_all_tables
@@ -137,7 +137,7 @@ def test_different_bits_under_one_name_are_both_named(cells):
 @pytest.mark.slow
 def test_figures_and_report_say_it_too(cells, tmp_path):
     runs = runs_table(cells, members(cells))
-    studies = {"early": Study(figure="bytes")}
+    studies = {"early": SubGrid(figure="bytes")}
     write_figures(cells, runs, tmp_path, studies, CONFIG)
     found = json.loads((tmp_path / "early_task_il.json").read_text())["origin"]
     assert found == lineage(runs[runs["studies"] == "main early"], CONFIG)

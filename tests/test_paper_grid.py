@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from snake import ROOT, copy_project, own_lines, snakemake
 from torchvision.models import resnet18
 
-from sharc_core.grid.loading import load_config, study_grid
+from sharc_core.grid.loading import load_config, sub_grid_of
 from sharc_core.grid.protocol import RULES
 from sharc_core.grid.unroll import cells, memberships
 from sharc_core.methods import METHODS
@@ -45,7 +45,7 @@ def test_the_grid_is_the_papers():
 
 def test_the_figures_are_the_papers():
     grid = load_config(PAPER)
-    figures = {name: (grid.studies[name].figure, study_grid(grid, name)) for name in grid.studies}
+    figures = {name: (grid.studies[name].figure, sub_grid_of(grid, name)) for name in grid.studies}
     assert figures["curves"][0] == "learning_curves" and figures["curves"][1].buffers == [200]
     for name, method, scenario in (("gem_memories", "gem", "class_il"), ("er_memories", "er", "task_il")):
         figure, part = figures[name]
@@ -67,7 +67,7 @@ def test_the_grid_of_rules_has_each_of_them():
     """config/fidelity.yaml: every rule of ER or GEM with either memory, at both thetas, in both scenarios."""
     grid = load_config(ROOT / "config/fidelity.yaml")
     rules = {f"paper+{rule}" for rule in RULES if rule not in ("logits_at", "evaluated", "batch_norm")}
-    parts = {name: study_grid(grid, name) for name in grid.studies}
+    parts = {name: sub_grid_of(grid, name) for name in grid.studies}
     drifting = {"paper+batch_norm", "code+batch_norm"}
     expected = {"paper", "code", "mammoth", *rules, *drifting} - {"paper+forget"}
     assert set(parts["rules"].protocol) == expected
@@ -162,7 +162,7 @@ def test_every_study_has_its_table_and_its_figures_with_words(stand_in):
     out, grid = stand_in / "results/paper", load_config(stand_in / "config/stand_in.yaml")
     assert grid.studies.keys() == load_config(PAPER).studies.keys()
     for name, study in grid.studies.items():
-        part = study_grid(grid, name)
+        part = sub_grid_of(grid, name)
         table = pd.read_csv(out / f"tables/study_{name}.csv")
         assert set(table["scenario"]) == set(part.scenarios)
         for scenario in part.scenarios:

@@ -224,11 +224,15 @@ def test_only_the_representation_and_the_selection_in_use_count(copy):
 
 
 def test_a_recall_job_depends_on_the_study_and_its_own_memory(copy):
-    before = [provenance.recall_hash.__wrapped__(name) for name in ("mean", "modern_hopfield")]
+    def job(memory: str) -> str:
+        roots = ["studies.recall.measure", copy / f"associative/{memory}.py"]
+        return provenance.job_hash.__wrapped__(*roots)
+
+    before = [job(name) for name in ("mean", "modern_hopfield")]
     assert before[0] != before[1]
     edit(copy / "associative/mean.py", "rows, maps.float())", "rows, 2 * maps.float())")
-    edit(copy / "studies/recall_figures.py", "WORST = 3.0", "WORST = 4.0")
-    after = [provenance.recall_hash.__wrapped__(name) for name in ("mean", "modern_hopfield")]
+    edit(copy / "studies/recall/figures.py", "WORST = 3.0", "WORST = 4.0")
+    after = [job(name) for name in ("mean", "modern_hopfield")]
     assert after[0] != before[0] and after[1] == before[1]
-    edit(copy / "studies/recall.py", "EXACT = 1e-3", "EXACT = 1e-4")
-    assert provenance.recall_hash.__wrapped__("modern_hopfield") != before[1]
+    edit(copy / "studies/recall/measure.py", "EXACT = 1e-3", "EXACT = 1e-4")
+    assert job("modern_hopfield") != before[1]

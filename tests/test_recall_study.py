@@ -15,19 +15,29 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.pooling import pool
 from sharc_core.grid.cell import Training
 from sharc_core.grid.loading import load_grid
-from sharc_core.grid.recall_settings import RecallJob, RecallStudy
 from sharc_core.heads import LinearHead
+from sharc_core.stages.layout import Layout
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
-from sharc_core.studies import recall
-from sharc_core.studies.jobs import recall_jobs, recall_path
-from sharc_core.studies.recall import MEASURES, measure, noisy_cue, random_mask, run_recall, saliency_mask
-from sharc_core.studies.recall_figures import write_picture_figure, write_recall_figures
-from sharc_core.studies.recall_pictures import digit_maps, recall_pictures
-from sharc_core.studies.recall_table import read_rows, summary, write_recall_tables, write_rows
+from sharc_core.studies.recall import Recall
+from sharc_core.studies.recall import measure as recall
+from sharc_core.studies.recall.figures import write_picture_figure, write_recall_figures
+from sharc_core.studies.recall.measure import (
+    MEASURES,
+    measure,
+    noisy_cue,
+    random_mask,
+    run_recall,
+    saliency_mask,
+)
+from sharc_core.studies.recall.pictures import digit_maps, recall_pictures
+from sharc_core.studies.recall.settings import COLUMNS, RecallJob, RecallSettings
+from sharc_core.studies.recall.table import summary, with_times, write_recall_tables
+from sharc_core.studies.registered import study_of
+from sharc_core.studies.rows import job_file, job_key, read_rows, write_rows
 
 MADE_BY = made_by()
-STUDY = RecallStudy(
+STUDY = RecallSettings(
     patterns=12,
     masked=[0.0, 0.5, 0.9],
     noise=[0.0, 0.5],
@@ -54,8 +64,8 @@ def make_job(memory="mean", study=STUDY, **settings) -> RecallJob:
     )
 
 
-def changed(**values) -> RecallStudy:
-    return RecallStudy.model_validate(STUDY.model_dump() | values)
+def changed(**values) -> RecallSettings:
+    return RecallSettings.model_validate(STUDY.model_dump() | values)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +75,7 @@ def rows(tmp_path_factory) -> pd.DataFrame:
     paths = [folder / f"{name}.csv" for name in ("none", "mean", "hopfield", "modern_hopfield")]
     for path in paths:
         write_rows(run_recall(FEATURES, make_job(path.stem)), path, MADE_BY, "key")
-    return read_rows(paths, ["key"] * len(paths))
+    return read_rows(Recall(), paths, ["key"] * len(paths))
 
 
 def head_for(maps: torch.Tensor) -> LinearHead:
@@ -277,7 +287,7 @@ def test_a_memory_that_cannot_hold_the_maps_is_one_row_with_the_reason(tmp_path)
     assert "hopfield cannot hold maps of 12 x 2 x 2" in found.reason[0]
     write_rows(found, tmp_path / "hopfield.csv", MADE_BY, "key")
     write_rows(run_recall(FEATURES, make_job("mean")), tmp_path / "mean.csv", MADE_BY, "key")
-    both = read_rows([tmp_path / "hopfield.csv", tmp_path / "mean.csv"], ["key", "key"])
+    both = read_rows(Recall(), [tmp_path / "hopfield.csv", tmp_path / "mean.csv"], ["key", "key"])
     write_recall_tables(both, STUDY, tmp_path)
     text = (tmp_path / "recall.md").read_text()
     assert "| hopfield |" in " ".join(text.split()) and "hopfield: associative memory hopfield cannot" in text
@@ -305,7 +315,8 @@ def test_points_that_the_data_do_not_allow_say_why():
 def test_rows_survive_their_file(tmp_path):
     before = run_recall(FEATURES, make_job("mean"))
     write_rows(before, tmp_path / "mean.csv", MADE_BY, "key")
-    after = read_rows([tmp_path / "mean.csv"], ["key"])
+    after = with_times(read_rows(Recall(), [tmp_path / "mean.csv"], ["key"]))
+    assert list(COLUMNS) == list(before)
     for name in MEASURES:
         assert after[name].tolist() == before[name].tolist()
     assert after.read_ms.iloc[0] == pytest.approx(1000 * before.read_seconds[0] / 12)
@@ -323,9 +334,9 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "mean.csv").write_text("a,b\n1,2\n")
     with pytest.raises(recall.UserError, match=r"mean\.csv has other columns"):
-        read_rows([tmp_path / "mean.csv"], ["key"])
+        read_rows(Recall(), [tmp_path / "mean.csv"], ["key"])
     with pytest.raises(recall.UserError, match="none.csv cannot be read"):
-        read_rows([tmp_path / "none.csv"], ["key"])
+        read_rows(Recall(), [tmp_path / "none.csv"], ["key"])
 
 
 def test_tables(rows, tmp_path):
@@ -340,7 +351,7 @@ def test_tables(rows, tmp_path):
     assert "0.000 ± 0.000" in text and "100.0 ± 0.0" in text
     assert f"{base.mean():.3f} ± {base.std():.3f}" in text
     assert paths[2].read_text().count(r"\begin{tabular}") == 1
-    alone = summary(rows[rows.seed == 0])
+    alone = summary(with_times(rows[rows.seed == 0]))
     assert alone.relative_error_std.isna().all()
 
 
@@ -399,14 +410,14 @@ def test_digit_maps_are_digits():
 )
 def test_ranges(values):
     with pytest.raises(ValidationError):
-        RecallStudy.model_validate(values)
+        RecallSettings.model_validate(values)
 
 
 def test_every_key_is_documented_with_its_default():
     text = (Path(__file__).parents[1] / "docs/config.md").read_text().split("## `recall`")[1]
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     documented = {key.strip("| `"): yaml.safe_load(default.strip("`")) for key, default, _ in lines}
-    assert documented == RecallStudy().model_dump()
+    assert documented == RecallSettings().model_dump()
 
 
 def test_jobs_of_a_grid():
@@ -424,7 +435,8 @@ def test_jobs_of_a_grid():
             "recall": {"patterns": 9},
         }
     )
-    jobs = recall_jobs(grid)
+    study = study_of(grid, "recall")
+    jobs = [RecallJob.model_validate(job.settings) for job in study.jobs(grid)]
     assert [(j.dataset, j.associative_memory, j.tasks) for j in jobs] == [
         ("a", "modern_hopfield", 5),
         ("a", "mean", 5),
@@ -432,4 +444,11 @@ def test_jobs_of_a_grid():
         ("b", "mean", 2),
     ]
     assert jobs[0].associative_settings["beta"] == 2.0 and jobs[0].study.patterns == 9
-    assert str(recall_path(grid, jobs[3])) == "results/recall/b/resnet_small-pretrain/mean.csv"
+    job = study.jobs(grid)[3]
+    assert job_file(study, job) == "recall/b/resnet_small-pretrain/mean.csv"
+    assert "mean" in str(job.code[1]) and job.code[0] == "studies.recall.measure"
+    layout = Layout(grid)
+    keys = {job_key(study, job, layout) for job in study.jobs(grid)}
+    assert len(keys) == 4
+    more = load_grid(grid.model_dump() | {"methods": ["sgd"], "seeds": [7]})
+    assert {job_key(study, job, Layout(more)) for job in study_of(more, "recall").jobs(more)} == keys

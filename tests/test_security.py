@@ -23,7 +23,7 @@ from sharc_core.common.errors import UserError
 from sharc_core.datasets import SOURCES
 from sharc_core.datasets.pictures import EXTENSIONS, FORMATS, decode
 from sharc_core.figures import write_figures
-from sharc_core.grid.sub_grid import Study
+from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.report.page import write_report
 from sharc_core.results.published import no_published
 from sharc_core.results.runs import runs_table
@@ -186,7 +186,7 @@ def hostile(tmp_path_factory):
     )
     runs = runs_table(cells, [{s: ["main", "x"] for s in cell["matrix"]} for cell in cells])
     write_tables(runs, no_published(), folder)
-    studies = {"x": Study(figure="learning_curves", title=f"title {HOSTILE}")}
+    studies = {"x": SubGrid(figure="learning_curves", title=f"title {HOSTILE}")}
     drawn = write_figures(cells, runs, folder / "figures", studies)
     write_report(
         runs,
@@ -283,7 +283,7 @@ def test_a_job_says_its_lines_and_logs_everything(tmp_path, monkeypatch, capsys)
     assert r"no text: \udcff" in logged and "to the log only" in logged and "UserError" in logged
     with pytest.raises(ZeroDivisionError), job(told, "data x"):
         raise ZeroDivisionError
-    assert capsys.readouterr().err == f"error: data x failed; the log says why: {log}\n"
+    assert capsys.readouterr().err == f"error: data x failed, see the log: {log}\n"
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit), job(SimpleNamespace(log=[str(tmp_path / "file/x.log")]), "data x"):
         pytest.fail("it has no log")

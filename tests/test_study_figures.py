@@ -12,7 +12,7 @@ from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.theta import theta_figure
 from sharc_core.figures.write import NAMES
-from sharc_core.grid.sub_grid import Study
+from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
 
@@ -157,7 +157,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
     for theta in (0.2, 0.5):
         found.append(make_document("er", "sharc", theta=theta))
         members.append({"class_il": ["sweep"]})
-    studies = {"sweep": Study(figure="theta", title="Channels dropped"), "table_only": Study()}
+    studies = {"sweep": SubGrid(figure="theta", title="Channels dropped"), "table_only": SubGrid()}
     paths = write_figures(found, runs_table(found, members), tmp_path, studies)
     names = {f"{name}_{scenario}" for name in NAMES for scenario in ("task_il", "class_il")} | {
         "sweep_class_il"
@@ -179,7 +179,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
 def test_a_study_without_runs_is_one_line(tmp_path):
     found = make_grid(("s_digits",), ("er",), buffers=(100,))
     with pytest.raises(UserError, match=r"no run of study sweep"):
-        write_figures(found, runs_table(found), tmp_path, {"sweep": Study(figure="theta")})
+        write_figures(found, runs_table(found), tmp_path, {"sweep": SubGrid(figure="theta")})
 
 
 def test_curves_of_one_buffer_stand_side_by_side(tmp_path):

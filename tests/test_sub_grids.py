@@ -8,7 +8,7 @@ from result_factory import make_document, make_grid
 from test_config import BASE
 
 from sharc_core.common.errors import UserError
-from sharc_core.grid.loading import load_grid, study_grid
+from sharc_core.grid.loading import load_grid, sub_grid_of
 from sharc_core.grid.unroll import cells, memberships
 from sharc_core.results.published import no_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
@@ -70,7 +70,7 @@ def test_sharc_is_merged_key_by_key_and_the_rest_replaced():
             budget={"split": "carry"},
         )
     )
-    part = study_grid(grid, "one")
+    part = sub_grid_of(grid, "one")
     assert part.sharc.theta == {"task_il": 0.3, "class_il": 0.3}
     assert (part.sharc.saliency, part.sharc.read) == ("random", "at_store")
     assert (part.buffers, part.budget.unit, part.budget.split) == ([50], "bytes", "equal")

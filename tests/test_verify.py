@@ -16,7 +16,7 @@ from sharc_core.common.files import read_json, sha256_file, write_json
 from sharc_core.learning.documents import checksum
 from sharc_core.provenance.lineage import FIELDS
 from sharc_core.verification import verify as verify_module
-from sharc_core.verification.record import NAMES
+from sharc_core.verification.record import record_name
 
 MATRICES = "matrices/s_digits/resnet_small-pretrain"
 
@@ -330,8 +330,8 @@ def test_what_the_record_holds(made):
         assert record["made"]["versions"][library]
     files = {p.relative_to(made.results).as_posix() for p in made.results.rglob("*") if p.is_file()}
     recall = {name for name in files if "recall" in name}
-    assert set(record["files"]) == files - recall - {NAMES["grid"]}
-    assert set(read_json(made.results / NAMES["recall"])["files"]) == recall - {NAMES["recall"]}
+    assert set(record["files"]) == files - recall - {record_name("grid")}
+    assert set(read_json(made.results / record_name("recall"))["files"]) == recall - {record_name("recall")}
 
 
 # --- other code ------------------------------------------------------------------------------------
@@ -476,5 +476,5 @@ def test_the_documentation_names_every_kind_of_line_and_every_column(pytestconfi
         assert f"| `{kind}: ` |" in text
     for name in ("config", *FIELDS):
         assert re.search(rf"\| [^|]*`{name}`", text), name
-    for name in NAMES.values():
+    for name in map(record_name, ("grid", "recall")):
         assert f"`{name}`" in text

@@ -5,11 +5,10 @@ from sharc_core.figures.curves import curves_of
 from sharc_core.figures.first_task import first_task_of
 from sharc_core.figures.memory_bytes import pareto_front
 from sharc_core.figures.style import COLOURS, FURTHER, STYLE, look, save
-from sharc_core.figures.write import FIRST_TASK, NAMES, write_figures
+from sharc_core.figures.write import NAMES, write_figures
 
 __all__ = [
     "COLOURS",
-    "FIRST_TASK",
     "FURTHER",
     "NAMES",
     "STYLE",

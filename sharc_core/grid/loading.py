@@ -21,6 +21,7 @@ from sharc_core.grid.expansion import expanded
 from sharc_core.grid.memory_checks import check_combinations
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.protocol import rules_of, with_protocol
+from sharc_core.grid.study_settings import is_taken
 from sharc_core.grid.sub_grid import MAIN, OF_SHARC, overridden
 from sharc_core.methods import METHODS
 
@@ -31,7 +32,7 @@ RESERVED = {
     "learning_curves",
     "bytes",
     "first_task",
-}  # names that no study can have
+}  # names that no sub-grid can have
 
 
 def load_grid(values: dict[str, Any]) -> Grid:
@@ -52,7 +53,10 @@ def load_grid(values: dict[str, Any]) -> Grid:
     for protocol in grid.protocol:
         check_combinations(under_protocol(grid, protocol), protocol)
     for name in grid.studies:
-        study_grid(grid, name)
+        if name in RESERVED or is_taken(name, grid.study_blocks):
+            raise UserError(f"config: studies.{name}: the name {name!r} is reserved: choose another")
+    for name in grid.sub_grids:
+        sub_grid_of(grid, name)
     return grid
 
 
@@ -69,23 +73,23 @@ def under_protocol(grid: Grid, protocol: str) -> Grid:
     return changed
 
 
-def study_grid(grid: Grid, name: str) -> Grid:
-    """Return the grid with the keys that one of its studies overrides. Raises UserError."""
-    study, where = grid.studies[name], f"config: studies.{name}"
-    if name in RESERVED or name.startswith("recall_"):
-        raise UserError(f"{where}: the name {name!r} is reserved: choose another")
+def sub_grid_of(grid: Grid, name: str) -> Grid:
+    """Return the grid with the keys that one of its sub-grids overrides. Raises UserError."""
+    sub_grid, where = grid.sub_grids[name], f"config: studies.{name}"
     try:
-        part = load_grid(overridden(grid.model_dump(), study))
+        part = load_grid(overridden(grid.model_dump(), sub_grid, Grid.model_fields))
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('config: ')}") from None
-    if study.figure in OF_SHARC:
+    if sub_grid.figure in OF_SHARC:
         replaying = any(METHODS.get(method).uses_memory for method in part.methods)
         if "sharc" not in part.variants or not replaying:
-            raise UserError(f"{where}: figure {study.figure} needs variant sharc and a method with a memory")
+            raise UserError(
+                f"{where}: figure {sub_grid.figure} needs variant sharc and a method with a memory"
+            )
         thetas = [listed(part.sharc.theta[scenario]) for scenario in part.scenarios]
-        if study.figure == "theta" and any(isinstance(value, Mass) for value in chain(*thetas)):
+        if sub_grid.figure == "theta" and any(isinstance(value, Mass) for value in chain(*thetas)):
             raise UserError(f"{where}: figure theta draws shares of channels: give numbers, not mass")
-        if study.figure == "protocol" and "plain" not in part.variants:
+        if sub_grid.figure == "protocol" and "plain" not in part.variants:
             raise UserError(f"{where}: figure protocol compares both variants: add plain")
     return part
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.common.errors import UserError
@@ -19,12 +19,12 @@ from sharc_core.grid.blocks import BudgetConfig, MemoryConfig, Sharc
 from sharc_core.grid.cell import OPTIONAL, Device, HeadConfig, Scenario, Training, Variant
 from sharc_core.grid.expansion import without_folders
 from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
-from sharc_core.grid.recall_settings import RecallStudy
-from sharc_core.grid.sub_grid import Study
+from sharc_core.grid.study_settings import STUDIES, added_sub_grids, with_study_settings
+from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.streams.settings import StreamConfig
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # a 64-bit integer in runs.csv
-StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+SubGridName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples whose bytes still fit into 64 bits
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # keys that change no result
 SCHEDULING = {"per_job", "keep_replaced"}  # keys of `cells` that change no result
@@ -73,7 +73,9 @@ class DatasetConfig(StreamConfig):
 
 
 class Grid(Settings):
-    """All keys of a grid file."""
+    """All keys of a grid file. Further keys are settings of registered studies, each under its study's name."""
+
+    model_config = ConfigDict(extra="allow")
 
     datasets: dict[Name, DatasetConfig] = Field(min_length=1)
     backbone: BackboneConfig | list[BackboneConfig]
@@ -93,13 +95,18 @@ class Grid(Settings):
     storage: str | list[str] = "float16"
     storage_settings: dict[str, dict[str, Any]] = {}
     method_settings: dict[str, dict[str, Any]] = {}
-    studies: dict[StudyName, Study] = {}
-    recall: RecallStudy = RecallStudy()
+    studies: dict[SubGridName, SubGrid] = {}
     data_dir: WorkflowPath = "data"
     results_dir: WorkflowPath = "results"
     mirror: str | None = None
     device: Device = "auto"
     cells: CellsConfig = CellsConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _study_settings(cls, values: Any) -> Any:
+        """Turn the blocks of studies, which a dumped grid has as keys and values, into their models."""
+        return with_study_settings(values, cls.model_fields) if isinstance(values, dict) else values
 
     @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol", mode="before")
     @classmethod
@@ -119,6 +126,24 @@ class Grid(Settings):
     def _no_repeats(cls, value: list) -> list:
         return no_repeats(value)
 
+    def study_settings(self, name: str) -> Settings:
+        """Return the settings of a registered study; its defaults where the file has no such block."""
+        return self.study_blocks.get(name) or STUDIES.get(name).Settings()
+
+    @property
+    def study_blocks(self) -> dict[str, Settings]:
+        """The settings of the registered studies that the file has a block for, by name."""
+        return self.model_extra or {}
+
+    @property
+    def sub_grids(self) -> dict[str, SubGrid]:
+        """The entries of `studies`, then the sub-grids that registered studies of the file add."""
+        return dict(self.studies) | added_sub_grids(self.study_blocks)
+
+    def without_studies(self) -> dict[str, Any]:
+        """Return the keys and values of the grid itself, without sub-grids and registered studies."""
+        return self.model_dump(include=set(type(self).model_fields)) | {"studies": {}}
+
     @property
     def config_hash(self) -> str:
         """Hash of all keys and defaults that can change a result. Tables name it."""
@@ -131,12 +156,10 @@ class Grid(Settings):
 
     @property
     def all_backbones(self) -> list[BackboneConfig]:
-        """The backbone axis, with drifting variants where a protocol of the grid or of a study has them."""
+        """The backbone axis, with drifting variants where a protocol of the grid or a sub-grid has them."""
         backbones = self.backbones
-        of_studies = [
-            listed((study.model_extra or {}).get("protocol", [])) for study in self.studies.values()
-        ]
-        if not any(sets_drifting(protocol) for protocol in chain(self.protocol, *of_studies)):
+        others = [listed((part.model_extra or {}).get("protocol", [])) for part in self.sub_grids.values()]
+        if not any(sets_drifting(protocol) for protocol in chain(self.protocol, *others)):
             return backbones
         drifting = [backbone.model_copy(update={"batch_norm": "drifting"}) for backbone in backbones]
         names = {backbone.path_name for backbone in backbones}

@@ -21,7 +21,8 @@ from sharc_core.grid.blocks import Sharc
 from sharc_core.grid.expansion import expanded
 from sharc_core.grid.loading import check_extent, load_grid
 from sharc_core.grid.models import DatasetConfig, Grid
-from sharc_core.grid.sub_grid import Study
+from sharc_core.grid.study_settings import STUDIES
+from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.methods import METHODS
 
 INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")  # 007 is a name or a mistake
@@ -93,7 +94,9 @@ def _type_of(key: str, model: type[BaseModel] | None, block: dict[str, Any]) -> 
         return DatasetConfig
     if model is not None and key in model.model_fields:
         return model.model_fields[key].annotation
-    if model is Study:
+    if model is Grid:
+        return _settings(STUDIES, key) or Any
+    if model is SubGrid:
         return list[str] if key == "datasets" else _type_of(key, Grid, block)
     if model is DatasetConfig:
         return _type_of(key, _settings(SOURCES, block.get("source")), block)

@@ -1,5 +1,6 @@
-"""A study: a named part of a grid file that overrides axes of the grid, and what is drawn from it."""
+"""Sub-grids: the entries of `studies` in a grid file. Each overrides axes of the grid."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -7,16 +8,16 @@ from pydantic import BaseModel, Field
 from sharc_core.common.errors import UserError, shown
 from sharc_core.common.registry import nearest
 
-MAIN = "main"  # the grid itself, beside its studies
-FIXED = {"studies", "backbone", "recall", "data_dir", "results_dir", "mirror", "device", "cells"}
+MAIN = "main"  # the grid itself, next to its sub-grids
+FIXED = {"studies", "backbone", "data_dir", "results_dir", "mirror", "device", "cells"}
 Figure = Literal["learning_curves", "bytes", "associative_memory", "saliency", "theta", "protocol"]
 OF_SHARC = ("associative_memory", "saliency", "theta", "protocol")  # figures that need runs of SHARC
 
 
-class Study(BaseModel):
-    """One entry of `studies`: any key of the grid but FIXED, `datasets` as names of the grid's.
+class SubGrid(BaseModel):
+    """One sub-grid: any key of the grid except FIXED; `datasets` lists names of the grid's data sets.
 
-    figure: what is drawn from the study's runs; None: they only get their table. title: stands above it.
+    figure: the kind of figure drawn from its runs; with None its runs only get a table. title: the figure's.
     """
 
     model_config = {"extra": "allow", "frozen": True, "strict": True}
@@ -25,23 +26,24 @@ class Study(BaseModel):
     title: str | None = Field(default=None, min_length=1)
 
 
-def overridden(grid: dict[str, Any], study: Study) -> dict[str, Any]:
-    """The grid's keys and values with those of a study in their place; `sharc` is merged key by key.
+def overridden(grid: dict[str, Any], sub_grid: SubGrid, keys: Collection[str]) -> dict[str, Any]:
+    """Return the grid's keys and values with those of a sub-grid in their place.
 
-    Raises UserError for a key that a study cannot have and for a data set that the grid does not have.
+    `sharc` is merged key by key. keys: all that a grid can have; others, such as settings of registered
+    studies, are left out. Raises UserError for a key that a sub-grid cannot have and for an unknown data set.
     """
-    changes = dict(study.model_extra or {})
-    valid = sorted(set(grid) - FIXED)
+    changes = dict(sub_grid.model_extra or {})
+    valid = sorted(set(keys) - FIXED)
     for key in changes:
         if key not in valid:
-            known = [*Study.model_fields, *valid]
+            known = [*SubGrid.model_fields, *valid]
             raise UserError(
                 f"unknown key {shown(key)}{nearest(key, known)}; valid: {', '.join(sorted(known))}"
             )
     if "datasets" in changes:
         names = changes["datasets"] if isinstance(changes["datasets"], list) else [changes["datasets"]]
         for dataset in names:
-            if dataset not in list(grid["datasets"]):  # in a list: whatever stands there, be it a list
+            if dataset not in list(grid["datasets"]):  # a list, as any value may stand here, even a list
                 raise UserError(
                     f"datasets: the grid has no data set {shown(dataset)}"
                     f"{nearest(dataset, grid['datasets'])}; it has: {', '.join(grid['datasets'])}"
@@ -51,4 +53,4 @@ def overridden(grid: dict[str, Any], study: Study) -> dict[str, Any]:
         if not isinstance(changes["sharc"], dict):
             raise UserError(f"sharc: must hold keys and values (got {shown(changes['sharc'])})")
         changes["sharc"] = grid["sharc"] | changes["sharc"]
-    return grid | changes | {"studies": {}}
+    return {key: grid[key] for key in keys} | changes | {"studies": {}}

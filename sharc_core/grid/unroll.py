@@ -11,7 +11,7 @@ from sharc_core.features.views import needed_views
 from sharc_core.grid.blocks import Mass
 from sharc_core.grid.cell import Cell, Scenario
 from sharc_core.grid.drifting_parts import kept_for, parts_of
-from sharc_core.grid.loading import study_grid, under_protocol
+from sharc_core.grid.loading import sub_grid_of, under_protocol
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.plug_in_settings import memory_of, settings_of
 from sharc_core.grid.protocol import concerning
@@ -38,7 +38,7 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
     again, in the same scenario or the other, adds no second cell.
     """
     by_place: dict[tuple[str, str, str], tuple[Cell, Members]] = {}
-    parts = {MAIN: grid} | {name: study_grid(grid, name) for name in grid.studies}
+    parts = {MAIN: grid} | {name: sub_grid_of(grid, name) for name in grid.sub_grids}
     for name, part in parts.items():
         for cell in _unrolled(part):
             first, members = by_place.setdefault(cell.place, (cell, {}))
@@ -51,7 +51,7 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
 
 
 def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
-    """Return data set, backbone and view of all features that the grid's cells and its recall study read.
+    """Return data set, backbone and view of all features that the grid's cells and its studies read.
 
     A drifting backbone has names of parts (see sharc_core.features.drifting.part) in place of views.
     """

@@ -37,8 +37,10 @@ WITHOUT = {
     "grid.loading",
     "grid.models",
     "grid.plug_in_settings",
+    "grid.study_settings",
     "learning.documents",
     "provenance",
+    "studies.base",
 }
 # The same for a stage. Settings are part of the names of what it makes, so their types need not be.
 STAGE_WITHOUT = {
@@ -53,8 +55,10 @@ STAGE_WITHOUT = {
     "grid.loading",
     "grid.models",
     "grid.plug_in_settings",
+    "grid.study_settings",
     "provenance.code_hashes",
     "provenance.origin",
+    "studies.base",
 }
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors"}  # imported by stages, in no number of theirs
@@ -105,10 +109,9 @@ def code_hash(
 
 
 @functools.lru_cache
-def recall_hash(associative_memory: str) -> str:
-    """The same of the code behind a job of the recall study: the study, the AM and what they import."""
-    roots = [PACKAGE / "studies" / "recall.py", Path(ASSOCIATIVE_MEMORIES.module_file(associative_memory))]
-    return _hash(_closure(roots, WITHOUT), WITHOUT)
+def job_hash(*roots: str | Path) -> str:
+    """Return a short hash of the code behind a job of a study: its roots (as for stage_hash) and imports."""
+    return _hash(_closure(_files_of(roots), WITHOUT), WITHOUT)
 
 
 @functools.lru_cache

@@ -1,6 +1,6 @@
 """What a table comes from, said in the table itself: commits, grid file, data, weights, versions, hosts.
 
-All of it stands in the rows that the table is made of (runs.csv, the recall study's files), but for the
+All of it stands in the rows that the table is made of (runs.csv, the files of a study's jobs), but for the
 grid's hash. So a table is a function of results and grid, whatever commit it is made at.
 """
 

@@ -12,7 +12,7 @@ from sharc_core.backbones.names import network_and_batch_norm
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, write_text
 from sharc_core.common.formats import DASH
-from sharc_core.figures import FIRST_TASK, NAMES
+from sharc_core.figures import NAMES
 from sharc_core.provenance.lineage import facts, lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.findings import scenario_findings
@@ -23,7 +23,8 @@ from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.published import SOURCE, published_for, published_lookup
 from sharc_core.results.summary import Entry, summarise
 from sharc_core.results.tables import equal_bytes_table, main_tables, pair_tables
-from sharc_core.studies.batch_norm import batch_norm_findings, batch_norm_tables
+from sharc_core.studies.base import Results, Study
+from sharc_core.studies.registered import backbones_of_runs, cell_studies
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCALE = 1.7  # largest scale of a drawing, in pixels per point: text of 10 points is as large as the page's
@@ -40,14 +41,17 @@ def write_report(
     cards: Sequence[Mapping[str, object]] = (),
     drawn: Sequence[Path | str] = (),
     config: str = UNKNOWN,
+    values: Mapping[str, object] | None = None,
+    measured: Sequence[tuple[Study, Results]] = (),
 ) -> None:
-    """Write the report: scorecard, scenarios, protocols, batch norm, studies, backbones and provenance.
+    """Write the report: scorecard, scenarios, protocols, studies, sub-grids, backbones and provenance.
 
     runs, cells: as for figures.write_figures, which wrote the figures in figures_folder. provenance: shown
     at the foot, before the origin of the runs; a date would make the page differ from run to run. cards:
     backbone cards. drawn: further SVG files of the grid, which get a section of their own. A figure's
     title, alternative text and caption come from the JSON file of the same name. config: the grid's hash.
-    Raises UserError for a missing figure.
+    values: the grid's keys and values, which may have settings of registered studies. measured: studies with
+    jobs, and their results. Raises UserError for a missing figure.
     """
     entries, all_entries = summarise(runs), summarise(runs, None)
     lookup = published_lookup(published)
@@ -67,7 +71,10 @@ def write_report(
         )
     own = {f"{name}_{scenario['id']}.svg" for name in NAMES for scenario in scenarios}
     further = [Path(path) for path in drawn if Path(path).name not in own]
-    first_task = [p for p in further if p.stem in {f"{FIRST_TASK}_{e.scenario}" for e in all_entries}]
+    backbones = backbones_of_runs(runs)
+    results = Results(config, runs=runs, published=published, documents=cells)
+    studies = [(study, results) for study in cell_studies(values or {}, backbones)] + list(measured)
+    of_studies = {name for study, _ in studies for name in study.figure_names(backbones)}
     batch_norms = {network_and_batch_norm(entry.backbone)[1] for entry in all_entries}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -84,12 +91,11 @@ def write_report(
             "sentences": protocol_findings(all_entries, published),
             "tables": protocol_tables(all_entries, published),
         },
-        batch_norm={
-            "sentences": batch_norm_findings(all_entries, published),
-            "tables": batch_norm_tables(all_entries, published),
-            "figures": [_figure(path) for path in first_task],
-        },
-        studies=[_figure(path) for path in further if path not in first_task],
+        studies=[
+            _section(study, results, [p for p in further if p.name in study.figure_names(backbones)])
+            for study, results in studies
+        ],
+        sub_grids=[_figure(path) for path in further if path.name not in of_studies],
         is_frozen=batch_norms == {"frozen"},
         setting=setting_here(setups(all_entries)),
         scope=_scope(entries, cells),
@@ -100,6 +106,17 @@ def write_report(
         provenance=flatten(provenance) + _origin(runs, cells, config),
     )
     write_text(out, page)
+
+
+def _section(study: Study, results: Results, figures: Sequence[Path]) -> dict[str, object]:
+    return {
+        "id": study.name.replace("_", "-"),
+        "title": study.title,
+        "explanation": Markup(study.explanation),
+        "sentences": study.sentences(results),
+        "tables": study.report_tables(results),
+        "figures": [_figure(path) for path in figures],
+    }
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:

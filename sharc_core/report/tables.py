@@ -1,8 +1,9 @@
-"""Write every table of a grid: the paper's layout, the scorecard and the tables of the studies."""
+"""Write every table of a grid: the paper's layout, the scorecard, sub-grids and studies made from cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,23 +17,33 @@ from sharc_core.results.published import PublishedPair, published_lookup, publis
 from sharc_core.results.summary import SETTINGS, Entry, runs_of, summarise
 from sharc_core.results.table_formats import to_markdown
 from sharc_core.results.tables import write_study_tables, write_tables
-from sharc_core.studies.batch_norm import write_batch_norm
+from sharc_core.studies.base import Results
+from sharc_core.studies.registered import backbones_of_runs, cell_studies
 
 
 def write_all_tables(
-    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, studies: Sequence[str], config: str
+    runs: pd.DataFrame,
+    published: pd.DataFrame,
+    folder: Path | str,
+    sub_grids: Sequence[str],
+    config: str,
+    values: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write a grid's tables, its scorecard and its studies' tables; return the paths.
+    """Write a grid's tables, its scorecard, and the tables of its sub-grids and studies; return the paths.
 
-    batch_norm.{md,csv} are written only if a network was run under frozen and another batch norm.
-    runs: results.runs_table. published: published.load_published. config: Grid.config_hash.
+    runs: results.runs_table. published: published.load_published. config: Grid.config_hash. values: the
+    grid's keys and values, which may have settings of registered studies.
     """
-    return [
+    paths = [
         *write_tables(runs, published, folder, config),
         *write_scorecard(runs, published, folder, config),
-        *write_study_tables(runs, published, folder, studies, config),
-        *write_batch_norm(runs, published, folder, config),
+        *write_study_tables(runs, published, folder, sub_grids, config),
     ]
+    results = Results(config, runs=runs, published=published)
+    for study in cell_studies(values or {}, backbones_of_runs(runs)):
+        study.write_tables(results, Path(folder))
+        paths += [Path(folder) / name for name in study.table_names()]
+    return paths
 
 
 def write_scorecard(

@@ -1,9 +1,8 @@
-"""The job of a cell, and jobs of several: what is missing is trained, what is there and right is kept.
+"""Jobs that train one cell or a batch of cells: missing seeds are trained, the others are kept.
 
-A cell's job adds the seeds that its document lacks. A job of several cells means one start of Python and
-torch, one opening of the features, one hold on a GPU. Snakemake makes and deletes the files of a job
-together; so that a batch that was killed trains only what is missing, its documents lie in a folder that is
-no job's output as soon as they are finished, from where they are moved to their places.
+A batch starts Python and torch once, opens the features once and holds a GPU once. Snakemake creates and
+deletes all files of a job together. So that a batch that was killed trains only what is missing, its finished
+documents lie in a folder that is no job's output, and are moved to their places afterwards.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,16 +31,16 @@ from sharc_core.learning.learner import run_cell
 from sharc_core.provenance.code_hashes import code_hash
 from sharc_core.provenance.origin import features_hash
 
-FINISHED = ".finished"  # folder beside the documents
-OUTDATED = "outdated"  # folder of the results for documents that were replaced, where they are to be kept
+FINISHED = ".finished"  # folder next to the documents
+OUTDATED = "outdated"  # folder of the results for replaced documents, with cells.keep_replaced
 Progress = Callable[[str], None]
 
 
 def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list[Cell]]:
-    """The cells in jobs of at most `size` of one data set, backbone and method, in their order.
+    """Group cells into jobs of at most `size` cells of one data set, backbone and method, in their order.
 
-    Keys: data set, backbone and the job's name, a method and a number. A job of one method alone, so that
-    neither a setting of another one nor a new one makes its cells again.
+    Keys: data set, backbone, and the job's name, which is a method and a number. With one method per job,
+    neither a new method nor a changed setting of another one re-runs a job.
     """
     alike: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
@@ -54,20 +53,20 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
 
 
 def open_for(cell: Cell, manifests: Sequence[Path]) -> Features | DriftingFeatures:
-    """The features that a cell is trained on. manifests: of its views, the first first, or of its parts."""
+    """Open the features that a cell is trained on. manifests: of its views in order, or of its parts."""
     folders = [Path(manifest).parent for manifest in manifests]
     return open_drifting(folders) if cell.batch_norm == "drifting" else open_views(folders)
 
 
 def kept_document(folder: Path | str, cell: Cell) -> Path:
-    """Where a cell's document lies once its batch has finished it. folder: that of the batches."""
+    """Return where a cell's document lies once its batch has finished it. folder: of the batches."""
     return Path(folder) / f"{cell.id}.document"
 
 
 def wanted_of(job: Mapping[str, Any]) -> Wanted:
-    """What a grid wants of a cell, as its job is told: cell, code, reads.
+    """Return what a grid wants of a cell from the parameters of its job: cell, code, reads.
 
-    Raises UserError where the code is no longer what the job was planned with: it would be signed falsely.
+    Raises UserError if the code has changed since the job was planned: the document would be signed falsely.
     """
     reads = {int(seed): list(names) for seed, names in job["reads"].items()}
     cell = Cell.model_validate(dict(job["cell"]))
@@ -84,15 +83,15 @@ def run_alone(
     aside: Path | None = None,
     progress: Progress = print,
 ) -> None:
-    """Train a cell's `seeds` and write its document, which keeps those of its seeds that still match.
+    """Train a cell's `seeds` and add them to the seeds of its document that still match the grid.
 
-    manifests: of the features that these seeds read. aside: folder for a document that is replaced; None:
+    manifests: of the features that these seeds read. aside: folder for a document that is replaced; with None
     it is not kept. Raises UserError.
     """
     features = open_for(wanted.cell, manifests)
-    news = _trained(features, wanted, seeds, manifests, progress)
+    trained = _trained(features, wanted, seeds, manifests, progress)
     _put_aside(path, aside, wanted, progress)
-    write_json(path, extended(_readable(path), news, wanted))
+    write_json(path, extended(_readable(path), trained, wanted))
 
 
 def run_batch(
@@ -104,36 +103,34 @@ def run_batch(
     aside: Path | None = None,
     progress: Progress = print,
 ) -> None:
-    """Train cells of one data set and backbone, one after the other; their documents lie beside the stamp.
+    """Train cells of one data set and backbone, one after the other. Their documents lie next to the stamp.
 
-    seeds: of each cell, those to be trained. documents: the places that they
-    are moved to afterwards. manifests: of the features that all of them together need, in order. stamp:
-    written last. aside: as for run_alone. A cell that cannot be trained costs the others nothing: the
-    UserError that names it is raised at the end.
+    seeds: of each cell, the ones to train. documents: the places that the documents are moved to afterwards.
+    manifests: of the features that all cells together need, in order. stamp: written last. aside: as for
+    run_alone. If a cell cannot be trained the others still are, and a UserError that names it is raised at
+    the end.
     """
     features, failed = open_for(wanted[0].cell, manifests), {}
-    for one, asked, document in zip(wanted, seeds, documents, strict=True):
+    for one, requested, document in zip(wanted, seeds, documents, strict=True):
         cell, finished = one.cell, kept_document(stamp.parent, one.cell)
-        before = _readable(finished)
-        # what an earlier run of this job finished and has not moved
-        known = matching_seeds(before, one)
-        left = [seed for seed in asked if seed not in known]
+        before, say = _readable(finished), _named(cell, progress)
+        known = matching_seeds(before, one)  # of an earlier run of this job, not yet moved
+        left = [seed for seed in requested if seed not in known]
         if not left:
-            progress(f"{cell.id}: finished by an earlier run of this job")
-            _put_aside(document, aside, one, _named(cell, progress))
+            say("finished by an earlier run of this job")
+            _put_aside(document, aside, one, say)
             assert before is not None  # it has all seeds asked for
-            # its document may have gained other seeds since
+            # the document in its place may have gained other seeds since
             write_json(finished, extended(_readable(document), selected(before, known), one))
             continue
         try:
-            say = _named(cell, progress)
-            news = _trained(features, one, left, _read_by(cell, left, manifests), say)
+            trained = _trained(features, one, left, _read_by(cell, left, manifests), say)
         except UserError as error:
             failed[cell.id] = error
-            progress(f"{cell.id}: {error}")
+            say(str(error))
             continue
         _put_aside(document, aside, one, say)
-        write_json(finished, extended(_readable(document), extended(before, news, one), one))
+        write_json(finished, extended(_readable(document), extended(before, trained, one), one))
     if failed:
         reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise UserError(f"{len(failed)} of {len(wanted)} cells failed, the others are kept: {reasons}")
@@ -157,7 +154,7 @@ def _trained(
 
 
 def _read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Path]:
-    """Which of a batch's features some seeds of one of its cells read."""
+    """Return the manifests, among those of a batch, of the features that some seeds of a cell read."""
     chosen = cell.model_copy(update={"seeds": seeds})
     paths = [Path(manifest) for manifest in manifests]
     if cell.batch_norm == "drifting":
@@ -167,7 +164,7 @@ def _read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Pa
 
 
 def _readable(path: Path) -> Document | None:
-    """A document; None where there is none, or a damaged one."""
+    """Read a document; None if it is missing or damaged."""
     try:
         return read_json(path)
     except UserError:
@@ -183,4 +180,4 @@ def _put_aside(path: Path, aside: Path | None, wanted: Wanted, progress: Progres
         cell = wanted.cell
         kept = aside / cell.dataset / cell.backbone / f"{cell.id}-{digest(document)}.json"
         write_json(kept, document)
-        progress(f"the document that is replaced is kept as {kept}")
+        progress(f"the replaced document is kept as {kept}")

@@ -16,7 +16,7 @@ from sharc_core.grid.cell import Cell
 from sharc_core.learning.documents import Document, Wanted, difference, missing_seeds
 from sharc_core.provenance.code_hashes import code_hash
 from sharc_core.stages.layout import Layout
-from sharc_core.verification.record import Record, read_record
+from sharc_core.verification.record import Record, is_record, read_record
 
 
 class Standing(NamedTuple):
@@ -146,7 +146,7 @@ def _record(path: Path) -> Record | None:
 def _is_recorded(path: str, folder: Path, record: Record) -> bool:
     """Whether a file is there and is the one that the record names."""
     file = Path(path)
-    if file.parent == folder and file.name.startswith("provenance"):
+    if file.parent == folder and is_record(file.name):
         return file.exists()
     noted = record.files.get(file.relative_to(folder).as_posix())
     if noted is None or not file.is_file() or file.stat().st_size != noted.bytes:

@@ -1,6 +1,7 @@
-"""results/provenance.json: what a grid's results come from, and the checksum of every one of them.
+"""Records of finished results: what they come from, and the checksum of every file.
 
-Written last, when all other files of its target are there; `verify` reads it.
+The grid's record is results_dir/provenance.json. A study with jobs has its own, provenance_<study>.json.
+Each is written last, when all other files of its target are there. `verify` reads them.
 """
 
 import platform
@@ -14,24 +15,23 @@ from pydantic import Field, ValidationError, field_validator
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json, sha256_file, write_json
 from sharc_core.common.integrity import entry
-from sharc_core.common.settings import Settings
+from sharc_core.common.settings import NAME, Settings
 from sharc_core.common.validation_messages import explain
 from sharc_core.grid.models import Grid
+from sharc_core.grid.unroll import cells as unrolled
 from sharc_core.learning.documents import read_document
 from sharc_core.provenance.code_hashes import library_versions, stage_hash
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import features_hash, git_state, host
 from sharc_core.results.runs import read_runs
 from sharc_core.stages.layout import Layout
-from sharc_core.studies.jobs import recall_jobs
-from sharc_core.studies.recall_table import read_rows
+from sharc_core.studies.base import Backbones, Roots
+from sharc_core.studies.registered import backbones_of_cells, cell_studies, study_of
+from sharc_core.studies.rows import read_rows
 
-NAMES = {"grid": "provenance.json", "recall": "provenance_recall.json"}
-# Roots (see provenance.stage_hash) of the code that makes tables of results.
-TABLE_CODE = {
-    "grid": ("report.tables", "results.published", "results.runs"),
-    "recall": ("studies.recall_table",),
-}
+GRID = "grid"  # the kind of a grid's record; that of a study's is the study's name
+# Roots (see provenance.stage_hash) of the code that makes a grid's tables, besides that of its studies.
+TABLE_CODE = ("report.table_files", "results.published", "results.runs")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Members = dict[str, list[str]]
 
@@ -88,16 +88,17 @@ class Entry(Settings):
 
 
 class Record(Settings):
-    """One target's results: of the grid itself, or of its recall study.
+    """The results of one target: of the grid itself, or of a study with jobs.
 
-    config: the grid, defaults filled in. origin: lineage.lineage of all runs. features: folders below
-    data_dir with their features_hash. published: hash of the paper's numbers. entries: per document. rows:
-    per file of the recall study, its key. stages: what each kind of files was made from
-    (comparison.stage_keys). files: by their path below results_dir.
+    kind: GRID or the study's name. config: the grid, defaults filled in. origin: lineage.lineage of all
+    runs. features: folders below data_dir with their features_hash. published: hash of the paper's numbers.
+    studies: names of the sub-grids. entries: by document. rows: by file of the study's jobs, its key.
+    settings: of the study. stages: what each kind of files was made from (comparison.stage_keys). files: by
+    their path below results_dir.
     """
 
     format: Literal[2] = 2
-    kind: Literal["grid", "recall"]
+    kind: str = Field(pattern=NAME)
     made: Made
     config: dict[str, Any]
     config_hash: str
@@ -111,6 +112,7 @@ class Record(Settings):
     studies: list[str] = []
     entries: dict[str, Entry] = {}
     rows: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     stages: dict[str, str] = {}
     files: dict[str, File]
 
@@ -131,42 +133,66 @@ def write_grid_record(
     published: Path | str,
     stages: Mapping[str, str],
 ) -> Path:
-    """Write results_dir/provenance.json of a finished grid; returns the path.
+    """Write results_dir/provenance.json of a finished grid and return the path.
 
-    cells: by document. others: all that was made of them, runs.csv and backbones' cards among it. published:
-    the paper's numbers. stages: comparison.stage_keys. Raises UserError for a document of another grid.
+    cells: by document. others: all other files of the grid, such as runs.csv and the backbones' cards.
+    published: the paper's numbers. stages: comparison.stage_keys. Raises UserError for a document of another
+    grid.
     """
     folder, others = Path(grid.results_dir), list(others)
     documents = [read_document(path, entry.seeds, entry.key) for path, entry in cells.items()]
     return _write(
         grid,
-        "grid",
+        GRID,
+        made(*grid_table_code(grid.model_dump(), backbones_of_cells(unrolled(grid)))),
         read_runs(folder / "runs.csv"),
         _inputs_of(Layout(grid), documents),
         [*cells, *others],
         cells=len(cells),
         published=sha256_file(published),
-        studies=list(grid.studies),
+        studies=list(grid.sub_grids),
         entries={_below(folder, path): entry for path, entry in cells.items()},
         stages=dict(stages),
     )
 
 
-def write_recall_record(
-    grid: Grid, rows: Mapping[Path | str, str], others: Iterable[Path | str], stages: Mapping[str, str]
+def write_study_record(
+    grid: Grid,
+    name: str,
+    rows: Mapping[Path | str, str],
+    others: Iterable[Path | str],
+    stages: Mapping[str, str],
 ) -> Path:
-    """Write results_dir/provenance_recall.json; returns the path. rows: the jobs' files with their keys."""
-    folder, layout = Path(grid.results_dir), Layout(grid)
-    found = read_rows(list(rows), list(rows.values()))
-    keys = {_below(folder, path): key for path, key in rows.items()}
-    inputs = _inputs_there(layout, [(job.dataset, job.backbone) for job in recall_jobs(grid)])
-    files = [*rows, *others]
-    return _write(grid, "recall", found, inputs, files, cells=len(rows), rows=keys, stages=dict(stages))
+    """Write the record of a study with jobs and return the path. rows: the jobs' files with their keys."""
+    folder, layout, study = Path(grid.results_dir), Layout(grid), study_of(grid, name)
+    return _write(
+        grid,
+        name,
+        made(*study.table_code()),
+        read_rows(study, list(rows), list(rows.values())),
+        _inputs_there(layout, [(job.dataset, job.backbone) for job in study.jobs(grid)]),
+        [*rows, *others],
+        cells=len(rows),
+        rows={_below(folder, path): key for path, key in rows.items()},
+        settings=study.settings.model_dump(mode="json"),
+        stages=dict(stages),
+    )
+
+
+def record_name(kind: str) -> str:
+    """Return the name of a record's file in results_dir."""
+    return "provenance.json" if kind == GRID else f"provenance_{kind}.json"
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of results_dir is a record, by its name."""
+    return name == record_name(GRID) or (name.startswith("provenance_") and name.endswith(".json"))
 
 
 def _write(
     grid: Grid,
-    kind: Literal["grid", "recall"],
+    kind: str,
+    made_by: Made,
     runs: pd.DataFrame,
     inputs: Mapping[str, Any],
     files: Iterable[Path | str],
@@ -175,7 +201,7 @@ def _write(
     folder = Path(grid.results_dir)
     record = Record(
         kind=kind,
-        made=made(kind),
+        made=made_by,
         config=grid.model_dump(mode="json"),
         config_hash=grid.config_hash,
         origin=lineage(runs, grid.config_hash),
@@ -184,13 +210,18 @@ def _write(
         files={_below(folder, path): File(**entry(Path(path))) for path in files},
         **further,
     )
-    write_json(folder / NAMES[kind], record.model_dump(mode="json"))
-    return folder / NAMES[kind]
+    write_json(folder / record_name(kind), record.model_dump(mode="json"))
+    return folder / record_name(kind)
 
 
-def made(kind: str) -> Made:
-    """The code and libraries here, as makers of the tables of a grid or of a recall study (`kind`)."""
-    roots = TABLE_CODE[kind]
+def grid_table_code(values: Mapping[str, Any], backbones: Backbones) -> Roots:
+    """Return roots of the code of a grid's tables. values, backbones: as for cell_studies."""
+    studies = cell_studies(values, backbones)
+    return (*TABLE_CODE, *(root for study in studies for root in study.table_code()))
+
+
+def made(*roots: str | Path) -> Made:
+    """Return the code and libraries that make tables here. roots: of that code."""
     versions = {"python": platform.python_version(), **library_versions(*roots)}
     return Made(**git_state(), host=host(), code=stage_hash(*roots), versions=versions)
 

@@ -16,7 +16,6 @@ from sharc_core.common.files import digest, read_json, sha256_file
 from sharc_core.common.integrity import REMEDY, check_files
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.models import config_hash
-from sharc_core.grid.recall_settings import RecallStudy
 from sharc_core.grid.unroll import cells as unrolled
 from sharc_core.learning.documents import differing, read_document
 from sharc_core.provenance.lineage import lineage
@@ -25,16 +24,24 @@ from sharc_core.report.tables import write_all_tables
 from sharc_core.results.published import load_published
 from sharc_core.results.runs import read_runs, runs_table, write_runs
 from sharc_core.stages.layout import Layout
-from sharc_core.studies.recall_table import read_rows, write_recall_tables
+from sharc_core.studies.base import STUDIES, Results, Roots
+from sharc_core.studies.registered import backbones_of_runs
+from sharc_core.studies.rows import read_rows
 from sharc_core.verification.differences import first_difference
-from sharc_core.verification.record import NAMES, Record, made, read_record
+from sharc_core.verification.record import (
+    GRID,
+    Record,
+    grid_table_code,
+    is_record,
+    made,
+    read_record,
+    record_name,
+)
 
 PUBLISHED = ROOT / "workflow" / "paper" / "paper_results.csv"
-# Where a record's files lie; what else is there is of another grid, or of nobody.
-PLACES = {
-    "grid": ("matrices/*/*/*.json", "tables/*", "figures/*", "backbones/*"),
-    "recall": ("recall/*/*/*.csv", "tables/recall.*", "figures/recall_*"),
-}
+# Where the files of a grid's record and of the record of a study lie. Other files there belong to no record.
+PLACES = ("matrices/*/*/*.json", "tables/*", "figures/*", "backbones/*")
+STUDY_PLACES = ("{study}/*/*/*.csv", "tables/{study}.*", "figures/{study}_*")
 
 
 class Verdict:
@@ -63,7 +70,8 @@ def verify(folder: Path | str, data_dir: Path | str | None = None, published: Pa
     records = _records(folder)
     for record in records:
         _check_files(folder, record, verdict)
-        _check_tables(folder, record, published, verdict)
+        of_others = {name for other in records if other is not record for name in other.files}
+        _check_tables(folder, record, published, verdict, of_others)
         if data_dir is not None:
             _check_inputs(record, Path(data_dir), verdict)
     _check_extra(folder, records, verdict)
@@ -78,12 +86,18 @@ def recorded_data_dir(folder: Path | str) -> str:
 def _records(folder: Path) -> list[Record]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of results")
-    found = [read_record(folder / name) for name in NAMES.values() if (folder / name).exists()]
-    if not found:
-        near = sorted({str(path.parent) for name in NAMES.values() for path in folder.glob(f"*/{name}")})
+    names = sorted(path.name for path in folder.glob("provenance*.json") if is_record(path.name))
+    if not names:
+        near = sorted(
+            {str(path.parent) for path in folder.glob("*/provenance*.json") if is_record(path.name)}
+        )
         hint = f"name one of {', '.join(near)}" if near else "run the grid to its end, or name another folder"
-        raise UserError(f"{folder / NAMES['grid']} is missing: {hint}")
-    return found
+        raise UserError(f"{folder / record_name(GRID)} is missing: {hint}")
+    records = [read_record(folder / name) for name in names]
+    for name, record in zip(names, records, strict=True):
+        if record_name(record.kind) != name:
+            raise UserError(f"{folder / name} is the record of {record.kind!r}: get the right file again")
+    return records
 
 
 def _check_files(folder: Path, record: Record, verdict: Verdict) -> None:
@@ -100,28 +114,39 @@ def _check_files(folder: Path, record: Record, verdict: Verdict) -> None:
 
 def _check_extra(folder: Path, records: list[Record], verdict: Verdict) -> None:
     known = {name for record in records for name in record.files}
-    for pattern in (pattern for record in records for pattern in PLACES[record.kind]):
+    kinds = [record.kind for record in records]
+    patterns = [pattern for kind in kinds for pattern in _places(kind)]
+    sources = ("matrices/", *(f"{kind}/" for kind in kinds if kind != GRID))
+    for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
             name = path.relative_to(folder).as_posix()
             if name not in known and path.is_file() and not path.name.startswith("."):
-                is_source = name.startswith(("matrices/", "recall/"))
-                what = "no table is made from it" if is_source else "not recorded"
+                what = "no table is made from it" if name.startswith(sources) else "not recorded"
                 verdict.add("extra", name, f"{what}: delete it, or run the grid that has it")
                 known.add(name)
+
+
+def _places(kind: str) -> list[str]:
+    return [*PLACES] if kind == GRID else [pattern.format(study=kind) for pattern in STUDY_PLACES]
 
 
 # --- tables ----------------------------------------------------------------------------------------
 
 
-def _check_tables(folder: Path, record: Record, published: Path, verdict: Verdict) -> None:
-    """Make runs.csv and tables again and compare them, byte for byte."""
-    own = NAMES[record.kind]
+def _check_tables(
+    folder: Path, record: Record, published: Path, verdict: Verdict, of_others: set[str]
+) -> None:
+    """Make runs.csv and tables again and compare them, byte for byte.
+
+    of_others: files of other records. The grid's has those of studies that its report reads.
+    """
+    own = record_name(record.kind)
     if not _has_own_hash(record):
         verdict.add("altered", own, "config_hash is not that of config")
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
         try:
-            rows = _make_again(folder, record, published, out, verdict)
+            rows, code = _make_again(folder, record, published, out, verdict)
         except (UserError, AssertionError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split()).split("; this is a defect")[0]
             verdict.add("unchecked", f"tables of the {record.kind}", f"cannot be made again: {reason}")
@@ -130,15 +155,16 @@ def _check_tables(folder: Path, record: Record, published: Path, verdict: Verdic
             verdict.add("altered", own, "origin is not that of the runs")
         again = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*") if path.is_file())
         differing = [name for name in again if _differs(folder / name, out / name, name, verdict)]
-    for name in sorted(name for name in record.files if name.startswith("tables/") and name not in again):
+    tables = {name for name in record.files if name.startswith("tables/")} - set(again)
+    for name in sorted(tables - of_others if record.kind == GRID else tables):
         verdict.add("differs", name, "no such table is made")
         differing.append(name)
-    sources = "matrices" if record.kind == "grid" else "files of the recall study"
+    sources = "matrices" if record.kind == GRID else f"files of the {record.kind} study"
     verdict.checked.append(
         f"{len(again)} tables are what {record.cells} {sources} give ({record.runs} rows), byte for byte"
     )
     if differing:
-        verdict.notes += _other_code(record, published)
+        verdict.notes += _other_code(record, code, published)
 
 
 def _has_own_hash(record: Record) -> bool:
@@ -148,21 +174,29 @@ def _has_own_hash(record: Record) -> bool:
         return False
 
 
-def _make_again(folder: Path, record: Record, published: Path, out: Path, verdict: Verdict) -> pd.DataFrame:
-    """Write what the rules write, into `out`; returns the rows that know their origin."""
-    if record.kind == "recall":
-        rows = read_rows([folder / name for name in record.rows], list(record.rows.values()))
-        study = RecallStudy.model_validate(record.config["recall"])
-        write_recall_tables(rows, study, out / "tables", record.config_hash)
-        return rows
+def _make_again(
+    folder: Path, record: Record, published: Path, out: Path, verdict: Verdict
+) -> tuple[pd.DataFrame, Roots]:
+    """Write what the rules write, into `out`.
+
+    Returns the rows that have their origin, and roots of the code that made the tables.
+    """
+    if record.kind != GRID:
+        kind = STUDIES.get(record.kind)
+        study = kind(kind.Settings.model_validate(record.settings or record.config.get(record.kind, {})))
+        rows = read_rows(study, [folder / name for name in record.rows], list(record.rows.values()))
+        study.write_tables(Results(record.config_hash, rows=rows), out / "tables")
+        return rows, study.table_code()
     entries = record.entries
     documents = [read_document(folder / name, entry.seeds, entry.key) for name, entry in entries.items()]
     _check_settings(record, documents, verdict)
     write_runs(runs_table(documents, [entry.members for entry in entries.values()]), out / "runs.csv")
-    runs = read_runs(out / "runs.csv")
-    write_all_tables(runs, load_published(published), out / "tables", record.studies, record.config_hash)
+    runs, config = read_runs(out / "runs.csv"), record.config
+    write_all_tables(
+        runs, load_published(published), out / "tables", record.studies, record.config_hash, config
+    )
     verdict.notes += _other_inputs(record, documents)
-    return runs
+    return runs, grid_table_code(config, backbones_of_runs(runs))
 
 
 def _check_settings(record: Record, documents: list[dict], verdict: Verdict) -> None:
@@ -217,9 +251,9 @@ def _other_inputs(record: Record, documents: list[dict]) -> list[str]:
     ]
 
 
-def _other_code(record: Record, published: Path) -> list[str]:
+def _other_code(record: Record, code: Roots, published: Path) -> list[str]:
     """A line about what of the code that verifies is not what made the tables; none if nothing is."""
-    then, now = record.made, made(record.kind)
+    then, now = record.made, made(*code)
     facts = {"commit": [made.commit + (" with changes" if made.dirty else "") for made in (then, now)]}
     facts["code"] = [then.code, now.code]
     for name in (*then.versions, *now.versions):

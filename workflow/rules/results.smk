@@ -1,4 +1,5 @@
-# Cells and what is made of them. snakemake --report shows what is marked as reported.
+# What is made from the cells. `snakemake --report` shows what is marked as reported.
+# key: a hash of all that a rule's files are made from. wanted: seeds and key of every document, which jobs check.
 
 
 def reported(path, category):
@@ -12,85 +13,21 @@ def reported(path, category):
     )
 
 
-def cell_of(wildcards):
-    """The path of a cell's document."""
-    return result(f"matrices/{wildcards.cell}.json")
-
-
-def of_a_job(path):
-    """What a cell's job is told: what the grid wants of the cell, and which seeds it trains."""
-    wanted = found.wanted(path)
-    cell = wanted.cell.model_dump(mode="json")
-    return {"cell": cell, "code": wanted.code, "reads": wanted.reads, "seeds": found.to_train(path).seeds}
-
-
-OUTDATED_FOLDER = result(OUTDATED) if grid.cells.keep_replaced else None
-
-
-rule cell:
-    input:
-        features=lambda w: features_of([found.to_train(cell_of(w))]),
-    output:
-        # the seeds that are there and right stay
-        update(result("matrices/{cell}.json")),
-    params:
-        job=lambda w: of_a_job(cell_of(w)),
-        aside=OUTDATED_FOLDER,
-    wildcard_constraints:
-        cell=one_of(below("matrices", TO_TRAIN)),
-    log:
-        f"{LOGS}/cells/{{cell}}.log",
-    benchmark:
-        f"{LOGS}/cells/{{cell}}.tsv"
-    threads: 1
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(120),
-        gpu=CELL_GPUS,
-    conda:
-        "../../envs/sharc.yaml"
-    script:
-        "../scripts/cell.py"
-
-
-# A document that was asked for by its name and is there.
-rule finished:
-    output:
-        update(result("matrices/{cell}.json")),
-    wildcard_constraints:
-        cell=one_of(below("matrices", there(CELLS, TO_TRAIN))),
-    shell:
-        ":"
-
-
-rule card:
-    input:
-        lambda w: str(CARDS[result(f"backbones/{w.card}.json")]),
-    output:
-        result("backbones/{card}.json"),
-    wildcard_constraints:
-        card=one_of(below("backbones", TO_COPY)),
-    shell:
-        "cp {input:q} {output:q}.part && mv {output:q}.part {output:q} || {{ rm -f {output:q}.part; false; }}"
-
-
-WANTED = [[found.cells[path].seeds, found.wanted(path).key] for path in CELLS]
-
-
 rule runs:
     input:
-        read_by("runs", list(CELLS)),
+        read_by("runs", list(PLAN.cells)),
     output:
-        result("runs.csv"),
+        PLAN.runs,
     params:
-        key=KEYS["runs"],
-        wanted=WANTED,
-        # who reports which scenario of which cell: a matter of this table, not of the cells
-        members=list(MEMBERS.values()),
+        key=PLAN.key("runs"),
+        wanted=PLAN.wanted,
+        # who reports which scenario of which cell
+        members=list(PLAN.members.values()),
     log:
         f"{LOGS}/runs.log",
     benchmark:
         f"{LOGS}/runs.tsv"
+    localrule: True
     conda:
         "../../envs/sharc.yaml"
     script:
@@ -99,18 +36,18 @@ rule runs:
 
 rule tables:
     input:
-        runs=read_by("tables", result("runs.csv")),
-        published=read_by("tables", PUBLISHED),
+        runs=read_by("tables", PLAN.runs),
+        published=read_by("tables", PLAN.published),
     output:
-        [reported(path, "Tables") for path in TABLES],
+        [reported(path, "Tables") for path in PLAN.tables],
     params:
-        key=KEYS["tables"],
-        studies=list(STUDIES),
-        grid=grid.config_hash,
+        key=PLAN.key("tables"),
+        grid=PLAN.grid.config_hash,
     log:
         f"{LOGS}/tables.log",
     benchmark:
         f"{LOGS}/tables.tsv"
+    localrule: True
     conda:
         "../../envs/sharc.yaml"
     script:
@@ -119,20 +56,20 @@ rule tables:
 
 rule figures:
     input:
-        runs=read_by("figures", result("runs.csv")),
-        cells=read_by("figures", list(CELLS)),
+        runs=read_by("figures", PLAN.runs),
+        cells=read_by("figures", list(PLAN.cells)),
     output:
-        # a PNG beside an SVG is the same figure
-        [reported(path, "Figures") if path.endswith(".svg") else path for path in FIGURES],
+        # the PNG next to an SVG is the same figure
+        [reported(path, "Figures") if path.endswith(".svg") else path for path in PLAN.figures],
     params:
-        key=KEYS["figures"],
-        wanted=WANTED,
-        studies={name: {"figure": study.figure, "title": study.title} for name, study in grid.studies.items()},
-        grid=grid.config_hash,
+        key=PLAN.key("figures"),
+        wanted=PLAN.wanted,
+        grid=PLAN.grid.config_hash,
     log:
         f"{LOGS}/figures.log",
     benchmark:
         f"{LOGS}/figures.tsv"
+    localrule: True
     conda:
         "../../envs/sharc.yaml"
     script:
@@ -141,21 +78,24 @@ rule figures:
 
 rule report:
     input:
-        runs=read_by("report", result("runs.csv")),
-        cells=read_by("report", list(CELLS)),
-        published=read_by("report", PUBLISHED),
-        figures=read_by("report", FIGURES),
-        cards=read_by("report", list(CARDS)),
+        runs=read_by("report", PLAN.runs),
+        cells=read_by("report", list(PLAN.cells)),
+        published=read_by("report", PLAN.published),
+        figures=read_by("report", PLAN.figures),
+        cards=read_by("report", list(PLAN.cards)),
+        studies=read_by("report", PLAN.of_studies),
     output:
-        reported(result("report.html"), "Report"),
+        reported(PLAN.report, "Report"),
     params:
-        key=KEYS["report"],
-        wanted=WANTED,
-        grid=grid.config_hash,
+        key=PLAN.key("report"),
+        wanted=PLAN.wanted,
+        studies={study.name: study.keys for study in PLAN.reported},
+        grid=PLAN.grid.config_hash,
     log:
         f"{LOGS}/report.log",
     benchmark:
         f"{LOGS}/report.tsv"
+    localrule: True
     conda:
         "../../envs/sharc.yaml"
     script:
@@ -165,20 +105,21 @@ rule report:
 # Last of all: checksums of everything above, and what it comes from.
 rule provenance:
     input:
-        cells=read_by("provenance", list(CELLS)),
-        others=read_by("provenance", [result("runs.csv"), *TABLES, *FIGURES, result("report.html")]),
-        published=read_by("provenance", PUBLISHED),
-        cards=read_by("provenance", list(CARDS)),
+        cells=read_by("provenance", list(PLAN.cells)),
+        others=read_by("provenance", [PLAN.runs, *PLAN.tables, *PLAN.figures, PLAN.report, *PLAN.of_studies]),
+        published=read_by("provenance", PLAN.published),
+        cards=read_by("provenance", list(PLAN.cards)),
     output:
-        result(NAMES["grid"]),
+        PLAN.record,
     params:
-        stages=KEYS,
-        wanted=WANTED,
-        members=list(MEMBERS.values()),
+        stages=PLAN.stages.keys,
+        wanted=PLAN.wanted,
+        members=list(PLAN.members.values()),
     log:
         f"{LOGS}/provenance.log",
     benchmark:
         f"{LOGS}/provenance.tsv"
+    localrule: True
     conda:
         "../../envs/sharc.yaml"
     script:

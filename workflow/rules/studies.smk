@@ -1,122 +1,109 @@
-# The recall study: each associative memory on its own, then tables, figures and pictures of all.
+# Studies with jobs of their own. Of each, `snakemake <study>` makes the rows of its jobs, what is made from them
+# (rules <study>_tables, <study>_figures ...) and its record (rule <study>_provenance).
+
+JOBS = {path: (study, job) for study in PLAN.studies for path, job in study.jobs.items()}
+TO_MEASURE = [path for study in PLAN.studies for path in study.to_measure]
 
 
-def path_of(wildcards):
-    return result(f"recall/{wildcards.recall}.csv")
+def job_of(wildcards):
+    """The job that a file of rows belongs to."""
+    return JOBS[rows_of(wildcards)][1]
 
 
-def recall_of(wildcards):
-    return RECALL[path_of(wildcards)]
+def rows_of(wildcards):
+    return PLAN.path(f"{wildcards.job}.csv")
 
 
-rule recall_memory:
+rule study_job:
     input:
-        features=lambda w: f"{layout.features(recall_of(w).dataset, recall_of(w).backbone)}/manifest.json",
+        features=lambda w: f"{PLAN.layout.features(job_of(w).dataset, job_of(w).backbone)}/manifest.json",
     output:
-        result("recall/{recall}.csv"),
+        PLAN.path("{job}.csv"),
     params:
-        job=lambda w: recall_of(w).model_dump(mode="json"),
-        key=lambda w: RECALL_KEYS[path_of(w)],
+        study=lambda w: JOBS[rows_of(w)][0].name,
+        job=lambda w: job_of(w).parameters,
+        key=lambda w: JOBS[rows_of(w)][0].keys[rows_of(w)],
     wildcard_constraints:
-        recall=one_of(below("recall", TO_MEASURE)),
+        job=one_of(PLAN.names(".", TO_MEASURE)),
     log:
-        f"{LOGS}/recall/{{recall}}.log",
+        f"{LOGS}/{{job}}.log",
     benchmark:
-        f"{LOGS}/recall/{{recall}}.tsv"
+        f"{LOGS}/{{job}}.tsv"
     threads: 1
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(120),
+        mem_mb=lambda w, attempt: attempt * job_of(w).mem_mb,
+        runtime=lambda w, attempt: attempt * job_of(w).minutes,
+        gpu=lambda w: job_of(w).gpus,
     conda:
         "../../envs/sharc.yaml"
     script:
-        "../scripts/recall_memory.py"
+        "../scripts/study_job.py"
 
 
-# Rows that were asked for by their name and are there.
+# Finished rows that were asked for by their name.
 rule measured:
     output:
-        update(result("recall/{recall}.csv")),
+        update(PLAN.path("{job}.csv")),
     wildcard_constraints:
-        recall=one_of(below("recall", there(RECALL, TO_MEASURE))),
+        job=one_of(PLAN.names(".", PLAN.call.requested(JOBS, TO_MEASURE))),
+    localrule: True
     shell:
         ":"
 
 
-rule recall_tables:
-    input:
-        read_by("recall_tables", list(RECALL)),
-    output:
-        RECALL_TABLES,
-    params:
-        key=RECALL_STAGE_KEYS["recall_tables"],
-        wanted=list(RECALL_KEYS.values()),
-        study=grid.recall.model_dump(mode="json"),
-        grid=grid.config_hash,
-    log:
-        f"{LOGS}/recall_tables.log",
-    benchmark:
-        f"{LOGS}/recall_tables.tsv"
-    conda:
-        "../../envs/sharc.yaml"
-    script:
-        "../scripts/recall_tables.py"
+for study in PLAN.studies:
+    for name, stage in study.rules.items():
 
+        rule:
+            name:
+                name
+            input:
+                read_by(name, list(study.jobs) if stage.reads_rows else []),
+            output:
+                study.stages.files[name],
+            params:
+                study=study.name,
+                stage=stage.name,
+                key=study.stages.keys[name],
+                wanted=list(study.keys.values()) if stage.reads_rows else [],
+            log:
+                f"{LOGS}/{name}.log",
+            benchmark:
+                f"{LOGS}/{name}.tsv"
+            localrule: stage.mem_mb is None
+            resources:
+                mem_mb=growing(stage.mem_mb or 1000),
+                runtime=growing(stage.minutes or 10),
+            conda:
+                "../../envs/sharc.yaml"
+            script:
+                "../scripts/study_stage.py"
 
-rule recall_figures:
-    input:
-        read_by("recall_figures", list(RECALL)),
-    output:
-        RECALL_FIGURES,
-    params:
-        key=RECALL_STAGE_KEYS["recall_figures"],
-        wanted=list(RECALL_KEYS.values()),
-    log:
-        f"{LOGS}/recall_figures.log",
-    benchmark:
-        f"{LOGS}/recall_figures.tsv"
-    conda:
-        "../../envs/sharc.yaml"
-    script:
-        "../scripts/recall_figures.py"
+    rule:
+        name:
+            study.record_rule
+        input:
+            rows=read_by(study.record_rule, list(study.jobs)),
+            others=read_by(study.record_rule, study.made),
+            cards=read_by(study.record_rule, list(PLAN.cards)),
+        output:
+            study.record,
+        params:
+            study=study.name,
+            stages=study.stages.keys,
+            wanted=list(study.keys.values()),
+        log:
+            f"{LOGS}/{study.record_rule}.log",
+        benchmark:
+            f"{LOGS}/{study.record_rule}.tsv"
+        localrule: True
+        conda:
+            "../../envs/sharc.yaml"
+        script:
+            "../scripts/study_record.py"
 
-
-rule recall_pictures:
-    output:
-        RECALL_PICTURES,
-    params:
-        key=RECALL_STAGE_KEYS["recall_pictures"],
-        memories=recall_settings(grid),
-        pictures=grid.recall.pictures,
-        side=grid.recall.side,
-    log:
-        f"{LOGS}/recall_pictures.log",
-    benchmark:
-        f"{LOGS}/recall_pictures.tsv"
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(120),
-    conda:
-        "../../envs/sharc.yaml"
-    script:
-        "../scripts/recall_pictures.py"
-
-
-rule recall_provenance:
-    input:
-        rows=read_by("recall_provenance", list(RECALL)),
-        others=read_by("recall_provenance", [*RECALL_TABLES, *RECALL_FIGURES, *RECALL_PICTURES]),
-        cards=read_by("recall_provenance", list(CARDS)),
-    output:
-        result(NAMES["recall"]),
-    params:
-        stages=RECALL_STAGE_KEYS,
-        wanted=list(RECALL_KEYS.values()),
-    log:
-        f"{LOGS}/recall_provenance.log",
-    benchmark:
-        f"{LOGS}/recall_provenance.tsv"
-    conda:
-        "../../envs/sharc.yaml"
-    script:
-        "../scripts/recall_provenance.py"
+    rule:
+        name:
+            study.name
+        input:
+            study.files,

@@ -10,6 +10,7 @@ with job(snakemake, f"{snakemake.params.job['cell']['dataset']} {Path(snakemake.
     from sharc_core.stages.cell_jobs import run_alone, wanted_of
 
     torch.set_num_threads(snakemake.threads)
-    given, aside = snakemake.params.job, snakemake.params.aside
+    parameters, aside = snakemake.params.job, snakemake.params.aside
     manifests = [Path(manifest) for manifest in snakemake.input[:]]
-    run_alone(wanted_of(given), given["seeds"], manifests, Path(snakemake.output[0]), aside and Path(aside))
+    document = Path(snakemake.output[0])
+    run_alone(wanted_of(parameters), parameters["seeds"], manifests, document, aside and Path(aside))

@@ -10,10 +10,10 @@ with job(snakemake, f"{snakemake.wildcards.dataset} {snakemake.wildcards.batch}"
     from sharc_core.stages.cell_jobs import run_batch, wanted_of
 
     torch.set_num_threads(snakemake.threads)
-    given, aside = snakemake.params.jobs, snakemake.params.aside
+    jobs, aside = snakemake.params.jobs, snakemake.params.aside
     run_batch(
-        [wanted_of(one) for one in given],
-        [one["seeds"] for one in given],
+        [wanted_of(parameters) for parameters in jobs],
+        [parameters["seeds"] for parameters in jobs],
         [Path(path) for path in snakemake.params.documents],
         [Path(manifest) for manifest in snakemake.input[:]],
         Path(snakemake.output[0]),

@@ -1,4 +1,4 @@
-"""What every script shares: the repository on the path, a log file per job, errors as one line."""
+"""Shared by all scripts: the repository on the path, a log file per job, errors in one line."""
 
 import contextlib
 import io
@@ -14,9 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sharc_core.common.errors import UserError, one_line
 from sharc_core.common.files import FULL, disk_errors
 
+CLEAR = "\r\033[K"  # the terminal's line
+
 
 class Log(io.TextIOWrapper):
-    """A job's log. What a full disk does not take is lost: no job fails because of what it says."""
+    """A job's log file. On a full disk lines are lost, but no job fails because of its log."""
 
     def __init__(self, path: Path):
         with disk_errors(path):
@@ -26,24 +28,24 @@ class Log(io.TextIOWrapper):
         super().__init__(stream, "utf-8", errors="backslashreplace", line_buffering=True)
 
     def write(self, text: str) -> int:
-        """Write what there is room for."""
-        with _room_or_not():
+        """Write as much as the disk has room for."""
+        with _full_disk_ignored():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what there is room for."""
-        with _room_or_not():
+        """Flush as much as the disk has room for."""
+        with _full_disk_ignored():
             super().flush()
 
     def close(self) -> None:
-        """Close, whatever is left unwritten."""
-        with _room_or_not():
+        """Close the file, even if something is left unwritten."""
+        with _full_disk_ignored():
             super().close()
 
 
 @contextlib.contextmanager
-def _room_or_not() -> Iterator[None]:
+def _full_disk_ignored() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -53,7 +55,7 @@ def _room_or_not() -> Iterator[None]:
 
 @contextlib.contextmanager
 def job(snakemake, name: str) -> Iterator[Callable[[str], None]]:
-    """Run a job's body: what it prints goes to its log, progress lines to the terminal as well.
+    """Run a job's body with its output in the log; the yielded function prints to the terminal as well.
 
     A UserError becomes one line on the terminal that names the log, and exit status 1.
     """
@@ -68,10 +70,12 @@ def job(snakemake, name: str) -> Iterator[Callable[[str], None]]:
 
         def say(line: str) -> None:
             print(line, file=log)
-            print(one_line(f"[{name}] {line}"), file=terminal, flush=True)
+            # Snakemake's process may have a line of what is running there
+            clear = CLEAR if terminal.isatty() else ""
+            print(clear + one_line(f"[{name}] {line}"), file=terminal, flush=True)
 
         try:
-            date_now_what_is_from_the_future(snakemake.input)
+            clamp_future_mtimes(snakemake.input)
             yield say
         except UserError as error:
             traceback.print_exc()
@@ -79,16 +83,18 @@ def job(snakemake, name: str) -> Iterator[Callable[[str], None]]:
             sys.exit(1)
         except BaseException:
             traceback.print_exc()
-            print(f"error: {name} failed; the log says why: {path}", file=terminal, flush=True)
+            print(f"error: {name} failed, see the log: {path}", file=terminal, flush=True)
             raise
 
 
-def date_now_what_is_from_the_future(paths: list[str]) -> None:
-    """Inputs made where the clock is ahead of this machine's: Snakemake dates outputs by this one, and fails
-    a job whose output looks older than an input. Nothing else depends on these times.
+def clamp_future_mtimes(paths: list[str]) -> None:
+    """Set modification times in the future to now.
+
+    They come from machines whose clock is ahead of this one's. Snakemake fails a job whose output looks older
+    than an input. Nothing else depends on these times.
     """
     for path in paths:
         now = time.time_ns()
-        with contextlib.suppress(OSError):  # a file that is not ours: Snakemake says what it thinks of it
+        with contextlib.suppress(OSError):  # a file that is not ours
             if os.stat(path).st_mtime_ns > now:
                 os.utime(path, ns=(now, now))

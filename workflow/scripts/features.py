@@ -9,5 +9,5 @@ with job(snakemake, f"features {snakemake.params.dataset}") as say:
     from sharc_core.stages.build import build_features
 
     torch.set_num_threads(snakemake.threads)
-    wanted = snakemake.params
-    build_features(load_grid(snakemake.config), wanted.dataset, wanted.backbone, wanted.view, progress=say)
+    params = snakemake.params
+    build_features(load_grid(snakemake.config), params.dataset, params.backbone, params.view, progress=say)

@@ -1,4 +1,4 @@
-"""What the grid's results come from, and their checksums."""
+"""Record what the grid's results come from, and their checksums."""
 
 from common import job
 
@@ -6,10 +6,10 @@ with job(snakemake, "provenance"):
     from sharc_core.grid.loading import load_grid
     from sharc_core.verification.record import Entry, write_grid_record
 
-    found, given = snakemake.input, snakemake.params
+    inputs, params = snakemake.input, snakemake.params
     cells = {
         path: Entry(members=members, seeds=list(seeds), key=key)
-        for path, members, (seeds, key) in zip(found.cells, given.members, given.wanted, strict=True)
+        for path, members, (seeds, key) in zip(inputs.cells, params.members, params.wanted, strict=True)
     }
-    others = [*found.others, *found.cards]
-    write_grid_record(load_grid(snakemake.config), cells, others, found.published, dict(given.stages))
+    others = [*inputs.others, *inputs.cards]
+    write_grid_record(load_grid(snakemake.config), cells, others, inputs.published, dict(params.stages))

@@ -1,7 +1,7 @@
-"""What the backbone's batch norm does to the results: frozen, drifting and adapted beside the published ones.
+"""Results under frozen, drifting and adapted batch norm, compared with each other and the published ones.
 
 SHARC's published code freezes the backbone's weights and leaves its batch norm in train mode. Rows of the
-grid that were run on one network under several batch norms show what that alone changes.
+grid that were run on one network under several batch norms show the effect of that alone.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.backbones.names import BATCH_NORMS, has_batch_norms, network_and_batch_norm
+from sharc_core.backbones.names import BATCH_NORMS, network_and_batch_norm
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, escape_markdown, mean_text, natural_key, number_text
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
@@ -34,7 +34,7 @@ from sharc_core.results.summary import (
 from sharc_core.results.table_formats import Item, Table, interval_text, to_markdown
 
 FROZEN, DRIFTING, ADAPTED = BATCH_NORMS
-NEAR = 1.0  # percentage points; a share of a shorter distance would be mostly chance
+NEAR = 1.0  # percentage points; the share of a shorter distance would mostly be noise
 NOTHING = "No row of the grid was run on one network under frozen batch norm and another one."
 
 
@@ -53,13 +53,13 @@ class Comparison:
 
     @property
     def frozen(self) -> Entry:
-        """The row under frozen batch norm."""
+        """Return the row under frozen batch norm."""
         return self.entries[FROZEN]
 
     def distance(self, batch_norm: str) -> float:
-        """From the mean ACC under frozen to the published one, percentage points; NaN without one.
+        """Return the published ACC minus the mean ACC under frozen, in percentage points; NaN without one.
 
-        Over the seeds that were run under both, as the difference is.
+        The mean is over the seeds that were run under both, like that of the difference.
         """
         other = self.entries.get(batch_norm)
         if other is None or not self.published:
@@ -68,7 +68,7 @@ class Comparison:
         return self.published["acc_mean"] - sum(common) / len(common) if common else float("nan")
 
     def share(self, batch_norm: str) -> float:
-        """How much of the distance a batch norm covers, percent; NaN where there is none beyond NEAR."""
+        """Return the percentage of the distance that a batch norm covers; NaN for a distance up to NEAR."""
         test = self.tests.get(batch_norm)
         if test is None or not abs(self.distance(batch_norm)) > NEAR:
             return float("nan")
@@ -76,9 +76,10 @@ class Comparison:
 
 
 def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Comparison]:
-    """Every row that was run on one network under frozen and another batch norm with common seeds, in order.
+    """Return the rows that were run on one network under frozen and another batch norm, in order.
 
-    entries: of all scenarios. published: published.load_published, or no_published.
+    Both must have common seeds. entries: of all scenarios. published: published.load_published or
+    no_published.
     """
     lookup = published_lookup(published)
     rows: dict[tuple, dict[str, Entry]] = {}
@@ -86,7 +87,7 @@ def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Compa
         network, batch_norm = network_and_batch_norm(entry.backbone)
         key = (network, entry.scenario, entry.dataset, entry.budget, *entry.row)
         rows.setdefault(key, {})[batch_norm] = entry
-    found = []
+    compared = []
     for (network, *_), row in rows.items():
         tests = {
             name: test
@@ -95,8 +96,8 @@ def comparisons(entries: Sequence[Entry], published: pd.DataFrame) -> list[Compa
         }
         if tests:
             kept = {name: row[name] for name in BATCH_NORMS if name == FROZEN or name in tests}
-            found.append(Comparison(network, kept, tests, published_for(row[FROZEN], lookup)))
-    return sorted(found, key=_order)
+            compared.append(Comparison(network, kept, tests, published_for(row[FROZEN], lookup)))
+    return sorted(compared, key=_order)
 
 
 def _test(frozen: Entry, other: Entry) -> PairedTest:
@@ -112,7 +113,7 @@ def _order(comparison: Comparison) -> tuple:
 
 
 def batch_norm_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table]:
-    """One table per scenario and network with ACC and BWT under each batch norm beside the published ACC."""
+    """Return one table per scenario and network: ACC and BWT under each batch norm, and the published ACC."""
     blocks: dict[tuple, list[Comparison]] = {}
     for comparison in comparisons(entries, published):
         blocks.setdefault((comparison.frozen.scenario, comparison.network), []).append(comparison)
@@ -167,7 +168,7 @@ def _difference(comparison: Comparison, batch_norm: str) -> list[Item]:
 
 
 def _percent(share: float) -> str:
-    """No decimals, a dash for NaN; never "-0"."""
+    """Format without decimals, never as "-0"; NaN as a dash."""
     return DASH if share != share else f"{round(share)}"
 
 
@@ -187,25 +188,25 @@ def _caption(block: Sequence[Comparison], names: Sequence[str]) -> str:
 
 
 def batch_norm_findings(entries: Sequence[Entry], published: pd.DataFrame) -> list[str]:
-    """Sentences: one per published number that the comparisons have, then one per claim of the paper.
+    """Return one sentence per published number in the comparisons, then one per claim of the paper.
 
-    The claims are counted over the rows of the comparisons alone; one that these cannot answer is left out.
+    Claims are counted over the rows of the comparisons only. A claim that they cannot answer is left out.
     """
-    found = comparisons(entries, published)
+    compared = comparisons(entries, published)
     numbers: dict[tuple, list[Comparison]] = {}
-    for comparison in found:
+    for comparison in compared:
         if comparison.published:
             entry = comparison.frozen
             key = (entry.scenario, entry.dataset, entry.buffer, entry.method, entry.variant)
             numbers.setdefault(key, []).append(comparison)
     lookup = published_lookup(published)
-    ways = _ways(found)
-    claims = [_improves(ways), *_claims_by_name(ways, lookup), _recall(found), _below_sgd(ways, lookup)]
+    ways = _ways(compared)
+    claims = [_improves(ways), *_claims_by_name(ways, lookup), _recall(compared), _below_sgd(ways, lookup)]
     return [*map(_number, numbers.values()), *filter(None, claims)]
 
 
 def _number(rows: Sequence[Comparison]) -> str:
-    """A published number beside every row that it belongs to."""
+    """State a published number and every row that it belongs to."""
     entry, paper = rows[0].frozen, rows[0].published
     assert paper is not None
     place = [model_label(entry, []), entry.dataset, scenario_name(entry.scenario)]
@@ -216,16 +217,16 @@ def _number(rows: Sequence[Comparison]) -> str:
 
 
 def _row_labels(rows: Sequence[Comparison]) -> list[str]:
-    """`here`, or `here (code, theta 0.4)` with what the rows differ in."""
+    """Return `here`, or `here (code, theta 0.4)` with the settings in which the rows differ."""
     several = len({row.network for row in rows}) > 1, len({row.frozen.budget for row in rows}) > 1
     varying = varying_settings([row.frozen for row in rows])
-    found = []
+    labels = []
     for row in rows:
         words = [row.network] * several[0] + [f"budget in {row.frozen.budget}"] * several[1]
         label = model_label(row.frozen, varying).partition("(")[2].removesuffix(")")
         words += [label] if label else []
-        found.append(f"here ({', '.join(words)})" if words else "here")
-    return found
+        labels.append(f"here ({', '.join(words)})" if words else "here")
+    return labels
 
 
 def _values(row: Comparison) -> str:
@@ -236,7 +237,7 @@ def _values(row: Comparison) -> str:
 
 
 def _movement(row: Comparison, batch_norm: str, test: PairedTest) -> str:
-    """What a batch norm does to the distance; a share only where the interval leaves zero out."""
+    """State the effect of a batch norm on the distance; a share only if the interval excludes zero."""
     share = row.share(batch_norm)
     beyond = number_text(abs(test.difference) - abs(row.distance(batch_norm)))
     if test.low <= 0 <= test.high:
@@ -270,11 +271,11 @@ class Way:
     setup: Setup
 
 
-def _ways(found: Sequence[Comparison]) -> list[Way]:
-    """Setups of the compared rows, per batch norm. Their entries have the network's name as backbone."""
+def _ways(compared: Sequence[Comparison]) -> list[Way]:
+    """Return the setups of the compared rows per batch norm, with the network's name as backbone."""
     ways = []
     for name in BATCH_NORMS:
-        rows = [replace(c.entries[name], backbone=c.network) for c in found if name in c.entries]
+        rows = [replace(c.entries[name], backbone=c.network) for c in compared if name in c.entries]
         for setup in setups(rows) if rows else []:
             ways.append(Way(name, f"{name} ({setup.label})" if setup.label else name, setup))
     return ways
@@ -311,7 +312,7 @@ def _claims_by_name(ways: Sequence[Way], lookup: dict) -> list[str]:
 
 
 def _claim(cases: Sequence[Checked]) -> str:
-    """A relative gain that the paper names, under every batch norm."""
+    """State a relative gain that the paper names, under every batch norm."""
     first, texts, holding = cases[0], [], []
     for case in cases:
         interval = "no interval, one seed"
@@ -328,10 +329,10 @@ def _claim(cases: Sequence[Checked]) -> str:
     return f"{text}."
 
 
-def _recall(found: Sequence[Comparison]) -> str | None:
+def _recall(compared: Sequence[Comparison]) -> str | None:
     errors: dict[tuple[str, str], list[float]] = {}
     for name in BATCH_NORMS:
-        for comparison in found:
+        for comparison in compared:
             entry = comparison.entries.get(name)
             if entry and entry.is_sharc and (error := entry.costs["recall_mse"]) == error:
                 errors.setdefault((name, str(entry.associative_memory)), []).append(error)
@@ -357,7 +358,7 @@ def _recall(found: Sequence[Comparison]) -> str | None:
 
 
 def _below_sgd(ways: Sequence[Way], lookup: dict) -> str | None:
-    """Plain rows below SGD. Setups that differ in SHARC alone share their plain rows, which count once."""
+    """Count plain rows below SGD. Setups that differ only in SHARC share their plain rows, counted once."""
     rows: dict[tuple, tuple[str, list[str], Count]] = {}
     for way in ways:
         below, plain = below_here(way.setup, "plain").rows, [e for e in way.setup.entries if not e.is_sharc]
@@ -384,7 +385,7 @@ def _below_sgd(ways: Sequence[Way], lookup: dict) -> str | None:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    """`a, b and c`; `no batch norm` for nothing."""
+    """Join as `a, b and c`; `no batch norm` for an empty list."""
     *some, last = texts or ["no batch norm"]
     return f"{', '.join(some)} and {last}" if some else last
 
@@ -395,13 +396,11 @@ def _listed(texts: Sequence[str]) -> str:
 def write_batch_norm(
     runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN
 ) -> list[Path]:
-    """Write batch_norm.md and batch_norm.csv and return the paths; nothing where has_batch_norms is false.
+    """Write batch_norm.md and batch_norm.csv and return the paths.
 
-    Every run counts, whichever study asked for it. runs: results.runs_table. published: as for
+    All runs are compared, those of sub-grids too. runs: results.runs_table. published: as for
     comparisons(). config: the grid's hash.
     """
-    if not has_batch_norms(runs["backbone"]):
-        return []
     entries, origin = summarise(runs, None), lineage(runs_of(runs, None), config)
     sentences = batch_norm_findings(entries, published) or [NOTHING]
     lines = [f"- {escape_markdown(text)}" for text in sentences]
@@ -414,9 +413,9 @@ def write_batch_norm(
 
 
 def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons at full precision, a row each; ACC and BWT in percent, columns per batch norm."""
-    found = comparisons(entries, published)
-    names = [name for name in BATCH_NORMS if any(name in c.entries for c in found)]
+    """Return the comparisons at full precision, one row each: ACC and BWT in percent per batch norm."""
+    compared = comparisons(entries, published)
+    names = [name for name in BATCH_NORMS if any(name in c.entries for c in compared)]
     axes = ["scenario", "dataset", "budget", "buffer", "method", "variant", *SETTINGS]
     columns = ["network", *axes, "paper_acc_mean", "paper_acc_std"]
     for name in names:
@@ -425,7 +424,7 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
     for name in names[1:]:
         columns += [f"{name}_{kind}" for kind in ("seeds", "difference", "low", "high", "p_t", "share")]
     rows = []
-    for comparison in found:
+    for comparison in compared:
         row = {name: getattr(comparison.frozen, name) for name in axes} | {"network": comparison.network}
         paper = comparison.published or {}
         row |= {f"paper_{name}": paper.get(name) for name in ("acc_mean", "acc_std")}

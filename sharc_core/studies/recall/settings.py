@@ -1,7 +1,4 @@
-"""The recall study as typed settings: what is swept, and one job of it.
-
-Apart from the study, because the grid's model holds a RecallStudy and lies upstream of every study.
-"""
+"""Settings of the recall study: the points that it measures, one job of it, and the columns of its rows."""
 
 from typing import Annotated, Any
 
@@ -10,13 +7,26 @@ from pydantic import Field, field_validator
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Training
 
+# Columns of the rows and their types in pandas.
+COLUMNS = {
+    **dict.fromkeys(("dataset", "backbone", "memory"), "str"),
+    "seed": "int64",
+    **dict.fromkeys(("sweep", "mask"), "str"),
+    **dict.fromkeys(("masked", "noise", "patterns", "later_tasks"), "float64"),
+    "forgetting": "boolean",
+    "maps_read": "float64",
+    **dict.fromkeys(("relative_error", "cosine", "nearest", "exact", "agreement"), "float64"),
+    **dict.fromkeys(("state_bytes", "write_seconds", "read_seconds"), "float64"),
+    "reason": "str",
+}
 
-class RecallStudy(Settings):
-    """Points at which associative memories are measured; `theta` holds wherever the mask is not swept.
 
-    masked: shares of the channels dropped. noise: deviations of what is added to the cue, in units of the
-    deviation of the map entries. counts: stored maps. later_tasks: tasks written after the first one, with
-    task_patterns maps each. side, pictures: pixels per side and number of the digits in the pictures.
+class RecallSettings(Settings):
+    """Points at which associative memories are measured; `theta` applies where the mask is not swept.
+
+    masked: shares of the channels dropped. noise: standard deviations of the noise on the cue, in units of
+    the standard deviation of the map entries. counts: stored maps. later_tasks: tasks written after the
+    first one, with task_patterns maps each. side, pictures: pixels per side and number of the digits drawn.
     """
 
     patterns: int = Field(default=100, ge=2)
@@ -42,7 +52,7 @@ class RecallStudy(Settings):
 
 
 class RecallJob(Settings):
-    """One associative memory on one data set's features, all seeds: a pure function of its fields."""
+    """One associative memory on the features of one data set, with all seeds."""
 
     dataset: str
     tasks: int
@@ -52,7 +62,7 @@ class RecallJob(Settings):
     associative_kind: str | None = None
     associative_settings: dict[str, Any]
     training: Training
-    study: RecallStudy
+    study: RecallSettings
 
     @property
     def memory_kind(self) -> str:

@@ -1,7 +1,8 @@
-"""Recall study: how well an associative memory (AM) completes real maps, against four things.
+"""One job of the recall study: how well an associative memory (AM) completes real maps.
 
-Against the share of channels masked, noise on the cue, the number of stored maps, and the number of tasks
-written after those that are read. Every point carries the AM's bytes and the time to write and to read.
+Four things are swept: the share of channels masked, the noise on the cue, the number of stored maps, and the
+number of tasks written after the maps that are read. Every point has the AM's bytes and its times to write
+and to read.
 """
 
 import time
@@ -17,22 +18,15 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.features.cache import Features
-from sharc_core.grid.recall_settings import RecallJob
 from sharc_core.heads import Batch, Head, LinearHead
 from sharc_core.saliency.channel_masks import top_mask
 from sharc_core.saliency.gradient import gradient
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, make_stream
+from sharc_core.studies.recall.settings import COLUMNS, RecallJob
 
 MEASURES = ("relative_error", "cosine", "nearest", "exact", "agreement")
 COSTS = ("state_bytes", "write_seconds", "read_seconds")
-COLUMNS = (
-    ("dataset", "backbone", "memory", "seed", "sweep")
-    + ("mask", "masked", "noise", "patterns", "later_tasks", "forgetting", "maps_read")
-    + MEASURES
-    + COSTS
-    + ("reason",)
-)
 EXACT = 1e-3  # of the standard deviation of the map entries
 
 
@@ -40,10 +34,10 @@ EXACT = 1e-3  # of the standard deviation of the map entries
 
 
 def measure(recalled: torch.Tensor, stored: torch.Tensor, mask: torch.Tensor, head: Head) -> dict[str, float]:
-    """The MEASURES of recalled maps (n, K, h, w).
+    """Return the MEASURES of recalled maps (n, K, h, w).
 
-    stored: all maps that the AM holds, (m, K, h, w), those that were read first; mask (n, K), true where a
-    channel was observed; head: one replica. Where nothing is unobserved the recall is perfect by definition.
+    stored: all maps that the AM holds, (m, K, h, w), beginning with those that were read. mask: (n, K), true
+    where a channel was observed. head: one replica. If every channel is observed, recall is perfect.
     """
     true, recalled = stored[: len(recalled)].double(), recalled.double()
     unseen = ~mask[:, :, None, None].expand_as(true)
@@ -59,9 +53,9 @@ def measure(recalled: torch.Tensor, stored: torch.Tensor, mask: torch.Tensor, he
 
 
 def relative_error(recalled: torch.Tensor, true: torch.Tensor, unseen: torch.Tensor) -> float:
-    """Squared error over the unseen entries by that of guessing each entry's mean over the true maps.
+    """Return the squared error over unseen entries, divided by that of the mean of the true maps.
 
-    All (n, K, h, w). 0 is perfect, 1 as good as the mean map; NaN for an error where nothing varies.
+    All (n, K, h, w). 0 is perfect, 1 is as good as the mean map. NaN for an error where nothing varies.
     """
     error = (recalled - true)[unseen].square().sum()
     spread = (true - true.mean(0))[unseen].square().sum()
@@ -69,7 +63,7 @@ def relative_error(recalled: torch.Tensor, true: torch.Tensor, unseen: torch.Ten
 
 
 def cosine(recalled: torch.Tensor, true: torch.Tensor, unseen: torch.Tensor) -> float:
-    """Cosine over a map's unseen entries, mean over the maps; with zeros 0, of two zeros 1."""
+    """Return the mean over maps of the cosine over unseen entries; 0 with one zero vector, 1 with two."""
     a, b = (torch.where(unseen, maps, 0.0).flatten(1) for maps in (recalled, true))
     norms = a.norm(dim=1) * b.norm(dim=1)
     same = (a == b).all(1)  # two zero vectors among them
@@ -78,9 +72,9 @@ def cosine(recalled: torch.Tensor, true: torch.Tensor, unseen: torch.Tensor) -> 
 
 
 def nearest_rate(recalled: torch.Tensor, stored: torch.Tensor) -> float:
-    """Share of recalled maps whose nearest stored map (L2, all entries) is their own, the same row.
+    """Return the share of recalled maps whose nearest stored map (L2, all entries) is their own row.
 
-    Float64: a distance of zero must not drown in rounding. A map stored twice is near both times.
+    In float64, so that rounding does not hide a distance of zero. Both copies of a map stored twice count.
     """
     a, b = recalled.flatten(1), stored.flatten(1)
     norms = a.square().sum(1)[:, None] + b.square().sum(1)
@@ -97,7 +91,7 @@ def _share(hits: torch.Tensor) -> float:
 
 
 def joint_head(features: Features, stream: Stream, job: RecallJob, seed: int) -> LinearHead:
-    """A linear head of one replica, trained in one pass of plain SGD over the whole data set."""
+    """Train a linear head of one replica in one pass of plain SGD over all training data."""
     head = LinearHead(1, features.train_pooled.shape[1], stream.classes)
     head.initialise([seed])
     order = stream.joint().order(0, 0, [seed])
@@ -108,21 +102,21 @@ def joint_head(features: Features, stream: Stream, job: RecallJob, seed: int) ->
 
 
 def saliency_mask(features: Features, index: torch.Tensor, head: Head, theta: float) -> torch.Tensor:
-    """(n, K) bool: the channels that the paper's saliency keeps of the training maps `index` (n,)."""
+    """Return (n, K) bool: the channels that the paper's saliency keeps of training maps `index` (n,)."""
     positions = features.train_maps[0, 0].numel()
     x, y = features.train_pooled[index][None], features.train_labels[index][None]
     return top_mask(gradient(head, x, y, positions, [])[0], theta)
 
 
 def random_mask(count: int, channels: int, theta: float, seed: int) -> torch.Tensor:
-    """(count, channels) bool, as many kept as by saliency; a larger theta keeps a part of a smaller's."""
+    """Return (count, channels) bool with as many channels as saliency keeps; nested over theta."""
     return top_mask(torch.rand(count, channels, generator=generator(seed, "recall", "mask")), theta)
 
 
 def noisy_cue(maps: torch.Tensor, mask: torch.Tensor, level: float, seed: int) -> torch.Tensor:
-    """Maps (n, K, h, w) with Gaussian noise of level times their deviation on the observed channels.
+    """Add Gaussian noise to the observed channels of maps (n, K, h, w) and set the others to zero.
 
-    Channels that the mask (n, K) drops are zero.
+    level: standard deviation of the noise, in units of that of the maps. mask: (n, K).
     """
     maps = maps.float()
     noise = torch.randn(maps.shape, generator=generator(seed, "recall", "noise"))
@@ -135,10 +129,10 @@ def noisy_cue(maps: torch.Tensor, mask: torch.Tensor, level: float, seed: int) -
 def run_recall(
     features: Features, job: RecallJob, progress: Callable[[str], None] | None = None
 ) -> pd.DataFrame:
-    """All points of one AM, a row per point and seed (COLUMNS; see docs/results.md).
+    """Measure one AM at all points and return a row per point and seed (COLUMNS; see docs/results.md).
 
-    An AM that cannot hold such maps, and a point that it or the data set refuses, becomes a row with the
-    reason and no measures. Runs on one thread, so that equal seeds give equal bits.
+    An AM that cannot hold such maps, and a point that the AM or the data set refuses, gives a row with the
+    reason instead of measures. Runs on one thread, so that equal seeds give equal bits.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -168,7 +162,7 @@ def _run(features: Features, job: RecallJob, progress: Callable[[str], None] | N
 
 @dataclass
 class _Written:
-    """An AM, the training indices of what it holds, and the seconds that writing took in all."""
+    """An AM, the training indices of the maps that it holds, and the seconds that writing took in total."""
 
     memory: AssociativeMemory
     index: torch.Tensor
@@ -176,7 +170,7 @@ class _Written:
 
 
 class _Trial:
-    """One seed's head, order of maps, and AMs."""
+    """The measurements of one seed: its head, its order of maps, its AMs."""
 
     def __init__(self, features: Features, stream: Stream, job: RecallJob, seed: int):
         self.features, self.stream, self.job, self.seed = features, stream, job, seed
@@ -185,7 +179,7 @@ class _Trial:
         self.order = torch.randperm(len(features.train_labels), generator=generator(seed, "recall", "order"))
 
     def new_memory(self) -> AssociativeMemory:
-        """An AM with nothing written. Raises UserError when it cannot hold such maps."""
+        """Return an empty AM. Raises UserError when it cannot hold such maps."""
         kind = ASSOCIATIVE_MEMORIES.get(self.job.memory_kind)
         settings = kind.Settings.model_validate(self.job.associative_settings)
         shape = tuple(self.features.train_maps.shape[1:])
@@ -193,17 +187,17 @@ class _Trial:
         return kind(settings, shape, self.stream.classes, seed=derived_seed(self.seed, "associative"))
 
     def rows(self) -> list[dict]:
-        """Every sweep's points."""
+        """Return the rows of all sweeps."""
         return [*self._on_one_memory(), *self._counts(), *self._tasks(False), *self._tasks(True)]
 
     def row(self, sweep: str, **values) -> dict:
-        """A row of the frame; what is not said stays empty."""
+        """Return a row of the frame; columns without a value stay empty."""
         job = self.job
         names = {"dataset": job.dataset, "backbone": job.backbone, "memory": job.associative_memory}
         return {**names, "seed": self.seed, "sweep": sweep, **values}
 
     def _on_one_memory(self) -> list[dict]:
-        """The base point, and the sweeps of mask and noise: many readings of what is written once."""
+        """Measure the base point and the sweeps of mask and noise, all on one AM."""
         study = self.study
         rows: list[dict] = []
         points = [("base", "saliency", study.theta, 0.0)]
@@ -227,7 +221,7 @@ class _Trial:
         return rows
 
     def _tasks(self, forgetting: bool) -> list[dict]:
-        """The first task's maps, read after more and more tasks; each reading follows the same writings."""
+        """Read the first task's maps after more and more tasks, all on one AM."""
         study = self.study
         rows: list[dict] = []
         first = self._task(0)
@@ -248,7 +242,7 @@ class _Trial:
                 self._write(written, self._task(later))
             except UserError as error:
                 rows.append(self.row(**where, reason=str(error)))
-                break  # what follows would measure a memory that lacks a task
+                break  # later points would measure an AM that lacks a task
             if later in study.later_tasks:
                 rows.append(self._point(written, first, where))
         return rows
@@ -260,7 +254,7 @@ class _Trial:
         return self.stream.order(task, 0, [self.seed])[0, : self.study.task_patterns]
 
     def _fill(self, count: int, where: list[dict], rows: list[dict]) -> _Written | None:
-        """A new AM with `count` maps. What stands in its way is noted in a row for each of the points."""
+        """Return a new AM with `count` maps, or None after adding a row with the reason for each point."""
         try:
             if count > len(self.order):
                 raise UserError(f"the data set has {len(self.order)} training images")
@@ -279,7 +273,7 @@ class _Trial:
         written.index = torch.cat([written.index, index])
 
     def _point(self, written: _Written, index: torch.Tensor, where: dict) -> dict:
-        """Read the maps `index`, the first that were written, at one point."""
+        """Read the maps `index`, which were written first, at one point."""
         common: dict[str, Any] = where | {"patterns": len(written.index), "maps_read": len(index)}
         stored = self.features.train_maps[written.index].float()
         maps, labels = stored[: len(index)], self.features.train_labels[index]

@@ -1,4 +1,4 @@
-"""Figures of the recall study: measures and costs along every sweep, and pictures of what is recalled."""
+"""Figures of the recall study: measures and costs along every sweep, and pictures of recalled digits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sharc_core.common.formats import bytes_text
 from sharc_core.figures.style import FURTHER, STYLE, save
-from sharc_core.studies.recall_pictures import Recalls
+from sharc_core.studies.recall.pictures import Recalls
+from sharc_core.studies.recall.table import with_times
 
 # sweep: the column along x, its name, the column whose two values are solid and dashed lines
 SWEEPS = {
@@ -46,8 +47,8 @@ PANELS = {
 }
 PERCENT = ("nearest", "exact", "agreement")
 COSTS = ("state_bytes", "write_ms", "read_ms")
-OF_UNSEEN = ("relative_error", "cosine", "exact")  # say nothing where nothing is masked
-WORST = 3.0  # relative errors above are off the panel: the mean map has 1
+OF_UNSEEN = ("relative_error", "cosine", "exact")  # not defined where nothing is masked
+WORST = 3.0  # larger relative errors are off the panel; the mean map has 1
 LOOKS = {
     "none": ("#8c8c8c", "X"),
     "mean": ("#e69f00", "s"),
@@ -61,7 +62,7 @@ LOOKS = {
 
 
 def look(memory: str, memories: list[str]) -> tuple[str, str]:
-    """Colour and marker of an AM; those that users added share the further ones in order."""
+    """Return colour and marker of an AM. AMs that users add share further ones in order."""
     if memory in LOOKS:
         return LOOKS[memory]
     return FURTHER[sorted(set(memories) - set(LOOKS)).index(memory) % len(FURTHER)]
@@ -70,8 +71,8 @@ def look(memory: str, memories: list[str]) -> tuple[str, str]:
 def write_recall_figures(
     rows: pd.DataFrame, folder: Path | str, sweeps: Sequence[str] = tuple(SWEEPS)
 ) -> list[Path]:
-    """Write recall_{masked,noise,patterns,tasks}.{svg,png}; returns the paths. rows: read_rows."""
-    written = []
+    """Write recall_{masked,noise,patterns,tasks}.{svg,png} and return the paths. rows: rows.read_rows."""
+    written, rows = [], with_times(rows)
     with style.context(["default", STYLE]):
         for sweep in sweeps:
             written += save(_sweep_figure(rows, sweep), Path(folder) / f"recall_{sweep}")
@@ -79,7 +80,7 @@ def write_recall_figures(
 
 
 def _sweep_figure(rows: pd.DataFrame, sweep: str) -> Figure:
-    """Per data set and backbone two lines of panels, one panel per measure and cost."""
+    """Draw two lines of panels per data set and backbone, one panel per measure and cost."""
     memories = list(dict.fromkeys(rows.memory))
     places = list(dict.fromkeys(zip(rows.dataset, rows.backbone, strict=True)))
     figure = Figure(figsize=(11.2, 4.4 * len(places) + 0.3), layout="constrained")
@@ -168,24 +169,24 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # a dollar sign would start a formula
 
 
-def write_picture_figure(found: list[Recalls], folder: Path | str, shown: int = 6) -> list[Path]:
-    """Write recall_pictures.{svg,png}: rows original, cue and every AM's recall, a block per kind of cue.
+def write_picture_figure(results: list[Recalls], folder: Path | str, shown: int = 6) -> list[Path]:
+    """Write recall_pictures.{svg,png}: per kind of cue a block with originals, cues and every AM's recall.
 
-    The relative error over all images stands under each AM's name; shown: images drawn per block.
+    Each AM's name has its relative error over all images. shown: number of images drawn per block.
     """
     with style.context(["default", STYLE, {"axes.grid": False}]):
-        figure = _picture_figure(found, shown)
+        figure = _picture_figure(results, shown)
         return save(figure, Path(folder) / "recall_pictures")
 
 
-def _picture_figure(found: list[Recalls], shown: int) -> Figure:
-    shown = min(shown, len(found[0].images))
-    names = list(found[0].recalled)
+def _picture_figure(results: list[Recalls], shown: int) -> Figure:
+    shown = min(shown, len(results[0].images))
+    names = list(results[0].recalled)
     lines, inch = 2 + len(names), 0.72
-    figure = Figure(figsize=((inch * shown + 1.4) * len(found), inch * lines + 0.9), layout="constrained")
-    figure.suptitle(f"Recall of {len(found[0].images)} stored digits, {_size(found[0])} pixels")
-    blocks = figure.subfigures(1, len(found), squeeze=False)[0]
-    for block, recalls in zip(blocks, found, strict=True):
+    figure = Figure(figsize=((inch * shown + 1.4) * len(results), inch * lines + 0.9), layout="constrained")
+    figure.suptitle(f"Recall of {len(results[0].images)} stored digits, {_size(results[0])} pixels")
+    blocks = figure.subfigures(1, len(results), squeeze=False)[0]
+    for block, recalls in zip(blocks, results, strict=True):
         block.suptitle(recalls.cue, fontsize=8)
         panels = block.subplots(lines, shown, squeeze=False)
         for panel in panels.flat:

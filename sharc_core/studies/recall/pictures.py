@@ -1,4 +1,4 @@
-"""What recall looks like: handwritten digits as maps of one pixel per channel, cues, and recalls."""
+"""Pictures of recall: handwritten digits as maps with one pixel per channel, their cues, what is recalled."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import derived_seed, generator
-from sharc_core.studies.recall import random_mask, relative_error
+from sharc_core.studies.recall.measure import random_mask, relative_error
 
 SEED = 0
 CLASSES = 10
@@ -18,10 +18,10 @@ CLASSES = 10
 
 @dataclass
 class Recalls:
-    """One kind of cue and what became of it.
+    """One kind of cue and what every AM recalls from it.
 
     images (n, side, side) in [0, 1]; seen (n, side, side) bool, the cue's pixels; recalled: per associative
-    memory its images, or the reason why there are none; errors: relative error over the unseen pixels.
+    memory its images, or the reason for a refusal; errors: relative error over the unseen pixels.
     """
 
     cue: str
@@ -32,7 +32,7 @@ class Recalls:
 
 
 def digit_maps(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `count` of scikit-learn's digits in a seeded shuffle, enlarged smoothly.
+    """Return the first `count` of scikit-learn's digits in a seeded shuffle, enlarged smoothly.
 
     Maps (count, side * side, 1, 1) float16 in [0, 1], as the feature cache has maps; labels (count,) int64.
     """
@@ -50,9 +50,10 @@ def digit_maps(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def recall_pictures(memories: dict[str, dict], count: int, side: int) -> list[Recalls]:
-    """Write `count` digits to each AM and read them with half of the pixels: the upper
-    half, and pixels at random. memories: name -> settings, and `kind` if the name is another.
-    An AM that refuses has its reason in place of images.
+    """Write `count` digits to each AM and read them from the upper half and from random pixels.
+
+    memories: settings by name, with the `kind` where it differs from the name. An AM that refuses the digits
+    has its reason in place of images.
     """
     maps, labels = digit_maps(count, side)
     upper = (torch.arange(side * side) < side * (side // 2)).expand(len(maps), -1)
@@ -61,7 +62,7 @@ def recall_pictures(memories: dict[str, dict], count: int, side: int) -> list[Re
         "half of the pixels masked at random": random_mask(len(maps), side * side, 0.5, SEED),
     }
     shape = (len(maps), side, side)
-    found = [Recalls(name, maps.float().view(shape), m.reshape(shape), {}, {}) for name, m in cues.items()]
+    results = [Recalls(name, maps.float().view(shape), m.reshape(shape), {}, {}) for name, m in cues.items()]
     for name, values in memories.items():
         values = dict(values)
         kind = ASSOCIATIVE_MEMORIES.get(values.pop("kind", name))
@@ -71,13 +72,13 @@ def recall_pictures(memories: dict[str, dict], count: int, side: int) -> list[Re
             seed = derived_seed(SEED, "associative")
             memory = kind(settings, tuple(maps.shape[1:]), CLASSES, seed=seed)
             memory.write(maps, labels)
-            for recalls, mask in zip(found, cues.values(), strict=True):
+            for recalls, mask in zip(results, cues.values(), strict=True):
                 cue = torch.where(mask[:, :, None, None], maps.float(), 0.0)
                 recalled = memory.read(cue, mask, labels)
                 unseen = ~mask[:, :, None, None]
                 recalls.errors[name] = relative_error(recalled.double(), maps.double(), unseen)
                 recalls.recalled[name] = recalled.view(shape)
         except UserError as error:
-            for recalls in found:
+            for recalls in results:
                 recalls.recalled.setdefault(name, str(error))
-    return found
+    return results
