@@ -64,7 +64,8 @@ def write_figures(
         for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
             chosen = [entry for entry in entries if entry.scenario == scenario]
             base = Path(folder) / f"{name}_{scenario}"
-            about = {"kind": kind, "study": study, "scenario": scenario, **caption_of(kind, chosen, title)}
+            about: dict[str, object] = {"kind": kind, "study": study, "scenario": scenario}
+            about |= caption_of(kind, chosen, title)
             about["origin"] = lineage(runs_of(runs, study, scenario), config)
             paths += write_figure(partial(draw[kind], chosen), base, about)
     return paths

@@ -73,7 +73,7 @@ class DatasetConfig(StreamConfig):
 
 
 class Grid(Settings):
-    """All keys of a grid file. Further keys are settings of registered studies, each under its study's name."""
+    """All keys of a grid file. Further keys hold the settings of registered studies, by their names."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -25,10 +25,11 @@ class Inputs:
         self.prepared: dict[str, dict[str, str]] = {}
         self.pretrained: dict[str, str] = {}
         for name, config in layout.backbones.items():
-            if layout.card(name) is not None:
+            weights = layout.weights(name)
+            if weights is not None and layout.card(name) is not None:
                 # backbones that are pre-trained on the same data share its folder and the job that makes it
                 self.prepared.setdefault(layout.pretraining_data(name).name, {"backbone": name})
-                self.pretrained[layout.weights(name).stem] = config.network_name
+                self.pretrained[weights.stem] = config.network_name
         for name in layout.grid.datasets:
             self.prepared[layout.prepared(name).name] = {"dataset": name}
         self.caches = {

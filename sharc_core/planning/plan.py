@@ -55,8 +55,11 @@ class Plan:
         self.comparison = Comparison(layout, self.cells)
         self.comparison.forced.update(call.forced(self.cells, *CELL_RULES))
         self.to_train = call.offered(self.cells, self.comparison.is_finished, *CELL_RULES)
-        copies = {name: card_copy(layout, name) for name in layout.backbones}
-        self.cards = {str(path): layout.card(name) for name, path in copies.items() if path is not None}
+        self.cards = {
+            str(copy): card
+            for name in layout.backbones
+            if (card := layout.card(name)) is not None and (copy := card_copy(layout, name)) is not None
+        }
         self.to_copy = call.offered(self.cards, self._is_right_card, "card")
         self.inputs = Inputs(layout, call)
         self.studies = [PlannedStudy(study, layout, call, self._scripts) for study in job_studies(grid)]

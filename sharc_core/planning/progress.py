@@ -136,8 +136,8 @@ class Progress(logging.Handler):
         shown = [job for job in self._running.values() if job.rule not in self._hidden]
         words = [f"{len(shown)} {running}"] if shown else []
         left = self.seconds_left()
-        if left is not None and sum(self._left.values()):
-            is_known = all(rule in self._took for rule in LONG & set(+self._left))
+        if left is not None and any(self._left.values()):
+            is_known = all(rule in self._took for rule in LONG if self._left[rule])
             words.append(f"{'about' if is_known else 'more than'} {duration(left)} left")
         return words
 
@@ -172,8 +172,11 @@ class Progress(logging.Handler):
 
     def _tick(self) -> None:
         while not self._stopped.wait(TICK):
-            with self.lock:
+            self.acquire()
+            try:
                 self._redraw()
+            finally:
+                self.release()
 
     def close(self) -> None:
         """Stop, and leave the terminal's line empty."""

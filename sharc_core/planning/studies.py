@@ -25,7 +25,7 @@ class PlannedStudy:
         grid, self.study, self.name, self._call = layout.grid, study, study.name, call
         self.jobs = {str(layout.results / job_file(study, job)): job for job in study.jobs(grid)}
         self.keys = {path: job_key(study, job, layout) for path, job in self.jobs.items()}
-        self.is_in_all = study.is_part_of_all and self.name in grid.model_extra
+        self.is_in_all = study.is_part_of_all and self.name in grid.study_blocks
         self.to_measure = call.offered(self.jobs, lambda path: is_measured(path, self.keys[path]), JOB_RULE)
         self.record = str(layout.results / record_name(self.name))
         self.rules = {f"{self.name}_{stage.name}": stage for stage in study.stages(grid)}
@@ -41,8 +41,8 @@ class PlannedStudy:
             )
             for rule, stage in self.rules.items()
         ]
-        made_from = [grid.data_dir, stage_hash("verification.record")]
-        made_from += [list(self.keys.values()), script_hash(scripts / "study_record.py")]
+        code = [stage_hash("verification.record"), script_hash(scripts / "study_record.py")]
+        made_from = [grid.data_dir, list(self.keys.values()), code]
         record = PlannedStage(self.record_rule, [self.record], made_from, list(self.rules), list(self.jobs))
         self.stages = Stages(Path(self.record), [*stages, record])
 

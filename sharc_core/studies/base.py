@@ -92,13 +92,14 @@ class Study:
 
     name: str
     title: str
+    settings: Any  # of this class's own Settings
     explanation = ""  # a paragraph of HTML between the study's tables and sentences in the report
     is_part_of_all = True
     columns: Mapping[str, str] = {}  # of a job's rows and their types in pandas; empty: not checked
     no_jobs = "the grid gives the study nothing to measure"  # the error when `jobs` returns nothing
 
     class Settings(BaseSettings):
-        """The study's block in a grid file, under its name."""
+        """The study's own block in a grid file, under its name."""
 
     def __init__(self, settings: BaseSettings | None = None):
         self.settings = self.Settings() if settings is None else settings

@@ -3,6 +3,7 @@
 It has no jobs. It takes part in every grid that has a network with frozen and with another batch norm.
 """
 
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ class BatchNorm(Study):
     explanation = (
         "The backbone's weights never change. Its batch norm is <em>frozen</em> (evaluation mode), "
         "<em>drifting</em> (train mode while the head trains, as in the published code of SHARC) or "
-        "<em>adapted</em> (statistics of the first task's training images, then frozen). Rows are compared on "
-        "one network, with the same seeds and settings."
+        "<em>adapted</em> (statistics of the first task's training images, then frozen). Rows are compared "
+        "on one network, with the same seeds and settings."
     )
 
     @classmethod
@@ -65,15 +66,15 @@ class BatchNorm(Study):
         from sharc_core.results.display_names import scenario_key
         from sharc_core.results.summary import runs_of, summarise
 
-        curves, entries = first_task_of(list(results.documents)), summarise(results.runs, None)
+        curves, entries = first_task_of([*map(dict, results.documents)]), summarise(results.runs, None)
         for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
             shown = [entry for entry in entries if entry.scenario == scenario]
             if has_batch_norms(entry.backbone for entry in shown):
-                about = {"kind": FIGURE, "study": None, "scenario": scenario}
+                about: dict[str, object] = {"kind": FIGURE, "study": None, "scenario": scenario}
                 about |= first_task_words(shown, curves)
                 about["origin"] = lineage(runs_of(results.runs, None, scenario), results.config)
                 base = folder / f"{FIGURE}_{scenario}"
-                write_figure(lambda shown=shown: first_task_figure(shown, curves), base, about)
+                write_figure(partial(first_task_figure, shown, curves), base, about)
 
     def sentences(self, results: Results) -> list[str]:
         """Return one sentence per published number and one per claim of the paper."""

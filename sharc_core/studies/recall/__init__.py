@@ -33,7 +33,9 @@ class Recall(Study):
         "nothing to recall: every backbone of the grid drifts, and its maps differ from seed to seed; use "
         "batch_norm frozen or adapted"
     )
-    Settings = RecallSettings
+
+    class Settings(RecallSettings):
+        """The points to measure, under `recall`."""
 
     def jobs(self, grid: Grid) -> list[Job]:
         """Return one job per data set, backbone and associative memory, in the grid's order."""
@@ -43,7 +45,7 @@ class Recall(Study):
                 job.backbone,
                 job.associative_memory,
                 job.model_dump(mode="json"),
-                _code(job.associative_kind),
+                _code(job.memory_kind),
             )
             for job in recall_jobs(grid, self.settings)
         ]
