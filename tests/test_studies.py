@@ -16,7 +16,7 @@ from test_config import BASE
 from sharc_core.common.errors import UserError
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings
-from sharc_core.grid import config, study_settings
+from sharc_core.grid import loading, models, study_settings
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import memberships
 from sharc_core.report.figure_files import write_all_figures
@@ -44,7 +44,7 @@ def test_its_settings_have_defaults_and_it_has_a_title(study):
 def test_its_name_is_none_of_the_grids(study):
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     assert study.name not in {*re.findall(r"^rule (\w+):", rules, re.M), "all", "grid", "matrices"}
-    assert study.name not in {*config.Grid.model_fields, *config.TAKEN}
+    assert study.name not in {*models.Grid.model_fields, *loading.RESERVED}
 
 
 def test_its_files_begin_with_its_name(study):
@@ -78,7 +78,7 @@ def test_no_other_file_knows_a_study_with_jobs_by_its_name():
     for path, name in itertools.product(files, names):
         text = path.read_text()
         assert not re.search(
-            rf"[\"'/]{name}[\"'/_.]|\b{name}_?(study|job|rows|tables|figures|record)", text
+            rf"[\"'/]{name}[\"'/.]|\b{name}_?(study|job|rows|tables|figures|record)", text
         ), path
 
 
@@ -112,7 +112,7 @@ def twice(monkeypatch):
     registry = Registry("study", "sharc_core.studies")
     registry._entries = {name: STUDIES.get(name) for name in STUDIES.names()}
     registry.register("twice")(Twice)
-    for module in (study_settings, config, base, registered):
+    for module in (study_settings, models, base, registered):
         monkeypatch.setattr(module, "STUDIES", registry)
     return registry
 
@@ -131,7 +131,7 @@ def test_a_studys_cells_are_the_grids(twice):
 
 
 def test_what_a_file_may_not_call_its_own(twice):
-    with pytest.raises(UserError, match=r"^config: studies.twice: 'twice' names files of the grid itself"):
+    with pytest.raises(UserError, match=r"^config: studies.twice: the name 'twice' is reserved"):
         load_grid(BASE | {"twice": {}, "studies": {"twice": {}}})
     with pytest.raises(UserError, match=r"^config: unknown key 'twice.bufer' \(did you mean 'buffer'\?\)"):
         load_grid(BASE | {"twice": {"bufer": 1}})
@@ -171,10 +171,11 @@ NORMS = '''
 """Norms of the maps, by task. A study that a test adds."""
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from sharc_core.common.files import write_text
 from sharc_core.common.settings import Settings as BaseSettings
-from sharc_core.figures.style import save
+from sharc_core.figures.write import write_figure
 from sharc_core.provenance.lineage import csv_text, lineage
 from sharc_core.studies.base import STUDIES, Job, Study
 
@@ -205,14 +206,16 @@ class Norms(Study):
         write_text(folder / "norms.csv", csv_text(rows, lineage(results.rows, results.config)))
 
     def figure_names(self, backbones):
-        return ["norms_bars.svg", "norms_bars.png"]
+        return ["norms_bars.svg", "norms_bars.png", "norms_bars.json"]
 
     def write_figures(self, results, folder):
-        from matplotlib.figure import Figure
+        def draw():
+            figure = Figure()
+            figure.subplots().bar(results.rows.dataset, results.rows.norm)
+            return figure
 
-        figure = Figure()
-        figure.subplots().bar(results.rows.dataset, results.rows.norm)
-        save(figure, folder / "norms_bars")
+        words = {"title": "Norms", "alt": "A bar per data set.", "caption": "Mean norm of the maps."}
+        write_figure(draw, folder / "norms_bars", words)
 
     def sentences(self, results):
         return [f"The mean norm of power {self.settings.power} is {results.rows.norm.mean():.6f}."]

@@ -31,7 +31,7 @@ from sharc_core.studies.rows import read_rows
 
 GRID = "grid"  # the kind of a grid's record; that of a study's is the study's name
 # Roots (see provenance.stage_hash) of the code that makes a grid's tables, besides that of its studies.
-TABLE_CODE = ("report.table_files", "results.published", "results.runs")
+TABLE_CODE = ("report.tables", "results.published", "results.runs")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Members = dict[str, list[str]]
 
