@@ -10,7 +10,7 @@ from sharc_core.grid.cell import Cell
 from sharc_core.results.runs import COLUMNS
 from sharc_core.results.summary import Entry
 
-# A value beside the usual one, by axis; data set and backbone name folders, the scenario no cell.
+# By axis, a value that the base cell below does not have.
 OTHERS = {
     "method": "derpp",
     "buffer": 13,

@@ -16,7 +16,7 @@ from sharc_core.grid.cell import Cell
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream, split_classes
 
-# Settings of a cell as documents on disk have them, and the hash beside them.
+# The settings of a cell in documents that were written before cells held a stream, and their config_hash.
 DOCUMENT = {
     "dataset": "s_digits",
     "tasks": 5,

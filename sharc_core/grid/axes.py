@@ -1,4 +1,4 @@
-"""The axes of a cell: what tells two cells of a grid apart, defined once.
+"""The axes of a cell, which distinguish the cells of a grid.
 
 Every axis is a column of runs.csv, and every axis but `scenario` is a field of Cell. The id of a cell, the
 columns of runs.csv, the order of their rows and the settings that tables show are derived from here.

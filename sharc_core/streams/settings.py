@@ -1,7 +1,7 @@
-"""The settings of a stream: into which tasks the classes of a data set are split.
+"""The settings of a stream: how the classes of a data set are split into tasks.
 
-A grid file gives them with a data set, a cell and its document carry them, and make_stream builds the stream
-from them. Code that needs the number of tasks or the size of a task asks this object or the stream.
+A data set of a grid file has these settings, its cells hold them, and make_stream builds a stream from them.
+Code that needs the number of tasks or the size of a task reads it from these settings or from the stream.
 """
 
 from fractions import Fraction
@@ -33,12 +33,12 @@ class StreamConfig(Settings):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The keys that stand for the stream in documents, jobs and hashes."""
+        """The settings as keys of documents, jobs and hashes."""
         return {"tasks": self.tasks, "class_order_seed": self.class_order_seed}
 
 
 class WithStream(Settings):
-    """Base of settings that have a field `stream`. When dumped, the stream's keys stand among the others."""
+    """Base of settings with a field `stream`. A dump has the keys of the stream in place of the field."""
 
     @model_validator(mode="before")
     @classmethod

@@ -51,7 +51,7 @@ class Stream:
 
     @property
     def classes(self) -> int:
-        """Number of classes over the whole stream."""
+        """Number of classes of all tasks."""
         return sum(map(len, self.classes_per_task))
 
     def joint(self) -> "Stream":
