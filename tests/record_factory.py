@@ -1,4 +1,4 @@
-"""A finished grid made of synthetic documents: data_dir, results_dir and record, without a job run."""
+"""A finished grid of synthetic documents: data_dir, results_dir and record, without running a job."""
 
 import json
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ SMOKE = Path(__file__).parents[1] / "config/smoke.yaml"
 
 @dataclass
 class Finished:
-    """A grid whose files are all there, and the origin of its runs."""
+    """A grid with all its files, and the origin of its runs."""
 
     grid: Grid
     origin: dict[str, Any]
@@ -48,7 +48,7 @@ class Finished:
 
 
 def finished_grid(folder: Path, **changes) -> Finished:
-    """The smoke grid with a study, below `folder`: numbers made up, tables and record by the rules' code."""
+    """Write the smoke grid and a study below `folder`, with synthetic numbers and real tables and record."""
     values = yaml.safe_load(SMOKE.read_text()) | {"data_dir": str(folder / "data")}
     values |= {"results_dir": str(folder / "results"), "studies": {"sweep": {"scenarios": ["task_il"]}}}
     grid = load_grid(values | changes)
@@ -116,7 +116,7 @@ def _copy_card(layout: Layout) -> Path:
 
 
 def _make_data(grid: Grid) -> dict[str, Any]:
-    """Prepared data, weights and features as small files under their real names; returns a run's origin."""
+    """Write small files in place of data, weights and features, under their real names; return the origin."""
     layout = Layout(grid)
     (name,) = layout.backbones
     trained_on = _folder(layout.pretraining_data(name), "images.npy")

@@ -1,4 +1,4 @@
-"""Synthetic cell documents in the form of results/matrices/**.json, for the results side's tests."""
+"""Synthetic cell documents, as in results/matrices, for tests of results, figures and report."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -22,9 +22,9 @@ def make_document(
     tasks: int = 3,
     **settings,
 ) -> dict:
-    """One cell's result. matrices: scenario -> R x T x T; made up (but plausible) when not given.
+    """Return a cell's document.
 
-    scenarios: those that the document holds, and so those that are reported without further words.
+    matrices: R x T x T by scenario; None for plausible random ones. scenarios: those in the document.
     """
     memory = method not in ("sgd", "joint")
     sharc = memory and variant == "sharc"
@@ -75,7 +75,7 @@ def make_document(
 
 
 def made_by() -> dict:
-    """By what runs were made: `origin` and `versions` of a training."""
+    """Return the `origin` and `versions` of a training."""
     origin = {
         "commit": "c0" * 20,
         "dirty": False,
@@ -94,19 +94,19 @@ def make_grid(
     buffers: Sequence[int] = (100, 300),
     **common,
 ) -> list[dict]:
-    """Every method plain, and with SHARC where it has a memory, like config.cells does."""
-    found = []
+    """Return documents of every method: plain, and with SHARC if it has a memory."""
+    documents = []
     for dataset, method in product(datasets, methods):
         if method in ("sgd", "joint"):
-            found.append(make_document(method, dataset=dataset, **common))
+            documents.append(make_document(method, dataset=dataset, **common))
             continue
         for buffer, variant in product(buffers, ("plain", "sharc")):
-            found.append(make_document(method, variant, dataset=dataset, buffer=buffer, **common))
-    return found
+            documents.append(make_document(method, variant, dataset=dataset, buffer=buffer, **common))
+    return documents
 
 
 def constant_matrix(accs: Sequence[float], diagonal: float = 90.0, tasks: int = 2) -> list:
-    """R x T x T with ACC accs[r] and every task at `diagonal` when just learned (the last one at ACC)."""
+    """Return R x T x T with ACC accs[r], and `diagonal` for every task but the last when just learned."""
     matrix = np.zeros((len(accs), tasks, tasks))
     for r, value in enumerate(accs):
         matrix[r][np.diag_indices(tasks)] = diagonal
@@ -115,7 +115,7 @@ def constant_matrix(accs: Sequence[float], diagonal: float = 90.0, tasks: int = 
 
 
 def hash_text(text: str) -> int:
-    """A hash that does not change from process to process."""
+    """Return a hash that is the same in every process."""
     return int.from_bytes(text.encode()[-64:], "big") * 2654435761 + sum(text.encode())
 
 

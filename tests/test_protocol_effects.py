@@ -1,4 +1,4 @@
-"""What each rule moves: from made-up runs whose gains and movements are known."""
+"""Effects of protocols, from synthetic runs with known gains and changes."""
 
 import re
 
@@ -15,11 +15,11 @@ from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import blocks, model_label, summarise, varying_settings
 from sharc_core.results.tables import main_tables
 
-NOISE = (0.0, 1.0, -1.0)  # of the plain runs; what a pair has in common must not widen an interval
+NOISE = (0.0, 1.0, -1.0)  # by seed, common to plain and SHARC: it must not widen an interval of the gain
 
 
 def document(variant: str, protocol: str, accs: list[float], method: str = "er", **changes) -> dict:
-    """A cell of the code's or the paper's options, whose ACC by seed is `accs`."""
+    """Return a document of a protocol, with these ACC values by seed."""
     if "budget" in protocol or protocol == "code":
         changes = {"budget_unit": "nonzero"} | changes
     if variant == "sharc" and ("read" in protocol or protocol == "code"):
@@ -35,7 +35,7 @@ def document(variant: str, protocol: str, accs: list[float], method: str = "er",
 def gaining(
     protocol: str, gains: list[float], method: str = "er", plain: float = 40.0, **changes
 ) -> list[dict]:
-    """A plain and a SHARC cell of one protocol, the latter better by `gains`, seed by seed."""
+    """Return a plain and a SHARC document of one protocol; SHARC is better by `gains`, seed by seed."""
     without = [plain + noise for noise in NOISE]
     with_sharc = [a + gain for a, gain in zip(without, gains, strict=True)]
     return [
@@ -45,7 +45,7 @@ def gaining(
 
 
 def entries_of(*documents: list[dict]) -> list:
-    unique = {}  # a plain cell that a rule does not concern is one cell
+    unique = {}  # protocols whose rules do not change the plain cell share it
     for one in sum(documents, []):
         cell = one["cell"]
         keys = ("dataset", "backbone", "method", "variant", "buffer", "protocol", "budget_unit", "theta")
@@ -61,15 +61,15 @@ def paper_of(plain: float, sharc: float, method: str = "er") -> pd.DataFrame:
 
 KNOWN = (
     gaining("paper", [4.0, 5.0, 6.0]),
-    gaining("paper+importance", [1.0, 2.0, 3.0]),  # three less on every seed
-    gaining("paper+budget", [9.0, 10.1, 10.9], plain=50.0),  # five more, a little each way
-    gaining("paper+read", [0.0, 5.0, 10.0]),  # no more on average, and far apart
-    gaining("paper+forget", [4.0, 5.0, 6.0]),  # nothing
+    gaining("paper+importance", [1.0, 2.0, 3.0]),  # the gain is smaller by 3 for every seed
+    gaining("paper+budget", [9.0, 10.1, 10.9], plain=50.0),  # larger by 5, little variation over seeds
+    gaining("paper+read", [0.0, 5.0, 10.0]),  # equal on average, much variation over seeds
+    gaining("paper+forget", [4.0, 5.0, 6.0]),  # equal for every seed
     gaining("code", [2.0, 2.1, 1.9], plain=50.0),
 )
 
 
-def test_gains_and_movements_are_those_of_the_runs():
+def test_gains_and_changes_are_computed_seed_by_seed():
     (comparison,) = comparisons(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert comparison.published == 8.0
     gains = {e.protocol: e.pair.test.difference for e in comparison.effects}
@@ -90,14 +90,14 @@ def test_gains_and_movements_are_those_of_the_runs():
     }
 
 
-def test_rounding_moves_nothing():
+def test_rounding_errors_are_no_change():
     again = gaining("paper+replay", [4.0, 5.0, 6.0], plain=30.2)
     assert 30.2 + 4.0 - 30.2 != 4.0
     (comparison,) = comparisons(entries_of(KNOWN[0], again), no_published())
     assert comparison.effects[1].is_exactly_zero and comparison.effects[1].direction == 0
 
 
-def test_findings_claim_what_the_intervals_hold():
+def test_findings_follow_from_the_intervals():
     summary, where, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert summary == (
         "Rows run under the paper's rules and under protocol code: 1. SHARC gains in 1 under the paper's "
@@ -124,9 +124,9 @@ def test_findings_claim_what_the_intervals_hold():
     assert "No effect shown: read." in text
 
 
-def test_where_gains_exist_is_told_by_their_intervals():
-    """Under the paper's rules, under the code's, under both and under neither; mammoth's are told, too."""
-    sure, lost, unsure, less = [4.0, 5.0, 6.0], [-4.0, -5.0, -6.0], [-5.0, 1.0, 5.0], [-1.0, 0.0, 1.0]
+def test_intervals_decide_where_gains_exist():
+    """Gains exist under the paper's rules, under the code's, under both or under neither."""
+    sure, lost, unsure, smaller = [4.0, 5.0, 6.0], [-4.0, -5.0, -6.0], [-5.0, 1.0, 5.0], [-1.0, 0.0, 1.0]
     documents = []
     cases = [
         (sure, lost),
@@ -135,7 +135,7 @@ def test_where_gains_exist_is_told_by_their_intervals():
         (lost, unsure),
         (sure, unsure),
         (unsure, sure),
-        (sure, less),
+        (sure, smaller),
     ]
     for number, (text, code) in enumerate(cases, 1):
         buffer = 10 * number
@@ -156,15 +156,15 @@ def test_where_gains_exist_is_told_by_their_intervals():
     assert any("under code and +5.00 [+2.52, +7.48] under mammoth" in text for text in found)
 
 
-def test_the_direction_is_counted_from_the_published_gain():
-    """The same runs, a published gain below ours: now the importance leads there."""
+def test_the_direction_is_relative_to_the_published_gain():
+    """With a published gain below ours, the rule that lowers the gain leads towards it."""
     _, _, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
     assert "towards it in 1 of 1" in found[0] and "towards it in 0 of 1" in found[1]
     assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
 
 
 @pytest.mark.parametrize("gain", [4.0, 6.0])
-def test_nothing_leads_to_a_published_gain_that_ours_agrees_with(gain):
+def test_no_direction_where_the_published_gain_is_inside_our_interval(gain):
     found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 50.0 + gain))
     assert "(the published gain is inside) under paper" in found[-1]
     assert f"published: {gain:+.2f}." in found[-1]
@@ -172,25 +172,25 @@ def test_nothing_leads_to_a_published_gain_that_ours_agrees_with(gain):
     assert not any("towards" in text for text in found)
 
 
-def test_without_published_values_nothing_is_said_of_them():
+def test_findings_without_published_values_do_not_mention_them():
     found = protocol_findings(entries_of(*KNOWN), no_published())
     assert not any("published" in text for text in found)
     assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
 
 
-def test_one_seed_tells_no_movement():
+def test_one_seed_shows_no_change():
     one = [[make_one(d) for d in documents] for documents in KNOWN]
     (comparison,) = comparisons(entries_of(*one), no_published())
     assert all(effect.direction == 0 and not effect.is_exactly_zero for effect in comparison.effects[1:])
 
 
-def make_one(found: dict) -> dict:
-    """The document's first seed alone."""
-    return selected(found, found["seeds"][:1])
+def make_one(cell: dict) -> dict:
+    """Return a document with the first seed only."""
+    return selected(cell, cell["seeds"][:1])
 
 
-def test_a_plain_run_that_no_rule_changes_is_everyones_partner():
-    """GEM: a rule of SHARC's leaves the plain run alone, that of the budget does not."""
+def test_a_plain_run_is_shared_by_the_protocols_that_do_not_change_it():
+    """A rule of SHARC does not change GEM's plain run; the rule of the budget does."""
     documents = [
         gaining("paper", [4.0, 5.0, 6.0], "gem"),
         gaining("paper+importance", [1.0, 2.0, 3.0], "gem"),
@@ -210,8 +210,8 @@ def test_a_plain_run_that_no_rule_changes_is_everyones_partner():
     assert [e.pair.test.difference for e in comparison.effects] == pytest.approx([5, 2, 2, 9])
 
 
-def test_a_protocol_is_compared_with_its_own_row_only():
-    """Another theta or buffer is another row; and a row without the paper's protocol is none."""
+def test_protocols_are_compared_within_a_row():
+    """Another theta or buffer is another row; a row without the paper's protocol has no comparison."""
     other = gaining("paper+read", [30.0, 30.0, 30.0], theta=0.4)
     third = gaining("code", [30.0, 30.0, 30.0], buffer=300)
     found = comparisons(entries_of(*KNOWN, other, third), no_published())
@@ -239,8 +239,8 @@ def test_the_table_shows_what_was_measured():
     assert "code+batch_norm has every rule" in table.caption
 
 
-def test_a_drifting_backbone_is_a_rule_beside_the_others():
-    """Compared with the same network in evaluation mode, alone and on top of the code's rules."""
+def test_a_drifting_backbone_is_one_of_the_rules():
+    """It is compared with the same network with frozen batch norm, alone and with the code's rules."""
     drifting = {"backbone": "tiny-drifting"}
     runs = [
         *KNOWN,
@@ -260,9 +260,9 @@ def test_a_drifting_backbone_is_a_rule_beside_the_others():
     assert comparison.under("code") is not None, "without the frozen network it is a backbone like any other"
 
 
-def test_rows_of_different_protocols_never_merge():
+def test_rows_of_different_protocols_stay_apart():
     entries = entries_of(*KNOWN)
-    assert len(entries) == 6 + 3  # SHARC under each; plain under paper, paper+budget and code
+    assert len(entries) == 6 + 3  # SHARC under each protocol; plain under paper, paper+budget and code
     floats, nonzero = sorted(blocks(entries), key=lambda block: block[0].budget)
     assert len({entry.row for entry in floats}) == len(floats) == 5
     labels = {model_label(entry, varying_settings(nonzero)) for entry in nonzero}
@@ -272,5 +272,5 @@ def test_rows_of_different_protocols_never_merge():
         "read is not fixed"
     )
     both = entries_of(KNOWN[0], KNOWN[5])
-    for block in blocks(both):  # paper in floats, code in nonzero: a table each, no name needed
+    for block in blocks(both):  # one protocol per budget, so labels need no protocol
         assert {model_label(entry, varying_settings(block)) for entry in block} == {"ER", "ER+"}

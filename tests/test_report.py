@@ -1,4 +1,4 @@
-"""The report: self-contained, escaped, repeatable, and its findings those of the data."""
+"""The report: one reproducible page without network access, escaped names, and findings on known data."""
 
 import math
 import re
@@ -21,7 +21,7 @@ VOID = {"meta", "link", "br", "input", "img"}
 
 
 class Checker(HTMLParser):
-    """Collects tags, text and every address that a browser would load; unbalanced tags are an error."""
+    """Collects tags, text and every address that a browser would load; fails for unbalanced tags."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
@@ -100,7 +100,7 @@ def default(tmp_path_factory, pytestconfig):
 
 
 @pytest.mark.slow
-def test_self_contained(default):
+def test_the_page_loads_nothing(default):
     page, checker = default
     assert all(address.startswith(("#", "data:,")) for address in checker.addresses)
     assert "@import" not in page
@@ -116,7 +116,7 @@ def test_every_figure_has_an_alternative_text_with_its_numbers(default):
         assert "s_cifar10" in label and "s_glyphs" in label and re.search(r"[0-9]\.[0-9]", label)
 
 
-def test_what_a_reader_looks_for(default):
+def test_the_page_has_its_sections_and_provenance(default):
     page, checker = default
     text = " ".join(" ".join(checker.text).split())
     for words in (
@@ -132,6 +132,16 @@ def test_what_a_reader_looks_for(default):
         assert words in text, words
     for words in ("prefers-color-scheme: dark", "viewport", "aria-sort"):
         assert words in page
+
+
+@pytest.mark.slow
+def test_the_report_opens_with_figures_then_a_table_then_findings(default):
+    page, _ = default
+    for section in ("scorecard", "task_il", "class_il"):
+        content = page[page.index(f'<section id="{section}">') :]
+        content = content[: content.index("</section>")]
+        positions = [content.index(tag) for tag in ("<svg", "<table", '<ul class="findings">')]
+        assert positions == sorted(positions), section
 
 
 @pytest.mark.slow
@@ -190,7 +200,7 @@ def test_findings_of_the_scorecard_on_known_data():
     assert len(text) == 3
 
 
-def test_direction_beside_the_paper(request):
+def test_agreement_with_the_papers_sign(request):
     published = load_published(request.config.rootpath / "workflow/paper/paper_results.csv")
     text, detail = scenario_findings(summarise(runs_table(KNOWN)), published)[-1]
     # the paper's GEM 88.44 to 91.01 and ER 86.36 to 91.48
@@ -199,7 +209,7 @@ def test_direction_beside_the_paper(request):
     assert detail.endswith("in the paper. Opposite sign: GEM+ (s_cifar10 200).")
 
 
-def test_findings_leave_out_what_the_grid_cannot_answer():
+def test_findings_omit_what_the_grid_cannot_answer():
     alone = summarise(runs_table([cell("er", [85.0, 86.0])]))
     (only,) = scenario_findings(alone, no_published())
     assert only.text.startswith("s_cifar10: the best ACC is 85.50 % (ER, buffer 200, ")

@@ -1,4 +1,4 @@
-"""runs.csv: columns, order, checks, and the round trip through the file."""
+"""runs.csv: its columns, order and checks, and reading what was written."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def test_a_row_per_seed_and_reported_scenario_with_every_column():
     )
 
 
-def test_metrics_and_costs_land_in_their_seed_and_scenario():
+def test_metrics_and_costs_belong_to_their_seed_and_scenario():
     matrices = {
         "task_il": [[[90.0, 50], [80, 70]], [[92.0, 50], [90, 80]]],
         "class_il": [[[90.0, 0], [20, 70]], [[92.0, 0], [30, 80]]],
@@ -67,7 +67,7 @@ SPLITS = ["equal", "carry", [1.0, 1.0, 2.0], [1.0, 1.0, 1.0 + 1e-9], [1.0, 1.0, 
 
 
 def unequal_grid():
-    """Everything that a budget's split, a storage and a mass may be, in SHARC and plain."""
+    """Return cells with every kind of split, storage and mass, plain and with SHARC."""
     found = [make_document("sgd")]
     for split, storage in product(SPLITS, ["float32", "float16", "int8"]):
         budget = {"budget_split": split, "storage": storage}
@@ -77,7 +77,7 @@ def unequal_grid():
     return found
 
 
-def test_order_over_splits_storages_and_masses_is_that_of_the_content():
+def test_order_of_splits_storages_and_masses_depends_on_the_content_alone():
     cells = unequal_grid()
     runs = runs_table(cells)
     for seed in range(5):
@@ -86,11 +86,11 @@ def test_order_over_splits_storages_and_masses_is_that_of_the_content():
         pd.testing.assert_frame_equal(runs, runs_table(shuffled))
     with_memory = runs[runs["buffer"].notna()]
     budgets = list(zip(*(with_memory[name] for name in ("scenario", "budget_split", "storage")), strict=True))
-    assert len(list(groupby(budgets))) == len(set(budgets)), "one budget's rows stand together"
+    assert len(list(groupby(budgets))) == len(set(budgets)), "rows of one budget are adjacent"
 
 
-def test_splits_storages_and_masses_are_results_of_their_own(tmp_path):
-    """Also through the file: no two cells share an entry, however little their shares differ."""
+def test_splits_storages_and_masses_are_separate_results(tmp_path):
+    """No two cells share an entry, however small the difference, also after reading the file."""
     cells = unequal_grid()
     write_runs(runs_table(cells), tmp_path / "runs.csv")
     entries = summarise(read_runs(tmp_path / "runs.csv"))
@@ -109,7 +109,7 @@ def test_a_split_that_differs_in_its_last_digit_is_not_the_same_run():
         assert runs_table(documents)["budget_split"].nunique() == 2
 
 
-def test_round_trip_keeps_bits_types_and_names_that_look_like_something_else(tmp_path):
+def test_reading_keeps_bits_types_and_names_that_look_like_numbers_or_missing_values(tmp_path):
     cells = make_grid(datasets=("NA", "007", "null"), methods=("sgd", "joint", "er"), tasks=4)
     cells += make_grid(("x",), ("er",), seeds=[0])
     cells[3]["config_hash"] = "12345678"
@@ -126,13 +126,13 @@ def test_round_trip_keeps_bits_types_and_names_that_look_like_something_else(tmp
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["again.csv", "runs.csv"]
 
 
-def test_documents_survive_json():
+def test_documents_from_json_give_the_same_runs():
     document = make_document("joint")
     runs = runs_table([json.loads(json.dumps(document, allow_nan=False))])
     pd.testing.assert_frame_equal(runs, runs_table([document]))
 
 
-def test_task_il_below_class_il_is_a_defect_that_names_the_cell():
+def test_task_il_below_class_il_raises_an_error_that_names_the_cell():
     matrices = {
         "task_il": constant_matrix([80.0, 80.0]),
         "class_il": constant_matrix([80.0, 80.0 + 1e-6]),
@@ -144,7 +144,7 @@ def test_task_il_below_class_il_is_a_defect_that_names_the_cell():
     assert len(runs_table([make_document("agem", matrices=matrices, seeds=[3, 5])])) == 4
 
 
-def test_the_defect_is_found_in_scenarios_that_are_not_reported():
+def test_scenarios_that_are_not_reported_are_checked_too():
     matrices = {"task_il": constant_matrix([50.0]), "class_il": constant_matrix([60.0])}
     with pytest.raises(AssertionError, match="defect"):
         runs_table([make_document("er", matrices=matrices, seeds=[0])], [{"task_il": ["main"]}])

@@ -38,7 +38,7 @@ def published(pytestconfig):
 
 
 def cell(method, accs, variant="plain", scenario="task_il", **changes):
-    """ACC accs (one per seed) in one scenario."""
+    """Return a document with these ACC values in one scenario, one per seed."""
     matrices = {name: constant_matrix([0.0] * len(accs), 0.0) for name in ("task_il", "class_il")}
     matrices[scenario] = constant_matrix(accs)
     if scenario == "class_il":
@@ -66,7 +66,7 @@ KNOWN = [
 
 
 def counts(card):
-    """(scenario, count) -> {column: text} of the table of counts."""
+    """Return the counts table as {(scenario, count): {column: text}}."""
     table = card.counts
     return {
         (row[0].text, row[1].text): dict(zip(table.header[2:], [i.text for i in row[2:]], strict=True))
@@ -74,8 +74,8 @@ def counts(card):
     }
 
 
-def test_the_paper_counted(published):
-    """What the published tables say, as counted by hand from them."""
+def test_counts_of_the_published_tables(published):
+    """The expected counts were made by hand."""
     lookup = published_lookup(published)
     pairs = published_pairs(lookup)
     assert len(pairs) == 72
@@ -157,14 +157,14 @@ def test_our_setting_describes_each_batch_norm():
 def test_pairs_at_full_precision(published, tmp_path):
     write_scorecard(runs_table(KNOWN), published, tmp_path)
     frame = pd.read_csv(tmp_path / "scorecard.csv")
-    assert len(frame) == 72  # three here, the other pairs of the paper with our columns empty
+    assert len(frame) == 72  # three pairs here, and the paper's other pairs with our columns empty
     here = frame[frame["seeds"].notna()].set_index("method")
     assert len(here) == 3
     assert here["verdict"].to_dict() == {"er": "raised", "gem": "not told apart", "agem": "lowered"}
     # ER: mean 3, deviation sqrt(0.5), t = 3 / (0.70711 / sqrt 5) = 9.4868; d_z = 4.2426, Hedges' factor 0.8
     assert here["effect"]["er"] == pytest.approx(0.8 * 3 / math.sqrt(0.5))
     assert here["p_t"]["er"] == pytest.approx(0.000689, abs=2e-6)
-    # Holm: the smallest of three is ER's, times 3; A-GEM's times 2 would be less than that; GEM's stays
+    # Holm: the smallest of three is ER's, times 3; A-GEM's times 2 is smaller, so it gets ER's; GEM's stays
     p = here["p_t"]
     assert p["er"] < p["agem"] < p["gem"] and 2 * p["agem"] < 3 * p["er"]
     assert here["p_holm"].to_dict() == pytest.approx(
@@ -179,7 +179,7 @@ def test_claims_recomputed_from_the_published_table(published):
     checked = check_claims([], published_pairs(published_lookup(published)))
     assert [(c.claim.method, c.buffer) for c in checked] == [("clser", 200), ("derpp", 200), ("derpp", 500)]
     assert [number_text(c.published_gain) for c in checked] == ["12.87", "45.50", "45.49"]
-    for case in checked:  # the percentage in the claim's own words
+    for case in checked:  # the percentage in the text of the claim
         assert case.claim.text.startswith(f"{case.published_gain:.1f} %")
     assert claims_table(checked).rows == []
 
@@ -254,11 +254,11 @@ def test_overall_takes_the_seeds_that_all_pairs_share():
     assert found.over_seeds.difference == pytest.approx(((3 + 1) / 2 + (2 + 4) / 2) / 2)
 
 
-def test_a_setup_per_way_of_running_sharc():
+def test_every_combination_of_settings_is_a_setup():
     thetas = {"task_il": 0.8, "class_il": 0.4}
     plain = [cell("er", [80, 81], scenario=s) for s in thetas]
     own = [cell("er", [82, 83], "sharc", scenario=s, theta=t) for s, t in thetas.items()]
-    (one,) = setups(entries(*plain, *own))  # a theta of its own per scenario is one way
+    (one,) = setups(entries(*plain, *own))  # one theta per scenario is one setup
     assert one.label == "" and len(one.pairs) == 2
     swept = [cell("er", [84, 85], "sharc", theta=0.5)]
     labels = {s.label: len(s.pairs) for s in setups(entries(*plain, *own, *swept))}
@@ -282,7 +282,7 @@ def test_backbones_are_not_mixed():
 
 
 def protocols():
-    """ER under the paper's protocol, and with the code's replay, which concerns the plain run too."""
+    """Return ER under the paper's protocol and with the code's replay, which also changes the plain run."""
     cells = [cell("sgd", [88.0, 88.5])]
     for protocol, plain, sharc in (("paper", 85, 87), ("paper+replay", 86, 90)):
         cells.append(cell("er", [plain, plain + 1], protocol=protocol))
@@ -290,7 +290,7 @@ def protocols():
     return cells
 
 
-def test_a_setup_per_protocol_with_its_own_plain_runs():
+def test_every_protocol_is_a_setup_with_its_own_plain_runs():
     found = setups(entries(*protocols()))
     assert [s.label for s in found] == ["paper", "paper+replay"]
     assert [[(e.method, e.protocol) for e in s.entries if not e.is_sharc] for s in found] == [
@@ -302,7 +302,7 @@ def test_a_setup_per_protocol_with_its_own_plain_runs():
 
 
 @pytest.mark.slow
-def test_protocols_have_a_section_whichever_study_ran_them(published, tmp_path):
+def test_protocols_of_any_study_have_a_section(published, tmp_path):
     cells = protocols()
     members = [
         {"task_il": ["main" if c["cell"].get("protocol", "paper") == "paper" else "rules"]} for c in cells
@@ -313,7 +313,7 @@ def test_protocols_have_a_section_whichever_study_ran_them(published, tmp_path):
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="protocols">') :]
     assert "paper+replay" in section[: section.index("</section>")]
-    assert "paper+replay" not in page[: page.index('<section id="protocols">')]  # not the grid's own
+    assert "paper+replay" not in page[: page.index('<section id="protocols">')]  # only in the study
     alone = [c for c in cells if c["cell"].get("protocol", "paper") == "paper"]
     write_report(runs_table(alone), alone, published, tmp_path / "figures", tmp_path / "s.html", "T", {})
     assert 'id="protocols"' not in (tmp_path / "s.html").read_text(encoding="utf-8")
@@ -328,7 +328,7 @@ def test_protocols_have_a_section_whichever_study_ran_them(published, tmp_path):
         pytest.param([cell("er", [90.0]), cell("er", [91.0], "sharc")], id="one seed"),
     ],
 )
-def test_small_grids_leave_out_what_they_cannot_answer(cells, published, tmp_path):
+def test_small_grids_omit_what_they_cannot_answer(cells, published, tmp_path):
     card = scorecard(entries(*cells), published)
     assert "nan" not in repr([table.rows for table in card.tables]).replace("sort=nan", "")
     assert all(re.search(r"[0-9]", finding.text) for finding in card.findings)
@@ -347,7 +347,7 @@ def test_a_single_seed_is_mentioned():
 
 
 def test_significance_needs_the_correction():
-    """P = 0.03 alone is significant; beside two others that are not it is not."""
+    """A p-value that is significant alone is not significant among three tests."""
     (setup,) = setups(entries(*KNOWN))
     assert significant(setup, 1) == (1, 3)
     alone = setups(entries(cell("er", [80, 81, 80]), cell("er", [82, 82, 83], "sharc")))[0]
@@ -367,7 +367,7 @@ def test_significance_needs_the_correction():
 
 
 class Tables(HTMLParser):
-    """Every table of a page: rows of (text, sort value)."""
+    """Collects every table of a page, as rows of (text, sort value)."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
@@ -392,7 +392,7 @@ class Tables(HTMLParser):
 
 
 def markdown_tables(text):
-    """Fields of every pipe table as they are shown: escapes and bold taken off, header and rule left out."""
+    """Return the fields of every pipe table without escapes, bold, header and rule."""
     tables, rows = [], []
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
@@ -406,7 +406,7 @@ def markdown_tables(text):
 
 
 def latex_tables(text):
-    """Fields of the rows of every tabular, as they are shown."""
+    """Return the fields of every tabular as they are printed, without the header."""
     shown = {r"$\pm$": "±", r"$^\dagger$": "†", "$-$": "-", r"\_": "_", r"\%": "%", "--": "–"}
     tables = []
     for body in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.DOTALL):
@@ -422,7 +422,7 @@ def latex_tables(text):
 
 @pytest.fixture(scope="module")
 def everything(published, tmp_path_factory):
-    """A grid's tables, figures and page; data sets of the paper and one of our own."""
+    """Write the tables, figures and page of a grid with two of the paper's data sets and another one."""
     folder = tmp_path_factory.mktemp("everything")
     cells = make_grid(("s_cifar10", "s_cifar100", "s_own"), buffers=(200, 500))
     runs = runs_table(cells)
@@ -435,7 +435,7 @@ def everything(published, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["task_il", "class_il"])
-def test_csv_markdown_latex_and_report_carry_the_same_numbers(everything, published, scenario):
+def test_csv_markdown_latex_and_report_have_the_same_numbers(everything, published, scenario):
     folder, _ = everything
     text = (folder / f"{scenario}.md").read_text(encoding="utf-8")
     main = markdown_tables(text)[0]
@@ -485,7 +485,7 @@ def test_scorecard_in_csv_markdown_and_report(everything, published):
         assert fields[12] == row.verdict
 
 
-def test_mark_is_where_the_published_mean_leaves_our_interval(published):
+def test_a_published_mean_outside_our_interval_is_marked(published):
     # the paper's 86.36 for ER and 91.48 for ER+; t_{1, 0.975} = 12.7
     cells = [cell("er", [86.0, 86.2]), cell("er", [80.0, 80.1], "sharc"), cell("gem", [10.0])]
     (table,) = main_tables(entries(*cells), published)
@@ -498,7 +498,7 @@ def test_mark_is_where_the_published_mean_leaves_our_interval(published):
 HOSTILE = r"a_b & 50% #1 $x$ {y} ~^\z <i> | *c* [d] [e](f)"
 
 
-def test_hostile_names_in_every_form(tmp_path, published):
+def test_names_with_markup_in_every_format(tmp_path, published):
     cells = [cell(m, [80.0, 81.0], v, dataset=HOSTILE) for m, v in (("er", "plain"), ("er", "sharc"))]
     write_tables(runs_table(cells), published, tmp_path)
     write_scorecard(runs_table(cells), published, tmp_path)
@@ -526,7 +526,7 @@ def test_latex_compiles(everything):
     compile_latex(folder, ["task_il", "class_il"])
 
 
-def test_a_figures_words_come_from_the_file_beside_it(published, tmp_path):
+def test_a_figures_captions_come_from_its_json_file(published, tmp_path):
     cells = [cell("sgd", [90.0])]
     write_figures(cells, runs_table(cells), tmp_path / "figures")
     extra = tmp_path / "figures/theta_task_il.svg"
@@ -543,7 +543,7 @@ def test_a_figures_words_come_from_the_file_beside_it(published, tmp_path):
     assert 'id="studies"' not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_no_two_figures_share_a_name_inside_the_page(everything):
+def test_ids_are_unique_within_the_page(everything):
     folder, _ = everything
     page = (folder / "report.html").read_text(encoding="utf-8")
     names = re.findall(r'\bid="([^"]+)"', page)

@@ -1,4 +1,4 @@
-"""The paper's layout: numbers, bold, dashes, published values; the same in Markdown, CSV and LaTeX."""
+"""Tables in the paper's layout: numbers, bold, dashes and published values in Markdown, CSV and LaTeX."""
 
 import math
 import random
@@ -22,7 +22,7 @@ PAPER = "workflow/paper/paper_results.csv"
 
 
 def document(method, accs, variant="plain", buffer=200, **changes):
-    """Task-IL ACC accs (one per seed) over two tasks, the first 90 when just learned."""
+    """Return a document with these ACC values in Task-IL, one per seed, over two tasks."""
     matrices = {"task_il": constant_matrix(accs), "class_il": constant_matrix([0.0] * len(accs), 0.0)}
     if method == "joint":
         matrices = {k: [[[math.nan] * 2, m[1]] for m in v] for k, v in matrices.items()}
@@ -49,7 +49,7 @@ def small_grid():
     ]
 
 
-# †: two seeds that agree leave no interval around their mean; the other intervals are +-12.7 deviations wide
+# †: the interval of two equal seeds is a point; the other intervals are +-12.7 deviations wide
 GOLDEN = """\
 | Buffer   | Model   |    s_cifar10 ACC |   s_cifar10 AIA |   s_cifar10 BWT |   s_cifar10 paper |   s_cifar10 diff. |   s_cifar10 bytes |
 |:---------|:--------|-----------------:|----------------:|----------------:|------------------:|------------------:|------------------:|
@@ -84,7 +84,7 @@ def test_golden_markdown(published, tmp_path):
         assert part in text
 
 
-def test_files_of_the_scenarios_that_are_there(published, tmp_path):
+def test_only_scenarios_with_runs_have_files(published, tmp_path):
     paths = write_tables(runs_table(make_grid(scenarios=["class_il"])), published, tmp_path)
     names = ["class_il.csv", "class_il.md", "class_il.tex", "class_il_pairs.csv"]
     assert sorted(path.name for path in paths) == names
@@ -114,14 +114,14 @@ def test_csv_has_the_numbers_of_the_markdown_at_full_precision(published, tmp_pa
     assert frame["acc_std"][0] == pytest.approx(math.sqrt(2), rel=1e-15)
 
 
-def test_joints_published_bwt_is_left_out(published):
+def test_joints_published_bwt_is_dropped(published):
     assert published.loc[published["method"] == "joint", "bwt_mean"].isna().all()
     row = published_lookup(published)["class_il", "s_miniimagenet", 500, "clser", "sharc"]
     assert row == {"acc_mean": 26.31, "acc_std": 1.55, "bwt_mean": -52.68, "bwt_std": 0.55}
     assert len(published) == 156
 
 
-def test_no_paper_columns_where_the_paper_has_nothing(published):
+def test_data_sets_that_the_paper_lacks_have_no_paper_columns(published):
     (table,) = main_tables(summarise(runs_table(make_grid(scenarios=["task_il"]))), published)
     assert table.header == ["Buffer", "Model"] + ["ACC", "AIA", "BWT", "bytes"] * 2
     assert table.groups == [("", 2), ("s_digits", 4), ("s_glyphs", 4)]
@@ -179,7 +179,7 @@ def test_a_block_per_backbone_and_budget_unit_with_the_baselines_in_each():
 
 
 def budgets_grid():
-    """Plain ER and ER+ (theta and two masses) for three splits and two storages; every ACC another."""
+    """Return plain ER and ER+ (one theta, two masses) for three splits and two storages, all ACC distinct."""
     cells, acc = [document("sgd", [10.0])], 20.0
     for split in ("equal", "carry", [2.0, 1.0]):
         for storage in ("float16", "int8"):
@@ -192,7 +192,7 @@ def budgets_grid():
 
 
 def test_a_block_per_split_and_storage_with_a_row_per_mass(tmp_path):
-    """Every result is in exactly one block, under its own label, and is paired with its own budget's."""
+    """Every result is in exactly one block, has its own label, and is paired within its budget."""
     cells = budgets_grid()
     random.Random(0).shuffle(cells)
     entries = summarise(runs_table(cells))
@@ -227,9 +227,9 @@ def test_a_block_per_split_and_storage_with_a_row_per_mass(tmp_path):
             ("ER+ (mass 0.9)", 9),
             ("ER+ (theta 0.5)", 1),
         ]
-    found = paired(entries)  # of the grid as a whole, as the report takes them
-    assert len(found) == 6 * 3
-    assert all(pair.plain.budget == pair.sharc.budget for pair in found)
+    all_pairs = paired(entries)  # over all blocks, as in the report
+    assert len(all_pairs) == 6 * 3
+    assert all(pair.plain.budget == pair.sharc.budget for pair in all_pairs)
     write_tables(runs_table(cells), no_published(), tmp_path)
     frame = pd.read_csv(tmp_path / "task_il.csv")
     assert not frame.duplicated(["budget_unit", "model"]).any()
@@ -347,7 +347,7 @@ def test_latex_structure(published):
     ):
         assert text.count(once) == 1
     assert text.count(r"\cmidrule(lr){3-8}") == 1
-    assert text.count(r"\midrule") == 3  # header, and above either buffer
+    assert text.count(r"\midrule") == 3  # below the header and above each buffer
     for environment in ("table*", "tabular"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
     assert r"\textbf{91.00 $\pm$ 1.41}" in text
@@ -385,7 +385,7 @@ def test_names_and_numbers():
     assert sorted(["s10", "s9", "s100", "a"], key=natural_key) == ["a", "s9", "s10", "s100"]
 
 
-def test_published_file_with_something_else_in_it(tmp_path):
+def test_a_published_file_without_the_columns_is_refused(tmp_path):
     path = tmp_path / "paper.csv"
     with pytest.raises(UserError, match="missing"):
         load_published(path)
