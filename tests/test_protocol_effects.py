@@ -98,7 +98,7 @@ def test_rounding_errors_are_no_change():
 
 
 def test_findings_follow_from_the_intervals():
-    summary, where, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
+    summary, where, *texts = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 58.0))
     assert summary == (
         "Rows run under the paper's rules and under protocol code: 1. SHARC gains in 1 under the paper's "
         "(95 % interval above zero) and in 1 under the code's, where it loses in 0 (interval below zero). "
@@ -106,14 +106,14 @@ def test_findings_follow_from_the_intervals():
         "loss."
     )
     assert where == "Gains under both: ER+ on s_digits, Class-IL, buffer 100, floats, theta 0.8, mean."
-    assert found[:2] == [
+    assert texts[:2] == [
         "The code's rule 'importance' alone raises SHARC's gain in 0 of 1 comparisons and lowers it in 1; "
         "where the published gain is outside our interval, towards it in 0 of 1.",
         "The code's rule 'budget' alone raises SHARC's gain in 1 of 1 comparisons and lowers it in 0; "
         "where the published gain is outside our interval, towards it in 1 of 1.",
     ]
-    assert not any("'replay'" in text for text in found), "was not run"
-    (text,) = [text for text in found if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats, ")]
+    assert not any("'replay'" in text for text in texts), "was not run"
+    (text,) = [text for text in texts if text.startswith("ER+ on s_digits, Class-IL, buffer 100, floats, ")]
     assert (
         "gain is +5.00 [+2.52, +7.48] (the published gain is outside) under paper and +2.00 [+1.75, +2.25]"
         in text
@@ -141,10 +141,10 @@ def test_intervals_decide_where_gains_exist():
         buffer = 10 * number
         documents += [gaining("paper", text, buffer=buffer), gaining("code", code, buffer=buffer)]
     documents.append(gaining("mammoth", sure, buffer=10))
-    found = protocol_findings(entries_of(*documents), no_published())
-    assert "gains in 4 under the paper's (95 % interval above zero) and in 3 under the code's" in found[0]
-    assert "where it loses in 1 (interval below zero)." in found[0]
-    groups = {text.split(":")[0]: re.findall(r"buffer (\d+)", text) for text in found[1:7]}
+    texts = protocol_findings(entries_of(*documents), no_published())
+    assert "gains in 4 under the paper's (95 % interval above zero) and in 3 under the code's" in texts[0]
+    assert "where it loses in 1 (interval below zero)." in texts[0]
+    groups = {text.split(":")[0]: re.findall(r"buffer (\d+)", text) for text in texts[1:7]}
     assert groups == {
         "Gains under the paper's rules only": ["10", "70"],
         "Gains in the paper's code only": ["20"],
@@ -153,29 +153,29 @@ def test_intervals_decide_where_gains_exist():
         "Gains under the paper's rules, undecided in its code": ["50"],
         "Gains in the paper's code, undecided under its rules": ["60"],
     }
-    assert any("under code and +5.00 [+2.52, +7.48] under mammoth" in text for text in found)
+    assert any("under code and +5.00 [+2.52, +7.48] under mammoth" in text for text in texts)
 
 
 def test_the_direction_is_relative_to_the_published_gain():
     """With a published gain below ours, the rule that lowers the gain leads towards it."""
-    _, _, *found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
-    assert "towards it in 1 of 1" in found[0] and "towards it in 0 of 1" in found[1]
-    assert "Of the -4.00 to the published gain: importance -3.00" in found[-1]
+    _, _, *texts = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
+    assert "towards it in 1 of 1" in texts[0] and "towards it in 0 of 1" in texts[1]
+    assert "Of the -4.00 to the published gain: importance -3.00" in texts[-1]
 
 
 @pytest.mark.parametrize("gain", [4.0, 6.0])
 def test_no_direction_where_the_published_gain_is_inside_our_interval(gain):
-    found = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 50.0 + gain))
-    assert "(the published gain is inside) under paper" in found[-1]
-    assert f"published: {gain:+.2f}." in found[-1]
-    assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
-    assert not any("towards" in text for text in found)
+    texts = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 50.0 + gain))
+    assert "(the published gain is inside) under paper" in texts[-1]
+    assert f"published: {gain:+.2f}." in texts[-1]
+    assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in texts[-1]
+    assert not any("towards" in text for text in texts)
 
 
 def test_findings_without_published_values_do_not_mention_them():
-    found = protocol_findings(entries_of(*KNOWN), no_published())
-    assert not any("published" in text for text in found)
-    assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in found[-1]
+    texts = protocol_findings(entries_of(*KNOWN), no_published())
+    assert not any("published" in text for text in texts)
+    assert "Rules that change it: importance -3.00 [-3.00, -3.00], budget +5.00 [+4.75, +5.25]." in texts[-1]
 
 
 def test_one_seed_shows_no_change():
@@ -214,8 +214,8 @@ def test_protocols_are_compared_within_a_row():
     """Another theta or buffer is another row; a row without the paper's protocol has no comparison."""
     other = gaining("paper+read", [30.0, 30.0, 30.0], theta=0.4)
     third = gaining("code", [30.0, 30.0, 30.0], buffer=300)
-    found = comparisons(entries_of(*KNOWN, other, third), no_published())
-    assert [(c.base.theta, c.base.buffer, len(c.effects)) for c in found] == [(0.8, 100, 6)]
+    rows = comparisons(entries_of(*KNOWN, other, third), no_published())
+    assert [(c.base.theta, c.base.buffer, len(c.effects)) for c in rows] == [(0.8, 100, 6)]
     assert comparisons(entries_of(KNOWN[1], KNOWN[2]), no_published()) == []
     assert protocol_tables(entries_of(KNOWN[0]), no_published()) == [], "nothing to compare"
 

@@ -68,13 +68,13 @@ SPLITS = ["equal", "carry", [1.0, 1.0, 2.0], [1.0, 1.0, 1.0 + 1e-9], [1.0, 1.0, 
 
 def unequal_grid():
     """Return cells with every kind of split, storage and mass, plain and with SHARC."""
-    found = [make_document("sgd")]
+    documents = [make_document("sgd")]
     for split, storage in product(SPLITS, ["float32", "float16", "int8"]):
         budget = {"budget_split": split, "storage": storage}
-        found.append(make_document("er", **budget))
+        documents.append(make_document("er", **budget))
         for theta, mass in ((0.5, None), (None, 0.5), (None, 0.9)):
-            found.append(make_document("er", "sharc", theta=theta, mass=mass, **budget))
-    return found
+            documents.append(make_document("er", "sharc", theta=theta, mass=mass, **budget))
+    return documents
 
 
 def test_order_of_splits_storages_and_masses_depends_on_the_content_alone():

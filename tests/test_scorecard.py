@@ -91,8 +91,8 @@ def test_counts_of_the_published_tables(published):
 
 def test_counts_here(published):
     card = scorecard(entries(*KNOWN), published)
-    found = counts(card)
-    here = {name: columns["here"] for (_, name), columns in found.items()}
+    by_name = counts(card)
+    here = {name: columns["here"] for (_, name), columns in by_name.items()}
     assert here == {
         "mean ACC raised by SHARC": "2 of 3",
         "95 % interval above zero": "1 of 3",
@@ -107,9 +107,9 @@ def test_counts_here(published):
         # plain GEM's 90.2 is above ER+ 88.4 and A-GEM+ 87.0, and below GEM+ 90.4
         "SHARC rows matched by a plain one of no more bytes": "2 of 3",
     }
-    first = found["Task-IL", "mean ACC raised by SHARC"]
+    first = by_name["Task-IL", "mean ACC raised by SHARC"]
     assert (first["paper, all"], first["paper, rows of this grid"]) == ("36 of 36", "3 of 3")
-    assert found["Task-IL", "SHARC rows below SGD"]["paper, rows of this grid"] == "3 of 3"
+    assert by_name["Task-IL", "SHARC rows below SGD"]["paper, rows of this grid"] == "3 of 3"
     text = [finding.text for finding in card.findings]
     assert "in 66 of 72 pairs" in text[0] and "3 of the 72 are in this grid" in text[0]
     assert text[1] == "Here SHARC raises the mean ACC in 2 of 3 pairs."
@@ -238,20 +238,20 @@ def test_overall_counts_identical_methods_once_and_averages_buffers():
             cells.append(cell(method, values, "sharc", buffer=buffer))
     cells += [cell("gem", plain), cell("gem", [79, 80, 80], "sharc")]  # -1, -1, 0
     (setup,) = setups(entries(*cells))
-    (found,) = overall(setup.pairs)
-    assert found.units == pytest.approx([-2 / 3, (7 / 3 + 13 / 3) / 2])
-    assert found.over_units.n == 2 and found.over_units.p_wilcoxon == 1.0
+    (effect,) = overall(setup.pairs)
+    assert effect.units == pytest.approx([-2 / 3, (7 / 3 + 13 / 3) / 2])
+    assert effect.over_units.n == 2 and effect.over_units.p_wilcoxon == 1.0
     # seed by seed: ER (3 + 4) / 2, (2 + 5) / 2, (2 + 4) / 2 with GEM -1, -1, 0
-    assert found.over_seeds.difference == pytest.approx((1.25 + 1.25 + 1.5) / 3)
-    assert found.over_seeds.n == 3
+    assert effect.over_seeds.difference == pytest.approx((1.25 + 1.25 + 1.5) / 3)
+    assert effect.over_seeds.n == 3
 
 
 def test_overall_takes_the_seeds_that_all_pairs_share():
     cells = [cell("er", [80, 81, 80]), cell("er", [83, 83, 82], "sharc")]
     cells += [cell("gem", [80, 80]), cell("gem", [81, 84], "sharc")]
-    (found,) = overall(setups(entries(*cells))[0].pairs)
-    assert found.over_seeds.n == 2
-    assert found.over_seeds.difference == pytest.approx(((3 + 1) / 2 + (2 + 4) / 2) / 2)
+    (effect,) = overall(setups(entries(*cells))[0].pairs)
+    assert effect.over_seeds.n == 2
+    assert effect.over_seeds.difference == pytest.approx(((3 + 1) / 2 + (2 + 4) / 2) / 2)
 
 
 def test_every_combination_of_settings_is_a_setup():
@@ -264,10 +264,10 @@ def test_every_combination_of_settings_is_a_setup():
     labels = {s.label: len(s.pairs) for s in setups(entries(*plain, *own, *swept))}
     assert labels == {"theta 0.4": 1, "theta 0.5": 1, "theta 0.8": 1}
     other = [cell("er", [70, 71], "sharc", associative_memory="none")]
-    found = setups(entries(plain[0], own[0], *other))
-    assert [s.label for s in found] == ["mean", "none"]
-    assert [s.pairs[0].test.difference for s in found] == [2, -10]
-    assert all(len(s.entries) == 2 for s in found)  # each has the plain rows
+    grid_setups = setups(entries(plain[0], own[0], *other))
+    assert [s.label for s in grid_setups] == ["mean", "none"]
+    assert [s.pairs[0].test.difference for s in grid_setups] == [2, -10]
+    assert all(len(s.entries) == 2 for s in grid_setups)  # each has the plain rows
     text = [f.text for f in scorecard(entries(plain[0], own[0], *other), no_published()).findings]
     assert text[0].endswith("1 of 1 pairs (mean).") and text[1].endswith("0 of 1 pairs (none).")
 
@@ -275,10 +275,10 @@ def test_every_combination_of_settings_is_a_setup():
 def test_backbones_are_not_mixed():
     cells = [cell(m, [a], v, backbone=b) for b, shift in (("b2", 0), ("b10", 50)) for m, v, a in (
         ("sgd", "plain", 40 + shift), ("er", "plain", 30 + shift), ("er", "sharc", 35 + shift))]  # fmt: skip
-    found = setups(entries(*cells))
-    assert [s.label for s in found] == ["backbone b2", "backbone b10"]
-    assert [below_here(s, "sharc").rows for s in found] == [(1, 1), (1, 1)]
-    assert [p.test.difference for s in found for p in s.pairs] == [5, 5]
+    grid_setups = setups(entries(*cells))
+    assert [s.label for s in grid_setups] == ["backbone b2", "backbone b10"]
+    assert [below_here(s, "sharc").rows for s in grid_setups] == [(1, 1), (1, 1)]
+    assert [p.test.difference for s in grid_setups for p in s.pairs] == [5, 5]
 
 
 def protocols():
@@ -291,14 +291,14 @@ def protocols():
 
 
 def test_every_protocol_is_a_setup_with_its_own_plain_runs():
-    found = setups(entries(*protocols()))
-    assert [s.label for s in found] == ["paper", "paper+replay"]
-    assert [[(e.method, e.protocol) for e in s.entries if not e.is_sharc] for s in found] == [
+    grid_setups = setups(entries(*protocols()))
+    assert [s.label for s in grid_setups] == ["paper", "paper+replay"]
+    assert [[(e.method, e.protocol) for e in s.entries if not e.is_sharc] for s in grid_setups] == [
         [("sgd", "paper"), ("er", "paper")],
         [("sgd", "paper"), ("er", "paper+replay")],
     ]
-    assert [s.pairs[0].test.difference for s in found] == [2.5, 4.5]
-    assert [below_here(s, "plain").rows for s in found] == [(1, 1), (1, 1)]
+    assert [s.pairs[0].test.difference for s in grid_setups] == [2.5, 4.5]
+    assert [below_here(s, "plain").rows for s in grid_setups] == [(1, 1), (1, 1)]
 
 
 @pytest.mark.slow
@@ -465,14 +465,14 @@ def test_csv_markdown_latex_and_report_have_the_same_numbers(everything, publish
 
 
 def test_scorecard_in_csv_markdown_and_report(everything, published):
-    folder, found = everything
+    folder, grid_entries = everything
     tables = markdown_tables((folder / "scorecard.md").read_text(encoding="utf-8"))
     page = Tables()
     page.feed((folder / "report.html").read_text(encoding="utf-8"))
     texts = [[[text for text, _ in row] for row in table] for table in page.tables]
     for table in tables:
         assert any(rows[-len(table) :] == table for rows in texts), table[0]
-    frame = tidy_scorecard(found, published)
+    frame = tidy_scorecard(grid_entries, published)
     shown = {tuple(row[:4]): row for row in tables[-1]}
     here = frame[frame["seeds"].notna()]
     assert len(here) == len(shown) == 3 * 6 * 2 * 2
