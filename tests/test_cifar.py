@@ -75,24 +75,24 @@ CASES = {
     ),
     "wrong width": (
         lambda files: set_data(files, files["data_batch_2"]["data"][:, :-1]),
-        r"data_batch_2: data is uint8 \(10, 3071\), expected is uint8 \(n, 3072\): get the original",
+        r"data_batch_2: data is uint8 \(10, 3071\), expected uint8 \(n, 3072\): get the original",
     ),
     "wrong type": (
         lambda files: set_data(files, files["data_batch_2"]["data"].astype(np.int16)),
-        r"data_batch_2: data is int16 \(10, 3072\), expected is uint8",
+        r"data_batch_2: data is int16 \(10, 3072\), expected uint8",
     ),
-    "no array": (lambda files: set_data(files, [1, 2]), r"data_batch_2: data is list, expected is uint8"),
+    "no array": (lambda files: set_data(files, [1, 2]), r"data_batch_2: data is list, expected uint8"),
     "too few labels": (
         lambda files: files["data_batch_3"]["labels"].pop(),
-        r"data_batch_3: 10 images but labels is int64 \(9,\), expected is a number for each",
+        r"data_batch_3: 10 images but labels is int64 \(9,\), expected one number per image",
     ),
     "labels out of range": (
         lambda files: files["test_batch"]["labels"].__setitem__(0, 10),
-        r"test_batch: labels go from \d to 10, expected is 0 to 9",
+        r"test_batch: labels go from \d to 10, expected 0 to 9",
     ),
     "labels that are no numbers": (
         lambda files: files["test_batch"].__setitem__("labels", ["x"] * 20),
-        r"test_batch: 20 images but labels is <U1 \(20,\), expected is a number for each",
+        r"test_batch: 20 images but labels is <U1 \(20,\), expected one number per image",
     ),
     "no labels": (lambda files: files["test_batch"].pop("labels"), r"test_batch holds no 'labels'"),
     "a list": (lambda files: files.__setitem__("test_batch", [1]), r"test_batch holds no 'data'"),
@@ -106,7 +106,7 @@ CASES = {
     ),
     "a batch cut short": (
         lambda files: files.__setitem__("data_batch_1", python2_pickle(files["data_batch_1"])[:-99]),
-        r"data_batch_1 is no readable pickle, it is damaged or cut short",
+        r"data_batch_1 is not a readable pickle, it is damaged or cut short",
     ),
 }
 

@@ -363,7 +363,7 @@ def test_a_tar_member_that_a_link_replaced_is_gone(tree):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: [*found[:-1], found[0]], r"train/c1/9\.png was read twice: pack the files anew"),
+        (lambda found: [*found[:-1], found[0]], r"train/c1/9\.png was read twice: repack the files"),
         (lambda found: found[1:], r"train/c1/9\.png is gone: the files changed .*, run again"),
     ],
 )

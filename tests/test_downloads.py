@@ -108,7 +108,7 @@ def test_a_sha256_will_do_too(internet, tmp_path):
     internet.written.check(open_prepared(tmp_path / "out"))
     refused(
         lambda: internet.source(checksum=checksum[::-1]).prepare(tmp_path / "other"),
-        rf"is not {NAME}: [\d,]+ bytes whose sha256 is {checksum}, expected is {checksum[::-1]}: delete",
+        rf"is not {NAME}: [\d,]+ bytes whose sha256 is {checksum}, expected {checksum[::-1]}: delete",
     )
 
 
@@ -116,7 +116,7 @@ def test_what_is_not_the_archive_is_not_kept(internet, tmp_path):
     size = internet.written.path.stat().st_size
     message = (
         rf"what {internet.address} sent is not {NAME} \(170 MB\): {size:,} bytes whose md5 is "
-        rf"{internet.checksum}, expected is {ORIGINAL}: nothing was kept, try again later$"
+        rf"{internet.checksum}, expected {ORIGINAL}: nothing was kept, try again later$"
     )
     refused(lambda: internet.source(checksum=None).prepare(tmp_path / "out"), message)
     assert list(internet.downloads.iterdir()) == []
@@ -247,8 +247,8 @@ def test_damage_is_found_before_anything_is_read(internet, mirror, tmp_path, how
     path.write_bytes(how(path.read_bytes()))
     source = internet.source(mirror=mirror if place == "mirror" else None)
     message = (
-        rf"{path} is not {NAME}: [\d,]+ bytes whose md5 is .{{32}}, expected is {internet.checksum}: "
-        rf"delete {path} and get it again from {internet.address}, or state its checksum if it was packed"
+        rf"{path} is not {NAME}: [\d,]+ bytes whose md5 is .{{32}}, expected {internet.checksum}: "
+        rf"delete {path} and get it again from {internet.address}, or state its checksum if it was repacked"
     )
     refused(lambda: source.prepare(tmp_path / "out"), message)
     assert not (tmp_path / "out").exists()

@@ -85,8 +85,8 @@ def test_links_that_lead_round_end(tree, tmp_path):
     (tree / "test/a/top").symlink_to(tree)
     index, said = counted(tree, tmp_path)
     assert index == both({"a": 1, "b": 1})
-    assert "2 files were left out, e.g. test/a/top (a link to a folder that it lies in)" in said
-    assert "1 file was left out, e.g. train/b/self (a link that leads nowhere)" in said
+    assert "2 files were left out, e.g. test/a/top (a link to one of its parent folders)" in said
+    assert "1 file was left out, e.g. train/b/self (a broken link)" in said
 
 
 def test_links_between_two_folders_end(tree, tmp_path):
@@ -94,7 +94,7 @@ def test_links_between_two_folders_end(tree, tmp_path):
     (tree / "train/b/other").symlink_to(tree / "train/a")
     index, said = counted(tree, tmp_path)
     assert index == both({"a": 1, "b": 1})
-    assert any("train/a/other/other (a link to a folder that it lies in)" in line for line in said)
+    assert any("train/a/other/other (a link to one of its parent folders)" in line for line in said)
 
 
 def test_links_that_multiply_are_stopped(tree, tmp_path, monkeypatch):
@@ -115,18 +115,18 @@ def test_dangling_links_are_counted(tree, tmp_path, target):
     (tree / "elsewhere").symlink_to(target)  # in no split
     index, said = counted(tree, tmp_path)
     assert index == both({"a": 1, "b": 1})
-    assert said == ["2 files were left out, e.g. test/c (a link that leads nowhere)"]
+    assert said == ["2 files were left out, e.g. test/c (a broken link)"]
 
 
 def test_a_class_of_dangling_links_is_refused(tree, tmp_path):
     (tree / "train/a/0.png").unlink()
     (tree / "train/a/0.png").symlink_to("gone")
-    refused(tree, tmp_path, r"class folder train/a can be taken, e\.g\. train/a/0\.png: a link that leads")
+    refused(tree, tmp_path, r"class folder train/a can be taken, e\.g\. train/a/0\.png: a broken link")
 
 
 def test_what_is_no_file_is_counted_and_not_opened(tree, tmp_path):
     os.mkfifo(tree / "train/a/1.png")
-    assert counted(tree, tmp_path)[1] == ["1 file was left out, e.g. train/a/1.png (no regular file)"]
+    assert counted(tree, tmp_path)[1] == ["1 file was left out, e.g. train/a/1.png (not a regular file)"]
 
 
 def test_a_folder_that_may_not_be_read_is_named(tree, tmp_path, monkeypatch):

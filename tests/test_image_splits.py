@@ -258,7 +258,7 @@ def test_the_grid_file_says_which_setting_has_no_effect():
             r"datasets\.mine: split_seed has no effect without test_fraction: set it, or drop",
         ),
         ({"test_split": "train"}, "test_split is train, the folder of the training images: name another"),
-        ({"test_split": "val", "test_fraction": 0.2}, "test_fraction does without one: drop one of them"),
+        ({"test_split": "val", "test_fraction": 0.2}, "test_fraction needs none: drop one of them"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             load_grid(block(**values))

@@ -209,7 +209,7 @@ def test_parquet(tmp_path, pickles, labels):
 
 def test_parquet_labels_without_names(tmp_path, pickles):
     parquet_files(tmp_path / "files", pickles, "bare numbers")
-    message = r"train-2\.parquet: label 99 has no name in its metadata: expected are labels that are WordNet"
+    message = r"train-2\.parquet: label 99 has no name in its metadata: expected labels that are WordNet"
     refused(mini(tmp_path, tmp_path / "files").check, message)
 
 
@@ -220,7 +220,7 @@ def test_damaged_parquet(tmp_path, pickles):
     refused(mini(tmp_path, path).check, r"train-2\.parquet cannot be read, it is corrupt or cut short")
     arrow = importlib.import_module("pyarrow")
     importlib.import_module("pyarrow.parquet").write_table(arrow.table({"picture": [b""]}), path)
-    refused(mini(tmp_path, path).check, r"has no column 'label', only picture: expected are image and label")
+    refused(mini(tmp_path, path).check, r"has no column 'label', only picture: expected image and label")
 
 
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
         return real(name, *more)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    message = r": parquet files are read by pyarrow, which is not installed: pip install pyarrow, or give"
+    message = r": parquet files need pyarrow, which is not installed: pip install pyarrow, or give"
     for path in (tmp_path, tmp_path / "a.parquet"):
         refused(mini(tmp_path, path).check, message)
 
@@ -294,7 +294,7 @@ BAD_PICKLES = {
     ),
     "wrong shape": (
         lambda c: c["test"].update(image_data=c["test"]["image_data"][..., :2]),
-        r"cache-test\.pkl: image_data \(or data\) is uint8 \(100, 84, 84, 2\), expected is uint8 \(n, ",
+        r"cache-test\.pkl: image_data \(or data\) is uint8 \(100, 84, 84, 2\), expected uint8 \(n, ",
     ),
     "no images": (
         lambda c: c["test"].pop("image_data"),
@@ -322,7 +322,7 @@ BAD_PICKLES = {
     ),
     "other classes": (
         lambda c: [v.update(class_dict={"cat": [1]}) for v in c.values()],
-        r"has no class of mini-ImageNet, such as n01532829: expected are the three files of one origin",
+        r"has no class of mini-ImageNet, such as n01532829: expected the three files of one origin",
     ),
 }
 
@@ -338,7 +338,7 @@ def test_bad_pickles_are_one_line(tmp_path, case):
 def test_a_pickle_too_few_is_found_before_any_job(tmp_path):
     rewritten(tmp_path, lambda content: None)
     (tmp_path / "mini-imagenet-cache-val.pkl").unlink()
-    message = r"has no mini-imagenet-cache-val\.pkl beside the other pickles: put it there$"
+    message = r"has no mini-imagenet-cache-val\.pkl next to the other pickles: put it there$"
     refused(mini(tmp_path, tmp_path).check, message)
 
 
@@ -346,7 +346,7 @@ def test_a_pickle_cut_short(tmp_path):
     rewritten(tmp_path, lambda content: None)
     path = tmp_path / "mini-imagenet-cache-val.pkl"
     path.write_bytes(path.read_bytes()[:-1000])
-    message = r"cache-val\.pkl is no readable pickle, it is damaged or cut short"
+    message = r"cache-val\.pkl is not a readable pickle, it is damaged or cut short"
     refused(lambda: mini(tmp_path, tmp_path).prepare(tmp_path / "out"), message)
 
 
@@ -357,7 +357,7 @@ def test_image_files_are_counted_before_any_job(tmp_path, files):
     refused(mini(tmp_path, path).check, r"class n01532829 has 4 images, expected 3 to train and 2 to test")
     refused(mini(tmp_path, path, train_per_class=500).check, "expected 500 to train and 2 to test")
     (tmp_path / "empty").mkdir()
-    message = r"empty has no class of mini-ImageNet, such as n01532829: expected is <class>/<image>"
+    message = r"empty has no class of mini-ImageNet, such as n01532829: expected <class>/<image>"
     refused(mini(tmp_path, tmp_path / "empty").check, message)
 
 

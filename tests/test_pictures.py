@@ -257,7 +257,7 @@ REFUSED = {
     "floats in a PFM": (b"Pf 2 1 -1.0\n" + struct.pack("<2f", 0, 1), "has floating-point pixels"),
     "floats of 16 bits": (
         tiff(2, 1, {258: (16,), 262: (1,), 339: (3,)}, struct.pack("<2e", 0, 1)),
-        r"is not a readable image \(neither JPEG, .*, or of an unknown kind of pixels\): replace",
+        r"is not a readable image \(neither JPEG, .*, or of an unknown pixel format\): replace",
     ),
     "32 bits": (encoded(Image.fromarray(np.array([[0, 255]], np.int32)), "TIFF"), "has signed pixels,"),
     "32 bits, unsigned": (tiff(1, 1, {258: (32,), 262: (1,)}, b"\0\0\0\1"), "has 32-bit or signed pixels,"),

@@ -153,7 +153,7 @@ def test_sizes_that_are_only_claimed_fill_no_memory():
 @settings(max_examples=150, deadline=None)
 def test_damage_is_one_line_or_harmless(cut, flip, bit):
     content = bytearray(python2_pickle({"data": np.arange(50, dtype=np.uint8), "labels": [1] * 5}))
-    with pytest.raises(UserError, match=r"^file\.pkl is (no readable pickle, it is damaged|refused)"):
+    with pytest.raises(UserError, match=r"^file\.pkl is (not a readable pickle, it is damaged|refused)"):
         load(content[: int(cut * len(content))])
     content[int(flip * len(content))] ^= bit
     try:

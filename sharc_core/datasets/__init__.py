@@ -1,4 +1,4 @@
-"""Data sources: each file here turns one origin into uint8 images and labels on disk."""
+"""Data sources. Each file here converts one origin to uint8 images and labels on disk."""
 
 from sharc_core.datasets.base import SOURCES, PreparedData, Source, open_prepared
 

@@ -1,8 +1,8 @@
-"""Files in a folder, a zip or a tar, read in place: nothing is unpacked, so no path can escape.
+"""Read files in a folder, a zip or a tar in place. Nothing is unpacked, so no path can escape.
 
-Limits keep what a hostile archive can cost small: the size of a file, their number, and how much larger
-than the archive its content is. Links in archives are not followed. Those in a folder are: they are the
-user's own, and a data set is often put together from them.
+Limits bound the cost of a hostile archive. They apply to the size of a file, the number of files and the
+ratio of unpacked to packed bytes. Links in archives are not followed. Links in a folder are followed: the
+user made them, and data sets are often assembled from links.
 """
 
 import bz2
@@ -29,19 +29,23 @@ from sharc_core.datasets.threads import in_order
 __all__ = ["TAR_ENDINGS", "Container", "natural"]
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by how a file begins
-MEMBER_LIMIT = 256 * 2**20  # bytes of one file, unpacked: above it, a bomb and not a photograph
+DECOMPRESSORS = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}  # by the first bytes of a file
+MEMBER_LIMIT = 256 * 2**20  # unpacked bytes of one file; no photograph is larger
 COUNT_LIMIT = 5_000_000  # files in one container
-RATIO_LIMIT = 100  # unpacked bytes per byte of an archive: images hardly shrink
-READERS = 8  # files of a folder that are read at once: disks and networks answer several at a time
-SMALL = 2**30  # unpacked bytes that are never too many, whatever the ratio
-ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that unpack no more than is asked for
-# Why something in a container is not read.
+RATIO_LIMIT = 100  # unpacked bytes per byte of an archive; images hardly compress
+READERS = 8  # files of a folder that are read at once; disks and networks serve several requests in parallel
+SMALL = 2**30  # unpacked bytes that are accepted at any ratio
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # their readers unpack no more than requested
+# Reasons why an entry of a container is not read.
 HIDDEN = "a hidden file, or in a hidden folder"
-DANGLING = "a link that leads nowhere"
-CYCLE = "a link to a folder that it lies in"
+DANGLING = "a broken link"
+CYCLE = "a link to one of its parent folders"
 PACKED_LINK = "a link in an archive, which is not followed"
-SPECIAL = "no regular file"
+SPECIAL = "not a regular file"
 UNREADABLE = (
     OSError,
     EOFError,
@@ -55,9 +59,10 @@ UNREADABLE = (
 
 
 class Container:
-    """A folder or an archive as a flat list of files, which is read once.
+    """Present a folder or an archive as a flat list of files. The list is read once.
 
-    Raises UserError, on opening, when the path is missing or not a readable folder, zip or tar.
+    Raises UserError when the path is missing or is not a folder, zip or tar (on construction), or cannot
+    be read (on the first listing). A missing path raises Missing.
     """
 
     def __init__(self, path: Path | str):
@@ -74,36 +79,36 @@ class Container:
             raise UserError(f"{path} is neither a folder nor a .zip or .tar archive")
 
     def names(self) -> list[str]:
-        """Return all files, none twice, as posix paths relative to the container.
+        """Return all files, without repetitions, as posix paths relative to the container.
 
-        Hidden files and those that systems make for themselves (Thumbs.db, __MACOSX) are not among them.
+        Hidden files and system files (Thumbs.db, __MACOSX) are left out.
         """
         return [name for name in self._files if not (is_hidden(name) or is_system_file(name))]
 
     def skipped(self) -> dict[str, str]:
-        """Return what is not among `names`, and why. Systems' own files are not worth a word."""
+        """Return the entries that `names` lacks and the reason for each, without system files."""
         hidden = {name: HIDDEN for name in self._files if is_hidden(name)}
         return {name: why for name, why in (hidden | self._others).items() if not is_system_file(name)}
 
     @cached_property
     def _files(self) -> dict[str, str | int]:
-        """By name, what finds the file again: its path, the zip's spelling of it, its offset in the tar."""
+        """Map each name to the file's path, its name inside the zip, or its offset in the tar."""
         return {name: where for name, (where, why) in self._members.items() if why is None}
 
     @cached_property
     def _others(self) -> dict[str, str]:
-        """By name, why something is no file that can be read."""
+        """Map the name of each entry that is not read to the reason."""
         return {name: why for name, (_, why) in self._members.items() if why}
 
     @cached_property
     def _members(self) -> dict[str, tuple[str | int, str | None]]:
-        """By name, where it is and why it is not read: None for a file, "" for a folder."""
+        """Map each name to its location and why it is not read: None for a file, "" for a folder."""
         lists: dict[str, Callable[[], Iterator[tuple[str, str | int, str | None]]]] = {
             "folder": self._list_folder,
             "zip": self._list_zip,
             "tar": self._list_tar,
         }
-        # an archive that was appended to may hold a name repeatedly: as in unpacking, the last one counts
+        # an archive that was appended to may repeat a name; as in unpacking, the last one counts
         last: dict[str, tuple[str | int, str | None]] = {}
         with self._readable():
             for number, (name, where, why) in enumerate(lists[self.kind](), 1):
@@ -113,7 +118,7 @@ class Container:
         return last
 
     def _list_folder(self) -> Iterator[tuple[str, str, str | None]]:
-        """Walk through the folder, and through links to folders unless they lead back to where they lie."""
+        """Walk through the folder and through links to folders, except links to a parent folder."""
         pending: list[tuple[str, str, frozenset]] = [("", str(self.path), frozenset())]
         while pending:
             name, folder, above = pending.pop()
@@ -135,7 +140,7 @@ class Container:
             self._limit_total(sum(member.file_size for member in archive.infolist()))
             for member in archive.infolist():
                 name = zip_name(member)
-                # Unix permissions lie in the upper half: a link's "content" is where it points
+                # the upper half holds Unix permissions; the content of a link is its target
                 why = PACKED_LINK if stat.S_ISLNK(member.external_attr >> 16) else None
                 yield name, member.filename, "" if name.endswith("/") else why
 
@@ -144,22 +149,22 @@ class Container:
             for member in archive:
                 why = "" if member.isdir() else PACKED_LINK if member.issym() or member.islnk() else SPECIAL
                 yield with_slashes(member.name), member.offset, None if member.isfile() else why
-                # they are kept for a search by name, which nobody makes
+                # tarfile keeps members for searches by name, which are not needed here
                 archive.members = []  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
     def _open_tar(self) -> Iterator[tarfile.TarFile]:
-        """The tar, whose decompressed bytes are counted: a bomb is refused before it is in memory."""
+        """Open the tar and count its decompressed bytes, so that a bomb is refused before it fills memory."""
         with open(self.path, "rb") as stream:
             start = stream.read(8)
         opened: Any = next((opens for magic, opens in DECOMPRESSORS.items() if start.startswith(magic)), open)
         with opened(self.path, "rb") as stream:
-            counted: Any = _Counted(stream, self)  # as much of a file as tarfile uses
+            counted: Any = _Counted(stream, self)  # has the file methods that tarfile calls
             with tarfile.open(fileobj=counted) as archive:
                 yield archive
 
     def read(self, names: list[str]) -> Iterator[tuple[str, bytes]]:
-        """(name, content) of the wanted files, each once: in their order, or for a tar in the archive's."""
+        """Yield (name, content) of each file in `names`, in that order or, for a tar, the archive's order."""
         with self._readable():
             if self.kind == "folder":
                 yield from in_order(self._read_file, names, READERS)
@@ -188,18 +193,18 @@ class Container:
         member = archive.getinfo(str(self._files[name]))  # the last one of that name
         self._limit(name, member.file_size)
         if member.compress_type not in ZIP_METHODS:
-            raise UserError(f"{self.path}: {name} is packed by another method than deflate: pack it anew")
+            raise UserError(f"{self.path}: {name} uses a compression method other than deflate: repack it")
         try:
             with archive.open(member) as stream:
-                # never more than its stated size: what goes on beyond it does not fit its checksum
+                # at most the stated size: longer content fails the checksum
                 return stream.read(member.file_size)
         except UNREADABLE as error:
             raise UserError(f"{self.path}: {name} is corrupt ({_one_line(error)})") from None
 
     def fingerprint(self) -> str:
-        """Hash of path, names, sizes and times: changes when the files do, costs no reading.
+        """Return a hash of path, names, sizes and times. It changes when a file changes and reads no content.
 
-        It is never part of a data set's identity: a copy has other times and the same content.
+        It is never part of a data set's identity, because a copy has other times and the same content.
         """
         if self.kind != "folder":
             return fingerprint(self.path, {"": self.path})
@@ -207,7 +212,7 @@ class Container:
             return fingerprint(self.path, {name: self.path / name for name in self.names()})
 
     def stated_checksums(self) -> dict[str, str] | None:
-        """Checksums by name where the container states them, as a zip does; see `checksum`."""
+        """Return the checksums by name that a zip states; None for a folder or tar. See `checksum`."""
         if self.kind != "zip":
             return None
         with self._readable(), zipfile.ZipFile(self.path) as archive:
@@ -215,7 +220,7 @@ class Container:
         return {name: _crc(member.CRC, member.file_size) for name, member in members.items()}
 
     def checksum(self, content: bytes) -> str:
-        """Return the checksum of a file's content, of the kind that tells this container's files apart."""
+        """Return the checksum of a file's content: CRC-32 and size in a zip, else hex SHA-256."""
         if self.kind == "zip":
             return _crc(zlib.crc32(content), len(content))
         return hashlib.sha256(content).hexdigest()
@@ -227,19 +232,19 @@ class Container:
             )
 
     def _limit_total(self, size: int) -> None:
-        """Refuse an archive whose content, `size` bytes as far as known, is out of proportion."""
+        """Raise UserError when `size`, the unpacked bytes known so far, is too large for the archive."""
         packed = self.path.stat().st_size
         if size > max(SMALL, RATIO_LIMIT * packed):
             raise UserError(
-                f"{self.path} has {packed:,} bytes and unpacks to {size:,} or more: a bomb, and no archive "
-                "of images; refused"
+                f"{self.path} has {packed:,} bytes and unpacks to {size:,} or more: refused as a "
+                "decompression bomb"
             )
 
     def _inside(self, name: str) -> str:
-        """One spelling per file (./a, /a and a are the same one); a path out of the archive is refused."""
+        """Return the normal form of a name (./a and /a become a). Raises UserError for a path with `..`."""
         path = PurePosixPath(name)
         if ".." in path.parts:
-            raise UserError(f"{self.path} holds a path that leads out of it, {name}: refused, pack it anew")
+            raise UserError(f"{self.path} holds a path that leads out of it, {name}: refused, repack it")
         return str(path).lstrip("/")
 
     def _readable(self) -> "_Readable":
@@ -247,17 +252,17 @@ class Container:
 
 
 def fingerprint(root: Path, files: Mapping[str, Path]) -> str:
-    """Hash of a place and of the names, sizes and times of the files that are read there."""
+    """Return a hash of a folder's path and of the names, sizes and times of the given files."""
     rows = []
     for name, path in sorted(files.items()):
         status = path.stat()
-        # the time of the last change, too: a file that a copy with old times replaced has another one
+        # ctime differs even if a file was replaced by a copy that kept its old mtime
         rows.append([name, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     return digest([str(root.resolve()), rows], 16)
 
 
 def _kind(entry: os.DirEntry) -> str | None:
-    """Why an entry of a folder is not read: None for a file, "" for a folder. Links are followed."""
+    """Return why a folder's entry is not read: None for a file, "" for a folder. Links are followed."""
     try:
         if entry.is_dir():
             return ""
@@ -275,7 +280,7 @@ def _crc(checksum: int, size: int) -> str:
 
 
 class _Readable:
-    """Context that turns a damaged container's many exceptions into one line."""
+    """Context manager that converts the exceptions of a damaged container to a one-line UserError."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -294,26 +299,26 @@ class _Readable:
 
 
 class _Counted:
-    """A stream of unpacked bytes that stops where its container's limits are reached."""
+    """Stream of unpacked bytes that enforces its container's limits."""
 
     def __init__(self, stream: BinaryIO, container: Container):
         self.stream, self.container = stream, container
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes. Raises UserError for a piece larger than any real archive has."""
+        """Read up to `size` bytes. Raises UserError when `size` exceeds the limit for one file."""
         self.container._limit("one of its headers or files", size)
         return self.stream.read(size)
 
     def seek(self, position: int) -> int:
-        """Go there, as tarfile does from file to file. Raises UserError for a position beyond the limit.
+        """Move to `position`. Raises UserError for a position beyond the container's limit.
 
-        A compressed stream unpacks all that lies between, so the limit comes first.
+        A compressed stream unpacks everything in between, so the limit is checked first.
         """
         self.container._limit_total(position)
         return self.stream.seek(position)
 
     def tell(self) -> int:
-        """Where it stands, in unpacked bytes."""
+        """Return the position in unpacked bytes."""
         return self.stream.tell()
 
 

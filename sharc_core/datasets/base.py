@@ -1,7 +1,7 @@
-"""What a data source is, and the prepared folder that every source writes.
+"""The interface of a data source, and the prepared folder that every source writes.
 
 A prepared folder holds train_images.npy (N, H, W, 3) uint8, train_labels.npy (N,) int64, the same for
-test, and manifest.json, which is written last: a folder without it is not a data set.
+test, and manifest.json. The manifest is written last; a folder without it is not a data set.
 """
 
 import contextlib
@@ -31,34 +31,37 @@ class Source:
     """One origin of images. Subclass it under `@SOURCES.register("name")` in a file of this package."""
 
     name: str
-    settings: Any  # of this class's own Settings
+    settings: Any  # an instance of the class's Settings
 
     class Settings(BaseSettings):
         """Keys of the config block besides source, tasks and class_order_seed."""
 
     def __init__(self, settings: BaseSettings, data_dir: Path, mirror: Path | None = None):
-        """data_dir: where downloads and caches live. mirror: folder of the original archives."""
+        """data_dir: folder of downloads and caches. mirror: folder of the original archives."""
         self.settings = settings
         self.data_dir = Path(data_dir)
         self.mirror = mirror
 
     def class_names(self) -> list[str]:
-        """Names in label order; cheap, needs no download."""
+        """Return the class names in label order. Cheap; needs no download."""
         raise NotImplementedError  # abstract
 
     def check(self, progress: Progress = None) -> None:
-        """Find what is wrong before any job runs. progress: told a line now and then. Raises UserError."""
+        """Raise UserError for data that cannot be prepared. Runs before any job.
+
+        progress: called with a line of text every few seconds.
+        """
 
     def identity(self) -> dict[str, Any]:
-        """What the prepared content is a function of; JSON-able."""
+        """Return everything that determines the prepared content; JSON-able."""
         return {"source": self.name, "settings": self.settings.model_dump(mode="json")}
 
     def counts(self) -> dict[str, int] | None:
-        """Images per split, where that is known without preparing them; asked for after check()."""
+        """Return the images per split if known without preparing them, else None. Call check() first."""
         return None
 
     def content_ids(self) -> set[str]:
-        """Identifiers of the classes' content, comparable between sources; empty when unknown."""
+        """Return identifiers of the classes' content, comparable between sources; empty when unknown."""
         return set()
 
     def prepare(self, out: Path, progress: Progress = None) -> None:
@@ -68,7 +71,10 @@ class Source:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A prepared folder, opened: read-only memory-mapped arrays and the manifest."""
+    """An open prepared folder, with its manifest and read-only memory-mapped arrays.
+
+    images (N, H, W, 3) uint8; labels (N,) int64.
+    """
 
     manifest: dict[str, Any]
     train_images: np.ndarray
@@ -78,14 +84,15 @@ class PreparedData:
 
     @property
     def classes(self) -> list[str]:
-        """Class names in label order."""
+        """Return the class names in label order."""
         return self.manifest["classes"]
 
 
 def open_prepared(folder: Path | str, verify: bool = False) -> PreparedData:
-    """Open a prepared folder; see sharc_core.common.integrity for what is hashed, everything if `verify`.
+    """Open a prepared folder.
 
-    Raises UserError naming the file when something is missing, short or altered.
+    verify: hash all files. By default only those that changed are hashed (sharc_core.common.integrity).
+    Raises UserError naming the file that is missing, cut short or altered.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
@@ -98,7 +105,7 @@ def open_prepared(folder: Path | str, verify: bool = False) -> PreparedData:
 
 
 class Writer:
-    """Streams images into the memory-mapped arrays of a folder that is being prepared."""
+    """Write images to the memory-mapped arrays of a folder that is being prepared."""
 
     def __init__(self, folder: Path, counts: dict[str, int], shape: tuple[int, int]):
         """counts: images per split. shape: (H, W)."""
@@ -110,7 +117,7 @@ class Writer:
             self.labels[split] = _reserved(folder / f"{split}_labels.npy", np.int64, (size,))
 
     def add(self, split: str, images: np.ndarray, labels: np.ndarray | int) -> None:
-        """Append a batch: images (n, H, W, 3) uint8, labels (n,) or one for all."""
+        """Append images (n, H, W, 3) uint8 with labels (n,), or one label for all."""
         start = self.filled[split]
         stop = start + len(images)
         self.images[split][start:stop] = images
@@ -118,17 +125,17 @@ class Writer:
         self.filled[split] = stop
 
     def counts(self, classes: int) -> dict[str, Any]:
-        """Images per split, and per split and class."""
-        found: dict[str, Any] = {split: len(self.labels[split]) for split in SPLITS}
+        """Return the images per split, and per split and class."""
+        images: dict[str, Any] = {split: len(self.labels[split]) for split in SPLITS}
         for split in SPLITS:
-            found[f"{split}_per_class"] = np.bincount(self.labels[split], minlength=classes).tolist()
-        return found
+            images[f"{split}_per_class"] = np.bincount(self.labels[split], minlength=classes).tolist()
+        return images
 
 
 def _reserved(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped .npy file whose blocks are allocated at once.
+    """Create a memory-mapped .npy file and allocate its blocks immediately.
 
-    On a full disk that is an error here; without it, storing into the map would kill the process.
+    A full disk then raises an error here. Otherwise a later write to the map would kill the process.
     """
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
@@ -139,7 +146,7 @@ def _reserved(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
 
 @contextlib.contextmanager
 def writing(source: Source, out: Path, counts: dict[str, int], shape: tuple[int, int]) -> Iterator[Writer]:
-    """A Writer whose folder appears as `out`, manifest and all, when the body ends without an error."""
+    """Yield a Writer. Its folder appears as `out`, with the manifest, when the body ends without an error."""
     with atomic_folder(out) as folder:
         writer = Writer(folder, counts, shape)
         yield writer
@@ -166,7 +173,7 @@ def writing(source: Source, out: Path, counts: dict[str, int], shape: tuple[int,
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of up to `size` consecutive items."""
+    """Yield lists of up to `size` consecutive items."""
     batch = []
     for item in items:
         batch.append(item)

@@ -1,6 +1,6 @@
-"""Archives of published data sets: from a mirror folder, from an earlier download, or from their server.
+"""Get archives of published data sets from a mirror folder, an earlier download or their server.
 
-Whatever the way, an archive is used only when its checksum is right, and is read where it lies.
+An archive is used only if its checksum is correct. It is read in place.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.base import Progress, Source
 
 SECONDS_BETWEEN_LINES = 5
-TIMEOUT = 60  # seconds without a byte after which a server counts as unreachable
+TIMEOUT = 60  # seconds without a byte before a server counts as unreachable
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on a server. checksum: MD5 or SHA-256, hexadecimal. size: bytes, None when not known."""
+    """A file on a server. checksum: MD5 or SHA-256, hexadecimal. size: bytes, None if unknown."""
 
     name: str
     url: str
@@ -39,58 +39,61 @@ class Archive:
 
 
 class ArchiveSource(Source):
-    """A source that is made from one archive. Subclasses say which and what is in it."""
+    """Base of sources that are made from one archive. Subclasses implement `original` and `write`."""
 
-    prepared_bytes: int  # of the original's prepared images
+    prepared_bytes: int  # size of the prepared images of the original archive
 
     class Settings(BaseSettings):
-        """checksum: MD5 or SHA-256 of the archive, when it is not the original one."""
+        """checksum: MD5 or SHA-256 of the archive, if it is not the original one."""
 
         checksum: str | None = Field(default=None, pattern=r"^([0-9a-f]{32}|[0-9a-f]{64})$")
 
     def original(self) -> Archive:
-        """The archive as published; cheap."""
+        """Return the published archive. Cheap."""
         raise NotImplementedError  # abstract
 
     def write(self, archive: Path, out: Path, progress: Progress) -> None:
-        """Write the prepared folder from the archive, whose checksum was right."""
+        """Write the prepared folder from the archive, whose checksum has been verified."""
         raise NotImplementedError  # abstract
 
     def archive(self) -> Archive:
-        """The archive that is asked for: the original, or another of its name by its checksum."""
+        """Return the original archive, or one of the same name with the checksum of the settings."""
         original, checksum = self.original(), self.settings.checksum
         if checksum is None or checksum == original.checksum:
             return original
         return replace(original, checksum=checksum, size=None)
 
     def identity(self) -> dict:
-        """Settings and the archive's checksum: needs no download."""
+        """Return the settings and the archive's checksum. Needs no download."""
         return super().identity() | {"checksum": self.archive().checksum}
 
     def check(self, progress=None) -> None:
-        """Whether a mirror holds the archive and what lies there has its size; the network is not asked."""
+        """Check that a mirror, if set, holds the archive and that a local copy has the right size.
+
+        Does not use the network. Raises Missing for a mirror without the archive, UserError for a wrong size.
+        """
         archive = self.archive()
         path = find(archive, self.data_dir, self.mirror)
         if path is not None:
             _check_size(archive, path)
 
     def prepare(self, out, progress=None) -> None:
-        """Get the archive, unless it is there, and write the prepared folder from it."""
+        """Get the archive if it is not local, and write the prepared folder from it."""
         archive = self.archive()
         if archive.size is not None:
-            is_here = find(archive, self.data_dir, self.mirror) is not None
-            needed = (0 if is_here else archive.size) + self.prepared_bytes
+            is_local = find(archive, self.data_dir, self.mirror) is not None
+            needed = (0 if is_local else archive.size) + self.prepared_bytes
             require_space(self.data_dir, needed, f"{archive.name} and its prepared images")
         self.write(fetch(archive, self.data_dir, self.mirror, progress), out, progress)
 
 
 def downloads(data_dir: Path) -> Path:
-    """Where downloaded archives are kept."""
+    """Return the folder of downloaded archives."""
     return data_dir / "downloads"
 
 
 def find(archive: Archive, data_dir: Path, mirror: Path | None) -> Path | None:
-    """Where the archive lies; None when it has to be downloaded. Raises Missing when a mirror lacks it."""
+    """Return the archive's path; None if it must be downloaded. Raises Missing when a mirror lacks it."""
     for folder in (mirror, downloads(data_dir)):
         if folder is not None and (folder / archive.name).is_file():
             return folder / archive.name
@@ -103,7 +106,10 @@ def find(archive: Archive, data_dir: Path, mirror: Path | None) -> Path | None:
 
 
 def fetch(archive: Archive, data_dir: Path, mirror: Path | None, progress: Progress = None) -> Path:
-    """Path of the archive, its checksum right. Raises UserError when it cannot be had or is another file."""
+    """Return the path of the archive after verifying its checksum; download it if it is not local.
+
+    Raises UserError when it cannot be downloaded, or its size or checksum is wrong.
+    """
     path = find(archive, data_dir, mirror)
     if path is None:
         path = downloads(data_dir) / archive.name
@@ -117,7 +123,7 @@ def fetch(archive: Archive, data_dir: Path, mirror: Path | None, progress: Progr
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError when the disk of a folder (which need not exist yet) has less than `needed` bytes."""
+    """Raise UserError when a folder's disk has fewer than `needed` free bytes. The folder need not exist."""
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed:
@@ -128,28 +134,31 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 def megabytes(size: int) -> str:
-    """A size as a text; decimal megabytes."""
+    """Format a number of bytes as decimal megabytes."""
     return f"{size / 1e6:,.0f} MB"
 
 
 def _download(archive: Archive, path: Path, progress: Progress) -> None:
-    """Fill the (empty) file at `path` from the server; whether it is the right one is checked elsewhere."""
+    """Download the archive to the (empty) file at `path`. The caller verifies its checksum.
+
+    Raises UserError when the server cannot be reached, OSError when the disk is full.
+    """
     from torchvision.datasets.utils import download_url
 
     if progress:
         progress(f"downloading {archive} from {archive.url}")
-    # torchvision takes a file that is there as downloaded, unless its MD5 differs; it knows MD5 alone
+    # torchvision treats an existing file as downloaded unless its MD5 differs; it supports MD5 only
     md5 = archive.checksum if len(archive.checksum) == 32 else "another kind"
     try:
-        with _patience(), _told(path, archive, progress):
+        with _socket_timeout(), _reporting(path, archive, progress):
             download_url(archive.url, path.parent, path.name, md5)
-    except RecursionError as error:  # more redirections than it follows
+    except RecursionError as error:  # more redirections than torchvision follows
         raise _unreachable(archive, path.parent, error) from error
     except RuntimeError:
-        return  # "corrupted": our own check says how
+        return  # "corrupted": the caller's check gives the details
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
-            raise  # no fault of the server's
+            raise  # the disk is full
         raise _unreachable(archive, path.parent, error) from error
 
 
@@ -162,8 +171,8 @@ def _unreachable(archive: Archive, folder: Path, error: Exception) -> UserError:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """Without a limit a server that accepts and says nothing would be waited for without end."""
+def _socket_timeout() -> Iterator[None]:
+    """Set a socket timeout. Without it, a server that accepts and never answers would block forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -173,53 +182,52 @@ def _patience() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(path: Path, archive: Archive, progress: Progress) -> Iterator[None]:
-    """Lines about how large a growing file is by now."""
+def _reporting(path: Path, archive: Archive, progress: Progress) -> Iterator[None]:
+    """Report the size of a growing file every few seconds."""
     done = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         assert progress is not None
-        whole = f" of {megabytes(archive.size)}" if archive.size else ""
+        of_total = f" of {megabytes(archive.size)}" if archive.size else ""
         while not done.wait(SECONDS_BETWEEN_LINES):
-            progress(f"received {megabytes(path.stat().st_size)}{whole}")
+            progress(f"received {megabytes(path.stat().st_size)}{of_total}")
 
-    teller = threading.Thread(target=tell, daemon=True)
+    reporter = threading.Thread(target=report, daemon=True)
     if progress:
-        teller.start()
+        reporter.start()
     try:
         yield
     finally:
         done.set()
         if progress:
-            teller.join()
+            reporter.join()
 
 
 def _check_size(archive: Archive, path: Path) -> None:
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
-        how = "is cut short" if size < archive.size else "is another file"
-        raise UserError(
-            f"{path} {how}: it has {size:,} bytes, the original {archive.size:,}: {_remedy(archive, path)}"
-        )
+        problem = "is cut short" if size < archive.size else "is another file"
+        sizes = f"it has {size:,} bytes, the original {archive.size:,}"
+        raise UserError(f"{path} {problem}: {sizes}: {_remedy(archive, path)}")
 
 
 def _check(archive: Archive, path: Path, what: str, remedy: str) -> None:
     kind = "md5" if len(archive.checksum) == 32 else "sha256"
     with open(path, "rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
-    if found != archive.checksum:
+        checksum = hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if checksum != archive.checksum:
         raise UserError(
-            f"{what} is not {archive}: {path.stat().st_size:,} bytes whose {kind} is {found}, expected is "
+            f"{what} is not {archive}: {path.stat().st_size:,} bytes whose {kind} is {checksum}, expected "
             f"{archive.checksum}: {remedy}"
         )
 
 
 def _remedy(archive: Archive, path: Path) -> str:
-    return f"delete {path} and get it again from {archive.url}, or state its checksum if it was packed anew"
+    return f"delete {path} and get it again from {archive.url}, or state its checksum if it was repacked"
 
 
 def _similar(name: str, folder: Path) -> str:
-    """What is there instead, where it looks like it: a misspelt or renamed file."""
+    """Return the names of similar files (misspelt or renamed) as a clause for a message; empty if none."""
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     return f", only {', '.join(close)}" if close else ""

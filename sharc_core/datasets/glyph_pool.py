@@ -1,4 +1,4 @@
-"""Which characters can be classes: all that two or more typefaces draw, no two of them look-alikes."""
+"""The pool of characters that can be classes: drawn by two or more typefaces, without look-alikes."""
 
 import unicodedata
 from functools import lru_cache
@@ -10,7 +10,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageFont
 
 # Every face of the four text families that matplotlib ships. (Its Computer Modern and STIX symbol fonts
-# have encodings of their own: their character codes do not say what is drawn.)
+# use custom encodings, so their character codes do not identify the characters.)
 FAMILIES = {
     "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),
     "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
@@ -18,52 +18,56 @@ FAMILIES = {
     "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
 }
 FACES = [family + style for family, styles in FAMILIES.items() for style in styles]
-# Letters, digits, punctuation and symbols; modifiers, marks, spaces and controls draw too little.
+# Letters, digits, punctuation and symbols. Modifiers, marks, spaces and controls draw too little.
 CATEGORIES = {"Lu", "Ll", "Lt", "Lo", "Nd", "Nl", "No", "Po", "Sm", "Sc", "So"}
-SIDE = 20  # pixels of the normalised drawing in which characters are compared
-LOOK_ALIKE = 0.86  # cosine similarity from which two characters count as the same class
-ORDER_SEED = 20231006  # shuffles the pool, so that every range of it is alike
+SIDE = 20  # pixels per side of the normalised drawings that are compared
+LOOK_ALIKE = 0.86  # cosine similarity above which two characters count as the same class
+ORDER_SEED = 20231006  # shuffles the pool, so that all its ranges are alike
 
 
 def face_path(face: str) -> Path:
-    """Path of a face's file in matplotlib's data folder."""
+    """Return the path of a face's file in matplotlib's data folder."""
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
 
 
 @lru_cache
 def faces_of() -> dict[int, tuple[str, ...]]:
-    """Code point to the faces that draw it, for code points that at least two families have."""
-    found: dict[int, list[str]] = {}
+    """Map each code point that at least two families have to the faces that draw it."""
+    faces: dict[int, list[str]] = {}
     for face in FACES:
         with TTFont(face_path(face), lazy=True) as font:
             for point in font.getBestCmap():
-                found.setdefault(point, []).append(face)
+                faces.setdefault(point, []).append(face)
     families = {face: family for family, styles in FAMILIES.items() for face in (family + s for s in styles)}
-    return {p: tuple(f) for p, f in sorted(found.items()) if len({families[face] for face in f}) > 1}
+    return {p: tuple(f) for p, f in sorted(faces.items()) if len({families[face] for face in f}) > 1}
 
 
 @lru_cache
 def pool() -> tuple[int, ...]:
-    """Code points that may be classes, in the fixed order that `first_class` counts in."""
+    """Return the code points that may be classes, in the fixed order that `first_class` indexes."""
     candidates = [p for p in faces_of() if _is_a_class(chr(p))]
     drawings, drawn = _normalised(candidates)
     candidates = [p for p, ok in zip(candidates, drawn, strict=True) if ok]
     drawings = drawings[drawn]
     similar = drawings @ drawings.T > LOOK_ALIKE
     kept = np.zeros(len(candidates), dtype=bool)
-    for i in range(len(candidates)):  # in code-point order: the plain letter stays, its likes go
+    for i in range(len(candidates)):  # in code-point order, so the plain letter stays and its look-alikes go
         kept[i] = not similar[i, :i][kept[:i]].any()
     chosen = np.array(candidates)[kept]
     return tuple(np.random.default_rng(ORDER_SEED).permutation(chosen).tolist())
 
 
 def digit_of(point: int) -> int | None:
-    """The digit that a character stands for, whatever its script or style; None for all others."""
+    """Return the digit that a character of any script or style stands for; None for other characters."""
     return unicodedata.digit(chr(point), None)
 
 
 def _is_a_class(character: str) -> bool:
-    """Mathematical alphabets repeat letters in other styles; Braille patterns differ by a dot."""
+    """Return whether a character may be a class.
+
+    Mathematical alphabets are excluded because they repeat letters in other styles, Braille patterns because
+    they differ by a dot.
+    """
     return (
         unicodedata.category(character) in CATEGORIES
         and not unicodedata.decomposition(character).startswith("<font>")
@@ -72,7 +76,10 @@ def _is_a_class(character: str) -> bool:
 
 
 def _normalised(points: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, SIDE * SIDE) unit drawings, centred and scaled to a common box, and whether there is any ink."""
+    """Return unit-norm drawings (n, SIDE * SIDE), centred and scaled to one box, and which have ink (n,).
+
+    A drawing without ink, or whose ink is less than 6 pixels wide and high, is zero and counts as without.
+    """
     drawings = np.zeros((len(points), SIDE * SIDE), dtype=np.float32)
     fonts: dict[str, ImageFont.FreeTypeFont] = {}
     for row, point in enumerate(points):

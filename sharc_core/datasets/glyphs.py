@@ -1,9 +1,8 @@
-"""Characters rendered from the fonts that matplotlib ships: any number of classes, no download.
+"""Characters rendered from the fonts that matplotlib ships: many classes, no download.
 
 A class is a character. Samples vary in typeface, weight, slant, size, position, rotation, shear, stroke,
-colours, background, clutter, blur and noise. Each sample has a generator of its own, derived from
-(seed, character, split, number): the same sample comes out whatever else is asked for, on however many
-workers.
+colours, background, clutter, blur and noise. Each sample has its own generator, seeded by (seed, character,
+split, number). So a sample depends neither on the other samples nor on the number of workers.
 """
 
 import multiprocessing
@@ -20,9 +19,9 @@ from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.datasets.base import SOURCES, SPLITS, Source, writing
 from sharc_core.datasets.glyph_pool import digit_of, face_path, faces_of, pool
 
-CANVAS = 96  # pixels of the square that a character is drawn on before it is placed
+CANVAS = 96  # pixels per side of the square on which a character is drawn before it is placed
 FONT_SIZE = 52
-DRAWS = 40  # uniform numbers a sample uses; a fixed count keeps the meaning of each
+DRAWS = 40  # uniform numbers per sample; a fixed count keeps the meaning of each
 
 
 @SOURCES.register("glyphs")
@@ -30,11 +29,11 @@ class Glyphs(Source):
     """Rendered characters, `size` x `size` RGB."""
 
     class Settings(BaseSettings):
-        """classes, first_class: which part of the pool of characters; ranges that do not overlap share none.
+        """classes, first_class: size and start of the range of the character pool.
 
-        digits: false leaves every character that stands for a digit out of the pool, and the others in
-        order, so that what is pre-trained on them has not seen the classes of a stream of digits.
-        train_per_class, test_per_class: images. seed: of all the variation. size: pixels per side.
+        digits: false removes every character that stands for a digit from the pool and keeps the order of
+        the others, so that a network pre-trained on them has not seen the classes of a stream of digits.
+        train_per_class, test_per_class: images. seed: seed of all variation. size: pixels per side.
         """
 
         classes: int = Field(ge=2)
@@ -46,7 +45,7 @@ class Glyphs(Source):
         size: int = Field(default=32, ge=8, le=256)
 
     def points(self) -> list[int]:
-        """Code points in label order. Raises UserError when the pool has not that many."""
+        """Return the code points in label order. Raises UserError when the pool has too few."""
         first, count = self.settings.first_class, self.settings.classes
         points = [p for p in pool() if self.settings.digits or digit_of(p) is None]
         if first + count > len(points):
@@ -57,26 +56,26 @@ class Glyphs(Source):
         return points[first : first + count]
 
     def class_names(self) -> list[str]:
-        """Unicode names of the code points, as U+0041."""
+        """Return the code points in Unicode notation, such as U+0041."""
         return [f"U+{point:04X}" for point in self.points()]
 
     def content_ids(self) -> set[str]:
-        """The characters, and for one that stands for a digit (as in 8, ⁸, ➇ or ٨) the plain digit too."""
+        """Return ids of the characters and, for those that stand for a digit (8, ⁸, ➇ or ٨), of the digit."""
         points = self.points()
         plain = {ord(str(digit_of(point))) for point in points if digit_of(point) is not None}
         return {f"glyph:U+{point:04X}" for point in plain.union(points)}
 
     def counts(self) -> dict[str, int]:
-        """As many as were asked for."""
+        """Return the configured numbers of images."""
         s = self.settings
         return {"train": s.classes * s.train_per_class, "test": s.classes * s.test_per_class}
 
     def check(self, progress=None) -> None:
-        """The pool must be large enough."""
+        """Raise UserError when the pool is too small."""
         self.points()
 
     def prepare(self, out, progress=None, workers: int | None = None) -> None:
-        """Render everything, class by class, on `workers` processes (default: all cores)."""
+        """Render all images, class by class, in `workers` processes (default: all cores)."""
         s = self.settings
         per_class = {"train": s.train_per_class, "test": s.test_per_class}
         tasks = [
@@ -94,17 +93,17 @@ class Glyphs(Source):
 
 
 def _in_order(tasks: list[tuple], workers: int) -> Iterator[np.ndarray]:
-    """render_class of every task. Processes are forked where that exists, else this one does it all."""
+    """Yield render_class(task) of every task, in forked processes where the system supports forking."""
     if workers == 1 or len(tasks) < 4 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(render_class, tasks)
         return
-    pool()  # made once here, inherited by the children
+    pool()  # computed once here, inherited by the children
     with multiprocessing.get_context("fork").Pool(min(workers, len(tasks))) as processes:
         yield from processes.imap(render_class, tasks, chunksize=4)
 
 
 def render_class(task: tuple[str, int, int, int, int, int]) -> np.ndarray:
-    """(split, label, code point, count, seed, size) -> (count, size, size, 3) uint8 images."""
+    """Render (split, label, code point, count, seed, size) as images (count, size, size, 3) uint8."""
     split, _, point, count, seed, size = task
     rngs = [np.random.default_rng([seed, point, SPLITS.index(split), i]) for i in range(count)]
     u = np.stack([rng.random(DRAWS, dtype=np.float32) for rng in rngs])
@@ -121,7 +120,7 @@ def _font(face: str) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=512)
 def _drawing(point: int, face: str, stroke: int) -> tuple[Image.Image, float]:
-    """The character in white, centred by its ink on a black canvas, and its larger side in pixels."""
+    """Draw the character in white, centred on a black canvas. Return it and its larger side in pixels."""
     text, middle = chr(point), CANVAS / 2
     image = Image.new("L", (CANVAS, CANVAS))
     draw, font = ImageDraw.Draw(image), _font(face)
@@ -132,12 +131,12 @@ def _drawing(point: int, face: str, stroke: int) -> tuple[Image.Image, float]:
 
 
 def _ink(point: int, u: np.ndarray, size: int) -> np.ndarray:
-    """(size, size) coverage in [0, 1] of the placed character."""
+    """Return the coverage (size, size) in [0, 1] of the placed character."""
     faces = faces_of()[point]
     face = faces[int(u[0] * len(faces))]
     stroke = 2 if u[1] < 0.25 else 0
     image, extent = _drawing(point, face, stroke)
-    # Where each output pixel comes from on the canvas: scale, aspect, rotation, shear, position.
+    # The map from output pixels to the canvas: scale, aspect, rotation, shear, position.
     side = (0.5 + 0.42 * u[2]) * size
     zoom = extent / side
     aspect = np.exp((u[3] - 0.5) * 0.5)
@@ -158,7 +157,7 @@ def _ink(point: int, u: np.ndarray, size: int) -> np.ndarray:
 
 
 def _clutter(u: np.ndarray, size: int) -> np.ndarray:
-    """(size, size) coverage in [0, 1] of up to three stray strokes."""
+    """Return the coverage (size, size) in [0, 1] of up to three stray strokes."""
     image = Image.new("L", (size, size))
     draw = ImageDraw.Draw(image)
     for i in range(int(u[8] * 4)):
@@ -171,10 +170,13 @@ def _clutter(u: np.ndarray, size: int) -> np.ndarray:
 
 
 def _compose(u: np.ndarray, ink: np.ndarray, clutter: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Colours, gradient, clutter behind, character before, blur, noise: (n, size, size, 3) uint8."""
+    """Compose background gradient, clutter, character, blur and noise to images (n, size, size, 3) uint8.
+
+    u (n, DRAWS); ink, clutter (n, size, size); noise (n, size, size, 3).
+    """
     size = ink.shape[1]
     ground, colour, stray = u[:, 21:24], u[:, 24:27], u[:, 27:30]
-    # Ink must differ from the ground: where the grey levels are close, move the ink away from it.
+    # Ink must differ from the background. Where the grey levels are close, the ink moves away from it.
     gap = colour.mean(1) - ground.mean(1)
     wanted = np.where(gap < 0, -1, 1) * (0.22 + 0.3 * u[:, 30])
     push = np.where(np.abs(gap) < np.abs(wanted), wanted - gap, 0)

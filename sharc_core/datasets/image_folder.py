@@ -1,4 +1,4 @@
-"""Your own images: a folder, zip or tar of <train|test>/<class>/<image>, or of <class>/<image>."""
+"""The user's images: a folder, zip or tar of <train|test>/<class>/<image>, or of <class>/<image>."""
 
 import time
 from collections import Counter
@@ -18,22 +18,22 @@ from sharc_core.datasets.file_names import composed
 from sharc_core.datasets.image_layout import TRAIN, ClassReader, Layout, SplitReader
 from sharc_core.datasets.pictures import examine_images, read_images, rows, write_images
 
-MIXED_SIDE = 224  # side to which images of different sizes are brought when none is asked for
-SIDE_LIMIT = 4096  # of the prepared images: 48 MiB each, above it a slip of the keyboard
+MIXED_SIDE = 224  # default side for images of different sizes
+SIDE_LIMIT = 4096  # of the prepared images (48 MiB each); a larger value is probably a typing error
 SECONDS_BETWEEN_LINES = 5
-CHECK = 1  # version of what the check refuses and notes: those of another one are not believed
+CHECK = 1  # version of the check; cached facts of another version are ignored
 
 
 @SOURCES.register("image_folder")
 class ImageFolder(Source):
-    """Classes are folder names in natural order; images in natural order within a class."""
+    """Images of class folders. Classes, and the images of a class, are in natural order of their names."""
 
     class Settings(BaseSettings):
         """path: folder or archive. size: pixels per side (shorter side scaled, centre cut out).
 
-        Without a size: the one that all images share, or 224 when they differ or are not square.
+        The default size is the size that all images share, or 224 when they differ or are not square.
         test_split: name of the folder of test images. test_fraction: share of every class that is held
-        out where there is no such folder, chosen by split_seed.
+        out if there is no such folder; split_seed selects these images.
         """
 
         path: str = Field(min_length=1)
@@ -51,47 +51,45 @@ class ImageFolder(Source):
                     f"test_split is {TRAIN}, the folder of the training images: name another one"
                 )
             if self.test_fraction is not None and self.test_split != "test":
-                raise ValueError(
-                    "test_split names a folder, test_fraction does without one: drop one of them"
-                )
+                raise ValueError("test_split names a folder, test_fraction needs none: drop one of them")
             if self.test_fraction is None and self.split_seed:
                 raise ValueError("split_seed has no effect without test_fraction: set it, or drop split_seed")
             return self
 
     @cached_property
     def container(self) -> Container:
-        """The folder or archive, listed once: a fresh source sees changes."""
+        """Return the folder or archive. It is listed once; a new source sees later changes."""
         return Container(self.settings.path)
 
     @cached_property
     def layout(self) -> Layout:
-        """The images by split and class. Raises UserError for a bad layout."""
+        """Return the images by split and class. Raises UserError for a bad layout."""
         s = self.settings
         if s.test_fraction is not None:
             return ClassReader(s.path, self.container, s.test_fraction, s.split_seed).read()
         return SplitReader(s.path, self.container, s.test_split).read()
 
     def index(self) -> dict[str, dict[str, list[str]]]:
-        """Image names by split and class, all in natural order. Raises UserError for a bad layout."""
+        """Return image names by split and class, in natural order. Raises UserError for a bad layout."""
         return self.layout.index
 
     def left_out(self) -> list[str]:
-        """Files of the data set's folders that are not taken: of a wrong depth, kind or extension."""
+        """Return the files of the data set's folders with a wrong depth, kind or extension."""
         return list(self.layout.left_out)
 
     def class_names(self) -> list[str]:
-        """Folder names in natural order."""
+        """Return the folder names in natural order."""
         return list(self.index()["train"])
 
     def identity(self) -> dict:
-        """Settings and content. Neither where the files lie nor how old they are is part of it."""
+        """Return settings and content hash, independent of the files' location and dates."""
         settings = self.settings.model_dump(mode="json", exclude={"path"})
         return {"source": self.name, "settings": settings, "content": self._content()}
 
     def _content(self) -> str | None:
-        """Hash of the images and their paths in the data set; read here unless the check has done so.
+        """Return the hash of the images and their paths in the data set. Reads them if the check has not.
 
-        None where they are missing: a dry run may name what cannot be made yet.
+        Returns None for missing images, so that a dry run can name what cannot be made yet.
         """
         try:
             note = self._note
@@ -104,42 +102,45 @@ class ImageFolder(Source):
 
     @cached_property
     def _note(self) -> Note:
-        """What the check found. Of no other settings: a split by another seed has the same images."""
+        """Return the cache of the check's results. A split by another seed has the same images and cache."""
         kind = "classes" if self.settings.test_fraction is not None else self.settings.test_split
         return Note(self.data_dir, "images", CHECK, self.container.fingerprint(), kind)
 
     def counts(self) -> dict[str, int]:
-        """As many as files are taken."""
+        """Return the number of image files per split."""
         return {split: sum(map(len, classes.values())) for split, classes in self.index().items()}
 
     def check(self, progress=None) -> None:
-        """Layout and every single image, decoded; remembered under data_dir until the files change."""
+        """Check the layout and decode every image. The result is cached in data_dir until the files change.
+
+        Raises UserError for a bad layout, an unreadable image, or images too large to prepare by default.
+        """
         if progress:
-            self._tell_left_out(progress)
+            self._report_left_out(progress)
         if not self._is_checked():
             self._check_all(progress)
         if progress and (count := self._note.facts["frames"]):
-            several = "images hold" if count > 1 else "image holds"
-            line = f"{count:,} {several} several frames, of which the first is taken"
+            images_hold = "images hold" if count > 1 else "image holds"
+            line = f"{count:,} {images_hold} several frames, of which the first is taken"
             progress(one_line(f"{self.settings.path}: {line}, e.g. {self._note.facts['example']}"))
         self._side()
 
-    def _tell_left_out(self, progress) -> None:
-        """A line for every reason, with one example."""
+    def _report_left_out(self, progress) -> None:
+        """Report one line for every reason, with one example."""
         examples: dict[str, list[str]] = {}
         for name, why in self.layout.left_out.items():
             examples.setdefault(why, []).append(name)
         for why, names in examples.items():
-            several = f"{len(names):,} files were" if len(names) > 1 else "1 file was"
-            progress(one_line(f"{self.settings.path}: {several} left out, e.g. {names[0]} ({why})"))
+            files_were = f"{len(names):,} files were" if len(names) > 1 else "1 file was"
+            progress(one_line(f"{self.settings.path}: {files_were} left out, e.g. {names[0]} ({why})"))
 
     def _is_checked(self) -> bool:
-        """Whether the note holds what the check finds, in its form: a damaged one is found out again."""
+        """Return whether the cache holds the check's results in the right form. A damaged cache is redone."""
         facts = self._note.facts
         try:
             sizes = [list(map(int, size.split("x"))) for size in facts["sizes"]]
-            are_whole = isinstance(facts["content"], str) and isinstance(facts["frames"], int)
-            return are_whole and bool(sizes) and all(len(size) == 2 for size in sizes)
+            is_complete = isinstance(facts["content"], str) and isinstance(facts["frames"], int)
+            return is_complete and bool(sizes) and all(len(size) == 2 for size in sizes)
         except (KeyError, TypeError, ValueError, AttributeError):
             return False
 
@@ -149,21 +150,21 @@ class ImageFolder(Source):
         sums: dict[str, str] = {}
         frames: list[str] = []
         total = len(layout.files)
-        began = said = time.perf_counter()
+        began = reported = time.perf_counter()
         for done, image in enumerate(examine_images(self.container, layout.files), 1):
             sizes[f"{image.width}x{image.height}"] += 1
             sums[image.name] = image.checksum
             if image.has_frames:
                 frames.append(image.name)
             now = time.perf_counter()
-            if progress and now - said > SECONDS_BETWEEN_LINES:
-                said, left = now, (now - began) * (total - done) / done
+            if progress and now - reported > SECONDS_BETWEEN_LINES:
+                reported, left = now, (now - began) * (total - done) / done
                 progress(f"checked {done:,} of {total:,} images of {self.settings.path}, {left:.0f} s left")
-        found = {"sizes": sizes, "frames": len(frames), "example": min(frames, default=None)}
-        self._note.add(content=content_hash(layout.names, sums), **found)
+        facts = {"sizes": sizes, "frames": len(frames), "example": min(frames, default=None)}
+        self._note.add(content=content_hash(layout.names, sums), **facts)
 
     def side(self) -> int:
-        """Pixels per side of the prepared images."""
+        """Return the pixels per side of the prepared images. Raises UserError as `check` does."""
         if self.settings.size is None:
             self.check()
         return self._side()
@@ -183,7 +184,7 @@ class ImageFolder(Source):
         return width
 
     def prepare(self, out, progress=None) -> None:
-        """Decode, bring to one size, and write; bounded memory whatever the number of images."""
+        """Decode the images, resize and write them. Memory does not grow with the number of images."""
         side, index = self.side(), self.index()
         labels = {name: label for label, name in enumerate(self.class_names())}
         place = rows(
@@ -195,7 +196,7 @@ class ImageFolder(Source):
         write_images(self, out, place, side, self._images(), progress)
 
     def _images(self) -> Iterator[tuple[str, Image.Image]]:
-        """Every image, decoded. Raises UserError after the last when they are not those of the identity."""
+        """Yield every image, decoded. Raises UserError at the end if the content hash changed meanwhile."""
         sums: dict[str, str] = {}
         yield from read_images(self.container, self.layout.files, sums)
         if set(sums) == set(self.layout.names) and content_hash(self.layout.names, sums) != self._content():

@@ -1,4 +1,4 @@
-"""Which file of a folder or an archive is an image of which class and split, and which is left out."""
+"""Assign the files of a folder or an archive to classes and splits, and list those that are left out."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,18 @@ from sharc_core.datasets.base import SPLITS
 from sharc_core.datasets.file_names import composed, is_hidden, is_text
 from sharc_core.datasets.pictures import EXTENSIONS
 
-TRAIN = "train"  # folder of the training images; that of the test images is a setting
+TRAIN = "train"  # folder of the training images; the folder of the test images is a setting
 Parts = tuple[str, ...]
-Classes = dict[str, list[str]]  # a class's files
+Classes = dict[str, list[str]]  # the files of each class
 
 
 @dataclass(frozen=True)
 class Layout:
-    """index: files by split and class. names: from a file to its path in the data set. left_out: and why."""
+    """The layout of a data set.
+
+    index: files by split and class. names: maps a file to its path in the data set. left_out: maps a file
+    that is not used to the reason.
+    """
 
     index: dict[str, Classes]
     names: dict[str, str]
@@ -26,27 +30,27 @@ class Layout:
 
     @property
     def files(self) -> list[str]:
-        """All files that are taken, class after class."""
+        """Return all files in use, class by class."""
         return [file for classes in self.index.values() for files in classes.values() for file in files]
 
 
 class Reader:
-    """Reads the layout of a container. Base of the two, which say which files are images of which class.
+    """Base of the two readers of a container's layout, SplitReader and ClassReader.
 
     Class names are compared in Unicode's composed form, so that a folder of macOS and one of Linux with
-    the same name are one class. Files are read under the names that they have.
+    the same name are one class. Files are read by their original names.
     """
 
-    expected: str  # what messages say the layout is
+    expected: str  # the layout, as messages describe it
 
     def __init__(self, path: str, container: Container):
         self.path = path
-        # several files may have the same parts: each is a file of its own
+        # several files may have the same parts; each remains a separate file
         self.parts: dict[str, Parts] = {file: _parts(file) for file in container.names()}
         self.skipped = container.skipped()
 
     def read(self) -> Layout:
-        """Raises UserError for a layout that is not the expected one."""
+        """Return the layout. Raises UserError for a layout that is not the expected one."""
         root = self.root()
         taken = {file: parts for file, parts in self.parts.items() if self.is_image(parts, root)}
         left_out = self._left_out(taken, root)
@@ -59,23 +63,29 @@ class Reader:
         )
 
     def root(self) -> Parts:
-        """The folder that the data set lies in: () for the top."""
+        """Return the folder of the data set, () for the top. Raises UserError if it is ambiguous."""
         raise NotImplementedError  # abstract
 
     def is_image(self, parts: Parts, root: Parts) -> bool:
-        """Whether a path is an image of the data set."""
+        """Return whether a path is an image of the data set."""
         raise NotImplementedError  # abstract
 
     def index(self, taken: Mapping[str, Parts]) -> dict[str, Classes]:
-        """The files by split and class. Raises UserError for a class or split without files."""
+        """Return the files by split and class. Raises UserError for a class or split without files."""
         raise NotImplementedError  # abstract
 
     def class_folder(self, parts: Parts, root: Parts) -> Parts | None:
-        """The class folder of a file that is left out: () without one, None for no file of the data set."""
+        """Return the class folder of a file that is left out.
+
+        Returns () for a file outside any class folder, None for a file that is not part of the data set.
+        """
         raise NotImplementedError  # abstract
 
     def _left_out(self, taken: Mapping[str, Parts], root: Parts) -> dict[str, str]:
-        """Files of the data set that are not taken, in natural order, and why."""
+        """Map each file of the data set that is not used to the reason, in natural order.
+
+        Raises UserError for a class folder without any usable file.
+        """
         others = {file: f"expected {self.expected}" for file in self.parts if file not in taken}
         full = {parts[:-1] for parts in taken.values()}
         left_out = {}
@@ -105,7 +115,7 @@ class Reader:
 
 
 class SplitReader(Reader):
-    """Images lie in <train|test>/<class>/<image>, at the top or in one folder."""
+    """Read a layout of <train|test>/<class>/<image>, at the top or in one folder."""
 
     def __init__(self, path: str, container: Container, test_split: str):
         super().__init__(path, container)
@@ -114,10 +124,10 @@ class SplitReader(Reader):
         self.expected = f"<{TRAIN}|{test_split}>/<class>/<image> with an extension of {', '.join(EXTENSIONS)}"
 
     def root(self) -> Parts:
-        """The folder of train and test. Raises UserError for several."""
+        """Return the folder that holds train and test. Raises UserError for several."""
         paths = [parts for parts in self.parts.values() if len(parts) in (3, 4)]
         roots = {parts[:-3] for parts in paths if _is_image(parts) and parts[-3] in self.folders}
-        if () in roots:  # then train/test/sub/1.png lies too deep in a class "test", not below a root "train"
+        if () in roots:  # then train/test/sub/1.png is too deep in a class "test", not below a root "train"
             roots -= {(folder,) for folder in self.folders}
         _refuse_several(
             self.path, roots, f"keep one {TRAIN}/ and one {self.test_split}/ folder, side by side"
@@ -125,21 +135,21 @@ class SplitReader(Reader):
         return roots.pop() if roots else ()
 
     def is_image(self, parts: Parts, root: Parts) -> bool:
-        """Whether a path is <root>/<train|test>/<class>/<image>."""
+        """Return whether a path is <root>/<train|test>/<class>/<image>."""
         is_below = len(parts) == len(root) + 3 and parts[: len(root)] == root
         return is_below and parts[-3] in self.folders and _is_image(parts)
 
     def index(self, taken: Mapping[str, Parts]) -> dict[str, Classes]:
-        """By the folders' names."""
+        """Group files by the names of their folders. Raises UserError for a class or split without files."""
         index: dict[str, Classes] = {split: {} for split in SPLITS}
         for file, parts in taken.items():
             index[self.folders[parts[-3]]].setdefault(parts[-2], []).append(file)
         for split, other in (SPLITS, SPLITS[::-1]):
             self._check_split(split, index, next(iter(taken.values()), ())[:-3])
-            lonely = sorted(set(index[other]) - set(index[split]), key=natural)
-            if lonely and index[split]:
+            unpaired = sorted(set(index[other]) - set(index[split]), key=natural)
+            if unpaired and index[split]:
                 raise UserError(
-                    f"{self.path}: class {lonely[0]!r} has no {split} image: add some or remove the class"
+                    f"{self.path}: class {unpaired[0]!r} has no {split} image: add some or remove the class"
                 )
         return index
 
@@ -156,27 +166,28 @@ class SplitReader(Reader):
         if split == "train":
             raise UserError(f"{message}; rename the folder of the training images to {TRAIN}")
         siblings = sorted({p[-3] for p in self.parts.values() if _is_sibling(p, root)} - set(self.folders))
-        there = f" ({', '.join(f'{name}/' for name in siblings)} is there)" if siblings else ""
+        candidates = f" ({', '.join(f'{name}/' for name in siblings)} is there)" if siblings else ""
         raise UserError(
-            f"{message}; set test_split to the name of the folder that holds them{there}, or test_fraction "
-            "to hold out a share of every class"
+            f"{message}; set test_split to the name of the folder that holds them{candidates}, or "
+            "test_fraction to hold out a share of every class"
         )
 
     def class_folder(self, parts: Parts, root: Parts) -> Parts | None:
-        """Below train/ and test/, the first two folders; nothing else belongs to the data set.
+        """Return the first two folders below the root for files in train/ and test/.
 
-        A third folder of classes beside them does (a `val` that is not used, for example).
+        Images of a third folder of classes next to them (an unused `val`, for example) are part of the data
+        set and get (). Other files are not part of it and get None.
         """
         start = len(root) if parts[: len(root)] == root else 0
         below = [depth for depth in range(start, len(parts) - 1) if parts[depth] in self.folders]
         if not below:
             return () if _is_sibling(parts, root) else None
-        # deeper than below one folder there is no layout of ours
+        # the root is at most one folder below the top
         return parts[: below[0] + 2] if below[0] <= 1 and len(parts) > below[0] + 2 else ()
 
 
 class ClassReader(Reader):
-    """Images lie in <class>/<image>, at the top or in one folder; a share of every class is held out."""
+    """Read a layout of <class>/<image>, at the top or in one folder, and hold out a share of every class."""
 
     expected = f"<class>/<image> with an extension of {', '.join(EXTENSIONS)}"
 
@@ -185,7 +196,7 @@ class ClassReader(Reader):
         self.test_fraction, self.seed = test_fraction, seed
 
     def root(self) -> Parts:
-        """The folder of the classes. Raises UserError for several, or for those of a split."""
+        """Return the folder of the classes. Raises UserError for none, several or an existing split."""
         roots = {parts[:-2] for parts in self.parts.values() if len(parts) > 1 and _is_image(parts)}
         if not roots:
             raise UserError(f"{self.path} has no images: expected {self.expected}")
@@ -201,11 +212,14 @@ class ClassReader(Reader):
         return roots.pop()
 
     def is_image(self, parts: Parts, root: Parts) -> bool:
-        """Whether a path is <root>/<class>/<image>."""
+        """Return whether a path is <root>/<class>/<image>."""
         return len(parts) == len(root) + 2 and parts[: len(root)] == root and _is_image(parts)
 
     def index(self, taken: Mapping[str, Parts]) -> dict[str, Classes]:
-        """By the class, and within it by hashes of seed and name: the same on every system, in any order."""
+        """Return the files by split and class. Hashes of seed and name select the test images of a class.
+
+        So the split is the same on every system. Raises UserError for a class with one image.
+        """
         classes: Classes = {}
         for file, parts in taken.items():
             classes.setdefault(parts[-2], []).append(file)
@@ -226,7 +240,7 @@ class ClassReader(Reader):
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
     def class_folder(self, parts: Parts, root: Parts) -> Parts | None:
-        """The folder in the root; files that lie straight in the root count when they are images."""
+        """Return the folder below the root. An image outside any class folder gets (), other files None."""
         if parts[: len(root)] != root:
             return () if _is_image(parts) else None
         if len(parts) == len(root) + 1:
@@ -243,7 +257,7 @@ def _is_image(parts: Sequence[str]) -> bool:
 
 
 def _is_sibling(parts: Parts, root: Parts) -> bool:
-    """Whether a path is an image of a class in some folder of the root."""
+    """Return whether a path is an image of a class in any folder of the root."""
     return len(parts) == len(root) + 3 and parts[: len(root)] == root and _is_image(parts)
 
 
@@ -254,7 +268,7 @@ def _refuse_several(path: str | Path, roots: set[Parts], remedy: str) -> None:
 
 
 def _in_order(classes: Classes) -> Classes:
-    """Classes, and files in a class, in natural order of their composed names."""
+    """Sort the classes, and the files of a class, in natural order of their composed names."""
     return {
         name: sorted(files, key=lambda file: (natural(composed(file)), file))
         for name, files in sorted(classes.items(), key=lambda item: natural(item[0]))

@@ -1,6 +1,6 @@
 """mini-ImageNet: 100 ImageNet classes of 600 images at 84 pixels. There is no official download.
 
-It goes round as pickles, as image files and as parquet; mini_imagenet_forms.py reads all three.
+It is distributed as pickles, image files and parquet files. mini_imagenet_forms.py reads all three.
 """
 
 from functools import cached_property
@@ -18,21 +18,21 @@ from sharc_core.datasets.pictures import rows, write_images
 from sharc_core.datasets.wnids import MINI_IMAGENET
 
 NAME = "mini-imagenet"
-ENDINGS = ("", ".zip", *TAR_ENDINGS, ".parquet")  # a folder's first
+ENDINGS = ("", ".zip", *TAR_ENDINGS, ".parquet")  # "": a folder, which is tried first
 
 
 @SOURCES.register("mini_imagenet")
 class MiniImageNet(Source):
-    """Classes are WordNet numbers in sorted order. Of each, the first images train and the last test.
+    """Classes are WordNet numbers in sorted order. The first images of a class train, the last ones test.
 
-    First and last are in the file's own order for pickles and parquet, and in natural order of the names
-    for image files; the three class splits (train, val, test) are merged in this order.
+    Images are in the file's order for pickles and parquet, and in natural order of their names for image
+    files. The three class splits are merged in the order train, val, test.
     """
 
     class Settings(BaseSettings):
-        """path: what to read; without it, mini-imagenet in the mirror or in <data_dir>/downloads.
+        """path: file or folder to read; by default mini-imagenet in the mirror or in <data_dir>/downloads.
 
-        size: pixels per side. train_per_class, test_per_class: the split; together all images of a class.
+        size: pixels per side. train_per_class, test_per_class: the split; their sum is all images of a class.
         """
 
         path: str | None = Field(default=None, min_length=1)
@@ -41,11 +41,11 @@ class MiniImageNet(Source):
         test_per_class: int = Field(default=100, ge=1)
 
     def class_names(self) -> list[str]:
-        """WordNet numbers, sorted."""
+        """Return the WordNet numbers, sorted."""
         return list(MINI_IMAGENET)
 
     def counts(self) -> dict[str, int]:
-        """As many of each class as were asked for."""
+        """Return the configured numbers of images."""
         s = self.settings
         return {
             "train": len(MINI_IMAGENET) * s.train_per_class,
@@ -53,11 +53,11 @@ class MiniImageNet(Source):
         }
 
     def content_ids(self) -> set[str]:
-        """WordNet numbers, which other ImageNet subsets have too."""
+        """Return the WordNet numbers. Other ImageNet subsets share them."""
         return {f"wnid:{wnid}" for wnid in MINI_IMAGENET}
 
     def path(self) -> Path:
-        """What is read. Raises Missing when there is nothing."""
+        """Return the path to read. Raises Missing when nothing exists there."""
         if self.settings.path is not None:
             path = Path(self.settings.path)
             if not path.exists():
@@ -76,25 +76,25 @@ class MiniImageNet(Source):
 
     @cached_property
     def _content(self) -> str | None:
-        """Hash of the files; None where they are missing: a dry run may name what cannot be made yet."""
+        """Return the hash of the files; None if missing, so that a dry run works without them."""
         try:
             return form_of(self.path()).content(self.data_dir)
         except Missing:
             return None
 
     def identity(self) -> dict:
-        """Settings and content. Neither where the files lie nor how old they are is part of it."""
+        """Return settings and content hash, independent of the files' location and dates."""
         settings = self.settings.model_dump(mode="json", exclude={"path"})
         return {"source": self.name, "settings": settings, "content": self._content}
 
     def check(self, progress=None) -> None:
-        """Whether the files are there and, where that can be seen without reading them, enough."""
+        """Raise Missing for missing files, and UserError for classes of a wrong size if cheap to count."""
         form = form_of(self.path())
         if form.is_cheap:
             self._classes(form)
 
     def prepare(self, out, progress=None) -> None:
-        """Read, split and write."""
+        """Read the images, split them and write the prepared folder."""
         form = form_of(self.path())
         side, per_class = self.settings.size, self.settings.train_per_class + self.settings.test_per_class
         needed = len(MINI_IMAGENET) * per_class * (side * side * 3 + 8)
@@ -103,14 +103,14 @@ class MiniImageNet(Source):
         write_images(self, out, place, side, form.images(place), progress)
 
     def _classes(self, form: Form) -> dict[str, dict[int, list[str]]]:
-        """Keys of the images by split and label. Raises UserError for a class with too few or too many."""
+        """Return the images' keys by split and label. Raises UserError for a class of a wrong size."""
         train, test = self.settings.train_per_class, self.settings.test_per_class
         index = form.index()
         if not set(index) & set(MINI_IMAGENET):
             raise UserError(
                 f"{form.path} has no class of mini-ImageNet, such as {MINI_IMAGENET[0]}: {form.expected}"
             )
-        found: dict[str, dict[int, list[str]]] = {split: {} for split in SPLITS}
+        classes: dict[str, dict[int, list[str]]] = {split: {} for split in SPLITS}
         for label, wnid in enumerate(MINI_IMAGENET):
             keys = index.get(wnid, [])
             if len(keys) != train + test:
@@ -120,5 +120,5 @@ class MiniImageNet(Source):
                 )
             if len(set(keys)) < len(keys):
                 raise UserError(f"{form.path}: class {wnid} lists an image twice: get the file again")
-            found["train"][label], found["test"][label] = keys[:train], keys[train:]
-        return found
+            classes["train"][label], classes["test"][label] = keys[:train], keys[train:]
+        return classes

@@ -1,6 +1,6 @@
-"""The forms in which mini-ImageNet goes round: pickles, image files, parquet.
+"""Readers of the forms in which mini-ImageNet is distributed: pickles, image files, parquet.
 
-Each gives its images' keys by class, in its order, and then the images.
+Each reader returns the images' keys by class, in the file's order, and yields the images.
 """
 
 import importlib
@@ -21,40 +21,40 @@ from sharc_core.datasets.restricted_pickle import load_pickle
 from sharc_core.datasets.wnids import MINI_IMAGENET
 
 CLASS_SPLITS = ("train", "val", "test")
-# Names of the three pickles; of the second kind the train file of the train phase holds all 600 of a class.
+# Names of the three pickles. In the second row, the train file of the train phase holds all 600 of a class.
 PICKLES = (
     [f"mini-imagenet-cache-{split}.pkl" for split in CLASS_SPLITS],
     [f"miniImageNet_category_split_{split}.pickle" for split in ("train_phase_train", "val", "test")],
     [f"{split}.pkl" for split in CLASS_SPLITS],
     [f"{split}.pickle" for split in CLASS_SPLITS],
 )
-ROWS = 256  # of a parquet file at a time
+ROWS = 256  # rows of a parquet file read at a time
 
 
 class Form:
-    """Base of the three. is_cheap: whether index() can be had without reading the images."""
+    """Base of the three readers. is_cheap: whether index() works without reading the images."""
 
     is_cheap: bool
-    expected: str  # what messages say the layout is
+    expected: str  # the layout, as messages describe it
 
     def __init__(self, path: Path):
         self.path = path
 
     def index(self) -> dict[str, list[str]]:
-        """Keys of the images by class, in order. Raises UserError for what cannot be read."""
+        """Return the images' keys by class, in order. Raises UserError for an unreadable file."""
         raise NotImplementedError  # abstract
 
     def images(self, keys: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
-        """(key, image) of the wanted images, in any order."""
+        """Yield (key, image) for the given keys, in any order. Raises UserError for an unreadable image."""
         raise NotImplementedError  # abstract
 
     def content(self, data_dir: Path) -> str:
-        """Hash of all that is read; remembered in data_dir until the files change."""
+        """Return the hash of all files read. It is cached in data_dir until the files change."""
         raise NotImplementedError  # abstract
 
 
 def form_of(path: Path) -> Form:
-    """How to read what lies at `path`. Raises UserError when it is none of the forms, or one in part."""
+    """Return the reader for `path`. Raises UserError for incomplete pickles or an unknown form."""
     if path.suffix == ".parquet":
         return Parquet(path, [path])
     if path.is_dir():
@@ -63,7 +63,7 @@ def form_of(path: Path) -> Form:
             if not missing:
                 return Pickles(path, [path / name for name in names])
             if len(missing) < len(names):
-                raise UserError(f"{path} has no {missing[0]} beside the other pickles: put it there")
+                raise UserError(f"{path} has no {missing[0]} next to the other pickles: put it there")
         files = [p for p in path.rglob("*.parquet") if p.is_file()]
         if files:
             return Parquet(path, sorted(files, key=lambda p: _order(p.name, p.as_posix())))
@@ -71,29 +71,30 @@ def form_of(path: Path) -> Form:
 
 
 class Pickles(Form):
-    """Dicts with `image_data` or `data`, (N, H, W, 3) uint8, and the images' numbers by class.
+    """Pickled dicts with `image_data` or `data`, (N, H, W, 3) uint8, and the images' indices by class.
 
-    These are `class_dict`, {wnid: numbers}, or `labels`, a number per image, with `catname2label`.
+    The classes are in `class_dict`, {wnid: indices}, or in `labels`, a number per image, with
+    `catname2label`, {wnid: number}.
     """
 
     is_cheap = False
-    expected = "expected are the three files of one origin"
+    expected = "expected the three files of one origin"
 
     def __init__(self, path: Path, files: list[Path]):
         super().__init__(path)
         self.files = files
 
     def index(self) -> dict[str, list[str]]:
-        """In the order in which a class's numbers are listed, files in the order train, val, test."""
-        found: dict[str, list[str]] = {}
+        """Return the keys in the order of a class's indices, files in the order train, val, test."""
+        keys: dict[str, list[str]] = {}
         for file in self.files:
             _, classes = self._read(file)
             for wnid, numbers in classes.items():
-                found.setdefault(wnid, []).extend(self._key(file, number) for number in numbers)
-        return found
+                keys.setdefault(wnid, []).extend(self._key(file, number) for number in numbers)
+        return keys
 
     def images(self, keys: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
-        """One file at a time, so that only one is in memory."""
+        """Yield the images of one file at a time, so that only one is in memory."""
         for file in self.files:
             images, _ = self._read(file)
             for number, image in enumerate(images):
@@ -101,7 +102,7 @@ class Pickles(Form):
                     yield self._key(file, number), Image.fromarray(image)
 
     def content(self, data_dir: Path) -> str:
-        """Of the three files, in their roles."""
+        """Return the hash of the three files by split, whatever their names."""
         files = dict(zip(CLASS_SPLITS, self.files, strict=True))
         return content_of_files(data_dir, self.path, files)
 
@@ -118,15 +119,15 @@ class Pickles(Form):
                 f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
             )
             raise UserError(
-                f"{file}: image_data (or data) is {form}, expected is uint8 (n, height, width, 3): "
+                f"{file}: image_data (or data) is {form}, expected uint8 (n, height, width, 3): "
                 "get the file again"
             )
         try:
             classes = self._numbers(content)
-            are_right = all(0 <= number < len(images) for numbers in classes.values() for number in numbers)
+            is_valid = all(0 <= number < len(images) for numbers in classes.values() for number in numbers)
         except (KeyError, TypeError, ValueError, AttributeError):
-            are_right = False
-        if not are_right:
+            is_valid = False
+        if not is_valid:
             raise UserError(
                 f"{file} does not say which of its {len(images):,} images are of which class, by "
                 "class_dict or by labels and catname2label: get the file again"
@@ -147,74 +148,73 @@ class Images(Form):
     """A folder, zip or tar of <class>/<image> or <train|val|test>/<class>/<image>."""
 
     is_cheap = True
-    expected = "expected is <class>/<image>, classes named by WordNet numbers, or pickles or parquet files"
+    expected = "expected <class>/<image>, classes named by WordNet numbers, or pickles or parquet files"
 
     def __init__(self, path: Path):
         super().__init__(path)
         self.container = Container(path)
 
     def index(self) -> dict[str, list[str]]:
-        """In natural order of the names, those below train, val and test in this order."""
-        found: dict[str, list[str]] = {}
+        """Return the names in natural order, those below train, val and test in this order."""
+        names: dict[str, list[str]] = {}
         classes, taken = set(MINI_IMAGENET), []
         for name in self.container.names():
             path = PurePosixPath(name)
             if path.parent.name in classes and path.suffix.lower() in EXTENSIONS:
                 taken.append((_order(path.parent.parent.name, name), path.parent.name, name))
         for _, wnid, name in sorted(taken):
-            found.setdefault(wnid, []).append(name)
-        return found
+            names.setdefault(wnid, []).append(name)
+        return names
 
     def images(self, keys: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
-        """Decoded in place."""
+        """Yield the images, decoded in place."""
         return read_images(self.container, list(keys))
 
     def content(self, data_dir: Path) -> str:
-        """Of the images, by their paths."""
+        """Return the hash of the images and their paths."""
         names = {name: composed(name) for names in self.index().values() for name in names}
         return content_of_container(data_dir, self.container, names)
 
 
 class Parquet(Form):
-    """Parquet files with a column `image` (the file's bytes, alone or as {bytes, path}) and one `label`.
+    """Parquet files with a column `image` (the file's bytes, alone or as {bytes, path}) and a column `label`.
 
-    Labels are WordNet numbers, or indices into the names that the file's metadata of a `datasets` feature
-    hold.
+    Labels are WordNet numbers, or indices into the names in the file's metadata of a `datasets` feature.
     """
 
     is_cheap = True
-    expected = "expected are labels that are WordNet numbers, or whose names in the file's metadata are"
+    expected = "expected labels that are WordNet numbers, or whose names in the file's metadata are"
 
     def __init__(self, path: Path, files: list[Path]):
         super().__init__(path)
         self.files = files
         try:
-            # imported by name: which version reads a file shapes no pixel, so it is no part of any hash
+            # imported by name, because pyarrow's version changes no pixel and must not enter any hash
             self.parquet = importlib.import_module("pyarrow.parquet")
         except ImportError:
             raise UserError(
-                f"{path}: parquet files are read by pyarrow, which is not installed: pip install pyarrow, or "
+                f"{path}: parquet files need pyarrow, which is not installed: pip install pyarrow, or "
                 "give pickles or image files"
             ) from None
 
     def index(self) -> dict[str, list[str]]:
-        """In the files' order, files in natural order of their names, train, val and test in this order."""
-        found: dict[str, list[str]] = {}
+        """Return the keys in the files' order, files in the order train, val, test and then natural order."""
+        keys: dict[str, list[str]] = {}
         for file in self.files:
             names = self._label_names(file)
             for number, (label,) in enumerate(self._rows(file, ["label"])):
                 if isinstance(label, int) and not 0 <= label < len(names):
                     raise UserError(f"{file}: label {label} has no name in its metadata: {self.expected}")
                 wnid = names[label] if isinstance(label, int) else str(label)
-                found.setdefault(wnid, []).append(self._key(file, number))
-        return found
+                keys.setdefault(wnid, []).append(self._key(file, number))
+        return keys
 
     def images(self, keys: Collection[str]) -> Iterator[tuple[str, Image.Image]]:
-        """Decoded, some hundred rows at a time."""
+        """Yield the images, decoded from ROWS rows at a time."""
         return decode_all(self._contents(keys), self.path)
 
     def content(self, data_dir: Path) -> str:
-        """Of the files, by their paths; a single one by none."""
+        """Return the hash of the files and their paths; the path of a single file does not count."""
         files = {self._name(file) if len(self.files) > 1 else "": file for file in self.files}
         return content_of_files(data_dir, self.path, files)
 
@@ -236,11 +236,11 @@ class Parquet(Form):
 
     def _rows(self, file: Path, columns: list[str]) -> Iterator[tuple]:
         with self._opened(file) as opened:
-            lacking = [name for name in columns if name not in opened.schema_arrow.names]
-            if lacking:
+            missing = [name for name in columns if name not in opened.schema_arrow.names]
+            if missing:
                 raise UserError(
-                    f"{file} has no column {lacking[0]!r}, only {', '.join(opened.schema_arrow.names)}: "
-                    "expected are image and label"
+                    f"{file} has no column {missing[0]!r}, only {', '.join(opened.schema_arrow.names)}: "
+                    "expected image and label"
                 )
             try:
                 for batch in opened.iter_batches(batch_size=ROWS, columns=columns):
@@ -251,7 +251,7 @@ class Parquet(Form):
     def _opened(self, file: Path):
         try:
             return self.parquet.ParquetFile(file)
-        except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
+        except (OSError, ValueError) as error:  # pyarrow's errors derive from one of these
             raise self._damaged(file, error) from None
 
     def _damaged(self, file: Path, error: Exception) -> UserError:
@@ -259,16 +259,16 @@ class Parquet(Form):
         return UserError(f"{file} cannot be read, it is corrupt or cut short ({reason}): get it again")
 
     def _label_names(self, file: Path) -> list[str]:
-        """Names of the label's numbers; none when the file has no such metadata."""
+        """Return the names of the labels by number; empty when the file has no such metadata."""
         with self._opened(file) as opened:
-            noted = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+            metadata = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
         try:
-            return list(json.loads(noted)["info"]["features"]["label"]["names"])
+            return list(json.loads(metadata)["info"]["features"]["label"]["names"])
         except (ValueError, KeyError, TypeError):
             return []
 
 
 def _order(part: str, name: str) -> tuple:
-    """Sort key: train before val before test, if `part` begins with one of them; then natural."""
-    found = re.match("|".join(CLASS_SPLITS), part)
-    return [CLASS_SPLITS.index(found.group())] if found else [], natural(name)
+    """Return a sort key: train, val, test if `part` begins with one of them, then natural order of `name`."""
+    match = re.match("|".join(CLASS_SPLITS), part)
+    return [CLASS_SPLITS.index(match.group())] if match else [], natural(name)

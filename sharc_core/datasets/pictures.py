@@ -1,4 +1,4 @@
-"""Image files: decoded by a pool of threads, brought to one size, written to their rows."""
+"""Decode image files in a pool of threads, resize them and write them to their rows."""
 
 import io
 import os
@@ -28,15 +28,15 @@ EXTENSIONS = (
     ".tif",
     ".tiff",
 )
-# What those hold. Pillow knows many more by their content, whatever their name, and hands one to Ghostscript.
+# The formats of these files. Pillow would accept many more by content and pass one of them to Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-PIXEL_LIMIT = 64 * 2**20  # of one image: beyond it a decompression bomb, not a photograph
+PIXEL_LIMIT = 64 * 2**20  # pixels of one image; a larger one is treated as a decompression bomb
 
-Key = TypeVar("Key", bound=Hashable)  # what tells the images of a source apart
+Key = TypeVar("Key", bound=Hashable)  # identifies an image of a source
 
 
 class Examined(NamedTuple):
-    """What a check needs to know of an image."""
+    """The facts about an image that a check needs. width, height: pixels, upright."""
 
     name: str
     width: int
@@ -48,9 +48,9 @@ class Examined(NamedTuple):
 def read_images(
     container: Container, names: list[str], checksums: dict[str, str] | None = None
 ) -> Iterator[tuple[str, Image.Image]]:
-    """(name, image) of the wanted files, in the order in which the container gives them.
+    """Yield (name, image) of the named files, in the container's order.
 
-    checksums: filled with those of the files, if given.
+    checksums: filled with the files' checksums if given. Raises UserError for a file that is not an image.
     """
 
     def decoded(file: tuple[str, bytes]) -> tuple[str, Image.Image]:
@@ -63,7 +63,7 @@ def read_images(
 
 
 def examine_images(container: Container, names: list[str]) -> Iterator[Examined]:
-    """Every wanted file, decoded and let go of. Raises UserError for one that is no image."""
+    """Decode each named file and yield its facts. Raises UserError for a file that is not an image."""
 
     def examined(file: tuple[str, bytes]) -> Examined:
         name, content = file
@@ -75,7 +75,7 @@ def examine_images(container: Container, names: list[str]) -> Iterator[Examined]
 
 
 def decode_all(files: Iterable[tuple[Key, bytes]], where: Path) -> Iterator[tuple[Key, Image.Image]]:
-    """(key, image) of (key, content) pairs, in their order; Pillow's decoders run in parallel."""
+    """Decode (key, content) pairs in parallel; yield (key, image) in their order. Raises as `decode` does."""
     return in_order(lambda item: (item[0], decode(item[1], f"{where}: {item[0]}")), files, _threads())
 
 
@@ -84,7 +84,7 @@ def _threads() -> int:
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """An image file as upright RGB. Raises UserError naming it when it cannot be that, or is too large."""
+    """Decode an image file to upright RGB. Raises UserError naming a file that is unreadable or too large."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > PIXEL_LIMIT:
@@ -93,16 +93,16 @@ def decode(content: bytes, name: str) -> Image.Image:
     except UserError:
         raise
     except UnidentifiedImageError:
-        problem = "neither JPEG, PNG, BMP, GIF, WebP, PPM nor TIFF, or of an unknown kind of pixels"
+        problem = "neither JPEG, PNG, BMP, GIF, WebP, PPM nor TIFF, or of an unknown pixel format"
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+    except Exception as error:  # on a damaged file, Pillow's decoders raise many kinds of exceptions
         problem = " ".join(str(error).split()) or type(error).__name__
     raise UserError(f"{name} is not a readable image ({problem}): replace or remove it")
 
 
 def fit(image: Image.Image, side: int) -> np.ndarray:
-    """(side, side, 3) uint8: shorter side scaled to `side`, the centre cut out."""
+    """Scale the shorter side to `side` and cut out the centre. Return (side, side, 3) uint8."""
     if image.size != (side, side):
         scale = side / min(image.size)
         size = [max(side, round(edge * scale)) for edge in image.size]
@@ -113,7 +113,7 @@ def fit(image: Image.Image, side: int) -> np.ndarray:
 
 
 def rows(classes: Mapping[str, Mapping[int, Sequence[Key]]]) -> dict[Key, tuple[str, int, int]]:
-    """Split, row and label of every image: class after class, each in the order of its keys."""
+    """Map each key to (split, row, label): class by class, each in the order of its keys."""
     return {
         key: (split, row, label)
         for split, labels in classes.items()
@@ -129,15 +129,19 @@ def write_images(
     images: Iterable[tuple[Key, Image.Image]],
     progress: Progress = None,
 ) -> None:
-    """Write the prepared folder: every image of `place` at its row, in whatever order they come."""
+    """Write the prepared folder `out`, with every image of `place` at its row.
+
+    place: maps a key to (split, row, label). images: (key, image) in any order. Raises UserError when an
+    image of `place` is missing or comes twice.
+    """
     where = getattr(source.settings, "path", None) or source.name
     counts = {split: sum(place_[0] == split for place_ in place.values()) for split in SPLITS}
     left, total = dict(place), len(place)
     step = max(1, total // 10)
     with writing(source, out, counts, (side, side)) as writer:
         for done, (key, image) in enumerate(images, 1):
-            if key not in left:  # popped below: a row written twice would leave another one black
-                raise UserError(f"{where}: {key} was read twice: pack the files anew")
+            if key not in left:  # popped below; a row written twice would leave another row black
+                raise UserError(f"{where}: {key} was read twice: repack the files")
             split, row, label = left.pop(key)
             writer.images[split][row] = fit(image, side)
             writer.labels[split][row] = label
@@ -145,5 +149,5 @@ def write_images(
             if progress and (done % step == 0 or done == total):
                 progress(f"decoded {done:,} of {total:,} images")
         if left:
-            gone = min(map(str, left), key=natural)
-            raise UserError(f"{where}: {gone} is gone: the files changed while they were read, run again")
+            missing = min(map(str, left), key=natural)
+            raise UserError(f"{where}: {missing} is gone: the files changed while they were read, run again")

@@ -1,7 +1,7 @@
-"""Pixels of an open image file as a viewer shows them: upright, on white, 8 bits each of red, green and blue.
+"""Convert an open image file to the pixels that a viewer shows: upright RGB on white, 8 bits per channel.
 
-What has no such reading (floats without a white point, for example) is refused by name. Pillow would
-convert some of it silently into something else.
+Pixels without such a conversion (floats without a white point, for example) raise an error. Pillow would
+convert some of them silently to wrong values.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 
 from sharc_core.common.errors import UserError
 
-Opened = Any  # an image file that Pillow opened: its attributes depend on the format
-WHITE = (255, 255, 255)  # what lies behind transparent pixels
+Opened = Any  # an image file that Pillow opened; its attributes depend on the format
+WHITE = (255, 255, 255)  # the background of transparent pixels
 TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,23 +22,26 @@ TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-GREY_SCALES = {"L;2": 85, "L;4": 17}  # by Pillow's name of how a PNG packs grey: from its levels to 255
+GREY_SCALES = {
+    "L;2": 85,
+    "L;4": 17,
+}  # by Pillow's name of a PNG's packing of grey: factor from its levels to 255
 BITS, PHOTOMETRIC, SUBSAMPLING, SAMPLE_FORMAT = 258, 262, 530, 339  # TIFF tags
-WHITE_IS_ZERO, UNSIGNED = 0, (1, 4)  # values of two of them; 4 is "undefined", which is read as unsigned
+WHITE_IS_ZERO, UNSIGNED = 0, (1, 4)  # values of two of these tags; 4 is "undefined" and is read as unsigned
 PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 EIGHT_BIT = "save it with 8 bits per channel, as a PNG for example"
 
 
 def upright_rgb(image: Opened, name: str) -> Image.Image:
-    """Convert the first frame of an open image file. Raises UserError naming it for pixels of another kind.
+    """Convert the first frame of an open image file. Raises UserError naming a file of unsupported pixels.
 
-    The result's info holds {"frames": 2} when there are more frames, which are not read.
+    If there are more frames, they are not read and the result's info is {"frames": 2}.
     """
     packed = _packing(image)
     box = image.tile[0][1] if image.format == "GIF" and image.tile else None
     _refuse_misread(image, packed, name)
-    levels = _depth(image)  # a TIFF's tags are to be read before its pixels are
+    levels = _depth(image)  # a TIFF's tags must be read before its pixels
     image.load()
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         result = _from_16_bits(image, *levels)
@@ -51,7 +54,7 @@ def upright_rgb(image: Opened, name: str) -> Image.Image:
         result = _on_white(image, packed)
     else:
         result = image.convert("RGB")
-    if box and tuple(box) != (0, 0, *image.size):  # outside its first frame a GIF shows what is behind it
+    if box and tuple(box) != (0, 0, *image.size):  # outside its first frame, a GIF shows the background
         frame, result = result, Image.new("RGB", image.size, WHITE)
         result.paste(frame.crop(box), box[:2])
     result = _turned(result, image)
@@ -64,14 +67,14 @@ def _refusal(name: str, problem: str, remedy: str) -> UserError:
 
 
 def _packing(image: Opened) -> str:
-    """Pillow's name of how the file packs its pixels, such as RGB;16B; empty when it has none."""
+    """Return Pillow's name of the file's packing of pixels, such as RGB;16B; empty without one."""
     arguments = image.tile[0][3] if image.tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
 def _refuse_misread(image: Opened, packed: str, name: str) -> None:
-    """Raise UserError for what Pillow reads without an error, but not as it is meant."""
+    """Raise UserError for pixels that Pillow reads wrongly without an error."""
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         raise _refusal(name, "CMYK pixels and no Adobe marker, so 0 may be ink or none", "convert it to RGB")
     if image.format == "PNG" and packed == "RGB;16B" and "transparency" in image.info:
@@ -85,7 +88,7 @@ def _refuse_misread(image: Opened, packed: str, name: str) -> None:
 
 
 def _depth(image: Opened) -> tuple[int, bool]:
-    """The level that is white in 16-bit grey, and whether it is black instead (in some TIFFs)."""
+    """Return the highest level of 16-bit grey, and whether that level is black (in some TIFFs)."""
     if image.format != "TIFF":
         return 65535, False
     tags = image.tag_v2
@@ -108,7 +111,7 @@ def _from_16_bits(image: Image.Image, white: int, is_inverted: bool) -> Image.Im
 def _on_white(image: Image.Image, packed: str) -> Image.Image:
     scale = GREY_SCALES.get(packed)
     if image.format == "PNG" and scale and isinstance(image.info.get("transparency"), int):
-        # Pillow scales the pixels to 255, but not the level that is transparent
+        # Pillow scales the pixels to 255, but not the transparent level
         image.info["transparency"] = min(255, image.info["transparency"] * scale)
     if image.mode == "La":
         image = image.convert("LA")
@@ -117,12 +120,12 @@ def _on_white(image: Image.Image, packed: str) -> Image.Image:
 
 
 def _turned(result: Image.Image, image: Image.Image) -> Image.Image:
-    """The result as the orientation in the file's EXIF or XMP block asks for."""
-    if image.format == "TIFF":  # Pillow has done it while loading
+    """Turn the result to the orientation in the file's EXIF or XMP block."""
+    if image.format == "TIFF":  # Pillow turned it while loading
         return result
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # whatever a damaged block makes Pillow stumble over: viewers ignore it, too
+    except Exception:  # a damaged block raises many kinds of exceptions; viewers ignore it too
         return result
     method = TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
     return result if method is None else result.transpose(method)
@@ -131,5 +134,5 @@ def _turned(result: Image.Image, image: Image.Image) -> Image.Image:
 def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # what follows the first frame is damaged, and not read
+    except Exception:  # the data after the first frame is damaged; it is not read
         return True

@@ -1,8 +1,8 @@
-"""Reads pickles of arrays without running what they ask for.
+"""Read pickles of arrays without running code from them.
 
-A pickle is a program that may call any function by name. Data sets are published as pickles all the
-same, so this reader looks up no function: of every name that numpy's arrays are pickled with it has a
-form of its own, and any other name is refused.
+A pickle is a program that may call any function by name. Data sets are nevertheless published as pickles.
+This reader looks up no function. It has a substitute for every name in pickles of numpy arrays and refuses
+all other names.
 """
 
 import re
@@ -14,16 +14,16 @@ import numpy as np
 
 from sharc_core.common.errors import UserError
 
-# The reader in Python, whose memo is a dictionary: in the C one, a memo index of two billion, in a pickle
-# of ten bytes, fills 32 GB of memory.
+# The imported unpickler is the one in Python, whose memo is a dictionary. In the one in C, a memo index of
+# two billion, in a pickle of ten bytes, fills 32 GB of memory.
 NUMBERS_AND_TEXT = re.compile(r"[biuf][1248]|f16|[SU]\d+")
 
 
 def load_pickle(stream: BinaryIO, where: Path | str) -> object:
-    """What was pickled: dicts, lists, tuples, sets, text, bytes, numbers and numpy arrays of numbers or text.
+    """Load dicts, lists, tuples, sets, text, bytes, numbers and numpy arrays of numbers or text.
 
-    Text of Python 2 is read as Latin-1. where: what messages call the file. Raises UserError for any
-    other class (it is named) and for a damaged pickle.
+    Text of Python 2 is read as Latin-1. where: the file's name in messages. Raises UserError for any other
+    class, which it names, and for a damaged pickle.
     """
     try:
         return _Reader(stream, encoding="latin1").load()
@@ -31,26 +31,26 @@ def load_pickle(stream: BinaryIO, where: Path | str) -> object:
         raise UserError(f"{where} {error}") from None
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle is a damaged program: anything may go wrong in it
+    except Exception as error:  # a damaged pickle is a damaged program and may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{where} is no readable pickle, it is damaged or cut short ({reason})") from None
+        raise UserError(f"{where} is not a readable pickle, it is damaged or cut short ({reason})") from None
 
 
 class _Reader(Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        """Our form of a name, if it is one that arrays need."""
-        package = module.replace("numpy._core", "numpy.core")  # as numpy 2 calls it
+        """Return the substitute for a name that arrays need. Raises UserError for any other name."""
+        package = module.replace("numpy._core", "numpy.core")  # numpy 2 renamed it
         if (package, name) not in FORMS:
-            asked = "".join(filter(str.isprintable, f"{module}.{name}"))[:100]
+            full_name = "".join(filter(str.isprintable, f"{module}.{name}"))[:100]
             raise UserError(
-                f"is refused: it asks for {asked}, and only arrays, dictionaries, lists, text and "
+                f"is refused: it asks for {full_name}, and only arrays, dictionaries, lists, text and "
                 "numbers are read: get it from its publisher"
             )
         return FORMS[package, name]
 
 
 class _Array(np.ndarray):
-    """An array that fills itself from its pickled state only after looking at it."""
+    """An array that checks its pickled state before it takes it over."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, is_fortran, content = state
@@ -58,12 +58,12 @@ class _Array(np.ndarray):
             content = content.encode("latin1")
         if not isinstance(content, bytes | bytearray):
             raise UserError("is refused: it holds an array of objects, and only numbers and text are read")
-        filled = (1, tuple(map(int, shape)), _dtype(kind), bool(is_fortran), content)
-        super().__setstate__(filled)  # type: ignore[arg-type]
+        checked = (1, tuple(map(int, shape)), _dtype(kind), bool(is_fortran), content)
+        super().__setstate__(checked)  # type: ignore[arg-type]
 
 
 class _Kind:
-    """A dtype as pickled: its code, and its byte order, which arrives as a state."""
+    """A pickled dtype: its code and its byte order, which the pickle sets as a state."""
 
     def __init__(self, code: str, *flags: bool):
         code = code.decode("ascii") if isinstance(code, bytes) else code
@@ -87,7 +87,7 @@ def _dtype(kind: object) -> np.dtype:
 
 
 def _reconstruct(*_: object) -> _Array:
-    return _Array(0, np.uint8)  # whatever size is asked for: the state brings the content
+    return _Array(0, np.uint8)  # the requested size does not matter; the state sets shape and content
 
 
 def _from_buffer(content: bytes, kind: object, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
@@ -110,11 +110,11 @@ def _empty() -> bytes:
 
 
 FORMS = {
-    ("numpy", "ndarray"): None,  # named as an argument only
+    ("numpy", "ndarray"): None,  # occurs as an argument only
     ("numpy", "dtype"): _Kind,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("_codecs", "encode"): _encode,  # how Python 3 writes bytes for Python 2
-    ("__builtin__", "bytes"): _empty,  # and no bytes
+    ("_codecs", "encode"): _encode,  # Python 3 writes bytes for Python 2 with it
+    ("__builtin__", "bytes"): _empty,  # and empty bytes with this
 }

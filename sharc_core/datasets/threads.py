@@ -1,4 +1,4 @@
-"""Work that threads share: results in order, a few at a time in memory."""
+"""Map a function over items in threads, with results in order and few of them in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +12,17 @@ Result = TypeVar("Result")
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """Yield function(item) for every item, in the items' order.
 
-    At most twice as many results as there are threads wait to be taken, however many items there are.
+    At most 2 * `threads` results are pending at any time.
     """
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future] = deque()
+        pending: deque[Future] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

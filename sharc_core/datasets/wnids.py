@@ -1,4 +1,4 @@
-"""WordNet numbers of the classes of the ImageNet subsets, sorted: what their files call the classes."""
+"""WordNet numbers of the ImageNet subsets' classes, sorted. The data sets' files use them as class names."""
 
 _MINI = """
 n01532829 n01558993 n01704323 n01749939 n01770081 n01843383 n01855672 n01910747 n01930112 n01981276
