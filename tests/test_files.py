@@ -213,8 +213,8 @@ def test_processes_that_write_a_folder_at_once(tmp_path):
         (b'{"a": "\xff"}', "is not valid JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b"[1]", "holds no keys and values"),
-        (b"null", "holds no keys and values"),
+        (b"[1]", "is not a JSON object"),
+        (b"null", "is not a JSON object"),
     ],
 )
 def test_damaged_json_is_named(tmp_path, content, message):

@@ -220,7 +220,7 @@ def test_logs_notes_half_written_files_and_other_grids_are_no_matter(place, veri
     ("content", "reason"),
     [
         ("not json", "cannot be made again: results/.*/sgd.json is not valid JSON"),
-        ("[1]", "cannot be made again: results/.*/sgd.json holds no keys and values"),
+        ("[1]", "cannot be made again: results/.*/sgd.json is not a JSON object"),
         (
             "{}",
             "cannot be made again: results/.*/sgd.json is not this grid's .it does not say what it",
@@ -257,7 +257,7 @@ def test_an_impossible_matrix_is_no_defect_of_ours(place, verify):
     [
         (lambda text: text[: len(text) // 2], r"is not valid JSON \("),
         (lambda text: "", r"is not valid JSON \("),
-        (lambda text: "[]", r"holds no keys and values: "),
+        (lambda text: "[]", r"is not a JSON object: "),
         (lambda text: text.replace('"format": 2', '"format": 3'), r"is damaged \(format: "),
         (lambda text: text.replace('"files"', '"flies"'), r"is damaged \("),
         (

@@ -1,1 +1,1 @@
-"""Errors, settings, registries, files, devices and random streams: what every other folder builds on."""
+"""Errors, settings, registries, files, devices and random streams. All other folders import from here."""

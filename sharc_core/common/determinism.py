@@ -1,4 +1,4 @@
-"""The same bits every time: what a GPU has to be told for it. The CPU gives them on one thread anyway."""
+"""Settings that make a GPU compute the same bits every time. A CPU does so on one thread without them."""
 
 import contextlib
 import os
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-# With other workspaces cuBLAS may choose among several ways to add up a product. It looks once, when a
-# process multiplies its first matrices on a GPU: hence here, where it is said before anything is computed.
+# With other workspaces, cuBLAS may choose among several orders of summation. It reads the variable once, when
+# a process multiplies its first matrices on a GPU, so it is set on import, before anything is computed.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 CUDNN: Any = torch.backends.cudnn
 PRODUCTS = torch.backends.cuda.matmul
-# What holds while a GPU computes: no kernel is chosen by stopwatch. (Torch's deterministic mode would also
-# fill every new tensor with NaN, which nothing here ever sees.)
+# Settings while a GPU computes. No kernel is chosen by timing. (Torch's deterministic mode would also fill
+# every new tensor with NaN, but no code here reads uninitialised values.)
 SETTINGS = (
     (CUDNN, "benchmark", False),
     (CUDNN, "deterministic", True),
@@ -26,33 +26,33 @@ PRECISIONS = (CUDNN.conv, CUDNN.rnn, PRODUCTS)
 
 @contextlib.contextmanager
 def same_bits(device: torch.device | str) -> Iterator[None]:
-    """For a while, a GPU computes in true float32 and gives equal bits every time, as the CPU always does.
+    """Make the GPU compute in true float32 with the same bits every time, while the context is open.
 
-    An operation that cannot, as torch's own documentation lists them, raises RuntimeError. Settings are
-    left as they were found.
+    An operation without a deterministic implementation (torch's documentation lists them) raises
+    RuntimeError. The previous settings are restored at the end. Has no effect for a CPU.
     """
     if torch.device(device).type == "cpu":
         yield
         return
     strict = torch.are_deterministic_algorithms_enabled()
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
-    found = [getattr(place, name) for place, name, _ in SETTINGS]
+    previous = [getattr(place, name) for place, name, _ in SETTINGS]
     precisions = [place.fp32_precision for place in PRECISIONS]
     try:
         for place, name, value in SETTINGS:
             setattr(place, name, value)
-        _set_precisions(["ieee"] * len(PRECISIONS))  # no TF32, whatever the environment says
+        _set_precisions(["ieee"] * len(PRECISIONS))  # no TF32, whatever the environment variables request
         torch.use_deterministic_algorithms(True)
         yield
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=lenient)
         _set_precisions(precisions)
-        for (place, name, _), value in zip(SETTINGS, found, strict=True):
+        for (place, name, _), value in zip(SETTINGS, previous, strict=True):
             setattr(place, name, value)
 
 
 def _set_precisions(values: list[str]) -> None:
-    """Of PRECISIONS, in torch's older spelling and its newer: kernels refuse to run where they disagree."""
+    """Set PRECISIONS through torch's older and newer interface. Kernels refuse to run if the two disagree."""
     _, recurrent, products = values
     CUDNN.allow_tf32, PRODUCTS.allow_tf32 = recurrent == "tf32", products == "tf32"
     for place, value in zip(PRECISIONS, values, strict=True):
@@ -60,9 +60,9 @@ def _set_precisions(values: list[str]) -> None:
 
 
 def replace_pools(model: nn.Module) -> None:
-    """Swap a model's adaptive average pools for ones whose gradient CUDA has a deterministic way to compute.
+    """Replace a model's adaptive average pools, in place, by pools with a deterministic gradient on CUDA.
 
-    Those to a single value are plain means and stay.
+    Pools to a single value are plain means and stay.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
@@ -70,14 +70,14 @@ def replace_pools(model: nn.Module) -> None:
 
 
 class AveragePool(nn.Module):
-    """What nn.AdaptiveAvgPool2d does, as two matrix products."""
+    """nn.AdaptiveAvgPool2d, computed as two matrix products."""
 
     def __init__(self, output_size: int | tuple[int | None, int | None] | None):
         super().__init__()
         self.output_size = output_size if isinstance(output_size, tuple) else (output_size, output_size)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(..., h, w) -> (..., output_size)."""
+        """Pool maps (..., h, w) to (..., *output_size)."""
         rows, columns = (
             _shares(size, wanted or size).to(maps)
             for size, wanted in zip(maps.shape[-2:], self.output_size, strict=True)
@@ -86,7 +86,7 @@ class AveragePool(nn.Module):
 
 
 def _shares(size: int, bins: int) -> torch.Tensor:
-    """(bins, size): what each of `size` values in a row adds to the means of overlapping, equal bins."""
+    """Return weights (bins, size) of `size` values in the means of equal bins, which may overlap."""
     shares = torch.zeros(bins, size)
     for number in range(bins):
         start, stop = number * size // bins, -(-(number + 1) * size // bins)

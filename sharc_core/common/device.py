@@ -1,4 +1,4 @@
-"""Where tensors are computed, and how that place is called in results."""
+"""The device that computes, and its description in results."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,10 @@ from sharc_core.common.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto: the GPU if there is one, else the CPU. Raises UserError for `cuda` without a usable GPU."""
+    """Return the device of a name: cpu, cuda, or auto, which is the GPU if there is one, else the CPU.
+
+    Raises UserError for an unknown name and for `cuda` without a usable GPU.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {name!r}; valid: auto, cpu, cuda")
     available = torch.cuda.is_available()
@@ -19,10 +22,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def keep_memory() -> None:
-    """Tell the C library to keep what is freed: a network frees and asks for large activations all the time.
+    """Make the C library keep freed memory for the large activations that a network allocates repeatedly.
 
-    Mapped again each time they cost a third of its run time in page faults. Has no effect where the C library
-    is not GNU's, and lasts as long as the process.
+    Mapping them again costs a third of its run time in page faults. Lasts until the process ends. Has no
+    effect with other C libraries than GNU's.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -35,7 +38,7 @@ def keep_memory() -> None:
 
 
 def device_text(device: torch.device | str) -> str:
-    """`cpu`, or the GPU's model and the versions of its libraries: numbers depend on these."""
+    """Return `cpu`, or the GPU's model and the versions of its libraries, on which numbers depend."""
     if torch.device(device).type == "cpu":
         return "cpu"
     libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"

@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user."""
+"""The exception for errors that the user can fix, and text for messages."""
 
 import reprlib
 
@@ -7,26 +7,26 @@ _SHORT.maxlevel, _SHORT.maxlong, _SHORT.maxstring, _SHORT.maxother = 3, 60, 120,
 
 
 class UserError(Exception):
-    """Bad input or a broken environment: one line that names the thing and the remedy.
+    """Bad input or a broken environment. The message is one line that names the problem and the remedy.
 
-    The command line and the Snakemake scripts print it without a traceback and exit with
-    status 1. Anything else that escapes is a defect of ours and keeps its traceback.
+    The command line and the Snakemake scripts print it without a traceback and exit with status 1. Any other
+    exception that escapes is a bug and keeps its traceback.
     """
 
     def __str__(self) -> str:
-        """The message in one line, whatever it names."""
+        """Return the message as one printable line."""
         return one_line(super().__str__())
 
 
 def one_line(text: str) -> str:
-    """A text fit for a terminal: the names of files may hold line feeds and commands to it."""
+    """Escape characters that are not printable: file names may hold line feeds and terminal commands."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def shown(value: object) -> str:
-    """A value of the user's in a message: its repr, cut short where it is long, deep or contains itself."""
+    """Return the repr of a user's value for a message, shortened if it is long, deep or contains itself."""
     return _SHORT.repr(value)
 
 
 class Missing(UserError):
-    """A file that the user has yet to bring: enough for planning (a dry run), not for running."""
+    """A file that the user must still provide. A dry run works without it, a run does not."""

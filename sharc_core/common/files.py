@@ -1,4 +1,4 @@
-"""Writing and checking files so that nothing half-written is ever taken for a result."""
+"""Atomic writing of files and folders, so that no incomplete file is ever mistaken for a result."""
 
 import contextlib
 import ctypes
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from sharc_core.common.errors import UserError
 
-PART = ".part"  # ending of what is being written
-FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk's own limit, the user's share of it
+PART = ".part"  # ending of files and folders that are being written
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk and of an exhausted quota
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn whatever the system has against a write ('disk full', 'read-only' ...) into one line."""
+    """Convert an OSError of a write (disk full, read-only, ...) to a one-line UserError."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,10 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` on success, delete it on failure."""
+    """Yield a temporary path in the folder of `path`; rename it to `path` on success, delete it on failure.
+
+    Raises UserError when the system refuses the write.
+    """
     path = Path(path)
     temporary, lock = _claim(path, _new_file)
     try:
@@ -51,9 +54,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a fresh temporary folder beside `path`; it replaces `path` on success, vanishes on failure.
+    """Yield a new temporary folder next to `path`; it replaces `path` on success and is deleted on failure.
 
-    Several processes may do so at once: each puts its folder there whole, the last one's stays.
+    Several processes may do so at once. Each replaces the folder atomically where the system supports it, and
+    the last one's stays. Raises UserError when the system refuses the write.
     """
     path = Path(path)
     temporary, lock = _claim(path, _new_folder)
@@ -68,7 +72,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def _put_folder(temporary: Path, path: Path) -> None:
-    """Rename a folder onto `path`: whoever looks there finds the old or the new one, if the system can."""
+    """Rename a folder to `path`. Readers see the old or the new folder if the system can exchange them."""
     while True:
         try:
             os.replace(temporary, path)
@@ -85,7 +89,7 @@ def _put_folder(temporary: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; False where that cannot be done. (Linux's own disks can.)"""
+    """Exchange two folders in one step. Return False if unsupported. (Linux' own file systems support it.)"""
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     try:
         rename = ctypes.CDLL(None).renameat2
@@ -95,18 +99,18 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _claim(path: Path, make: Callable[[Path], tuple[Path, int]]) -> tuple[Path, int]:
-    """A temporary file or folder beside `path` and a descriptor that holds its lock.
+    """Create a temporary file or folder next to `path`. Return it and a descriptor that holds its lock.
 
-    The lock is the kernel's and goes with the process, however that ends: what lies there without one
-    was left by a job that was killed, and is removed.
+    The kernel releases the lock when the process ends, even if it is killed. Temporary files without a lock
+    were therefore left by killed jobs and are removed.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
-            _remove_abandoned(left)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+            _remove_abandoned(leftover)
         while True:
             temporary, descriptor = make(path)
-            # another process may have taken it for abandoned before it was locked, and be removing it
+            # before it was locked, another process may have considered it abandoned and removed it
             if _lock(descriptor) is not False:
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.stat(temporary), os.fstat(descriptor)):
@@ -127,7 +131,7 @@ def _new_folder(path: Path) -> tuple[Path, int]:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Whether the lock was free (and is ours now) or is another's; None where there are no locks."""
+    """Try to lock. Return True on success, False if another process holds the lock, None without locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,41 +152,41 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a whole text file atomically."""
+    """Write a text file atomically. Raises UserError when the system refuses the write."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path | str, content: object) -> None:
-    """Write JSON atomically; NaN is refused (write None), keys keep their order."""
+    """Write JSON atomically, with keys in their order. Raises ValueError for NaN (write None instead)."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> dict:
-    """Read keys and values from JSON; a missing or damaged file is a UserError that names it."""
+    """Read a JSON object. Raises UserError naming a file that is missing, damaged or no JSON object."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # not text, not JSON, or a number of thousands of digits
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no keys and values: delete it and run again")
-    return found
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object: delete it and run again")
+    return content
 
 
 def sha256_file(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
+    """Return the hex SHA-256 of a file's bytes, read in blocks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def short_sha256(digits: str) -> str:
-    """A SHA-256 by its first digits. The prefix keeps a table's reader from taking it for a number."""
+    """Return a SHA-256 shortened to 12 digits. The prefix keeps software from parsing it as a number."""
     return f"sha256:{digits[:12]}"
 
 
 def digest(content: object, length: int = 8) -> str:
-    """Short hex SHA-256 of a JSON-able value, independent of key order."""
+    """Return the first `length` hex digits of the SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]

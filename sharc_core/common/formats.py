@@ -1,4 +1,4 @@
-"""How numbers, bytes and names are written as text, and the order in which names are listed."""
+"""Format numbers, bytes and names as text, and sort names."""
 
 import math
 import re
@@ -7,13 +7,13 @@ DASH = "–"
 
 
 def natural_key(name: str) -> tuple[tuple[bool, int, str], ...]:
-    """Sort key that puts s_cifar10 before s_cifar100 and x2 before x10."""
+    """Return a sort key that puts s_cifar10 before s_cifar100 and x2 before x10."""
     parts = re.findall(r"[0-9]+|[^0-9]+", str(name))
     return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
 
 
 def bytes_text(count: float) -> str:
-    """Bytes in decimal units: 512 B, 20.5 kB, 1.43 MB (1 kB = 1000 B). A dash for NaN."""
+    """Format bytes in decimal units: 512 B, 20.5 kB, 1.43 MB (1 kB = 1000 B). NaN becomes a dash."""
     if math.isnan(count):
         return DASH
     for unit in ("B", "kB", "MB", "GB"):
@@ -25,7 +25,7 @@ def bytes_text(count: float) -> str:
 
 
 def number_text(value: float, signed: bool = False) -> str:
-    """Two decimals, a dash for NaN; never "-0.00"."""
+    """Format a number with two decimals, never as "-0.00". NaN becomes a dash."""
     if math.isnan(value):
         return DASH
     text = f"{value:+.2f}" if signed else f"{value:.2f}"
@@ -33,10 +33,13 @@ def number_text(value: float, signed: bool = False) -> str:
 
 
 def mean_text(mean: float, std: float) -> str:
-    """`86.70 ± 0.51`; the deviation is a dash for a single seed, the whole is one for NaN."""
+    """Format mean and standard deviation as `86.70 ± 0.51`. A NaN deviation (one seed) becomes a dash.
+
+    Returns a single dash for a NaN mean.
+    """
     return DASH if math.isnan(mean) else f"{number_text(mean)} ± {number_text(std)}"
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what would end a field or start markup; underscores inside words are harmless."""
+    """Escape characters that would end a field or start markup. Underscores inside words need no escape."""
     return re.sub(r"([\\|*`]|<(?=[A-Za-z/!?])|(?<=\])\()", r"\\\1", " ".join(text.split()))

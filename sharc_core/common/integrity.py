@@ -1,10 +1,10 @@
-"""Are files still what their maker wrote? Checksums, paid for once per change and not once per job.
+"""Verify that files are unchanged. Checksums are computed once per change, not once per job.
 
-A folder's manifest names the SHA-256 and size of its files. Hashing gigabytes at the start of every
-cell would cost more than the cell, so the folder also holds checked.json: the size and modification
-time that each file had when its checksum was last found right. A file that still has them is taken
-as checked; any other (rewritten, cut short, copied to another disk) is hashed again. Only damage
-that leaves both unchanged (a disk that flips bits by itself) needs `verify`, which hashes everything.
+A folder's manifest holds the SHA-256 and size of its files. Hashing gigabytes at the start of every cell
+would cost more than the cell. So the folder also holds checked.json, with the size and mtime that each file
+had when its checksum was last verified. A file that still has both counts as verified. Any other file
+(rewritten, copied to another disk) is hashed again. Only damage that leaves both unchanged (a disk that flips
+bits) needs `verify`, which hashes all files.
 """
 
 import contextlib
@@ -19,36 +19,37 @@ REMEDY = "delete the folder and run again"
 
 
 def entry(path: Path) -> dict[str, Any]:
-    """A file's entry in its folder's manifest: sha256 and bytes."""
+    """Return a file's entry in its folder's manifest: sha256 and bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
 
 
 def stamp(folder: Path, names: list[str]) -> None:
-    """Note that these files of the folder are right as they lie there now."""
+    """Record the current state of these files of the folder as verified."""
     write_json(folder / STAMPS, {name: _state(folder / name) for name in names})
 
 
 def check_files(folder: Path, entries: dict[str, dict], verify: bool = False, remedy: str = REMEDY) -> None:
-    """Compare files with their manifest's entries {name: {sha256, bytes}}; see the module for what is hashed.
+    """Compare files with their manifest's entries {name: {sha256, bytes}}.
 
-    verify: hash every file. Raises UserError naming the first that is missing, cut short or altered.
+    verify: hash every file. By default only changed files are hashed (see the module). Raises UserError
+    naming the first file that is missing, cut short or altered.
     """
     known = _stamps(folder)
-    news = {}
-    for name, noted in entries.items():
+    verified = {}
+    for name, expected in entries.items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing: {remedy}")
         state = _state(path)
-        if state[0] != noted["bytes"]:
-            raise UserError(f"{path} has {state[0]:,} bytes instead of {noted['bytes']:,}: {remedy}")
+        if state[0] != expected["bytes"]:
+            raise UserError(f"{path} has {state[0]:,} bytes instead of {expected['bytes']:,}: {remedy}")
         if verify or known.get(name) != state:
-            if sha256_file(path) != noted["sha256"]:
+            if sha256_file(path) != expected["sha256"]:
                 raise UserError(f"{path} was altered (its SHA-256 differs from the manifest's): {remedy}")
-            news[name] = state
-    if any(known.get(name) != state for name, state in news.items()):
+            verified[name] = state
+    if any(known.get(name) != state for name, state in verified.items()):
         with contextlib.suppress(UserError):  # a read-only folder is checked again next time
-            write_json(folder / STAMPS, {**known, **news})
+            write_json(folder / STAMPS, {**known, **verified})
 
 
 def _state(path: Path) -> list[int]:
@@ -57,9 +58,9 @@ def _state(path: Path) -> list[int]:
 
 
 def _stamps(folder: Path) -> dict[str, list[int]]:
-    """What was noted; nothing where there is no readable note."""
+    """Return the recorded states of files; empty if there is no readable record."""
     try:
-        found = read_json(folder / STAMPS)
+        stamps = read_json(folder / STAMPS)
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return stamps if isinstance(stamps, dict) else {}

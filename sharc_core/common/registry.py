@@ -1,8 +1,8 @@
-"""One registry for every kind of plug-in: data sources, methods, associative memories, saliencies.
+"""The registry class. There is one registry per kind of plug-in (data sources, methods, saliencies, ...).
 
-A plug-in is one file in the kind's package with one class or function under `@KIND.register("name")`.
-Nothing else has to be edited: a module of the package is imported when its plug-in is asked for, so that
-no job waits for the libraries of plug-ins it does not use.
+A plug-in is one file in the kind's package with one class or function under `@KIND.register("name")`. No
+other file has to be edited. A module of the package is imported when its plug-in is requested, so that no job
+waits for the libraries of plug-ins that it does not use.
 """
 
 import difflib
@@ -19,16 +19,16 @@ from sharc_core.common.errors import UserError, shown
 
 
 def nearest(word: object, valid: list[str]) -> str:
-    """' (did you mean X?)' for the closest valid word, or an empty string."""
+    """Return " (did you mean 'X'?)" for the closest valid word, or an empty string."""
     text = word if isinstance(word, str) else shown(word)
     close = difflib.get_close_matches(text, [str(v) for v in valid], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class Registry:
-    """Names to plug-ins of one kind.
+    """Maps names to plug-ins of one kind.
 
-    kind: what error messages call an entry, e.g. "method".
+    kind: the name of the kind in error messages, e.g. "method".
     package: dotted name of the package (or module) whose import registers the entries.
     """
 
@@ -39,7 +39,7 @@ class Registry:
         self._searched: set[str] = set()
 
     def register(self, name: str) -> Callable:
-        """Decorator: file the class or function under `name`; a second one of that name is an error."""
+        """Return a decorator that registers a class or function. It raises ValueError for a repeated name."""
 
         def decorate(entry):
             if name in self._entries:
@@ -51,20 +51,20 @@ class Registry:
         return decorate
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted. Imports all modules of the package."""
         for module in self._sources:
             importlib.import_module(module)
         return sorted(self._entries)
 
     def get(self, name: object) -> Any:
-        """The entry called `name`. Raises UserError naming the nearest valid one."""
+        """Return the entry of a name. Raises UserError with the nearest valid name for an unknown one."""
         if isinstance(name, str) and name not in self._searched:
-            self._searched.add(name)  # also where it is known: a second one of that name is an error
-            named = re.compile(rf"""\.register\(\s*["']{re.escape(name)}["']""")
+            self._searched.add(name)  # also if registered: a second entry of that name is an error
+            registration = re.compile(rf"""\.register\(\s*["']{re.escape(name)}["']""")
             for module, text in self._sources.items():
-                if named.search(text):
+                if registration.search(text):
                     importlib.import_module(module)
-        # names that a module makes in a loop are only known once it was imported
+        # names that a module registers in a loop are known only after its import
         if not isinstance(name, str) or (name not in self._entries and name not in self.names()):
             valid = self.names()
             raise UserError(
@@ -74,18 +74,18 @@ class Registry:
 
     @functools.cached_property
     def _sources(self) -> dict[str, str]:
-        """Dotted names of the package's modules, and their text."""
+        """Map dotted names of the package's modules to their text."""
         package = importlib.import_module(self.package)
-        found = {}
+        sources = {}
         for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
             name = f"{self.package}.{module.name}"
             spec = importlib.util.find_spec(name)
             assert spec is not None and spec.origin is not None  # a module with a file
-            found[name] = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
-        return found
+            sources[name] = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+        return sources
 
     def module_file(self, name: str) -> str:
-        """Path of the source file that defines the entry (its hash is part of a cell's identity)."""
+        """Return the path of the entry's source file, whose hash is part of a cell's identity."""
         import inspect
 
         path = inspect.getsourcefile(self.get(name))

@@ -1,4 +1,4 @@
-"""Random streams: one generator per (seed, axis); changing one axis leaves the others' draws alone."""
+"""Random streams, one generator per (seed, axis). Changing one axis does not change the others' draws."""
 
 import hashlib
 
@@ -6,25 +6,25 @@ import torch
 
 
 def derived_seed(seed: int, *axis: object) -> int:
-    """A 63-bit seed that is a pure function of the run's seed and the axis' name."""
+    """Return a 63-bit seed that is a pure function of the run's seed and the axis."""
     text = "/".join(map(str, (seed, *axis)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *axis: object) -> torch.Generator:
-    """CPU generator for one axis of one run, e.g. `generator(3, "order", task, epoch)`.
+    """Return a CPU generator for one axis of one run, e.g. `generator(3, "order", task, epoch)`.
 
-    Always on the CPU: draws are then the same whatever device computes.
+    It is always on the CPU, so that draws do not depend on the device that computes.
     """
     return torch.Generator().manual_seed(derived_seed(seed, *axis))
 
 
 class MinibatchSampler:
-    """Minibatches of distinct indices, drawn uniformly, for one replica.
+    """Draws minibatches of distinct indices uniformly, for one replica.
 
-    Draws are made `block` minibatches at a time: the first `size` of a random permutation is what each
-    holds, by Floyd's algorithm (Bentley & Floyd 1987), which costs `size` vector operations a block
-    instead of a permutation a minibatch.
+    It draws `block` minibatches at a time. Each is a uniform random subset of `size` indices by Floyd's
+    algorithm (Bentley & Floyd 1987), which costs `size` vector operations per block instead of a permutation
+    per minibatch.
     """
 
     def __init__(self, source: torch.Generator, population: int, size: int, block: int = 256):
@@ -38,7 +38,7 @@ class MinibatchSampler:
         self.block = block
 
     def draw(self) -> torch.Tensor:
-        """(block, size) int64 indices in [0, population), distinct within a row."""
+        """Return indices (block, size) int64 in [0, population), distinct within a row."""
         chosen = torch.empty(self.block, self.size, dtype=torch.int64)
         for column, top in enumerate(range(self.population - self.size, self.population)):
             pick = torch.randint(top + 1, (self.block,), generator=self.source)

@@ -1,4 +1,4 @@
-"""Base of every typed settings block, so that unknown keys and wrong values are refused everywhere."""
+"""Base of all typed settings blocks, which refuses unknown keys and wrong values."""
 
 import re
 from typing import Annotated
@@ -7,12 +7,12 @@ from unicodedata import category
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME, max_length=64)]  # it names files, too
-LARGEST = 2**63 - 1  # whole number: beyond it neither torch nor a table holds one
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]  # also used in file names
+LARGEST = 2**63 - 1  # the largest integer that torch and tables hold
 
 
 class Settings(BaseModel):
-    """Frozen, no unknown keys, no silent coercion of strings to numbers, no infinity or NaN."""
+    """Frozen settings without unknown keys, conversion of strings to numbers, infinity or NaN."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
 
 def no_repeats(values: list) -> list:
-    """The values, unless one is listed twice: then a ValueError that names it."""
+    """Return the values. Raises ValueError naming a value that is listed twice."""
     repeated = [value for value in values if values.count(value) > 1]
     if repeated:
         raise ValueError(f"{repeated[0]!r} is listed twice")
@@ -28,19 +28,19 @@ def no_repeats(values: list) -> list:
 
 
 def has_control(text: str) -> bool:
-    """Whether a text holds control characters or halves of one, which no name or path has."""
+    """Return whether a text holds control characters or surrogates, which no name or path has."""
     return any(category(letter) in ("Cc", "Cs") for letter in text)
 
 
 def fit_for_snakemake(path: str) -> str:
-    """The path, unless Snakemake would take a part of it for a wildcard or variable: then a ValueError.
+    """Return the path. Raises ValueError if Snakemake would treat a part of it as a wildcard or variable.
 
-    Everything else, blanks and quotes and all that a shell knows, is only a name.
+    All other characters are allowed, such as blanks, quotes and special characters of a shell.
     """
-    if found := re.search("[{}<>]", path):
-        raise ValueError(f"{found.group()} means something to Snakemake: choose a path without {{ }} < >")
+    if match := re.search("[{}<>]", path):
+        raise ValueError(f"{match.group()} means something to Snakemake: choose a path without {{ }} < >")
     return path
 
 
-# A path that files of the workflow lie in or that is one.
+# The path of a file or folder of the workflow.
 WorkflowPath = Annotated[str, Field(min_length=1), AfterValidator(fit_for_snakemake)]
