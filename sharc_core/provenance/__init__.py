@@ -1,1 +1,1 @@
-"""Where a number comes from: commit, versions, host, data, and hashes of the code behind it."""
+"""The provenance of results: commit, versions, host, data, and hashes of the code that computed them."""

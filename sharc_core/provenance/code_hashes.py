@@ -1,8 +1,8 @@
-"""What a result depends on: hashes of the code behind a cell or a stage, and the libraries of that.
+"""Hashes of the code that computes a cell or a stage, and the versions of the libraries that it imports.
 
-A hash covers statements that can change a number. Comments, docstrings, formatting, texts of raised errors,
-import statements and the folders that modules lie in do not count; which definition an imported name stands
-for does.
+A hash covers statements that can change a number. Comments, docstrings, formatting, arguments of `raise`,
+import statements and the folders of modules do not count. The definition that an imported name refers to
+counts.
 """
 
 import ast
@@ -21,8 +21,8 @@ from sharc_core.selection import SELECTIONS
 
 PACKAGE = Path(__file__).parents[1]
 
-# Modules that shape inputs or messages but not a cell's numbers: its settings and features are
-# parameters and inputs of its job already, so a new check or error text re-runs nothing.
+# Modules that affect inputs or messages but not a cell's numbers. Settings and features are parameters and
+# inputs of the cell's job anyway, so a new check or error text re-runs nothing.
 WITHOUT = {
     "common.device",
     "common.errors",
@@ -42,15 +42,15 @@ WITHOUT = {
     "provenance",
     "studies.base",
 }
-# The same for a stage. Settings are part of the names of what it makes, so their types need not be.
+# The same for a stage. Settings are part of the names of its outputs, so their types do not count.
 STAGE_WITHOUT = {
-    "common.device",  # which one is chosen; what it computes: determinism
+    "common.device",  # selects the device; common.determinism decides what it computes
     "common.errors",
     "common.files",
     "common.registry",
     "common.settings",
     "backbones.config",
-    "datasets.download",  # what it gets is known by its checksum
+    "datasets.download",  # checksums identify the downloaded files
     "grid.checks",
     "grid.loading",
     "grid.models",
@@ -61,13 +61,14 @@ STAGE_WITHOUT = {
     "studies.base",
 }
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
-SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors"}  # imported by stages, in no number of theirs
+SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors"}  # imported by stages, but change no numbers
 
 
 class _Import(NamedTuple):
-    """One imported name. level, module, symbol: as in `from module import symbol`; symbol "" for a module.
+    """One imported name.
 
-    name: what the file calls it. is_used: whether the file's statements use that name.
+    level, module, symbol: as in `from module import symbol`; symbol is "" for `import module`. name: the name
+    in the file. is_used: whether the file's statements use that name.
     """
 
     level: int
@@ -78,7 +79,7 @@ class _Import(NamedTuple):
 
 
 class _Module(NamedTuple):
-    """A file as it counts: its statements as text, a digest of them, and what it imports."""
+    """The hashed parts of a file: its statements as text, their digest, and its imports."""
 
     code: str
     digest: str
@@ -93,7 +94,7 @@ def code_hash(
     storage: str | None = None,
     selection: str | None = None,
 ) -> str:
-    """Return a short hash of the code behind a cell's numbers: learner, its plug-ins, what they import.
+    """Return a short hash of a cell's code: the learner, its plug-ins and their imports.
 
     A new plug-in changes no other cell's hash.
     """
@@ -116,7 +117,7 @@ def job_hash(*roots: str | Path) -> str:
 
 @functools.lru_cache
 def stage_hash(*roots: str | Path) -> str:
-    """Short hash of the code that a stage's output comes from: its roots and what they import.
+    """Return a short hash of a stage's code: its roots and their imports.
 
     roots: modules by their name below sharc_core ("datasets.base"), files, or a folder of templates.
     Modules of settings and messages do not count.
@@ -126,21 +127,21 @@ def stage_hash(*roots: str | Path) -> str:
 
 @functools.lru_cache
 def library_versions(*roots: str | Path) -> dict[str, str]:
-    """Versions of the installed libraries that a stage's code imports; roots as for stage_hash."""
+    """Return the versions of the installed libraries that a stage's code imports. roots: as in stage_hash."""
     modules = _closure(_files_of(roots), STAGE_WITHOUT).values()
     names = {one.module.split(".")[0] for module in modules for one in module.imports if not one.level}
-    found = {}
+    versions = {}
     for name in sorted(names - SHAPES_NOTHING - sys.stdlib_module_names):
         try:
             library = DISTRIBUTIONS.get(name, name)
-            found[library] = metadata.version(library)
+            versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
-            continue  # a module that no package brought: its version cannot be told
-    return found
+            continue  # no package provides this module, so it has no version
+    return versions
 
 
 def script_hash(path: Path) -> str:
-    """Short hash of one script of the workflow, whatever it imports: that is its stage's or cell's hash."""
+    """Return a short hash of one script of the workflow. Its imports count in the stage's or cell's hash."""
     return _digest([_read(path.read_text(encoding="utf-8"), True).code])
 
 
@@ -156,19 +157,19 @@ def _files_of(roots: tuple[str | Path, ...]) -> list[Path]:
 
 
 def _closure(roots: list[Path], without: set[str]) -> dict[Path, _Module]:
-    """The files and all that they import from this package, but for the modules `without`."""
-    found: dict[Path, _Module] = {}
-    todo = list(roots)
-    while todo:
-        path = todo.pop().resolve()
-        if path not in found:
-            found[path] = _read(path.read_text(encoding="utf-8"), path.suffix == ".py")
-            todo += [file for one in found[path].imports for file in _files(path, one, without)]
-    return found
+    """Return the roots and all files that they import from this package, except the modules `without`."""
+    modules: dict[Path, _Module] = {}
+    pending = list(roots)
+    while pending:
+        path = pending.pop().resolve()
+        if path not in modules:
+            modules[path] = _read(path.read_text(encoding="utf-8"), path.suffix == ".py")
+            pending += [file for one in modules[path].imports for file in _files(path, one, without)]
+    return modules
 
 
 def _hash(modules: dict[Path, _Module], without: set[str]) -> str:
-    """Hash of files and of what their imported names stand for; the order and place of files do not count."""
+    """Return a hash of files and the definitions of their imported names, independent of the files' paths."""
     texts = []
     for path, module in modules.items():
         names = {
@@ -181,7 +182,7 @@ def _hash(modules: dict[Path, _Module], without: set[str]) -> str:
 
 
 def _targets(path: Path, one: _Import, modules: dict[Path, _Module], without: set[str]) -> list[str]:
-    """What an imported name stands for: code of this package, or the name of a library's module."""
+    """Return what an imported name refers to: digests of this package's files, or a library module's name."""
     if one.level or one.module.split(".")[0] == PACKAGE.name:
         return [modules[file].digest for file in _files(path, one, without)]
     return [one.module]
@@ -193,7 +194,7 @@ def _digest(texts: list[str]) -> str:
 
 @functools.cache
 def _read(text: str, is_python: bool) -> _Module:
-    """Parse a file's text; a file that several stages import is parsed once."""
+    """Parse a file's text. The cache ensures that a file that several stages import is parsed once."""
     if not is_python:
         return _Module(text, _digest([text]), [])
     tree = ast.parse(text)
@@ -209,8 +210,8 @@ def _read(text: str, is_python: bool) -> _Module:
 
 
 def _files(path: Path, one: _Import, without: set[str]) -> list[Path]:
-    """Files of this package that an import reads, by whichever form of the import statement."""
-    if one.level:  # relative: counted from the module's own folder
+    """Return the files of this package that an import statement of any form reads."""
+    if one.level:  # relative to the folder of the module
         inside = path.parents[one.level - 1].relative_to(PACKAGE.resolve()).parts
         parts = (*inside, *filter(None, one.module.split(".")))
     elif one.module.split(".")[0] == PACKAGE.name:
@@ -218,7 +219,7 @@ def _files(path: Path, one: _Import, without: set[str]) -> list[Path]:
     else:
         return []
     files = []
-    # `from package import name` may mean a module of that name
+    # `from package import name` may import a module of that name
     for candidate in (parts, (*parts, one.symbol)) if one.symbol else (parts,):
         above = {".".join(candidate[:depth]) for depth in range(1, len(candidate) + 1)}
         if candidate and not above & without and (file := _module_file(PACKAGE, candidate)):
@@ -228,29 +229,29 @@ def _files(path: Path, one: _Import, without: set[str]) -> list[Path]:
 
 @functools.cache
 def _module_file(package: Path, parts: tuple[str, ...]) -> Path | None:
-    """A module's file, links resolved; None where there is none."""
+    """Return a module's file with links resolved; None if there is no such file."""
     file = _source(package.joinpath(*parts))
     return file.resolve() if file.is_file() else None
 
 
 def _source(path: Path) -> Path:
-    """A module's file: of a package, its __init__."""
+    """Return the path of a module's file; for a package, its __init__.py."""
     return path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
 
 
 def _statements(tree: ast.Module) -> list[ast.AST]:
-    """A module and all that may hold statements, wherever: five times faster than ast.walk."""
-    found: list[ast.AST] = [tree]
-    for node in found:
+    """Return the module and all nested nodes that may hold statements. Five times faster than ast.walk."""
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
         for name in ("body", "orelse", "handlers", "finalbody", "cases"):
             inner = getattr(node, name, None)
             if isinstance(inner, list):
-                found += inner
-    return found
+                nodes += inner
+    return nodes
 
 
 def _statements_that_count(tree: ast.Module) -> ast.Module:
-    """The module without docstrings, import statements and the arguments of raised exceptions."""
+    """Remove docstrings, import statements and the arguments of raised exceptions, in place."""
     for node in _statements(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             node.exc = node.exc.func

@@ -1,4 +1,4 @@
-"""What a table comes from, said in the table itself: commits, grid file, data, weights, versions, hosts.
+"""The lineage that every table states: commits, grid file, data, weights, versions and hosts of its results.
 
 All of it stands in the rows that the table is made of (runs.csv, the files of a study's jobs), but for the
 grid's hash. So a table is a function of results and grid, whatever commit it is made at.
@@ -14,7 +14,7 @@ from sharc_core.common.formats import escape_markdown
 from sharc_core.provenance.origin import UNKNOWN
 
 SHORT = 12  # hex digits shown of a commit
-# Columns of rows that know their origin, and their types.
+# Columns that state the origin of a row, and their types.
 FIELDS = {
     "commit": "str",
     "dirty": "boolean",
@@ -26,18 +26,18 @@ FIELDS = {
 
 
 def origin_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """FIELDS of a result, checksums short. document: has `origin` and `versions`."""
+    """Return the FIELDS of a result document with `origin` and `versions`, with shortened checksums."""
     origin = document["origin"]
-    found = {name: origin[name] for name in ("commit", "dirty", "host")}
-    found |= {name: short_sha256(origin[name]) for name in ("data", "weights")}
-    found["versions"] = "; ".join(f"{name} {text}" for name, text in sorted(document["versions"].items()))
-    return found
+    fields = {name: origin[name] for name in ("commit", "dirty", "host")}
+    fields |= {name: short_sha256(origin[name]) for name in ("data", "weights")}
+    fields["versions"] = "; ".join(f"{name} {text}" for name, text in sorted(document["versions"].items()))
+    return fields
 
 
 def lineage(rows: pd.DataFrame, config: str = UNKNOWN) -> dict[str, Any]:
-    """What rows with FIELDS, `dataset` and `backbone` come from; JSON-able, every list sorted.
+    """Return the lineage of rows with FIELDS, `dataset` and `backbone`; JSON-able, every list sorted.
 
-    config: the hash of the grid (Grid.config_hash). commits: each with `dirty`, None where that is not known.
+    config: hash of the grid (Grid.config_hash). The `dirty` state of a commit is None if unknown.
     """
     states = zip(rows["commit"], rows["dirty"], strict=True)
     commits = {(commit, None if pd.isna(dirty) else bool(dirty)) for commit, dirty in states}
@@ -52,14 +52,14 @@ def lineage(rows: pd.DataFrame, config: str = UNKNOWN) -> dict[str, Any]:
 
 
 def _by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for name, value in sorted(set(pairs)):
-        found.setdefault(name, []).append(value)
-    return found
+        values.setdefault(name, []).append(value)
+    return values
 
 
 def sentence(lineage: Mapping[str, Any]) -> str:
-    """A lineage in one line."""
+    """Return a lineage as one line of text."""
     versions = " and ".join(text.replace(";", ",") for text in lineage["versions"])
     return (
         f"Provenance: run at commit {_commits(lineage)}; config {lineage['config']}; "
@@ -69,7 +69,7 @@ def sentence(lineage: Mapping[str, Any]) -> str:
 
 
 def facts(lineage: Mapping[str, Any]) -> dict[str, str | bool | None]:
-    """A lineage as one value per name: the last columns of a CSV table, the lines at the report's foot."""
+    """Return a lineage as one value per name, for a CSV table's last columns and the foot of the report."""
     states = {state["dirty"] for state in lineage["commits"]}
     return {
         "commit": " and ".join(dict.fromkeys(state["commit"] for state in lineage["commits"])),
@@ -83,17 +83,17 @@ def facts(lineage: Mapping[str, Any]) -> dict[str, str | bool | None]:
 
 
 def csv_text(frame: pd.DataFrame, lineage: Mapping[str, Any]) -> str:
-    """A table as CSV at full precision, with its lineage in further columns, the same in every row."""
+    """Return a table as CSV at full precision, with its lineage in further columns, the same in every row."""
     return frame.assign(**facts(lineage)).to_csv(index=False, lineterminator="\n")
 
 
 def markdown_text(text: str, lineage: Mapping[str, Any]) -> str:
-    """A Markdown file with its lineage as the last paragraph."""
+    """Return a Markdown text with its lineage as the last paragraph."""
     return f"{text.rstrip()}\n\n{escape_markdown(sentence(lineage))}\n"
 
 
 def latex_text(text: str, lineage: Mapping[str, Any]) -> str:
-    """A LaTeX file with its lineage as the first comment."""
+    """Return a LaTeX text with its lineage as the first comment."""
     return f"% {sentence(lineage)}\n{text}"
 
 

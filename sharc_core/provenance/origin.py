@@ -1,6 +1,6 @@
-"""Where a run happened and what it was a function of: commit, libraries, data, weights, host.
+"""The origin of a run: commit, library versions, data, weights and host.
 
-No number depends on this module: it is in no code hash (see provenance.WITHOUT).
+No number depends on this module, so no code hash covers it (see code_hashes.WITHOUT).
 """
 
 import functools
@@ -17,14 +17,14 @@ from sharc_core.common.files import digest
 
 UNKNOWN = "unknown"
 ROOT = Path(__file__).resolve().parents[2]
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as git sets them in a hook, for its own checkout
-CODE = ("sharc_core", "workflow", "Snakefile")  # where a file that git does not know is a change
+FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by git in a hook, for the hook's checkout
+CODE = ("sharc_core", "workflow", "Snakefile")  # an untracked file in these places counts as a change
 
 
 def run_origin(manifest: Mapping[str, Any], device: object = "cpu") -> dict[str, Any]:
-    """The `origin` of a result document, JSON-able. manifest: of the features that the run reads.
+    """Return the `origin` of a result document; JSON-able. manifest: the manifest of the run's features.
 
-    To be asked for when a run begins: the checkout may change while it lasts.
+    Call it when a run begins, because the checkout may change during the run.
     """
     return {
         **git_state(),
@@ -36,12 +36,12 @@ def run_origin(manifest: Mapping[str, Any], device: object = "cpu") -> dict[str,
 
 
 def features_hash(manifest: Mapping[str, Any]) -> str:
-    """Hex SHA-256 that stands for all files of a feature folder, by their checksums in its manifest."""
+    """Return a hex SHA-256 over the checksums of all files of a feature folder, from its manifest."""
     return digest(manifest["files"], 64)
 
 
 def versions() -> dict[str, str]:
-    """What a run's bits depend on besides its inputs."""
+    """Return the versions of the software that a run's bits depend on."""
     import numpy as np
     import torch
 
@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def host(device: Any = "cpu") -> str:
-    """Type of this machine: system, architecture, processor, the GPU if that is the device. Not its name."""
+    """Return the type of this machine (not its name): system, architecture, processor and the GPU if used."""
     parts = [f"{platform.system()} {platform.machine()}", _processor()]
     if str(device).startswith("cuda"):
         import torch
@@ -74,16 +74,16 @@ def _processor() -> str:
 
 @functools.cache
 def git_state(root: Path = ROOT) -> dict[str, Any]:
-    """Commit of the checkout at `root` and whether it is `dirty`; UNKNOWN and None where there is none.
+    """Return the commit of the checkout at `root` and whether it is `dirty`; UNKNOWN and None without one.
 
-    dirty: a file of the commit was changed, or code was added that git does not know (a plug-in that is
-    yet to be committed). Results, data and grid files that lie about are neither. A copy of the project
-    inside some other repository has no commit: that one's would be a false one. Read once a process,
-    which runs the code that it found then.
+    dirty: a tracked file was changed, or there is untracked code (such as a plug-in that is not committed
+    yet). Untracked results, data and grid files do not count. A copy of the project inside another repository
+    has no commit, because that repository's commit does not describe it. The result is cached for the
+    process, which runs the code that it has loaded.
     """
 
     def git(*arguments: str) -> str:
-        # no locks: many cells ask at once
+        # no locks, because many cells call git at the same time
         command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
