@@ -1,1 +1,1 @@
-"""The feature cache: what a frozen backbone makes of a data set, computed once, with its augmented views."""
+"""The feature cache: maps and pooled vectors of a data set and its augmented views, computed once."""

@@ -27,12 +27,12 @@ from sharc_core.datasets import PreparedData
 
 SPLITS = ("train", "test")
 SECONDS_BETWEEN_LINES = 10
-BATCH = 128  # images at a time; what an augmented view draws goes by it
+BATCH = 128  # images per forward pass; the draws of an augmented view depend on it
 
 
 @dataclass(frozen=True)
 class View:
-    """One view's training features. maps (N, K, h, w) float16; pooled (N, K) float32, exactly pool(maps)."""
+    """The training features of one view. maps (N, K, h, w) float16; pooled (N, K) float32 = pool(maps)."""
 
     maps: torch.Tensor
     pooled: torch.Tensor
@@ -40,10 +40,10 @@ class View:
 
 @dataclass(frozen=True)
 class Features:
-    """One data set through one backbone. Tensors share memory with read-only files: do not write to them.
+    """The features of one data set and backbone. Do not write to the tensors: they map read-only files.
 
     maps (N, K, h, w) float16; pooled (N, K) float32, exactly pool(maps); labels (N,) int64. The training
-    features are the first view's; further_views: those of the others, by the view's number.
+    features are those of the first view. further_views: the training features of the other views, by number.
     """
 
     train_maps: torch.Tensor
@@ -57,14 +57,14 @@ class Features:
     further_views: dict[int, View] = field(default_factory=dict)
 
     def tested(self, index: torch.Tensor) -> torch.Tensor:
-        """Pooled vectors (n, K) of test images index (n,)."""
+        """Return the pooled vectors (n, K) of the test images with indices (n,)."""
         return self.test_pooled[index]
 
 
 class ArrayWriter:
-    """Appends to a .npy file of known shape and hashes it on the way.
+    """Appends to a .npy file of known shape and hashes it while writing.
 
-    Plain writes, not a memory map: on a full disk they fail with an error instead of a bus error.
+    It uses plain writes instead of a memory map. On a full disk they raise an error, a map a bus error.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype | type):
@@ -76,13 +76,13 @@ class ArrayWriter:
         self.hash = hashlib.sha256(self.stream.read())
 
     def append(self, values: torch.Tensor) -> None:
-        """Write the next rows."""
+        """Write the next rows. Raises OSError on a full disk."""
         block = np.ascontiguousarray(values.numpy()).data
         self.stream.write(block)
         self.hash.update(block)
 
     def finish(self) -> dict:
-        """Close; the file's entry in the manifest."""
+        """Close the file and return its entry in the manifest."""
         self.stream.close()
         return {"sha256": self.hash.hexdigest(), "bytes": self.path.stat().st_size}
 
@@ -96,12 +96,12 @@ def extract_features(
     device: torch.device | str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the backbone over the images of a view and write the feature folder `out`, whole or not at all.
+    """Run the backbone over the images of a view and write the feature folder `out` atomically.
 
-    view 0 shows the images as they are; view v > 0 shows the training images cropped at a random place
-    after padding and flipped half of the time, seeded by v. The test images are never changed: views 0
-    and 1 have them, further ones do not. Memory does not grow with the data set. Raises UserError when
-    the disk is too small, or when a map is not finite or beyond float16.
+    View 0 is the original images. View v > 0 is the training images cropped at a random place after padding
+    and flipped with probability 1/2, seeded by v. The test images are never changed; only views 0 and 1
+    contain them. Memory does not grow with the data set. Raises UserError when the disk is too small, or when
+    a map is not finite or exceeds float16.
     """
     counts = {split: len(getattr(prepared, f"{split}_labels")) for split in splits_of(view)}
     shape = (backbone.channels, *backbone.map_size)
@@ -151,9 +151,9 @@ def extract_features(
 
 
 def augmented_view(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:
-    """uint8 (B, H, W, 3) cropped at random places after padding, flipped half of the time.
+    """Crop images uint8 (B, H, W, 3) at random places after padding; flip them with probability 1/2.
 
-    The padding is 4 black pixels per 32 px of the shorter side.
+    The padding is 4 black pixels per 32 px of the shorter side. Returns images of the same shape.
     """
     return moved(images, _view_moves(tuple(images.shape), source), edge=False)
 
@@ -163,7 +163,10 @@ def _view_moves(shape: tuple[int, ...], source: torch.Generator) -> Moves:
 
 
 def moves_of_view(shape: tuple[int, ...], view: int) -> Moves:
-    """How view `view` > 0 moves each of the training images of shape (N, H, W, 3), for any of them alone."""
+    """Return the moves of all training images, of shape (N, H, W, 3), in view `view` > 0.
+
+    They equal the draws of extract_features with its default batch size.
+    """
     blocks = [
         _view_moves((min(BATCH, shape[0] - start), *shape[1:]), generator(view, "view", start))
         for start in range(0, shape[0], BATCH)
@@ -173,7 +176,10 @@ def moves_of_view(shape: tuple[int, ...], view: int) -> Moves:
 
 
 def half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:
-    """Maps as contiguous float16. Raises UserError for what float16 cannot hold."""
+    """Convert maps to contiguous float16. Raises UserError for values that float16 cannot hold.
+
+    where: the first image of the batch, for the message.
+    """
     half = maps.half().contiguous()
     if not half.isfinite().all():
         largest = maps.abs().max().item()
@@ -188,17 +194,17 @@ def half(maps: torch.Tensor, where: str, backbone: Backbone) -> torch.Tensor:
 
 
 def splits_of(view: int) -> tuple[str, ...]:
-    """What a view's folder holds: the test images, alike in all views, are stored once."""
+    """Return the splits in a view's folder. The test images, equal in all views, are stored once."""
     return SPLITS if view <= 1 else SPLITS[:1]
 
 
 def cache_bytes(images: int, shape: tuple[int, ...]) -> int:
-    """What the features of so many images take on disk, for maps of shape (K, h, w)."""
+    """Estimate the bytes on disk of the features of `images` images, for maps of shape (K, h, w)."""
     return images * (2 * math.prod(shape) + 4 * shape[0] + 8) + 1_000_000
 
 
 def free_bytes(place: Path) -> int:
-    """Free on the disk that `place` lies on or would lie on."""
+    """Return the free bytes on the disk of `place`, which need not exist."""
     return shutil.disk_usage(_existing(place)).free
 
 
@@ -207,7 +213,7 @@ def _existing(place: Path) -> Path:
 
 
 def check_space(place: Path, needed: int, what: str) -> None:
-    """Refuse to start when the disk of `place` has fewer than `needed` bytes free. Raises UserError."""
+    """Raise UserError when the disk of `place` has fewer than `needed` free bytes."""
     free = free_bytes(place)
     if needed > free:
         raise UserError(
@@ -217,45 +223,46 @@ def check_space(place: Path, needed: int, what: str) -> None:
 
 
 class Tally:
-    """Counts images and says so every few seconds."""
+    """Counts images and reports progress every few seconds."""
 
     def __init__(self, total: int, progress: Callable[[str], None] | None):
         self.total, self.progress, self.done = total, progress, 0
-        self.began = self.said = time.perf_counter()
+        self.began = self.reported = time.perf_counter()
 
     def add(self, images: int, split: str) -> None:
-        """Count a batch."""
+        """Count a batch and report the progress if the last report is old enough."""
         self.done += images
         now = time.perf_counter()
-        if self.progress and now - self.said > SECONDS_BETWEEN_LINES:
-            self.said = now
+        if self.progress and now - self.reported > SECONDS_BETWEEN_LINES:
+            self.reported = now
             speed = self.done / (now - self.began)
             left = (self.total - self.done) / speed
             self.progress(f"{split}: {self.done:,}/{self.total:,} images, {speed:.0f}/s, {left:.0f} s left")
 
     def skip(self, images: int) -> None:
-        """Leave out images that an earlier run has done."""
+        """Exclude images that an earlier run has processed."""
         self.total -= images
 
     def summary(self) -> str:
-        """The whole run in a line."""
+        """Return number of images, seconds and speed of the run as one line."""
         seconds = time.perf_counter() - self.began
         return f"{self.done:,} images in {seconds:.1f} s ({self.done / max(seconds, 1e-9):.0f}/s)"
 
 
 def open_features(folder: Path | str, verify: bool = False) -> Features:
-    """Map a feature folder into memory. Files' sizes, shapes and types are checked; contents if `verify`.
+    """Map a feature folder into memory and check the files' sizes, shapes and types.
 
-    Raises UserError naming the file that is missing, cut short or altered.
+    verify: hash all files. By default only those that changed are hashed (see integrity.py). Raises UserError
+    naming the file that is missing, cut short or altered.
     """
     manifest, arrays = _open_folder(Path(folder), SPLITS, verify)
     return Features(**arrays, classes=list(manifest["classes"]), manifest=manifest)
 
 
 def open_views(folders: list[Path]) -> Features:
-    """The first view's features, with the training features of the views in the other folders.
+    """Open the features of the first folder, with the other folders as further views.
 
-    Raises UserError as open_features does, and when a folder is not of the same data and backbone.
+    Raises UserError as open_features does, and when a folder has another data set or backbone.
     """
     first = open_features(folders[0])
     further = {}
@@ -271,7 +278,7 @@ def open_views(folders: list[Path]) -> Features:
 
 
 def _open_folder(folder: Path, splits: tuple[str, ...], verify: bool) -> tuple[dict, dict[str, Any]]:
-    """Manifest, and the arrays of the splits by name."""
+    """Return the manifest, and the arrays of the splits by name. Raises UserError as open_features does."""
     if not (folder / "manifest.json").exists():
         raise UserError(f"features {folder} are missing or incomplete (no manifest.json): {REMEDY}")
     manifest = read_json(folder / "manifest.json")
@@ -304,11 +311,11 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> torch.Tensor
 
 
 def map_array(path: Path) -> torch.Tensor:
-    """A .npy file mapped into memory: do not write to it."""
+    """Map a .npy file into memory. Do not write to the tensor."""
     return _shared(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _shared(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and says so
+        warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and warns
         return torch.from_numpy(array)

@@ -1,7 +1,7 @@
-"""Views: which copy of the training images, as they are or augmented, each seed's run trains on.
+"""Views: the original or augmented copies of the training images, one of which each seed trains on.
 
-View 0 is the images as they are. With n >= 2 views there are the augmented views 1 to n, and seed s
-trains on view 1 + s mod n. All views have the same labels and share one set of test features.
+View 0 is the original images. With n >= 2 views, there are the augmented views 1 to n, and seed s trains on
+view 1 + s mod n. All views have the same labels and share one set of test features.
 """
 
 from collections.abc import Mapping
@@ -14,42 +14,43 @@ from sharc_core.common.errors import UserError
 
 
 class View(Protocol):
-    """One view's training features."""
+    """The training features of one view."""
 
     @property
     def maps(self) -> torch.Tensor:
-        """(N, K, h, w)."""
+        """Return maps (N, K, h, w)."""
 
     @property
     def pooled(self) -> torch.Tensor:
-        """Pooled vectors (N, K)."""
+        """Return pooled vectors (N, K)."""
 
 
 class TrainingFeatures(Protocol):
-    """Training features: the first view's, labels, and the further views."""
+    """Training features of the first view, their labels, and the further views."""
 
     @property
     def train_maps(self) -> torch.Tensor:
-        """(N, K, h, w)."""
+        """Return maps (N, K, h, w)."""
 
     @property
     def train_pooled(self) -> torch.Tensor:
-        """Pooled vectors (N, K)."""
+        """Return pooled vectors (N, K)."""
 
     @property
     def train_labels(self) -> torch.Tensor:
-        """(N,)."""
+        """Return labels (N,) int64."""
 
     @property
     def further_views(self) -> Mapping[int, View]:
-        """The further views by their number."""
+        """Return the further views by number."""
 
 
 @dataclass(frozen=True)
 class Visits:
-    """Training images as one seed's network saw them in one task, in the order of the visit.
+    """Features of one task's training images at the time when one seed's network visits them.
 
-    order (n,): which. pooled (n, K). nonzero (n, K): values that are not zero. maps (m, K, h, w): the last m.
+    order (n,): indices of the images in the order of the visit. pooled (n, K). nonzero (n, K): number of
+    values of each channel that are not zero. maps (m, K, h, w): maps of the last m images.
     """
 
     order: torch.Tensor
@@ -60,12 +61,13 @@ class Visits:
 
 @dataclass(frozen=True)
 class DriftingFeatures:
-    """What DriftingReplicas reads; sharc_core.features.drifting.reading opens it.
+    """The features that DriftingReplicas reads. sharc_core.features.drifting.reading opens them.
 
-    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because which a
-    training image has depends on the seed. visits, joint: by seed, the tasks'. tested: by seed and passes,
-    for each task the pooled vectors of the first test images of test_order (M,); tested_at_start and
-    joint_tested: of all. Keys are seed, size of the training batches and, for what depends on them, passes.
+    train_maps (N, K, h, w), train_pooled (N, K): on the meta device, shapes without values, because the
+    values depend on the seed. visits, joint: for each task its Visits, in the stream's and in JOINT's order.
+    tested: for each task the pooled vectors of the first test images of test_order (M,). tested_at_start,
+    joint_tested: pooled vectors of all test images. Keys are (seed, size of the training batches), followed
+    by the number of passes in joint, tested and joint_tested.
     """
 
     train_maps: torch.Tensor
@@ -83,28 +85,28 @@ class DriftingFeatures:
 
 
 class TestFeatures(Protocol):
-    """Labels of the test images, and their pooled vectors."""
+    """Labels of the test images and their pooled vectors."""
 
     @property
     def test_labels(self) -> torch.Tensor:
-        """(M,)."""
+        """Return labels (M,) int64."""
 
     def tested(self, index: torch.Tensor) -> torch.Tensor | None:
-        """(n, K) or (R, n, K) of test images index (n,); None where they are not tested."""
+        """Return pooled vectors (n, K) or (R, n, K) of test images (n,); None if they are not tested."""
 
 
 def view_numbers(views: int) -> list[int]:
-    """The views of a backbone with so many; the first one's folder holds the test images' features too."""
+    """Return the numbers of a backbone's views. The first view's folder also holds the test features."""
     return [0] if views == 1 else list(range(1, views + 1))
 
 
 def view_of(seed: int, views: int) -> int:
-    """The view that a seed trains on."""
+    """Return the view that a seed trains on."""
     return view_numbers(views)[seed % views]
 
 
 def needed_views(seeds: list[int], views: int) -> list[int]:
-    """The views that a cell reads: its seeds', and the first one for the test images."""
+    """Return the views that a cell reads: those of its seeds, and the first one for the test images."""
     return sorted({view_numbers(views)[0], *(view_of(seed, views) for seed in seeds)})
 
 
@@ -115,9 +117,9 @@ def replicas_of(
     batch_size: int,
     joint: int | None = None,
 ) -> "ReplicaViews | DriftingReplicas":
-    """How each seed's replica sees the features, whatever the batch norm.
+    """Return the ReplicaViews or DriftingReplicas of the seeds, depending on the type of features.
 
-    views: of a frozen backbone. batch_size, joint: see DriftingReplicas.
+    views: number of views of a frozen backbone. batch_size, joint: see DriftingReplicas.
     """
     if isinstance(features, DriftingFeatures):
         return DriftingReplicas(features, seeds, batch_size, joint)
@@ -125,7 +127,7 @@ def replicas_of(
 
 
 class ReplicaViews:
-    """The training features as each replica sees them: replica r reads its seed's view.
+    """The training features of R replicas. Replica r reads the view of its seed.
 
     Raises UserError when the features lack one of those views.
     """
@@ -141,22 +143,22 @@ class ReplicaViews:
             raise UserError(f"the features lack view {min(missing)}: extract it, or train on fewer views")
         self._maps = [arrays[number][0] for number in numbers]
         self._pooled = [arrays[number][1] for number in numbers]
-        # replicas by view; the whole axis at once where all see the same
+        # replicas by view; a single group if all replicas read the same view
         self._groups = [
             (torch.tensor([r for r, n in enumerate(numbers) if n == number]), arrays[number][1])
             for number in sorted(set(numbers))
         ]
 
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
-        """Training maps (n, K, h, w) of index (n,) as one replica sees them."""
+        """Return training maps (n, K, h, w) of the images `index` (n,) in one replica's view."""
         return self._maps[replica][index]
 
     def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:
-        """Pooled training vectors (n, K) of index (n,) as one replica sees them."""
+        """Return pooled training vectors (n, K) of the images `index` (n,) in one replica's view."""
         return self._pooled[replica][index]
 
     def pooled(self, index: torch.Tensor) -> torch.Tensor:
-        """Pooled training vectors (R, n, K) of index (R, n), each replica's from its own view."""
+        """Return pooled training vectors (R, n, K) of `index` (R, n), each replica's from its view."""
         if len(self._groups) == 1:
             return self._groups[0][1][index]
         vectors = self.features.train_pooled.new_empty(*index.shape, self.features.train_pooled.shape[1])
@@ -165,19 +167,20 @@ class ReplicaViews:
         return vectors
 
     def nonzero(self, replica: int, index: torch.Tensor) -> torch.Tensor:
-        """Values of each channel that are not zero, (n, K), of training maps index (n,)."""
+        """Return each channel's number of non-zero values, (n, K), in the training maps of `index` (n,)."""
         return (self.maps(replica, index) != 0).sum((2, 3))
 
     def tests(self, task: int | None, passes: int | None) -> TestFeatures:
-        """What is tested after a task: a frozen network gives the same features at all times."""
+        """Return the test features after a task; a frozen network's are always the same."""
         return cast(TestFeatures, self.features)
 
 
 class DriftingReplicas:
-    """Drifting features as each replica sees them: replica r as its seed's network did at the visit.
+    """Drifting features of R replicas. Replica r reads what its seed's network computed at the visit.
 
-    batch_size: of training. joint: JOINT's passes, for its own order of the images; None: the stream's.
-    Raises UserError when the features lack a seed, or a memory holds a sample whose map was not kept.
+    batch_size: of training. joint: JOINT's number of passes, to read the images in JOINT's order; None reads
+    the stream's. Raises UserError when the features lack a seed, or when a memory holds a sample whose map
+    was not kept.
     """
 
     def __init__(
@@ -188,11 +191,14 @@ class DriftingReplicas:
         self._batch_size, self._joint = batch_size, joint
         source = features.visits if joint is None else features.joint
         self._visits = [self._of_seed(source, seed, joint) for seed in seeds]
-        # where each training image was visited: the task, and the position in it
+        # the task of each training image and its position in the task
         self._places = [_places(tasks, len(features.train_labels)) for tasks in self._visits]
 
     def _of_seed(self, source: dict, seed: int, passes: int | None):
-        """What a seed has in features.visits (no passes), tested, joint or joint_tested."""
+        """Return a seed's entry in features.visits (passes None), tested, joint or joint_tested.
+
+        Raises UserError for a missing entry.
+        """
         key = (seed, self._batch_size) if passes is None else (seed, self._batch_size, passes)
         if key not in source:
             of = "" if passes is None else f" and {passes} passes"
@@ -202,9 +208,12 @@ class DriftingReplicas:
         return source[key]
 
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
-        """Training maps (n, K, h, w) of index (n,) as they were at the visit."""
+        """Return the training maps (n, K, h, w) of `index` (n,) at the time of the visit.
+
+        Raises UserError for a sample whose map was not kept.
+        """
         tasks, position = (places[index] for places in self._places[replica])
-        found = self.features.train_maps.new_empty(
+        maps = self.features.train_maps.new_empty(
             len(index), *self.features.train_maps.shape[1:], device="cpu"
         )
         for task in tasks.unique().tolist():
@@ -216,35 +225,35 @@ class DriftingReplicas:
                     f"{len(visits.maps)} last ones, whose maps alone the drifting features keep: set "
                     "`maps: all` in the backbone's block"
                 )
-            found[here] = visits.maps[position[here] - offset]
-        return found
+            maps[here] = visits.maps[position[here] - offset]
+        return maps
 
     def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Pooled training vectors (n, K) of index (n,) as they were at the visit."""
         return self._rows(replica, index, "pooled")
 
     def pooled(self, index: torch.Tensor) -> torch.Tensor:
-        """Pooled training vectors (R, n, K) of index (R, n)."""
+        """Return the pooled training vectors (R, n, K) of `index` (R, n)."""
         return torch.stack([self._rows(r, row, "pooled") for r, row in enumerate(index)])
 
     def nonzero(self, replica: int, index: torch.Tensor) -> torch.Tensor:
-        """Values of each channel that are not zero, (n, K), of training maps index (n,)."""
+        """Return each channel's number of non-zero values, (n, K), in the training maps of `index` (n,)."""
         return self._rows(replica, index, "nonzero").long()
 
     def _rows(self, replica: int, index: torch.Tensor, name: str) -> torch.Tensor:
         tasks, position = (places[index] for places in self._places[replica])
-        found: torch.Tensor | None = None
+        gathered: torch.Tensor | None = None
         for task in tasks.unique().tolist():
             here, rows = tasks == task, getattr(self._visits[replica][task], name)
-            found = rows.new_empty(len(index), rows.shape[1]) if found is None else found
-            found[here] = rows[position[here]]
-        assert found is not None  # of one sample at least
-        return found
+            gathered = rows.new_empty(len(index), rows.shape[1]) if gathered is None else gathered
+            gathered[here] = rows[position[here]]
+        assert gathered is not None  # there is at least one sample
+        return gathered
 
     def tests(self, task: int | None, passes: int | None) -> TestFeatures:
-        """What is tested after a task (None: before all, with the statistics that the network came with).
+        """Return the test features after a task; task None means before all, with the network's statistics.
 
-        passes: a step's, so far; None: of a network that saw no training batch.
+        passes: number of passes of each training batch; None if the network saw no training batch.
         """
         source = self.features
         if task is None or passes is None:
@@ -258,7 +267,7 @@ Views = ReplicaViews | DriftingReplicas
 
 
 def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Task and position (N,) of every training image."""
+    """Return the task and the position in it, each (N,) int64, of every training image."""
     task, position = torch.empty(2, samples, dtype=torch.int64)
     for number, visits in enumerate(tasks):
         task[visits.order], position[visits.order] = number, torch.arange(len(visits.order))
@@ -266,7 +275,7 @@ def _places(tasks: list[Visits], samples: int) -> tuple[torch.Tensor, torch.Tens
 
 
 class _Tested:
-    """The first test images of the stream's order, for every replica (or one for all)."""
+    """Pooled vectors of the first test images of the stream's order, per replica or one for all."""
 
     def __init__(self, source: DriftingFeatures, rows: list[torch.Tensor]):
         self.test_labels = source.test_labels
@@ -275,7 +284,7 @@ class _Tested:
         self._at[source.test_order] = torch.arange(len(source.test_order))
 
     def tested(self, index: torch.Tensor) -> torch.Tensor | None:
-        """Pooled vectors (R, n, K) of test images index (n,); None where they were not tested."""
+        """Return the pooled vectors (R, n, K) of test images `index` (n,); None if they were not tested."""
         at = self._at[index]
         if len(self._rows[0]) <= int(at.max()):
             return None
