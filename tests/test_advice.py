@@ -100,7 +100,7 @@ def test_other_layouts_are_told_what_is_expected(tmp_path, layout):
     path = tmp_path / "mine.safetensors"
     save_file({name: torch.zeros(3) for name in OTHERS[layout]}, path)
     line = refused(path)
-    assert "expected are torchvision's names of its tensors, such as 'stem" in line
+    assert "expected torchvision's names of its tensors, such as 'stem" in line
     assert (
         f"the file has {sorted(OTHERS[layout])[0]!r}" in line if OTHERS[layout] else "has no tensor" in line
     )

@@ -141,7 +141,7 @@ def test_description_is_json(weights):
         (lambda t: t.update({"layer4.9.weight": torch.zeros(3)}), "unexpected tensor layer4.9.weight"),
         (
             lambda t: t.update({"conv1.weight": torch.zeros(64, 3, 3, 3)}),
-            "tensor conv1.weight has shape [64, 3, 3, 3], needed is [64, 3, 7, 7]",
+            "tensor conv1.weight has shape [64, 3, 3, 3], expected [64, 3, 7, 7]",
         ),
         (
             lambda t: t.update({"bn1.bias": torch.zeros(64, dtype=torch.int64)}),

@@ -218,7 +218,7 @@ def test_aliases_that_unfold_without_end():
             {"x": {"datasets": [["s_digits"]]}},
             r"studies\.x: datasets: .*no data set \['s_digits'\]",
         ),
-        ("backbone.sha256", "0" * 64, "sha256 is for a weights file of your own"),
+        ("backbone.sha256", "0" * 64, "sha256 applies to a local weights file only"),
     ],
 )
 def test_names_numbers_and_paths_that_would_fail_later(path, value, message):

@@ -226,7 +226,7 @@ def test_torchvisions_own_weights_go_the_same_way(vit_weights, monkeypatch):
 def test_position_embeddings_of_no_square_grid_are_refused(vit_weights, tmp_path):
     state = vit_weights[0].state_dict() | {"encoder.pos_embedding": torch.zeros(1, 7, 768)}
     save_file(state, tmp_path / "odd.safetensors")
-    with pytest.raises(UserError, match=r"encoder\.pos_embedding has shape \[1, 7, 768\], needed is \[1, 5"):
+    with pytest.raises(UserError, match=r"encoder\.pos_embedding has shape \[1, 7, 768\], expected \[1, 5"):
         check_backbone(config("vit_b_32", tmp_path / "odd.safetensors", 64))
 
 

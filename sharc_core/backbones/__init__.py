@@ -1,4 +1,4 @@
-"""Backbones: frozen networks that turn images into feature maps. An architecture is one file here."""
+"""Backbones: frozen networks that convert images to feature maps. An architecture is one file here."""
 
 from sharc_core.backbones.config import BackboneConfig, PretrainConfig
 from sharc_core.backbones.model import Backbone, check_backbone, has_batch_norm, load_backbone

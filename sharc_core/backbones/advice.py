@@ -1,6 +1,6 @@
-"""What to do with a weights file that does not fit: a prefix to remove, or the names that are expected.
+"""Messages for weights files that do not fit: a prefix to remove or add, or the expected names.
 
-Apart from what reads weights: an error's wording changes no map.
+Separate from the code that reads weights, because the wording of an error changes no map.
 """
 
 from collections import Counter
@@ -15,13 +15,13 @@ from sharc_core.backbones.preprocess import resolve
 from sharc_core.backbones.weights import Shapes, check_fit, local_shapes
 from sharc_core.common.errors import UserError, shown
 
-ENOUGH = 0.5  # share of the names that have to agree before a file counts as one of this layout
+ENOUGH = 0.5  # share of matching names above which a file counts as having this layout
 
 
 def advice(config: BackboneConfig) -> str | None:
-    """A better message for a local weights file whose names are not the architecture's; else None.
+    """Return a better message for a local weights file whose names are not the architecture's, else None.
 
-    To be asked for when check_backbone has refused the file.
+    Call it after check_backbone has refused the file.
     """
     if not config.is_local_file:
         return None
@@ -33,7 +33,7 @@ def advice(config: BackboneConfig) -> str | None:
         return None
     needed = [name for name in body.state_dict() if not name.endswith("num_batches_tracked")]
     if _share(shapes, needed) >= ENOUGH:
-        return None  # the right layout: the tensor that is wrong has been named
+        return None  # the layout is right, and check_backbone named the wrong tensor
     where = f"weights file {config.weights} does not fit architecture {config.arch}"
     prefix = _prefix(shapes, needed)
     if prefix:
@@ -42,11 +42,11 @@ def advice(config: BackboneConfig) -> str | None:
         return f"{where}: the names of its tensors begin with {shown(prefix)}: {CONVERTING} removes it" + (
             f"; without it {problem}" if problem else ""
         )
-    lacking = _prefix(needed, shapes)
-    if lacking and _problem({f"{lacking}{name}": s for name, s in shapes.items()}, body, config.arch) is None:
-        return f"{where}: the names of its tensors lack {shown(lacking)}: {CONVERTING} adds it"
+    absent = _prefix(needed, shapes)
+    if absent and _problem({f"{absent}{name}": s for name, s in shapes.items()}, body, config.arch) is None:
+        return f"{where}: the names of its tensors lack {shown(absent)}: {CONVERTING} adds it"
     return (
-        f"{where}: expected are torchvision's names of its tensors, such as {_some(needed)}; the file has "
+        f"{where}: expected torchvision's names of its tensors, such as {_some(needed)}; the file has "
         f"{_some(shapes)}: {CONVERTING} renames tensors"
     )
 
@@ -57,15 +57,15 @@ def _share(names: Iterable[str], needed: list[str]) -> float:
 
 
 def _prefix(names: Iterable[str], needed: Iterable[str]) -> str | None:
-    """What most names have in front of one that is needed; None where that are too few."""
+    """Return the commonest prefix of `names` before a needed name; None if too few names have it."""
     needed = set(needed)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in names:
-        # every end of the name that follows a dot
+        # every suffix of the name that follows a dot
         ends = (name[i + 1 :] for i, letter in enumerate(name) if letter == ".")
-        found.update(name.removesuffix(end) for end in ends if end in needed)
-    # of equally many the first in the file, as query encoders come before key encoders
-    prefix, count = max(found.items(), key=lambda item: item[1], default=(None, 0))
+        counts.update(name.removesuffix(end) for end in ends if end in needed)
+    # among equal counts the first in the file, because query encoders come before key encoders
+    prefix, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
     return prefix if count >= ENOUGH * len(needed) else None
 
 

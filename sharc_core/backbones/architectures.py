@@ -1,12 +1,12 @@
-"""Architectures by name, and cutting any of them where its feature maps are.
+"""Architectures by name, and cutting them at their feature maps.
 
-An architecture is a function `build(classes, side) -> nn.Module`: an image classifier with random
-weights for images of `side` pixels. What the benchmark calls its feature maps is what the classifier's
-last global average pool takes, or a vision transformer's patch tokens; the cut finds that place in the
-traced graph, so an architecture needs no code of its own for it.
+An architecture is a function `build(classes, side) -> nn.Module` that returns an image classifier with random
+weights for images of `side` pixels. Its feature maps are the input of the classifier's last global average
+pool, or a vision transformer's patch tokens. The cut finds this node in the graph traced by torch.fx, so an
+architecture needs no code for it.
 
-The tracing is torch.fx's own. torchvision's create_feature_extractor traces likewise but wants the
-place's name, which every family spells differently, and has no place for turning tokens into a map.
+torchvision's create_feature_extractor also traces, but it needs the node's name, which differs between
+families, and it cannot convert tokens to maps.
 """
 
 import math
@@ -27,15 +27,15 @@ MAPS_NEEDED = (
     "has neither an average pool nor a class token, so there are no feature maps to take: "
     "use another architecture"
 )
-# What changes a tensor's values and not its shape, and adds tensors of one shape
+# Functions that change a tensor's values and not its shape
 ELEMENTWISE = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.add, F.batch_norm, F.relu)
-CLASS_TOKEN = (slice(None), 0)  # tokens[:, 0], what a vision transformer's classifier takes
+CLASS_TOKEN = (slice(None), 0)  # tokens[:, 0], the input of a vision transformer's classifier
 
 
 def build_classifier(arch: str, classes: int = 1000, device: str = "cpu", side: int = 224) -> nn.Module:
-    """A randomly initialised classifier for images of `side` pixels, in evaluation mode.
+    """Build a randomly initialised classifier for images of `side` pixels, in evaluation mode.
 
-    device "meta" costs neither memory nor initialisation: only names and shapes exist. Raises
+    device: "meta" costs neither memory nor initialisation, because only names and shapes exist. Raises
     UserError for an unknown architecture, or one that cannot be built for such images.
     """
     build: Callable[[int, int], nn.Module] = ARCHITECTURES.get(arch)
@@ -49,11 +49,11 @@ def build_classifier(arch: str, classes: int = 1000, device: str = "cpu", side: 
 
 
 class OnlyShapes(TorchFunctionMode):
-    """Tensors made by torch.empty, as layers make their weights, get no memory, and no random values.
+    """Create tensors of torch.empty, which layers use for their weights, without memory or values.
 
-    (Under `torch.device("meta")` nothing would have values, but RegNet computes its widths with tensors.)
-    What only changes values is left out where there are none: torch would load its compiler for it, which
-    takes seconds.
+    (Under `torch.device("meta")` no tensor would have values, but RegNet computes its widths with tensors.)
+    On tensors without values, functions that change only values are skipped. torch would load its compiler
+    for them, which takes seconds.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -66,7 +66,7 @@ class OnlyShapes(TorchFunctionMode):
 
 
 def _keeps_shape(func: Callable, args: tuple) -> bool:
-    """Whether the result has the first argument's shape for certain; whatever is wrong is left to torch."""
+    """Return whether the result certainly has the first argument's shape. If not, torch handles the call."""
     other = args[1] if len(args) > 1 else None
     if func is torch.Tensor.add:
         return isinstance(other, torch.Tensor) and other.shape == args[0].shape
@@ -76,10 +76,10 @@ def _keeps_shape(func: Callable, args: tuple) -> bool:
 
 
 def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:
-    """The classifier up to its feature maps: images (B, 3, S, S) -> maps (B, K, h, w).
+    """Return the classifier up to its feature maps, from images (B, 3, S, S) to maps (B, K, h, w).
 
     Parameters are shared with the classifier and keep their names. Raises UserError when there is
-    nothing to cut at or when the forward pass cannot be traced.
+    no node to cut at or when the forward pass cannot be traced.
     """
     try:
         graph = fx.symbolic_trace(classifier).graph
@@ -93,14 +93,14 @@ def cut_at_maps(classifier: nn.Module, arch: str) -> fx.GraphModule:
 
 
 def _maps_node(graph: fx.Graph, classifier: nn.Module, arch: str) -> fx.Node:
-    """The node whose value is the feature maps (for tokens it is added to the graph)."""
+    """Return the node whose value is the feature maps. For tokens, it is added to the graph."""
     nodes = list(graph.nodes)
     pools = [node for node in nodes if _is_pool(node, classifier)]
     if pools:
         after = nodes[nodes.index(pools[-1]) :]
         if any(_has_parameters(node, classifier) for node in after):
             return pools[-1].args[0]
-        # SqueezeNet pools class scores: its classifier is the convolution before the pool
+        # SqueezeNet pools class scores; its classifier is the convolution before the pool
         scoring = [node for node in nodes if _has_parameters(node, classifier)][-1]
         return scoring.args[0]
     class_tokens = [n for n in nodes if n.op == "call_function" and n.args[1:] == (CLASS_TOKEN,)]
@@ -111,7 +111,7 @@ def _maps_node(graph: fx.Graph, classifier: nn.Module, arch: str) -> fx.Node:
 
 
 def tokens_to_maps(tokens: torch.Tensor) -> torch.Tensor:
-    """A class token and g x g patch tokens, row by row, (B, 1 + g g, K) -> the patches' maps (B, K, g, g)."""
+    """Convert a class token and g x g patch tokens, (B, 1 + g g, K), to the patches' maps (B, K, g, g)."""
     patches = tokens[:, 1:].transpose(1, 2)
     side = math.isqrt(patches.shape[2])
     return patches.unflatten(2, (side, side))
@@ -143,7 +143,7 @@ def fuse_batch_norms(body: fx.GraphModule) -> fx.GraphModule:
             continue
         called = [n.target for n in graph.nodes if n.op == "call_module"]
         if len(before.users) > 1 or called.count(before.target) > 1 or called.count(node.target) > 1:
-            continue  # somebody else wants the convolution as it is
+            continue  # another node uses the convolution
         folded = fuse_conv_bn_eval(modules[before.target], modules[node.target])
         fused.set_submodule(before.target, folded)
         node.replace_all_uses_with(before)

@@ -1,4 +1,4 @@
-"""Random shifts and flips of a batch of images, one gather for the whole batch."""
+"""Random shifts and flips of a batch of images, with one gather per batch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Moves:
-    """By how many pixels images are moved, rows (n, 1) and columns (n, 1), and which are mirrored (n, 1)."""
+    """Moves of n images: rows, columns (n, 1) int64 in pixels, and which images are mirrored (n, 1) bool."""
 
     rows: torch.Tensor
     columns: torch.Tensor
@@ -18,7 +18,7 @@ class Moves:
 
 
 def random_moves(count: int, most: int, flip: bool, source: torch.Generator) -> Moves:
-    """Offsets in [-most, most]^2, and half of the images mirrored if `flip`."""
+    """Draw offsets in [-most, most]^2 and, if `flip`, mirror each image with probability 1/2."""
     offsets = torch.randint(-most, most + 1, (2, count, 1), generator=source)
     mirrored = torch.zeros(count, 1, dtype=torch.bool)
     if flip:
@@ -29,17 +29,16 @@ def random_moves(count: int, most: int, flip: bool, source: torch.Generator) -> 
 def shift_and_flip(
     images: torch.Tensor, most: int, flip: bool, source: torch.Generator, edge: bool
 ) -> torch.Tensor:
-    """Shift every image by its own whole-pixel offset in [-most, most]^2; mirror half of them if `flip`.
+    """Shift each image by an integer offset in [-most, most]^2; if `flip`, mirror it with probability 1/2.
 
-    images uint8 (B, H, W, 3), returned likewise. What moves in from outside is the repeated border if
-    `edge`, else black (the padded crop of He et al. 2016, section 4.2). Draws come from the CPU
-    generator `source`.
+    images uint8 (B, H, W, 3), returned with the same shape and type. Pixels from outside repeat the border if
+    `edge`, else they are black (the padded crop of He et al. 2016, section 4.2). source: a CPU generator.
     """
     return moved(images, random_moves(len(images), most, flip, source), edge)
 
 
 def moved(images: torch.Tensor, moves: Moves, edge: bool) -> torch.Tensor:
-    """Each image (of uint8 (B, H, W, 3)) moved by its own of the B moves; see shift_and_flip."""
+    """Move each of the images uint8 (B, H, W, 3) by its entry of the B moves; see shift_and_flip."""
     count, height, width, _ = images.shape
     columns = torch.arange(width).expand(count, width)
     columns = torch.where(moves.mirrored, width - 1 - columns, columns)

@@ -1,9 +1,9 @@
-"""Batch norm's running statistics: reading and setting them, and letting them drift as in train mode.
+"""Batch norm's running statistics: read them, set them, and let them drift as in train mode.
 
-In train mode a batch is normalised by its own mean and variance, and the running statistics, by which the
-network normalises when it is evaluated, move towards them (Ioffe & Szegedy 2015). A network whose weights
-are frozen but whose batch norms are left in train mode is therefore not frozen: its maps are a function of
-the whole batch, its evaluation a function of the batches that it saw last.
+In train mode, batch norm normalises a batch by the batch's mean and variance and moves its running statistics
+towards them (Ioffe & Szegedy 2015). In evaluation mode it normalises by the running statistics. A network
+with frozen weights and batch norms in train mode is therefore not frozen. Its maps depend on the other images
+of the batch, and its evaluation depends on the latest batches.
 """
 
 import copy
@@ -22,14 +22,15 @@ from sharc_core.common.determinism import same_bits
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 
-ESTIMATED = 64  # images in a batch that statistics are estimated from
+ESTIMATED = 64  # images per batch for estimating statistics
 
 
 class BatchNorms:
-    """The batch norm layers of a network; their running statistics as one vector (S,).
+    """The batch norm layers of a network, with their running statistics as one vector (S,).
 
-    Layer after layer in the order of their names in the network, a layer's means and then its variances.
-    Raises UserError for a layer whose running statistics are a cumulative average: none of torchvision's are.
+    The vector holds the layers in the order of network.named_modules(), first a layer's means and then its
+    variances. Raises UserError for a layer whose running statistics are a cumulative average (torchvision has
+    no such layer).
     """
 
     def __init__(self, network: nn.Module):
@@ -53,12 +54,12 @@ class BatchNorms:
         self._momentum = torch.cat(momenta) if momenta else torch.zeros(0)
 
     def statistics(self) -> torch.Tensor:
-        """The running statistics (S,), a copy."""
+        """Return a copy of the running statistics (S,)."""
         parts = [t for layer in self.layers.values() for t in (layer.running_mean, layer.running_var)]
         return torch.cat(parts) if parts else torch.zeros(0)
 
     def set(self, statistics: torch.Tensor) -> None:
-        """Overwrite the running statistics."""
+        """Overwrite the running statistics with `statistics` (S,)."""
         start = 0
         for layer in self.layers.values():
             for values in (layer.running_mean, layer.running_var):
@@ -67,7 +68,7 @@ class BatchNorms:
 
     @contextmanager
     def seeing_batches(self) -> Iterator[None]:
-        """For a while the layers are in train mode, and `statistics` the last batch's own (unbiased)."""
+        """Put the layers in train mode, with `statistics` equal to the last batch's (unbiased)."""
         momenta = {name: layer.momentum for name, layer in self.layers.items()}
         try:
             for layer in self.layers.values():
@@ -80,7 +81,10 @@ class BatchNorms:
                 layer.momentum = momenta[name]
 
     def moved(self, running: torch.Tensor, batch: torch.Tensor, passes: int) -> torch.Tensor:
-        """Running statistics after passes of a batch with statistics `batch`, in torch's arithmetic."""
+        """Return running statistics (S,) after `passes` passes of a batch with statistics `batch` (S,).
+
+        The arithmetic is torch's.
+        """
         momentum = self._momentum.to(running)
         for _ in range(passes):
             running = momentum * batch + (1 - momentum) * running
@@ -88,22 +92,22 @@ class BatchNorms:
 
 
 class Drift:
-    """A network in train mode, and its running statistics for several numbers of passes a batch at once.
+    """A network in train mode, with its running statistics for several numbers of passes per batch.
 
-    A pass moves nothing but the running statistics, and these change no map of train mode: so one forward
-    pass is enough, however many the published code makes.
+    A pass changes only the running statistics, and these affect no map in train mode. So one forward pass
+    gives the statistics for any number of passes that the published code makes.
     """
 
     def __init__(self, backbone: Backbone, running: dict[int, torch.Tensor]):
-        """backbone: not fused. running: statistics (S,) to go on from, by the number of passes."""
+        """backbone: not fused. running: initial statistics (S,) by the number of passes."""
         self.backbone = backbone
         self.norms = BatchNorms(backbone.body)
         self.running = running
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (B, 3, S, S) -> maps (B, K, h, w), and the statistics move.
+        """Compute maps (B, K, h, w) of normalised images (B, 3, S, S) and update the running statistics.
 
-        Raises UserError for a batch in which some layer sees one value a channel: it has no variance.
+        Raises UserError for a batch in which a layer has one value per channel, which has no variance.
         """
         try:
             with self.norms.seeing_batches():
@@ -113,7 +117,7 @@ class Drift:
                 raise
             raise UserError(
                 "batch_norm drifting: a batch of one image with maps of one position has no variance: choose "
-                "a training.batch_size that leaves no single image over, or larger images"
+                "a training.batch_size whose last batch has more than one image, or larger images"
             ) from None
         batch = self.norms.statistics()
         self.running = {p: self.norms.moved(running, batch, p) for p, running in self.running.items()}
@@ -121,7 +125,7 @@ class Drift:
 
 
 def evaluated(backbone: Backbone, statistics: torch.Tensor) -> Backbone:
-    """The network in evaluation mode with these running statistics, fused; the given one stays as it is."""
+    """Return a fused copy of the network in evaluation mode with the running statistics (S,)."""
     twin = copy.deepcopy(backbone)
     BatchNorms(twin.body).set(statistics)
     body = fuse_batch_norms(twin.body)
@@ -132,10 +136,11 @@ def evaluated(backbone: Backbone, statistics: torch.Tensor) -> Backbone:
 def adapted(
     backbone: Backbone, images: np.ndarray, index: torch.Tensor, device: torch.device | str = "cpu"
 ) -> Backbone:
-    """The network in evaluation mode with running statistics estimated anew on some images, fused.
+    """Return a fused copy of the network in evaluation mode, with running statistics re-estimated on images.
 
-    images (N, H, W, 3) uint8, of which index (n,) are taken, shuffled, in batches of ESTIMATED. As in
-    torch.optim.swa_utils.update_bn the statistics are the mean of the batches' own; each counts by its size.
+    images (N, H, W, 3) uint8, of which those of `index` (n,) are used, shuffled, in batches of ESTIMATED or
+    more (one batch if n is smaller). As in torch.optim.swa_utils.update_bn, the statistics are the mean of
+    the batches' statistics, here weighted by the size of the batch.
     """
     norms = BatchNorms(backbone.body)
     total: Any = 0  # the statistics so far

@@ -1,6 +1,6 @@
-"""Are weights still what they should be? Compared with what is known of them, before anything is computed.
+"""Verify checksums of weights before anything is computed.
 
-Apart from what reads them: a check changes no map.
+Separate from the code that reads weights, because a check changes no map.
 """
 
 import re
@@ -17,11 +17,11 @@ from sharc_core.common.files import read_json, sha256_file
 def check_weights(
     config: BackboneConfig, weights: Path | None, card: Path | None, mirror: Path | None = None
 ) -> None:
-    """Check a weights file's SHA-256, wherever one is known. Raises UserError naming the file and the remedy.
+    """Verify a weights file's SHA-256 if it is known. Raises UserError naming the file and the remedy.
 
-    Known are that of weights that were pre-trained here (from their card), of a local file if the grid
-    states it, and the beginning of torchvision's, which stands in the names of its files. weights, card:
-    paths as the Layout has them. Files in a mirror are checked when they are read.
+    The card states the checksum of weights that were pre-trained here, the grid may state the checksum of a
+    local file, and the names of torchvision's files contain the first digits of theirs. weights, card: paths
+    of the Layout. Files in a mirror are verified when they are read.
     """
     if card is not None:
         assert weights is not None
@@ -33,16 +33,16 @@ def check_weights(
 
 
 def check_stated(config: BackboneConfig) -> None:
-    """Check a local file whose SHA-256 the grid states."""
-    if config.sha256 is not None and (found := sha256_file(config.weights)) != config.sha256:
+    """Verify a local file if the grid states its SHA-256. Raises UserError if they differ."""
+    if config.sha256 is not None and (checksum := sha256_file(config.weights)) != config.sha256:
         raise UserError(
-            f"weights file {config.weights} was altered: its SHA-256 is {found}, backbone.sha256 says "
-            f"{config.sha256}: get it again, or state its own"
+            f"weights file {config.weights} was altered: its SHA-256 is {checksum}, backbone.sha256 is "
+            f"{config.sha256}: get the file again, or correct backbone.sha256"
         )
 
 
 def _check_pretrained(weights: Path, card: Path) -> None:
-    remedy = f"delete it and {card.name} beside it and run again"
+    remedy = f"delete it and {card.name} next to it and run again"
     if not weights.exists():
         raise UserError(f"weights file {weights} is missing: delete {card} too and run again")
     if sha256_file(weights) != read_json(card).get("weights_sha256"):
@@ -50,14 +50,14 @@ def _check_pretrained(weights: Path, card: Path) -> None:
 
 
 def _check_downloaded(config: BackboneConfig, mirror: Path | None) -> None:
-    """The file in torch's cache: torch checks what it downloads, and never what it finds there."""
+    """Verify the file in torch's cache, because torch verifies only what it downloads."""
     name = weights_entry(config.arch, config.weights).url.rsplit("/", 1)[1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if (mirror is not None and (mirror / name).exists()) or not path.exists():
         return
-    wanted = re.search(r"-([0-9a-f]+)\.", name)
-    if wanted and not sha256_file(path).startswith(wanted.group(1)):
+    digits = re.search(r"-([0-9a-f]+)\.", name)
+    if digits and not sha256_file(path).startswith(digits.group(1)):
         raise UserError(
-            f"weights file {path} is damaged (its SHA-256 does not begin with {wanted.group(1)}): delete it "
+            f"weights file {path} is damaged (its SHA-256 does not begin with {digits.group(1)}): delete it "
             "and run again"
         )

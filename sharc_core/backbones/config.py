@@ -1,4 +1,4 @@
-"""The config's `backbone` block as typed models."""
+"""Typed models of the config's `backbone` block."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sharc_core.common.settings import Name, Settings, WorkflowPath, no_repeats
 
-SIDE_LIMIT = 2048  # pixels: memory grows with the square, above it a slip of the keyboard
-VIEW_LIMIT = 100  # each is a copy of the training features
-PASSES_LIMIT = 3  # a step: what the published code's methods make
+SIDE_LIMIT = 2048  # pixels; memory grows with the square, and a larger value is probably a typing error
+VIEW_LIMIT = 100  # each view is a copy of the training features
+PASSES_LIMIT = 3  # most passes per step among the published code's methods
 CONVERTING = '"Converting weights" in docs/config.md'
 PICKLED = re.compile(r"\.(pth|pt|ckpt|bin|pkl|pickle|pth\.tar|pt\.tar|th|t7)$", re.IGNORECASE)
 OTHER = re.compile(r"\.(npz?|h5|hdf5|keras|onnx|msgpack|gguf|tflite|pb|mar|zip|tar|gz)$", re.IGNORECASE)
@@ -21,12 +21,12 @@ BatchNorm = Literal["frozen", "drifting", "adapted"]
 
 
 class PretrainConfig(Settings):
-    """Supervised pre-training: AdamW on a one-cycle schedule that peaks at `lr`.
+    """Settings of supervised pre-training with AdamW on a one-cycle schedule that peaks at `lr`.
 
-    dataset: a data source's block (source and its own keys) whose classes no stream uses; no digits by
-    default, because there are streams of them.
-    max_shift: augmentation, images are shifted by up to this share of their side. flip: mirrored
-    half of the time (not for characters).
+    dataset: a data source's block (source and its keys) whose classes no stream uses. By default it contains
+    no digits, because there are streams of them.
+    max_shift: augmentation shifts images by up to this share of their side. flip: mirror images with
+    probability 1/2 (not for characters).
     """
 
     dataset: dict[str, Any] = {
@@ -48,26 +48,26 @@ class PretrainConfig(Settings):
 
 
 class BackboneConfig(Settings):
-    """One backbone.
+    """Settings of one backbone.
 
     weights: `pretrain` (trained here), a path ending in .safetensors, or the name of one of the
     architecture's torchvision weights, such as imagenet1k_v1 or default.
-    resize_size, image_size: the images' shorter side is resized to the first, and the square of the
-    second is cut from the centre. Without either, and for interpolation, mean and std (per RGB
-    channel, of images in [0, 1]), what torchvision's weights say holds; see preprocess.resolve.
-    views: above 1, seed s trains on the (s mod views)-th augmented copy of the training images.
-    precision: what the network computes in; the maps are stored as float16 either way.
-    normalisation: by the mean and std of the `weights`, after the resize; or by those of the `dataset`'s own
-    training images, before it (SHARC's published code).
+    resize_size, image_size: the images' shorter side is resized to resize_size, and a square of image_size is
+    cut from the centre. interpolation, mean, std: of the resize and, per RGB channel of images in [0, 1], of
+    the normalisation. Defaults of all five are those of torchvision's weights; see preprocess.resolve.
+    views: above 1, seed s trains on the augmented view 1 + s mod views of the training images.
+    precision: the type of the network's computations. Maps are always stored as float16.
+    normalisation: `weights` uses the mean and std of the weights, after the resize. `dataset` uses those of
+    the data set's training images, before the resize (SHARC's published code).
     batch_norm: a list is an axis of the grid. `frozen`: evaluation mode. `drifting`: train mode, in which
-    SHARC's published code leaves its frozen backbone: every training batch is normalised by its own
-    statistics, and tests by running statistics that follow the stream. `adapted`: running statistics
-    estimated anew on the first task's training images, then frozen.
-    passes: of a training batch through the drifting network; None: as many as each method's published code
-    makes.
-    maps: which training maps of a drifting network are kept: those that some memory of the grid is expected
-    to hold, or all.
-    sha256: of a weights file of one's own, checked before anything else.
+    SHARC's published code leaves its frozen backbone. Each training batch is normalised by its statistics,
+    and test images by running statistics that follow the stream. `adapted`: running statistics re-estimated
+    on the first task's training images, then frozen.
+    passes: passes of a training batch through the drifting network. None: as many as each method's published
+    code makes.
+    maps: training maps of a drifting network to keep. `needed`: those that a memory of the grid is expected
+    to hold. `all`: all of them.
+    sha256: checksum of a local weights file, verified before anything else.
     """
 
     arch: str
@@ -100,15 +100,15 @@ class BackboneConfig(Settings):
     def _size_is_known(self) -> "BackboneConfig":
         if self.image_size is None and not self.is_torchvision:
             raise ValueError(
-                f"image_size is missing: weights {self.weights!r} do not say how many pixels per side their "
-                "images have, so give it"
+                f"image_size is missing: weights {self.weights!r} do not state the pixels per side of their "
+                "images, so give it"
             )
         return self
 
     @model_validator(mode="after")
     def _sum_of_a_file(self) -> "BackboneConfig":
         if self.sha256 is not None and not self.is_local_file:
-            raise ValueError("sha256 is for a weights file of your own: those of others bring theirs")
+            raise ValueError("sha256 applies to a local weights file only: drop it for other weights")
         return self
 
     @field_validator("std")
@@ -133,29 +133,29 @@ class BackboneConfig(Settings):
 
     @property
     def variants(self) -> list["BackboneConfig"]:
-        """One backbone for every value of batch_norm."""
+        """Return one backbone per value of batch_norm."""
         if not isinstance(self.batch_norm, list):
             return [self]
         return [self.model_copy(update={"batch_norm": value}) for value in self.batch_norm]
 
     @property
     def is_torchvision(self) -> bool:
-        """Whether `weights` names some of torchvision's."""
+        """Return whether `weights` names torchvision weights."""
         return self.weights != "pretrain" and not self.is_local_file
 
     @property
     def is_local_file(self) -> bool:
-        """Whether `weights` is a path."""
+        """Return whether `weights` is a path."""
         return self.weights.endswith(".safetensors")
 
     @property
     def path_name(self) -> str:
-        """The name in paths and tables: the network's, and what its batch norm does unless that is frozen."""
+        """Return the name in paths and tables: the network's name, and batch_norm unless it is frozen."""
         return self.network_name if self.batch_norm == "frozen" else f"{self.network_name}-{self.batch_norm}"
 
     @property
     def network_name(self) -> str:
-        """What its variants have in common: `name`, or architecture and weights."""
+        """Return the name that all variants share: `name`, or architecture and weights."""
         if self.name is not None:
             return self.name
         weights = Path(self.weights).stem if self.is_local_file else self.weights

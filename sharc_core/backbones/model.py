@@ -1,4 +1,4 @@
-"""The frozen backbone: preprocessing, maps, and everything that identifies it."""
+"""The frozen backbone: preprocessing, maps, and its identity."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -34,8 +34,9 @@ from sharc_core.common.pooling import widened
 class Backbone(nn.Module):
     """A frozen network in evaluation mode.
 
-    name, arch, weights: what it is called and made from. channels (K), map_size (h, w): of its maps.
-    sha256: of the weights file (of the tensors for torchvision's weights). form: of its input.
+    name: its name in results. arch, weights: as in the config. channels (K), map_size (h, w): shape of its
+    maps. sha256: hash of the weights file (of the tensors for torchvision's weights). form: format of its
+    input.
     """
 
     def __init__(
@@ -58,27 +59,27 @@ class Backbone(nn.Module):
         self.sha256 = sha256
         self.form = form
         self._preprocess = Preprocess(form)
-        # channels_last is what the convolutions want, on the CPU and on the GPU
+        # convolutions are fastest in channels_last, on the CPU and on the GPU
         body = fuse_batch_norms(body.eval()) if fuse else body.eval()
         self.body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stays in evaluation mode whatever is asked: it is frozen."""
+        """Stay in evaluation mode whatever `mode` is."""
         return super().train(False)
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, H, W, 3) -> normalised float32 (B, 3, S, S), resized and cropped to its input's form."""
+        """Resize, crop and normalise images uint8 (B, H, W, 3) to float32 (B, 3, S, S)."""
         return self._preprocess(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (B, 3, S, S) -> float32 maps (B, K, h, w), computed in `precision`."""
+        """Compute float32 maps (B, K, h, w) of normalised images (B, 3, S, S) in `precision`."""
         is_half = self.precision == "bfloat16"
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=is_half):
             return widened(self.body(images))
 
     def describe(self) -> dict:
-        """What identifies the backbone, as JSON."""
+        """Return everything that identifies the backbone; JSON-able."""
         return {
             "name": self.name,
             "arch": self.arch,
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
 
 
 def maps_shape(config: BackboneConfig, side: int) -> tuple[int, int, int]:
-    """(K, h, w) of the maps of `side` px images. Raises UserError when those are too small."""
+    """Return the shape (K, h, w) of the maps of `side` px images. Raises UserError for too small images."""
     body = _body(config.arch, side, "meta")
     try:
         with OnlyShapes():
@@ -107,16 +108,15 @@ def maps_shape(config: BackboneConfig, side: int) -> tuple[int, int, int]:
 
 
 def _body(arch: str, side: int, device: str = "cpu") -> fx.GraphModule:
-    """An architecture's network for `side` px images up to its maps, with random weights."""
+    """Return an architecture's network for `side` px images up to its maps, with random weights."""
     return cut_at_maps(build_classifier(arch, device=device, side=side), arch)
 
 
 def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
-    """Everything that can be wrong with a backbone, found without reading weights or computing.
+    """Check a backbone's settings without reading weights or computing; return its maps' shape (K, h, w).
 
-    Returns the shape (K, h, w) of its maps. Raises UserError for an unknown architecture (with the
-    nearest one), one without maps, images too small, unknown torchvision weights, a weights file
-    that is missing, damaged or does not fit.
+    Raises UserError for an unknown architecture (with the nearest one), one without maps, images too small,
+    unknown torchvision weights, and a weights file that is missing, damaged (in its header) or does not fit.
     """
     ARCHITECTURES.get(config.arch)  # before its weights
     side = resolve(config).image_size
@@ -128,7 +128,7 @@ def check_backbone(config: BackboneConfig) -> tuple[int, int, int]:
 
 
 def has_batch_norm(config: BackboneConfig) -> bool:
-    """Whether the network has running statistics, on its way to the maps."""
+    """Return whether the network up to its maps has batch norm."""
     body = _body(config.arch, resolve(config).image_size, "meta")
     called = {node.target for node in body.graph.nodes if node.op == "call_module"}
     return any(isinstance(body.get_submodule(name), _BatchNorm) for name in called)
@@ -142,12 +142,13 @@ def load_backbone(
     form: InputFormat | None = None,
     fuse: bool = True,
 ) -> Backbone:
-    """The backbone ready to run on `device`.
+    """Load the backbone, ready to run on `device`.
 
-    weights_path: the weights file; None for torchvision's weights, which come from the mirror folder or
-    are downloaded into torch's cache when they are not there. form: of its input, the config's by default.
-    fuse: fold batch norms into convolutions; without it their statistics can be read and changed. Raises
-    UserError for weights that do not fit or cannot be had.
+    weights_path: the weights file; None for a local file of the config and for torchvision's weights. The
+    latter come from the mirror folder, or from torch's cache, into which they are downloaded if missing.
+    form: format of the input, the config's by default. fuse: fold batch norms into convolutions; without it
+    their statistics can be read and changed. Raises UserError for weights that do not fit or cannot be
+    downloaded.
     """
     form = form or resolve(config)
     shape = maps_shape(config, form.image_size)
@@ -169,11 +170,11 @@ def load_backbone(
 def _torchvision_tensors(
     config: BackboneConfig, body: fx.GraphModule, mirror: Path | None
 ) -> dict[str, torch.Tensor]:
-    """The body's tensors from torchvision's weights. Raises UserError."""
+    """Return the body's tensors from torchvision's weights. Raises UserError as load_backbone does."""
     entry = weights_entry(config.arch, config.weights)
     tensors = {todays_name(name): tensor for name, tensor in download(entry, mirror).items()}
-    found = {name: (tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
-    check_fit(found, body, config.arch, f"torchvision weights {entry}")
+    shapes = {name: (tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}
+    check_fit(shapes, body, config.arch, f"torchvision weights {entry}")
     needed = body.state_dict()
     tensors = {name: tensor for name, tensor in tensors.items() if name in needed}
     return with_positions_for(body, tensors)

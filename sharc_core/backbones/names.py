@@ -1,8 +1,8 @@
-"""Names of backbones in the results: a network, and what its batch norm does."""
+"""Names of backbones in the results, which consist of a network and the mode of its batch norm."""
 
 from collections.abc import Iterable
 
-# What the backbone's batch norm does, in words that can follow the backbone's name.
+# Modes of batch norm, with a description that can follow the backbone's name.
 BATCH_NORMS = {
     "frozen": "in evaluation mode, features computed once",
     "drifting": (
@@ -18,7 +18,7 @@ BATCH_NORMS = {
 def network_and_batch_norm(name: str) -> tuple[str, str]:
     """Split a backbone's name in the results into its network's name and a key of BATCH_NORMS.
 
-    BackboneConfig.path_name puts them together: a network with frozen batch norm has its plain name.
+    Inverts BackboneConfig.path_name. A network with frozen batch norm has its plain name.
     """
     for batch_norm in BATCH_NORMS:
         network = name.removesuffix(f"-{batch_norm}")
@@ -28,7 +28,7 @@ def network_and_batch_norm(name: str) -> tuple[str, str]:
 
 
 def has_batch_norms(backbones: Iterable[str]) -> bool:
-    """Whether one of the networks has frozen batch norm and another one too; backbones: names in results."""
+    """Return whether a network occurs with frozen and other batch norm. backbones: names in results."""
     names = set(backbones)
     split = [network_and_batch_norm(name) for name in names]
     return any(batch_norm != "frozen" and network in names for network, batch_norm in split)

@@ -1,4 +1,4 @@
-"""From uint8 images to a network's input: which size, interpolation and normalisation, and applying them."""
+"""Convert uint8 images to a network's input: choose size, interpolation and normalisation, and apply them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +14,16 @@ from sharc_core.common.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-COUNTED = 4096  # images whose pixels are counted at a time
+COUNTED = 4096  # images per block when pixel values are counted
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """What a network takes: the shorter side resized to resize_size, image_size x image_size cut from the
-    centre, values in [0, 1] less `mean`, by `std` (per RGB channel). normalise_first: before the resizing.
+    """The format of a network's input.
+
+    The shorter side is resized to resize_size, and image_size x image_size pixels are cut from the centre.
+    Values in [0, 1] are normalised as (value - mean) / std per RGB channel, before the resize if
+    normalise_first, else after it.
     """
 
     image_size: int
@@ -32,11 +35,12 @@ class InputFormat:
 
 
 def resolve(config: BackboneConfig) -> InputFormat:
-    """The config's values, else those of torchvision's weights, else bilinear and ImageNet's mean and std.
+    """Return the input format: the config's values, or else the defaults.
 
-    An image_size of one's own comes without a crop: resize_size is then the same unless it is given
-    too. With `normalisation: dataset` mean and std are those of `of_images`. Raises UserError for unknown
-    torchvision weights, and where the crop would exceed the image.
+    Defaults are the values of torchvision's weights; for other weights, bilinear and ImageNet's mean and std.
+    If the config gives image_size and no resize_size, they are equal, so nothing is cropped from a square
+    image. With `normalisation: dataset`, the caller replaces mean and std by those of `of_images`. Raises
+    UserError for unknown torchvision weights, and when the crop would exceed the image.
     """
     side, resize = config.image_size, config.resize_size or config.image_size
     interpolation = "bilinear"
@@ -50,7 +54,7 @@ def resolve(config: BackboneConfig) -> InputFormat:
     if resize < side:
         raise UserError(
             f"resize_size {resize} is smaller than the {side} px that are cut out (image_size): "
-            "make it as large at least, or leave it out"
+            "make it at least as large, or leave it out"
         )
     mean, std = config.mean or mean, config.std or std
     first = config.normalisation == "dataset"
@@ -58,7 +62,10 @@ def resolve(config: BackboneConfig) -> InputFormat:
 
 
 def of_images(form: InputFormat, images: np.ndarray) -> InputFormat:
-    """The form with the mean and standard deviation of images (N, H, W, 3), uint8, over all pixels."""
+    """Return the form with the mean and standard deviation of images (N, H, W, 3) uint8 over all pixels.
+
+    Raises UserError when a channel is constant.
+    """
     counts = np.zeros((3, 256), np.int64)
     for start in range(0, len(images), COUNTED):
         part = np.asarray(images[start : start + COUNTED]).reshape(-1, 3)
@@ -75,10 +82,10 @@ def of_images(form: InputFormat, images: np.ndarray) -> InputFormat:
 
 
 class Preprocess(nn.Module):
-    """uint8 (B, H, W, 3) -> normalised float32 (B, 3, S, S), channels last.
+    """Convert images uint8 (B, H, W, 3) to normalised float32 (B, 3, S, S), channels last.
 
-    What torchvision's ImageClassification transform does to tensors, for a batch, without its rounding
-    to whole grey levels after the resizing; antialiased likewise (but for `nearest`).
+    It equals torchvision's ImageClassification transform of tensors, for a batch, without its rounding to
+    integers after the resize. It antialiases likewise (except `nearest`).
     """
 
     mean: torch.Tensor
@@ -92,7 +99,7 @@ class Preprocess(nn.Module):
         side = form.image_size
         self.register_buffer("mean", torch.tensor(form.mean), persistent=False)
         self.register_buffer("std", torch.tensor(form.std), persistent=False)
-        # One value per (pixel, channel): multiplying rows of memory is several times faster than
+        # One value per (pixel, channel), because multiplying rows of memory is several times faster than
         # broadcasting three numbers over the innermost axis.
         deviation = torch.tensor(form.std).repeat(side * side)
         self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
@@ -101,7 +108,7 @@ class Preprocess(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class; images may lie on another device."""
+        """Convert images, which may be on another device; see the class."""
         floats = images.to(self.scale.device).float()
         side = self.form.image_size
         if self.form.normalise_first:
@@ -116,7 +123,7 @@ class Preprocess(nn.Module):
         return flat.view(-1, side, side, 3).permute(0, 3, 1, 2)
 
     def _resized(self, floats: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 3) with the shorter side resize_size, the longer in proportion (rounded down)."""
+        """Resize (B, H, W, 3): the shorter side to resize_size, the longer in proportion (rounded down)."""
         resize, mode = self.form.resize_size, self.form.interpolation
         shorter = min(floats.shape[1:3])
         size = tuple(resize * edge // shorter for edge in floats.shape[1:3])

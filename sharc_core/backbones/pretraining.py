@@ -1,4 +1,4 @@
-"""Supervised pre-training of a backbone on classes that no stream uses: weights and their card."""
+"""Supervised pre-training of a backbone on classes that no stream uses. Writes weights and their card."""
 
 import math
 import platform
@@ -26,7 +26,7 @@ from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.datasets import PreparedData
 
 BETAS = (0.9, 0.99)
-WARM_UP = 0.25  # share of the steps in which the learning rate rises
+WARM_UP = 0.25  # share of the steps during which the learning rate rises
 LOWEST_START = 1 / 25  # of the peak
 LOWEST_END = 1e-4  # of the start
 SECONDS_BETWEEN_LINES = 10
@@ -40,11 +40,11 @@ def pretrain(
     device: torch.device | str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict:
-    """Train `config.arch` on the train split, score it on the test split, write weights and card.
+    """Train `config.arch` on the train split, test it on the test split, and write weights and card.
 
-    weights: safetensors, float32, the classifier's state-dict names. Written before the card, each
-    atomically. Returns the card. A pure function of config, data, device and number of threads. Raises
-    UserError when training diverges.
+    weights: path of a safetensors file with the classifier's state dict. It is written before the card, each
+    atomically. Returns the card. The weights are a pure function of config, data, device and number of
+    threads. Raises UserError when training diverges.
     """
     settings = config.pretrain
     began = time.perf_counter()
@@ -101,11 +101,14 @@ def _train(
     to_input: Preprocess,
     progress: Callable[[str], None] | None,
 ) -> list[float]:
-    """Mean training loss of every epoch. The last, incomplete batch of an epoch is left out."""
+    """Train the model and return the mean loss of every epoch. The last, incomplete batch is dropped.
+
+    Raises UserError when the loss is not finite.
+    """
     images, labels = prepared.train_images, torch.from_numpy(np.array(prepared.train_labels))
     batch_size = min(settings.batch_size, len(labels))
     steps = len(labels) // batch_size
-    # one decay for convolutions and the linear layer, none for batch norms and biases
+    # convolutions and the linear layer decay, batch norms and biases do not
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [
@@ -116,7 +119,7 @@ def _train(
     total_steps = settings.epochs * steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, total_steps))
     most = round(settings.max_shift * images.shape[1])
-    began = said = time.perf_counter()
+    began = reported = time.perf_counter()
     losses = []
     model.train()
     for epoch in range(settings.epochs):
@@ -134,8 +137,8 @@ def _train(
             schedule.step()
             total += loss.detach()
             now = time.perf_counter()
-            if progress and now - said > SECONDS_BETWEEN_LINES:
-                said = now
+            if progress and now - reported > SECONDS_BETWEEN_LINES:
+                reported = now
                 share = (epoch * steps + step + 1) / total_steps
                 left = (now - began) * (1 - share) / share
                 progress(f"epoch {epoch + 1}/{settings.epochs}, {share:.0%}, {left:.0f} s left")
@@ -150,12 +153,12 @@ def _train(
 
 
 def one_cycle(step: int, total: int) -> float:
-    """Learning rate of step 0 .. total - 1 as a share of its peak: up and down again along cosines.
+    """Return the learning rate of step 0 .. total - 1 as a share of its peak.
 
-    The one-cycle policy (Smith & Topin 2019, arXiv 1708.07120) with torch's numbers. Unlike
-    torch.optim.lr_scheduler.OneCycleLR it also takes runs of a few steps.
+    It rises and falls along cosines. This is the one-cycle policy (Smith & Topin 2019, arXiv 1708.07120) with
+    torch's numbers. Unlike torch.optim.lr_scheduler.OneCycleLR, it also works for a few steps.
     """
-    step = min(step, total - 1)  # LambdaLR asks once more after the last step
+    step = min(step, total - 1)  # LambdaLR calls once more after the last step
     peak = max(WARM_UP * total - 1, 0.0)
     if step <= peak:
         low, progress = LOWEST_START, 1 - step / peak if peak else 0.0
@@ -165,19 +168,19 @@ def one_cycle(step: int, total: int) -> float:
 
 
 def _loss(output, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Cross-entropy; auxiliary classifiers (GoogLeNet, Inception) are not trained."""
+    """Return the cross-entropy. Auxiliary classifiers (GoogLeNet, Inception) are not trained."""
     logits = output if isinstance(output, torch.Tensor) else output.logits
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 @torch.inference_mode()
 def _accuracy(model: nn.Module, prepared: PreparedData, batch_size: int, to_input: Preprocess) -> float:
-    """Top-1 accuracy in [0, 1] on the test split."""
+    """Return the top-1 accuracy in [0, 1] on the test split."""
     model.eval()
     labels = torch.from_numpy(np.array(prepared.test_labels))
-    right = 0
+    correct = 0
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
         predicted = model(to_input(torch.from_numpy(np.array(prepared.test_images[part])))).argmax(1).cpu()
-        right += (predicted == labels[part]).sum().item()
-    return right / len(labels)
+        correct += (predicted == labels[part]).sum().item()
+    return correct / len(labels)

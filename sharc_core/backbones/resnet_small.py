@@ -12,7 +12,7 @@ def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequentia
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut: (B, inputs, s, s) -> (B, outputs, s/stride, s/stride)."""
+    """Two 3 x 3 convolutions with a shortcut, from (B, inputs, s, s) to (B, outputs, s/stride, s/stride)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -23,14 +23,14 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Residual sum, then ReLU."""
+        """Return ReLU of the residual sum."""
         return self.relu(self.second(self.relu(self.first(x))) + self.shortcut(x))
 
 
 class ResNetSmall(nn.Module):
-    """A stem with stride 2 and one block per stage: maps of 128 x 4 x 4 for a 32 px image.
+    """A stem with stride 2 and one block per stage. A 32 px image has maps of 128 x 4 x 4.
 
-    Four blocks learn from far fewer images than three wider ones of the same cost.
+    Four blocks need far fewer training images than three wider blocks of the same cost.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class ResNetSmall(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) -> logits (B, classes)."""
+        """Compute logits (B, classes) of images (B, 3, S, S)."""
         return self.fc(self.pool(self.stages(self.stem(images))).flatten(1))
 
 
 @ARCHITECTURES.register("resnet_small")
 def build(classes: int, side: int) -> nn.Module:
-    """The architecture with random weights; the same for every `side`."""
+    """Return the network with random weights. It does not depend on `side`."""
     return ResNetSmall(classes)

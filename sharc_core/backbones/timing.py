@@ -1,4 +1,4 @@
-"""How long an image takes, measured beforehand. No feature depends on this module."""
+"""Measure the seconds per image before a run. No feature depends on this module."""
 
 import time
 
@@ -12,9 +12,10 @@ from sharc_core.backbones.preprocess import resolve
 
 
 def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, float]:
-    """What an image costs one core here: in train mode in batches of ten (0: not asked), and evaluated.
+    """Return the seconds per image on one core of this machine, in train mode and in evaluation mode.
 
-    Measured on a network with random weights, which take the same time.
+    train_mode: if false, the first number is 0 and not measured. Batches have ten images. The network has
+    random weights, which take the same time.
     """
     form = resolve(config)
     body = cut_at_maps(build_classifier(config.arch, side=form.image_size), config.arch)
@@ -34,7 +35,7 @@ def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, 
 
 
 def _seconds(backbone: Backbone, images: torch.Tensor) -> float:
-    backbone(images)  # the first one prepares the kernels
+    backbone(images)  # the first call prepares the kernels
     began = time.perf_counter()
     backbone(images)
     return time.perf_counter() - began

@@ -1,10 +1,10 @@
-"""Weights: local .safetensors checked against an architecture, or torchvision's own downloads."""
+"""Read weights from local .safetensors files or torchvision, and check them against an architecture."""
 
 import hashlib
 import math
 import re
 from pathlib import Path
-from pickle import UnpicklingError  # what weights_only=True raises
+from pickle import UnpicklingError  # raised with weights_only=True
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,11 +17,11 @@ from sharc_core.common.registry import nearest
 Shapes = dict[str, tuple[tuple[int, ...], bool]]  # name -> (shape, is floating point)
 
 
-# What the classifiers behind the maps are called in torchvision's architectures and here.
+# Names of the classifiers after the maps in torchvision's architectures and in this package.
 HEADS = {"fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits"}
 POSITIONS = "encoder.pos_embedding"  # of a vision transformer: (1, 1 + patches, K)
-# Names in published checkpoints that torchvision's networks have since changed: DenseNet's layers
-# ("norm.1" is now "norm1") and the two linear layers of a vision transformer's blocks.
+# Names in published checkpoints that torchvision has since changed: DenseNet's layers ("norm.1" is now
+# "norm1") and the two linear layers of a vision transformer's blocks.
 RENAMED = [
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"), r"\1\2"),
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
@@ -29,50 +29,50 @@ RENAMED = [
 ]
 
 
-def check_fit(found: Shapes, body: nn.Module, arch: str, where: str) -> None:
-    """Refuse weights that lack a tensor of the body, have one too many, or one of another shape or kind.
+def check_fit(shapes: Shapes, body: nn.Module, arch: str, where: str) -> None:
+    """Raise UserError for weights with a missing, unexpected or wrongly shaped or typed tensor.
 
-    Tensors of the classifier behind the maps (`fc.*`, `classifier.*`, ...) are ignored: they lie
-    under a top-level name that the body does not have. Raises UserError naming tensor and architecture.
+    The message names tensor and architecture. where: the weights' name in the message. Tensors of the
+    classifier after the maps (`fc.*`, `classifier.*`, ...), whose top-level name the body lacks, are ignored.
     """
     needed = {name: (tuple(t.shape), t.is_floating_point()) for name, t in body.state_dict().items()}
     tops = {name.split(".")[0] for name in needed}
     for name, (shape, is_float) in needed.items():
-        if name not in found:
+        if name not in shapes:
             if name.endswith("num_batches_tracked"):
                 continue  # a training counter; old files lack it and evaluation does not read it
             raise UserError(f"{where} does not fit architecture {arch}: tensor {name} is missing")
-        other_shape, other_is_float = found[name]
+        other_shape, other_is_float = shapes[name]
         if other_shape != shape and not (name == POSITIONS and _can_be_resized(other_shape, shape)):
             raise UserError(
                 f"{where} does not fit architecture {arch}: tensor {name} has shape {list(other_shape)}, "
-                f"needed is {list(shape)}"
+                f"expected {list(shape)}"
             )
         if other_is_float != is_float:
             kind = "floating-point" if is_float else "integer"
             raise UserError(f"{where} does not fit architecture {arch}: tensor {name} is not {kind}")
-    for name in found:
+    for name in shapes:
         top = name.split(".")[0]
         if name not in needed and (top in tops or top not in HEADS):
             raise UserError(f"{where} does not fit architecture {arch}: unexpected tensor {name}")
 
 
 def todays_name(name: str) -> str:
-    """A tensor's name in today's torchvision."""
+    """Return a tensor's name in today's torchvision."""
     for old, new in RENAMED:
         name = old.sub(new, name)
     return name
 
 
-def _can_be_resized(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
-    """Whether position embeddings are those of a square grid of patches, of the needed width."""
-    if len(found) != 3 or (found[0], found[2]) != (needed[0], needed[2]) or found[1] < 2:
+def _can_be_resized(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
+    """Return whether position embeddings belong to a square grid of patches and have the needed width."""
+    if len(shape) != 3 or (shape[0], shape[2]) != (needed[0], needed[2]) or shape[1] < 2:
         return False
-    return math.isqrt(found[1] - 1) ** 2 == found[1] - 1
+    return math.isqrt(shape[1] - 1) ** 2 == shape[1] - 1
 
 
 def with_positions_for(body: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors that fit, a vision transformer's position embeddings interpolated to the body's patches."""
+    """Return the tensors, with position embeddings (of a vision transformer) interpolated to the body's."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     needed = body.state_dict().get(POSITIONS)
@@ -83,7 +83,10 @@ def with_positions_for(body: nn.Module, tensors: dict[str, torch.Tensor]) -> dic
 
 
 def local_shapes(path: Path) -> Shapes:
-    """Today's names, shapes and kinds from the header of a safetensors file. Raises UserError."""
+    """Read today's names, shapes and kinds from the header of a safetensors file.
+
+    Raises UserError for a file that is missing or unreadable.
+    """
     try:
         with safe_open(path, framework="pt") as stream:
             parts = {todays_name(name): stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118
@@ -98,7 +101,10 @@ def local_shapes(path: Path) -> Shapes:
 
 
 def read_local(path: Path, body: nn.Module, arch: str) -> dict[str, torch.Tensor]:
-    """The body's tensors from a safetensors file, floats as float32. Raises UserError for a misfit."""
+    """Read the body's tensors from a safetensors file, with floats as float32.
+
+    Raises UserError for a file that is missing or unreadable, does not fit, or holds NaN or infinity.
+    """
     check_fit(local_shapes(path), body, arch, f"weights file {path}")
     needed = body.state_dict()
     try:
@@ -115,9 +121,9 @@ def read_local(path: Path, body: nn.Module, arch: str) -> dict[str, torch.Tensor
 
 
 def weights_entry(arch: str, name: str):
-    """The entry called `name` (any case; also `default`) of the architecture's torchvision weights enum.
+    """Return the entry `name` (any case; also `default`) of the architecture's torchvision weights enum.
 
-    Raises UserError listing the valid names.
+    Raises UserError with the valid names for an unknown one.
     """
     from torchvision.models import get_model_weights, list_models
 
@@ -137,10 +143,10 @@ def weights_entry(arch: str, name: str):
 
 
 def download(entry, mirror: Path | None = None) -> dict[str, torch.Tensor]:
-    """The state dict of a torchvision weights entry, its hash checked.
+    """Return the state dict of a torchvision weights entry.
 
-    From the mirror folder when the file lies there, else from torch's cache or its server. Raises
-    UserError for a mirrored file that is not what its name says, or when the weights cannot be had.
+    It comes from the mirror folder if the file is there, else from torch's cache or its server. The hash of a
+    mirrored or downloaded file is verified. Raises UserError when it is wrong or the download fails.
     """
     name = entry.url.rsplit("/", 1)[1]
     if mirror is not None and (mirror / name).exists():
@@ -156,10 +162,10 @@ def download(entry, mirror: Path | None = None) -> dict[str, torch.Tensor]:
 
 
 def _from_mirror(path: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint whose file name ends in the first digits of its SHA-256, as torch's hub names them."""
-    wanted = path.stem.rsplit("-", 1)[-1]
-    if not sha256_file(path).startswith(wanted):
-        raise UserError(f"{path} is damaged: its SHA-256 does not begin with {wanted}: get it again")
+    """Load a checkpoint whose file name ends in the first digits of its SHA-256, as in torch's hub."""
+    digits = path.stem.rsplit("-", 1)[-1]
+    if not sha256_file(path).startswith(digits):
+        raise UserError(f"{path} is damaged (its SHA-256 does not begin with {digits}): get it again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
@@ -167,7 +173,7 @@ def _from_mirror(path: Path) -> dict[str, torch.Tensor]:
 
 
 def sha256_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """Hex SHA-256 over names, types, shapes and bytes of a state dict."""
+    """Return the hex SHA-256 of names, types, shapes and bytes of a state dict."""
     state = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Saliencies: one file each; see base.py for the signature."""
+"""Saliencies, one file each; base.py documents the signature."""
 
 from sharc_core.saliency.base import SALIENCIES
 

@@ -1,9 +1,9 @@
-"""Activation magnitude: what a reader would try who ignores the head."""
+"""Activation magnitude, a simple baseline that ignores the head."""
 
 from sharc_core.saliency.base import SALIENCIES
 
 
 @SALIENCIES.register("activation")
 def activation(head, x, y, positions, generators):
-    """The channel's mean activation."""
+    """Return each channel's mean activation, x (R, n, D)."""
     return x

@@ -5,5 +5,5 @@ from sharc_core.saliency.base import SALIENCIES, class_gradient
 
 @SALIENCIES.register("gradient")
 def gradient(head, x, y, positions, generators):
-    """alpha_k^c = mean over (i, j) of d f^c / d A_kij: W[c, k] / (h w) for a linear head."""
+    """Return alpha_k^c = mean over (i, j) of d f^c / d A_kij, which is W[c, k] / (h w) for a linear head."""
     return class_gradient(head, x, y) / positions

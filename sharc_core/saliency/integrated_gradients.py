@@ -1,4 +1,4 @@
-"""Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) from the empty map."""
+"""Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) with a zero baseline."""
 
 import numpy as np
 import torch
@@ -6,14 +6,14 @@ import torch
 from sharc_core.heads import LinearHead
 from sharc_core.saliency.base import SALIENCIES, class_gradient
 
-NODES = 50  # of the Gauss-Legendre quadrature; a linear head needs one
+NODES = 50  # nodes of the Gauss-Legendre quadrature; a linear head needs one
 
 
 @SALIENCIES.register("integrated_gradients")
 def integrated_gradients(head, x, y, positions, generators):
-    """x_k times the mean over t in [0, 1] of d f^c / d x_k at t x, / (h w); the baseline is zero.
+    """Return x_k / (h w) times the mean over t in [0, 1] of d f^c / d x_k at t x.
 
-    Summed over all entries of the map it is f^c(x) - f^c(0), up to the quadrature's error at kinks.
+    The sum over all entries of the map is f^c(x) - f^c(0), up to the quadrature's error at kinks.
     """
     nodes, weights = np.polynomial.legendre.leggauss(1 if isinstance(head, LinearHead) else NODES)
     slope = torch.zeros_like(x)

@@ -1,4 +1,4 @@
-"""Uniform noise: the control that any saliency has to beat."""
+"""Uniform noise, the control that any saliency should beat."""
 
 import torch
 
@@ -7,5 +7,5 @@ from sharc_core.saliency.base import SALIENCIES
 
 @SALIENCIES.register("random")
 def random(head, x, y, positions, generators):
-    """Each replica's own draw."""
+    """Draw scores (R, n, D) uniformly in [0, 1), from each replica's generator."""
     return torch.stack([torch.rand(x.shape[1:], generator=g) for g in generators]).to(x)
