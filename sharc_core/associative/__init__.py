@@ -1,4 +1,4 @@
-"""Associative memories: one file each; see base.py for the interface."""
+"""Associative memories, one file each; base.py documents the interface."""
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 

@@ -1,4 +1,4 @@
-"""The interface of an associative memory (AM): what completes the masked maps on the way out."""
+"""The interface of an associative memory (AM), which completes masked maps when they are read."""
 
 import math
 from collections.abc import Iterator
@@ -15,18 +15,19 @@ LEAST_WEIGHT = 1e-6  # of a map: what fading leaves of a weight, so that a mean 
 
 
 class AssociativeMemory:
-    """One replica's AM. Subclass, register under a name, name the tensors that are its state in `parts`,
-    implement `learn`, `complete` and `planned_bytes`; `fade` where forgetting has a meaning.
+    """One replica's AM. To add a kind, subclass it and register the subclass under a name.
 
-    Maps are (n, K, h, w) float; masks (n, K) bool, true where a channel was kept. A kind whose learning
-    draws random numbers derives them from `seed`. Tensors live on `device`; what comes back does too.
+    A kind lists the tensors of its state in `parts` and implements `learn`, `complete` and `planned_bytes`,
+    and `fade` if forgetting is defined. Maps are (n, K, h, w) float. Masks are (n, K) bool, true where a
+    channel was kept. A kind whose learning draws random numbers derives them from `seed`. State and results
+    are on `device`.
     """
 
     name: str
-    settings: Any  # of this class's own Settings
-    needs_writing = True  # False: reading is defined before anything was written
-    parts: tuple[str, ...] = ()  # attributes: all tensors that have to be kept to go on reading and writing
-    grows = False  # True: the parts are as long as what was written asks for, all of them alike
+    settings: Any  # an instance of the class's Settings
+    needs_writing = True  # False: reading works before anything was written
+    parts: tuple[str, ...] = ()  # attributes that hold the tensors of the state
+    grows = False  # True: the parts grow with the written maps and have equal lengths
 
     class Settings(BaseSettings):
         """Settings of this kind, under `sharc.associative_settings.<name>`."""
@@ -52,28 +53,27 @@ class AssociativeMemory:
     def write(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
         """Learn unmasked maps (n, K, h, w) with their labels (n,), at the end of a task.
 
-        Raises UserError for no maps, maps of another shape or maps that are not finite; and where learning
-        them ends in numbers that are not, which leaves the memory of no further use.
+        Raises UserError for no maps, maps or labels of another shape, and maps that are not finite. Also
+        raises it when the learnt state is not finite; the memory is then unusable.
         """
         self._check(maps, labels, "written")
         self._check_finite(maps, "written")
         try:
             self.learn(maps.to(self.device), labels.to(self.device))
-            sane = all(finite(tensor) for tensor in self.tensors().values())
-        except torch.linalg.LinAlgError:  # no factor of such numbers
-            sane = False
-        if not sane:
+            is_finite = all(finite(tensor) for tensor in self.tensors().values())
+        except torch.linalg.LinAlgError:  # a matrix without a Cholesky factor
+            is_finite = False
+        if not is_finite:
             raise self._out_of_hand("what it learnt")
         self.written += len(maps)
 
     def read(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Masked maps -> completed maps, (n, K, h, w). Kept channels come back unchanged.
+        """Complete masked maps (n, K, h, w), with mask (n, K) and labels (n,). Kept channels are unchanged.
 
-        The result is float32, or float64 for float64 maps.
-
-        What dropped channels hold is ignored, NaN included. Raises UserError for no maps, maps or masks of
-        another shape, kept entries that are not finite, before anything was written, and where what is
-        recalled is not finite.
+        The result is float32, or float64 for float64 maps. The entries of dropped channels, including NaN,
+        are ignored. Raises UserError for no maps, maps, labels or masks of another shape, a mask that is not
+        bool, kept entries that are not finite, reading before writing, and recalled values that are not
+        finite.
         """
         self._check(maps, labels, "read")
         if mask.shape != maps.shape[:2]:
@@ -86,7 +86,7 @@ class AssociativeMemory:
         maps, mask, labels = (t.to(self.device) for t in (maps, mask, labels))
         seen = mask[:, :, None, None]
         wide = torch.promote_types(maps.dtype, torch.float32)
-        maps = torch.where(seen, maps.to(wide), 0.0)  # a copy, never the caller's own
+        maps = torch.where(seen, maps.to(wide), 0.0)  # a copy of the caller's maps
         self._check_finite(maps, "read")
         if bool(mask.all()):
             return maps
@@ -101,25 +101,25 @@ class AssociativeMemory:
         return full
 
     def forget(self, beta: float) -> None:
-        """Fade what was learnt by beta in [0, 1]. Raises UserError for any other beta."""
-        if not 0 <= beta <= 1:  # nor is NaN
+        """Fade what was learnt by beta in [0, 1]. Raises UserError for any other beta, including NaN."""
+        if not 0 <= beta <= 1:  # also true for NaN
             raise UserError(f"associative memory {self.name}: cannot forget by {beta}: give 0 to 1")
         self.fade(float(beta))
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of everything that has to be kept; the count of maps written is bookkeeping, not counted."""
+        """Return the bytes of the state. The number of maps written is bookkeeping and does not count."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """A snapshot of all that has to be kept, and `written`; later writing does not change it."""
+        """Return a copy of the state and `written`. Later writes do not change it."""
         state = {name: tensor.clone() for name, tensor in self.tensors().items()}
         return state | {"written": torch.tensor(self.written)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over another memory's state (same kind, settings and shape), as a copy.
+        """Copy the state of another memory of the same kind, settings and shape.
 
-        Raises UserError for missing or unknown entries and those of another type or shape.
+        Raises UserError for missing or unknown entries, and for entries of another type or shape.
         """
         self._check_state(state)
         self.load_tensors({name: state[name].to(self.device).clone() for name in self.tensors()})
@@ -128,25 +128,25 @@ class AssociativeMemory:
     # --- what a kind implements ------------------------------------------------------------------
 
     def learn(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take in checked maps (n, K, h, w) with their labels (n,)."""
+        """Learn checked maps (n, K, h, w) with their labels (n,)."""
         raise NotImplementedError  # abstract
 
     def complete(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """A guess for every entry, (n, K, h, w); what it says of kept channels is ignored.
+        """Return a value for every entry, (n, K, h, w). Values of kept channels are ignored.
 
         maps: float32 or float64, zero where a channel was dropped.
         """
         raise NotImplementedError  # abstract
 
     def fade(self, beta: float) -> None:
-        """Forget by a checked beta. Kinds without such a notion keep everything."""
+        """Forget by a checked beta. By default, nothing is forgotten."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The state as it is now, not copied: what state_bytes counts."""
+        """Return the current state without copying it. state_bytes counts these tensors."""
         return {name: getattr(self, name) for name in self.parts}
 
     def load_tensors(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over checked tensors, named as in `tensors`, on the device and nobody else's."""
+        """Take over checked tensors, named as in `tensors`. They are on the device and not shared."""
         for name, tensor in state.items():
             setattr(self, name, tensor)
 
@@ -154,9 +154,9 @@ class AssociativeMemory:
     def planned_bytes(
         cls, settings: BaseSettings, shape: tuple[int, int, int], classes: int, samples: int
     ) -> int:
-        """state_bytes once `samples` maps of `classes` classes are written: known before any is.
+        """Return state_bytes after `samples` maps of `classes` classes are written, before writing any.
 
-        Raises UserError when a memory of this kind cannot hold maps of that size.
+        Raises UserError when a memory of this kind cannot hold maps of that shape.
         """
         raise NotImplementedError  # abstract
 
@@ -164,7 +164,7 @@ class AssociativeMemory:
 
     @property
     def size(self) -> int:
-        """Entries of a map, K h w."""
+        """Return the number of entries of a map, K h w."""
         return math.prod(self.shape)
 
     def _check(self, maps: torch.Tensor, labels: torch.Tensor, how: str) -> None:
@@ -194,12 +194,12 @@ class AssociativeMemory:
         if not wrong:
             length = state[self.parts[0]].shape[:1] if self.grows else ()
             for key, tensor in needed.items():
-                found, shape = state[key], tensor.shape
+                given, shape = state[key], tensor.shape
                 if self.grows and key in self.parts:
                     shape = length + shape[1:]
-                if (found.shape, found.dtype) != (shape, tensor.dtype):
+                if (given.shape, given.dtype) != (shape, tensor.dtype):
                     wrong[key] = (
-                        f"is {found.dtype} of {tuple(found.shape)}, not {tensor.dtype} of {tuple(shape)}"
+                        f"is {given.dtype} of {tuple(given.shape)}, not {tensor.dtype} of {tuple(shape)}"
                     )
         for key, what in wrong.items():
             raise UserError(f"associative memory {self.name} cannot take over a state: {key} {what}")

@@ -1,10 +1,10 @@
 """BayesPCN (Yoo & Wood 2022, arXiv 2205.09930): a predictive coding network that learns in closed form.
 
-Layers x_l | x_{l+1} ~ N(phi(x_{l+1}) R_l, sigma^2 I), the bottom x_0 being the map, with a matrix-normal
-posterior over every layer's weights; the top layer is a normal whose mean is learnt. Writing finds the
-mode of the hidden layers given the maps (Adam), then updates each layer's posterior by conjugacy. Hidden
-units see the clamped entries of a map through Gram matrices (see matrix_normal.py): a step costs hidden^2
-per map instead of hidden x map size.
+Layers are x_l | x_{l+1} ~ N(phi(x_{l+1}) R_l, sigma^2 I) with a matrix-normal posterior over each layer's
+weights. The bottom x_0 is the map. The top layer is a normal whose mean is learnt. Writing finds the mode of
+the hidden layers given the maps (Adam), then updates each layer's posterior by conjugacy. The clamped entries
+of a map enter through Gram matrices (see matrix_normal.py), so a step costs hidden^2 per map instead of
+hidden x map size.
 """
 
 import math
@@ -30,8 +30,8 @@ from sharc_core.associative.row_covariance import RowCovariance
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings
 
-REFRESH = 32  # batches after which R R^T and X R^T, kept up to date, are formed anew from R
-TOGETHER = 16  # masks read side by side: a step on a few rows is mostly overhead
+REFRESH = 32  # batches after which R R^T and X R^T, which are updated in between, are recomputed from R
+TOGETHER = 16  # masks read in parallel, because a step on a few rows is mostly overhead
 STACK = 100  # cues whose steps share a pass over the weights
 
 
@@ -50,25 +50,25 @@ class BayesPCN(AssociativeMemory):
     Maps are written, and cues are read, `batch` at a time and in order. Both start the hidden units from
     normal draws and take up to `steps` Adam steps. Writing with the predictive log joint couples the maps of
     a batch, because the weights are integrated out for all of them. Reading takes each cue alone. It
-    optimises hidden units and unobserved entries together, the latter from zero, and returns the entries as
-    they are in the end, which differ from the network's prediction.
+    optimises hidden units and unobserved entries together, the latter from zero, and returns the final
+    entries, which differ from the network's prediction.
 
-    State: float32 bottom weights, float64 everything else. The prior means, normal with a standard
-    deviation of 1 / sqrt(size of the layer below), the top's of 1 / sqrt(hidden) (as in the authors' code),
-    are drawn from the seed again when they are needed, and so cost no bytes. U stays positive definite
-    because every update subtracts T^T T from it in float64 with the Cholesky factor of S >= sigma^2 I (no
-    inverse of U is ever taken).
+    The state is float32 bottom weights and float64 for everything else. Prior means are normal with a
+    standard deviation of 1 / sqrt(size of the layer below), and 1 / sqrt(hidden) for the top (as in the
+    authors' code). They are drawn from the seed when needed and cost no bytes. U stays positive definite
+    because every update subtracts T^T T from it in float64, with the Cholesky factor of S >= sigma^2 I. U is
+    never inverted.
     """
 
     class Settings(BaseSettings):
-        """layers counts the map: 2 is the map and one hidden layer.
+        """layers: number of layers including the map; 2 is the map and one hidden layer.
 
         log_joint: "predictive" integrates the weights out, "map" takes their posterior mean. write_start,
         read_start: hidden units start from normal draws or from a constant. coupled_reading: the predictive
         log joint couples cues that share a mask, as it couples maps in writing. unobserved: "joint" optimises
         unobserved entries with the hidden units, "exact" maximises over them in closed form (they equal
-        their prediction). tolerance: a batch stops once none of its log joints moves by more; null takes all
-        `steps`. A batch has one log joint where its rows are coupled, and otherwise one per row.
+        their prediction). tolerance: a batch stops when none of its log joints changes by more; null takes
+        all `steps`. A batch has one log joint if its rows are coupled, otherwise one per row.
         """
 
         layers: int = Field(default=2, ge=2, le=8)
@@ -95,7 +95,7 @@ class BayesPCN(AssociativeMemory):
         self.top_variance = prior
 
     def _prior_means(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Prior means of the layers' weights and of the top, from the seed."""
+        """Return the prior means of the layers' weights, each (hidden, size), and of the top (hidden,)."""
         source, hidden = generator(self.seed, "bayespcn"), self.settings.hidden
         sizes = [self.size] + [hidden] * (self.settings.layers - 2)
         means = []
@@ -106,10 +106,11 @@ class BayesPCN(AssociativeMemory):
         return means, top.to(self.device)
 
     def draw_start(self, what: str, offset: int, count: int) -> torch.Tensor:
-        """Hidden units (count, (layers - 1) * hidden), float64, that optimisations start from.
+        """Return the initial hidden units (count, (layers - 1) * hidden) float64 of optimisations.
 
-        what: "write" or "read". offset: position in the call of the first map. A map's draw depends on the
-        seed, on the number of maps written before the call and on its position in it, not on its company.
+        what: "write" or "read". offset: position of the first map in the call. A map's draw depends on the
+        seed, on the number of maps written before the call and on its position in the call, not on the other
+        maps.
         """
         s = self.settings
         width, scale = (s.layers - 1) * s.hidden, s.hidden**-0.5
@@ -124,10 +125,9 @@ class BayesPCN(AssociativeMemory):
     # --- writing ---------------------------------------------------------------------------------
 
     def learn(self, maps, labels):
-        """Batch by batch: mode of the hidden layers, then the conjugate updates.
+        """Learn maps (n, K, h, w) batch by batch: the mode of the hidden layers, then the conjugate updates.
 
-        R R^T and X R^T are kept up to date within a write alone: all that a later one starts from is in the
-        state.
+        R R^T and X R^T are kept up to date within one write only. A later write starts from the state.
         """
         parts = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1).split(self.settings.batch)
         gram: torch.Tensor | None = None
@@ -152,10 +152,11 @@ class BayesPCN(AssociativeMemory):
         grams: Grams | None = None,
         then: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Conjugate update of every layer with maps x (n, d) and hidden layers, each (n, hidden) float64.
+        """Update every layer by conjugacy with maps x (n, d) and hidden layers, each (n, hidden) float64.
 
-        grams: of x, before; then: maps (k, d) that come next. What follows from each is returned, R R^T
-        (hidden, hidden) and their products (k, hidden) with R, float64.
+        grams: of x, before the update. then: maps (k, d) of the next batch. Returns the new R R^T
+        (hidden, hidden), None without grams, and the products (k, hidden) of `then` with the new R, None
+        without `then`; both float64.
         """
         variance = self.settings.sigma_obs**2
         below, gram, cross = x, None, None
@@ -177,7 +178,7 @@ class BayesPCN(AssociativeMemory):
     # --- reading ---------------------------------------------------------------------------------
 
     def complete(self, maps, mask, labels):
-        """Unobserved entries at the mode of the log joint given the observed ones."""
+        """Return maps with unobserved entries at the mode of the log joint given the observed entries."""
         s, flat = self.settings, maps.flatten(1)
         start, covariances = self.draw_start("read", 0, len(flat)), self._row_covariances()
         coupled = s.coupled_reading and s.log_joint == "predictive"
@@ -185,20 +186,20 @@ class BayesPCN(AssociativeMemory):
             return self._complete_from_grams(flat, mask, start, covariances).view_as(maps)
         out = torch.empty_like(flat)
         stack = s.batch if coupled else s.batch * max(1, STACK // s.batch)
-        everyone = torch.arange(len(flat), device=flat.device)
-        for members in [rows for _, rows in by_mask(mask)] if coupled else [everyone]:
+        all_cues = torch.arange(len(flat), device=flat.device)
+        for members in [rows for _, rows in by_mask(mask)] if coupled else [all_cues]:
             weights = MaskedWeights(self.layers[0].mean, mask[members], s.unobserved == "joint")
-            for chosen in everyone[: len(members)].split(stack):
-                own = members[chosen]
-                index, rows = chunked(len(own), s.batch, self.device)
-                cues = Cues(weights, chosen, flat[own], rows, s.lr, coupled)
+            for chosen in all_cues[: len(members)].split(stack):
+                subset = members[chosen]
+                index, rows = chunked(len(subset), s.batch, self.device)
+                cues = Cues(weights, chosen, flat[subset], rows, s.lr, coupled)
                 filled = None if bool(rows.all()) else rows
-                hidden = self.hidden_mode(cues, start[own][index], filled, covariances, coupled)
-                out[own] = cues.maps() if s.unobserved == "joint" else self._predict(hidden[0], rows, flat)
+                hidden = self.hidden_mode(cues, start[subset][index], filled, covariances, coupled)
+                out[subset] = cues.maps() if s.unobserved == "joint" else self._predict(hidden[0], rows, flat)
         return out.view_as(maps)
 
     def _predict(self, hidden: torch.Tensor, rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Prediction of every entry from the lowest hidden layer (G, n, hidden), of the rows that are 1."""
+        """Predict entries (r, d) from the lowest hidden layer (G, n, hidden), for the r rows that are 1."""
         z, weights = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0], self.layers[0].mean
         return (z.to(weights.dtype) @ weights).to(like.dtype)
 
@@ -209,10 +210,10 @@ class BayesPCN(AssociativeMemory):
         start: torch.Tensor,
         covariances: list[RowCovariance | None],
     ) -> torch.Tensor:
-        """Coupled reading with unobserved entries maximised out, so that only observed columns enter."""
+        """Complete coupled cues (n, d), with unobserved entries maximised out; only observed ones enter."""
         positions = self.size // self.shape[0]
         weights, out = self.layers[0].mean, torch.empty_like(flat)
-        small: list[tuple[torch.Tensor, Grams]] = []  # masks of one batch each, optimised side by side
+        small: list[tuple[torch.Tensor, Grams]] = []  # masks of one batch each, optimised in parallel
 
         def finish(members: torch.Tensor, grams: Grams, index: torch.Tensor, rows: torch.Tensor) -> None:
             filled = None if bool(rows.all()) else rows
@@ -246,19 +247,19 @@ class BayesPCN(AssociativeMemory):
         covariances: list[RowCovariance | None] | None = None,
         coupled: bool = True,
     ) -> list[torch.Tensor]:
-        """Hidden layers, each (G, n, hidden) float64, at the mode of the log joint, by Adam.
+        """Find the mode of the log joint by Adam. Return the hidden layers, each (G, n, hidden) float64.
 
         bottom: G batches of maps; free entries of Cues are optimised with the hidden units. start: hidden
-        units (G, n, (layers - 1) * hidden). rows (G, n, 1): 1 where a batch has a row, 0 where it was filled
-        up; None: there all are rows. covariances: _row_covariances(), for who has them already. Each batch
-        stops on its own, so what it ends at does not depend on the company.
+        units (G, n, (layers - 1) * hidden). rows (G, n, 1): 1 where a batch has a row, 0 at its padding; None
+        without padding. covariances: _row_covariances(), if already computed. Each batch stops separately, so
+        its result does not depend on the other batches.
         """
         s, state = self.settings, start.clone()
         adam, mode = Adam(state, s.lr), torch.empty_like(state)
         active = torch.arange(len(state), device=state.device)
-        before: Any = math.inf  # the log joint of the step before
+        before: Any = math.inf  # the log joint of the previous step
         covariances = covariances or self._row_covariances()
-        with torch.inference_mode():  # without autograd's bookkeeping, which shows in steps as small as these
+        with torch.inference_mode():  # avoids autograd's bookkeeping, which is noticeable in such small steps
             for _ in range(s.steps):
                 value, gradient = self.log_joint(state, bottom, rows, covariances, coupled)
                 adam.ascend(state, gradient)
@@ -267,7 +268,7 @@ class BayesPCN(AssociativeMemory):
                 moving = ((value - before).abs() > s.tolerance).any(1)
                 before = value
                 if not bool(moving.all()):
-                    mode[active] = state  # final for those that no longer move, which go
+                    mode[active] = state  # final for the converged batches, which are removed
                     active, state, before = active[moving], state[moving], before[moving]
                     adam.keep(moving)
                     bottom, rows = bottom.of(moving), None if rows is None else rows[moving]
@@ -277,7 +278,7 @@ class BayesPCN(AssociativeMemory):
         return list(mode.split(s.hidden, dim=2))
 
     def _row_covariances(self) -> list[RowCovariance | None]:
-        """Of each layer, for the log joint; None where that takes the weights for their mean."""
+        """Return each layer's row covariance for the log joint; None for log_joint "map"."""
         if self.settings.log_joint != "predictive":
             return [None] * len(self.layers)
         prior, variance = self.settings.sigma_prior**2, self.settings.sigma_obs**2
@@ -291,18 +292,18 @@ class BayesPCN(AssociativeMemory):
         covariances: list[RowCovariance | None] | None = None,
         coupled: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log joint of maps and hidden layers, and its gradient by the latter, (G, n, (layers - 1) * hidden).
+        """Return the log joint of maps and hidden layers and its gradient by the latter, shaped like `state`.
 
-        The log joint is one number per batch, (G, 1), where rows are coupled: with the predictive form, if
-        `coupled`. Otherwise it is one per row, (G, n). state (G, n, (layers - 1) * hidden); rows as in
-        hidden_mode; covariances: _row_covariances(). Free entries of Cues take their step after this.
+        The log joint is one number per batch, (G, 1), if rows are coupled (predictive form and `coupled`).
+        Otherwise it is one number per row, (G, n). state: hidden layers (G, n, (layers - 1) * hidden). rows:
+        as in hidden_mode. covariances: _row_covariances(). Free entries of Cues take their step after this.
         """
         s, variance = self.settings, self.settings.sigma_obs**2
         covariances = covariances or self._row_covariances()
         hidden = state.split(s.hidden, dim=2) if len(self.layers) > 1 else (state,)
         total: Any = 0.0
-        pulls = []  # of each hidden layer, by the layer that it predicts
-        pushes = []  # by the layer that predicts it
+        pulls = []  # gradient of each hidden layer from the layer that it predicts
+        pushes = []  # minus its gradient from the layer that predicts it
         for level, (layer, covariance, above) in enumerate(
             zip(self.layers, covariances, hidden, strict=True)
         ):
@@ -330,7 +331,7 @@ class BayesPCN(AssociativeMemory):
     # --- forgetting and state --------------------------------------------------------------------
 
     def fade(self, beta):
-        """Towards the prior: R <- a R + (1 - a) R_0 with a = sqrt(1 - beta), U <- (1 - beta) U + beta U_0."""
+        """Move to the prior: R <- a R + (1 - a) R_0 with a = sqrt(1 - beta), U <- (1 - beta) U + beta U_0."""
         keep, prior = math.sqrt(1 - beta), self.settings.sigma_prior**2
         means, top = self._prior_means()
         for layer, mean in zip(self.layers, means, strict=True):
@@ -341,7 +342,7 @@ class BayesPCN(AssociativeMemory):
         self.top_variance = self.top_variance * (1 - beta) + beta * prior
 
     def tensors(self):
-        """Means and covariances of all layers, the top's mean and variance."""
+        """Return the means and covariances of all layers, and the top's mean and variance."""
         state: dict[str, torch.Tensor] = {}
         for level, layer in enumerate(self.layers):
             state |= {f"mean{level}": layer.mean, f"covariance{level}": layer.covariance}
@@ -349,7 +350,7 @@ class BayesPCN(AssociativeMemory):
         return state | {"top_mean": self.top_mean, "top_variance": top}
 
     def load_tensors(self, state):
-        """Take over all of it."""
+        """Take over checked tensors, named as in `tensors`."""
         self.layers = [
             Layer(state[f"mean{level}"], state[f"covariance{level}"]) for level in range(len(self.layers))
         ]
@@ -357,23 +358,23 @@ class BayesPCN(AssociativeMemory):
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
-        """Float32 hidden x map size; float64 covariances, upper layers and top."""
+        """Return the bytes of float32 hidden x map size, and of float64 covariances, upper layers and top."""
         hidden, upper = settings.hidden, settings.layers - 2
         doubles = (settings.layers - 1) * hidden**2 + upper * hidden**2 + hidden + 1
         return 4 * hidden * math.prod(shape) + 8 * doubles
 
 
 def _kept(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """Zero in the rows that only fill a batch up."""
+    """Set the padding rows of batches to zero."""
     return x if rows is None else x * rows
 
 
 def _side_by_side(
     parts: list[tuple[torch.Tensor, Grams]],
 ) -> tuple[torch.Tensor, Grams, torch.Tensor, torch.Tensor]:
-    """Batches of different masks and sizes as one stack, the smaller ones filled up.
+    """Stack batches of different masks and sizes, with padding for the smaller ones.
 
-    Returns the members, their Grams, and index and rows as `chunked` gives them.
+    Returns the members, their Grams, and index and rows as `chunked` does.
     """
     sizes = [len(members) for members, _ in parts]
     most, first = max(sizes), 0
@@ -390,7 +391,7 @@ def _side_by_side(
 
 
 def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """(R + G D)(R + G D)^T from R R^T and what D = X - Z R is to R and to itself."""
+    """Return (R + G D)(R + G D)^T for D = X - Z R, from R R^T, D R^T and D D^T."""
     cross, rr = grams.xr[0], grams.rr[0]
     to_old = cross - z @ rr  # D R^T
     error = grams.xx[0] - cross @ z.T - z @ to_old.T  # D D^T

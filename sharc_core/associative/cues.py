@@ -1,11 +1,13 @@
-"""Masked maps as the bottom of a BayesPCN: observed entries clamped, others free or maximised out.
+"""Masked maps as the bottom layer of a BayesPCN: observed entries clamped, others free or maximised out.
 
-A free entry is a variable of the optimisation like a hidden unit: it starts from zero and takes Adam's steps
-towards the prediction. Such steps need the entries themselves, not only Gram matrices, so this is where
-reading costs hidden x map size. The work is kept small in three ways: the weights are read from memory once
-a step, in blocks of columns that stay in a processor's cache; all cues of a stack share that pass; and what
-is observed for a mask is taken from Gram matrices. An entry that is maximised out equals its prediction and
-drops out of the log joint. Gram matrices are then all that is needed, unless there are too many masks.
+A free entry is a variable of the optimisation, like a hidden unit. It starts from zero and takes Adam steps
+towards the prediction. These steps need the entries themselves, not only Gram matrices, so they cost
+hidden x map size. Three measures reduce this cost. The weights are read from memory once per step, in blocks
+of columns that fit a processor's cache. All cues of a stack share that pass. The observed entries of a mask
+enter through Gram matrices.
+
+An entry that is maximised out equals its prediction and drops out of the log joint. Gram matrices then
+suffice, unless there are too many masks.
 """
 
 from dataclasses import dataclass
@@ -17,17 +19,17 @@ from sharc_core.associative.gradient_steps import Adam
 from sharc_core.associative.matrix_normal import Noise, cross_of, gram_of
 
 BLOCK = 1024  # columns of a block on a CPU
-GPU_BLOCK = 2**16  # on a GPU, where the number of operations counts
+GPU_BLOCK = 2**16  # on a GPU, where few large operations are faster
 MANY = 2  # ratio masks x hidden / map size above which a Gram matrix per mask costs more than the columns
 
 
 class MaskedWeights:
-    """Weights R (m, d) of the bottom layer, with their columns arranged by what masks (n, K) drop.
+    """Weights R (m, d) of the bottom layer, with columns grouped by the channels that masks (n, K) drop.
 
-    Channels that the same cues drop are put together into blocks, whose columns are computed entry by entry
-    for the cues that use the block. The other columns enter through a Gram matrix per mask. free: unobserved
-    entries are free, and a block is used by the cues that drop any of its channels. Otherwise the observed
-    entries count alone; they need no blocks where masks are few enough for Gram matrices to be cheaper.
+    Channels that the same cues drop form blocks. The columns of a block are computed entry by entry for the
+    cues that use it. The other columns enter through one Gram matrix per mask. free: unobserved entries are
+    free, and the cues that drop any channel of a block use it. Otherwise only observed entries count, and
+    blocks are used only if there are too many masks for Gram matrices to be cheaper.
     """
 
     def __init__(self, weights: torch.Tensor, mask: torch.Tensor, free: bool):
@@ -49,12 +51,12 @@ class MaskedWeights:
                 self.blocks.append((columns, users, weights[:, columns]))
 
     def columns(self, channels: torch.Tensor) -> torch.Tensor:
-        """Columns of some channels (k,)."""
+        """Return the columns of channels (k,)."""
         each = torch.arange(self.positions, device=channels.device)
         return (channels[:, None] * self.positions + each).flatten()
 
     def gram(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Columns that the Gram matrix of a mask covers, and R R^T over them, (m, m) float64."""
+        """Return the columns that the Gram matrix of a mask covers, and R R^T (m, m) float64 over them."""
         if number not in self.grams:
             columns = self.columns(self.clamped[number].nonzero().flatten())
             self.grams[number] = columns, gram_of(self.weights, columns)
@@ -63,10 +65,11 @@ class MaskedWeights:
 
 @dataclass
 class Block:
-    """Some columns of the cues that use them. rows: indices of these cues in the stack.
+    """A block of columns for the cues that use it. rows: indices of these cues in the stack.
 
     adam: the optimiser of free entries; None if unobserved entries are maximised out. counted: 1 at the
-    entries that matter, the free ones or else the observed ones, and 0 at the others; None if all are 1.
+    entries that count (the free ones, or without free ones the observed ones) and 0 elsewhere; None if all
+    are 1.
     """
 
     rows: torch.Tensor
@@ -77,17 +80,17 @@ class Block:
     adam: Adam | None
 
     def residual(self, z: torch.Tensor) -> torch.Tensor:
-        """X - Z R, which is 0 at entries that are maximised out."""
+        """Return X - Z R, which is 0 at entries that are maximised out."""
         residual = torch.addmm(self.entries, z.to(self.entries.dtype), self.weights, alpha=-1)
         return residual if self.adam or self.counted is None else residual.mul_(self.counted)
 
     def step(self, gradient: torch.Tensor) -> None:
-        """Move free entries one step up the gradient, which is overwritten."""
+        """Move free entries one step up the gradient. Overwrites `gradient`."""
         if self.adam:
             self.adam.ascend(self.entries, gradient if self.counted is None else gradient.mul_(self.counted))
 
     def keep(self, kept: torch.Tensor) -> None:
-        """Keep some cues of the stack, (r,) bool, and renumber them."""
+        """Keep the cues `kept` (r,) bool of the stack and renumber them."""
         here = kept[self.rows]
         self.entries, self.counted = self.entries[here], None if self.counted is None else self.counted[here]
         self.rows = (kept.cumsum(0) - 1)[self.rows[here]]
@@ -96,7 +99,7 @@ class Block:
 
 
 class Cues:
-    """A stack of G batches of up to n cues, to be completed; the interface of Grams (matrix_normal.py)."""
+    """A stack of G batches of up to n cues to complete, with the interface of Grams (matrix_normal.py)."""
 
     def __init__(
         self,
@@ -107,15 +110,15 @@ class Cues:
         lr: float,
         coupled: bool,
     ):
-        """Set up cues x (r, d), zero where unobserved, at rows `chosen` (r,) of the masks of `weights`.
+        """Set up cues x (r, d), zero where unobserved, with the masks at rows `chosen` (r,) of `weights`.
 
-        rows (G, n, 1): 1 where a batch has a cue and 0 where it is filled up; r are 1. coupled: cues of a
-        batch are coupled; then there is one batch, of one mask.
+        rows (G, n, 1): 1 where a batch has a cue, 0 at its padding; r entries are 1. coupled: the cues of a
+        batch are coupled; there must be one batch, with one mask.
         """
         self.x, self.columns = x, x.shape[1]
         self.place = rows.flatten().nonzero().flatten()
         self.shape: tuple[int, ...] = rows.shape[:2]
-        self.active = torch.arange(len(x), device=x.device)  # of the cues in x
+        self.active = torch.arange(len(x), device=x.device)  # indices in x of the active cues
         member, width = weights.member[chosen], len(weights.weights)
         double: dict[str, Any] = {"dtype": torch.float64, "device": x.device}
         self.xr = torch.zeros(len(x), width, **double)
@@ -142,9 +145,9 @@ class Cues:
             self.blocks.append(Block(own, columns, part, entries, counted, adam))
 
     def products(self, z: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
-        """`fit` and `error`, as Noise.log_density takes them, of z (G, n, m); then free entries take a step.
+        """Return `fit` and `error` of z (G, n, m), as for Noise.log_density; then free entries take a step.
 
-        Both are of the entries before that step. It shares the pass over the weights.
+        The results refer to the entries before the step. The step shares the pass over the weights.
         """
         shape, z = z.shape, z.flatten(0, 1)
         z = z if len(z) == len(self.place) else z[self.place]
@@ -174,7 +177,7 @@ class Cues:
         return self._batches(fit, shape), self._batches(error, (*shape[:2], 1)).squeeze(2)
 
     def _pull(self, noise: Noise, dtype: torch.dtype) -> Any:
-        """What a residual is multiplied by for the gradient by the entries: a tensor, for MAP a number."""
+        """Return the factor from a residual to the gradient by the entries: a tensor; for MAP, a number."""
         if noise.spread is None:
             return -noise.precision
         precision = noise.precision[0] if noise.coupled else noise.precision.flatten(0, 1)
@@ -183,13 +186,13 @@ class Cues:
         return -precision.to(dtype)
 
     def _batches(self, values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        """Values (r, k) of the cues, as (G, n, k) with zeros where batches are filled up."""
+        """Return values (r, k) of the cues as (G, n, k), with zeros at the padding of batches."""
         if len(values) == shape[0] * shape[1]:
             return values.view(shape)
         return values.new_zeros(shape).flatten(0, 1).index_copy(0, self.place, values).view(shape)
 
     def of(self, chosen: torch.Tensor) -> "Cues":
-        """Restrict this, in place, to some batches, chosen (G,) bool; the others keep their entries."""
+        """Restrict this, in place, to the batches `chosen` (G,) bool. The others keep their entries."""
         self.maps()
         batch = self.place // self.shape[1]
         kept = chosen[batch]
@@ -203,7 +206,7 @@ class Cues:
         return self
 
     def maps(self) -> torch.Tensor:
-        """The maps (r, d) as they are now: observed entries, and free ones after the steps they took."""
+        """Return the current maps (r, d): observed entries, and free entries after their steps."""
         for block in self.blocks:
             self.x[self.active[block.rows][:, None], block.columns] = block.entries.to(self.x.dtype)
         return self.x

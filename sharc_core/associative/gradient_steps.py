@@ -41,5 +41,5 @@ class Adam:
         values.addcdiv_(self.first, scale, value=self.lr * correction / (1 - decay1**self.steps))
 
     def keep(self, chosen: torch.Tensor) -> None:
-        """Keep the averages of some rows: chosen is bool or an index."""
+        """Keep the averages of the rows `chosen`, a bool mask or indices."""
         self.first, self.second = self.first[chosen], self.second[chosen]

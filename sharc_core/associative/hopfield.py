@@ -14,20 +14,20 @@ from sharc_core.common.settings import Settings as BaseSettings
 
 @ASSOCIATIVE_MEMORIES.register("hopfield")
 class Hopfield(AssociativeMemory):
-    """Maps become bipolar patterns s = sign(x - threshold); s_i <- sign(sum_j W_ij s_j) fills the rest.
+    """Maps as bipolar patterns s = sign(x - threshold), completed by updates s_i <- sign(sum_j W_ij s_j).
 
-    Rules: "hebbian", W = sum s s' / N without its diagonal; "pseudo_inverse", the projection onto the
-    span of the patterns (Personnaz et al. 1986), built by orthogonalising each new pattern, its diagonal
-    removed as well. Thresholds are those of the first write (a unit's median, half way between the two
-    middle values, or its mean: "sign of centred values") and stay, for stored patterns cannot be re-cut. A
-    completed unit gets the mean of the written values on its side of the threshold. Dropped units start
-    undecided (0), observed units are clamped.
+    Rule "hebbian": W = sum s s' / N without its diagonal. Rule "pseudo_inverse": the projection onto the span
+    of the patterns (Personnaz et al. 1986), built by orthogonalising each new pattern, also without its
+    diagonal. Thresholds are computed at the first write, as a unit's median (of an even number, half way
+    between the two middle values) or its mean ("sign of centred values"). They stay fixed, because stored
+    patterns cannot be binarised again. A completed unit gets the mean of the written values on its side of
+    the threshold. Dropped units start undecided (0). Observed units are clamped.
     """
 
     parts = ("weights", "threshold", "sums", "counts")
 
     class Settings(BaseSettings):
-        """max_bytes: refuse maps whose weight matrix would be larger. updates: sweeps at most."""
+        """max_bytes: limit on the bytes of the state. updates: largest number of sweeps."""
 
         rule: Literal["hebbian", "pseudo_inverse"] = "pseudo_inverse"
         threshold: Literal["median", "mean"] = "median"
@@ -37,19 +37,19 @@ class Hopfield(AssociativeMemory):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.planned_bytes(self.settings, self.shape, self.classes, 0)  # refuses what is too large
+        self.planned_bytes(self.settings, self.shape, self.classes, 0)  # raises UserError for too large maps
         zeros = torch.zeros(self.size, device=self.device)
         self.threshold = zeros.clone()
-        self.sums = torch.stack([zeros, zeros])  # of written values below, above
+        self.sums = torch.stack([zeros, zeros])  # of written values below and above the threshold
         self.counts = torch.stack([zeros, zeros])
         self.weights = torch.zeros(self.size, self.size, device=self.device)
 
     def bipolar(self, values: torch.Tensor) -> torch.Tensor:
-        """(n, N) values -> patterns of -1 and +1."""
+        """Convert values (n, N) to patterns of -1 and +1."""
         return torch.where(values > self.threshold, 1.0, -1.0)
 
     def learn(self, maps, labels):
-        """Cut at the thresholds, add to the weights by the rule."""
+        """Binarise maps (n, K, h, w) at the thresholds and add them to the weights by the rule."""
         values = maps.float().flatten(1)
         if not self.written:
             self.threshold = middle(values) if self.settings.threshold == "median" else values.mean(0)
@@ -61,19 +61,19 @@ class Hopfield(AssociativeMemory):
             self.weights.addmm_(patterns.T, patterns, alpha=1 / self.size)
             return
         for pattern in patterns:
-            # What the weights leave of the pattern, added so that W s = s afterwards: Gram-Schmidt while
-            # W is a projection, and still right once forgetting has faded it: I - W, whatever it is, loses
-            # its part along s (a Schur complement), so it stays positive, and with it all that it maps to 0.
+            # Add the part of the pattern that W does not reproduce, so that W s = s afterwards. While W is a
+            # projection, this is Gram-Schmidt. It remains valid after forgetting has faded W: I - W loses its
+            # part along s (a Schur complement), so it stays positive semi-definite and keeps its null space.
             rest = pattern - self.weights @ pattern
             energy = float(rest @ pattern)
-            if energy > 1e-4 * self.size:  # else W holds it already
+            if energy > 1e-4 * self.size:  # else W already reproduces it
                 self.weights.addr_(rest, rest, alpha=1 / energy)
 
     def complete(self, maps, mask, labels):
-        """Sweeps until nothing changes; each unit's value is the mean of its side."""
+        """Update at most `updates` times, until nothing changes. Return maps of the sides' means."""
         seen = mask[:, :, None, None].expand(maps.shape).flatten(1)
         state = torch.where(seen, self.bipolar(maps.flatten(1)), 0.0)
-        own = self.weights.diagonal()  # taken off the field: no second matrix without it
+        own = self.weights.diagonal()  # subtracted from the field, to avoid a second matrix without it
         order = torch.randperm(self.size, generator=generator(self.seed, "hopfield")).tolist()
         for _ in range(self.settings.updates):
             before = state
@@ -90,20 +90,20 @@ class Hopfield(AssociativeMemory):
                 break
         empty = self.counts == 0
         means = self.sums / torch.where(empty, 1.0, self.counts)
-        means = torch.where(empty, means.flip(0), means)  # a side that nothing fell on
+        means = torch.where(empty, means.flip(0), means)  # a side without values takes the other's mean
         return torch.where(state > 0, means[1], means[0]).view_as(maps)
 
     def _signs(self, field: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         return torch.where(field == 0, state, field.sign())
 
     def fade(self, beta):
-        """W <- (1 - beta) W: older patterns pull less; in the means of the sides later values weigh more."""
+        """Fade W <- (1 - beta) W, so older patterns pull less, and the weight of old values in the means."""
         self.weights *= 1 - beta
         self.sums, self.counts = faded(self.sums, self.counts, beta)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
-        """N^2 float32 weights and five float32 per unit. Raises UserError above max_bytes."""
+        """Return the bytes of N^2 weights and 5 N statistics in float32. Raises UserError above max_bytes."""
         size = math.prod(shape)
         needed = 4 * size * size + 4 * 5 * size
         if needed > settings.max_bytes:
@@ -116,13 +116,14 @@ class Hopfield(AssociativeMemory):
 
 
 def middle(values: torch.Tensor) -> torch.Tensor:
-    """(n, N) values -> (N,) medians, half way between the two middle values where n is even.
+    """Return the medians (N,) of values (n, N), half way between the two middle values if n is even.
 
-    A median that no value exceeds would put all maps on one side: half way to the next lower value then.
+    A median that no value exceeds would put all maps on one side. It is replaced by the middle between it and
+    the next lower value.
     """
     ordered = values.sort(0).values
     last = len(values) - 1
     median = ordered[last // 2] / 2 + ordered[(last + 1) // 2] / 2
-    top = ordered[-1]
-    lower = torch.where(ordered < top, ordered, -math.inf).amax(0)
-    return torch.where((median >= top) & (lower > -math.inf), top / 2 + lower / 2, median)
+    highest = ordered[-1]
+    lower = torch.where(ordered < highest, ordered, -math.inf).amax(0)
+    return torch.where((median >= highest) & (lower > -math.inf), highest / 2 + lower / 2, median)

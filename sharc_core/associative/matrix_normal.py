@@ -4,12 +4,12 @@ x | z ~ N(z W, sigma^2 I) for rows z (m,) and x (d,), W ~ MN(R, U, I) with mean 
 U (m, m). Three log densities of a batch X (n, d) given Z (n, m) are used:
 
 - coupled: the weights integrate out to X ~ MN(Z R, S, I), with S = Z U Z^T + sigma^2 I (n, n);
-- alone: the same for every row as a batch of one, x ~ N(z R, v I) with v = z U z^T + sigma^2;
+- alone: each row is a batch of one, x ~ N(z R, v I) with v = z U z^T + sigma^2;
 - MAP: the weights are taken at their mean, x ~ N(z R, sigma^2 I).
 
-What an optimisation over Z needs of the data are three Gram matrices: X X^T (n, n), X R^T (n, m) and
-R R^T (m, m), over all columns or only the observed ones. With them a step costs m^2 per row whatever d.
-Z U costs as much, or less (see row_covariance.py).
+An optimisation over Z needs three Gram matrices of the data: X X^T (n, n), X R^T (n, m) and R R^T (m, m),
+over all columns or only the observed ones. A step then costs m^2 per row for any d. Z U costs at most as much
+(see row_covariance.py).
 """
 
 import math
@@ -20,8 +20,8 @@ import torch
 
 from sharc_core.associative.row_covariance import RowCovariance
 
-BLOCK = 1024  # columns converted to float64 at a time: so many stay in a processor's cache
-PARTS = 4  # groups of columns of a Gram matrix; what lies above their blocks is mirrored, not computed
+BLOCK = 1024  # columns converted to float64 at a time; this many fit a processor's cache
+PARTS = 4  # groups of columns of a Gram matrix; entries above their diagonal blocks are mirrored
 LOG_TWO_PI = math.log(2 * math.pi)
 
 
@@ -40,27 +40,30 @@ class Noise:
 
     @classmethod
     def of(cls, z: torch.Tensor, covariance: RowCovariance | None, variance: float, coupled: bool) -> "Noise":
-        """covariance: None for MAP, which never couples rows. variance: sigma^2."""
+        """Return the noise given z (G, n, m). covariance: None for MAP, which never couples rows.
+
+        variance: sigma^2.
+        """
         if covariance is None:
             return cls(False, 1 / variance, math.log(variance), None)
         if not coupled:
             spread, v = covariance.alone(z)
             return cls(False, 1 / v, v.squeeze(2).log(), spread)
         spread, s = covariance.coupled(z)
-        factor = torch.linalg.cholesky_ex(s).L  # S is at least sigma^2 I: it has a factor
+        factor = torch.linalg.cholesky_ex(s).L  # the factor exists, because S >= sigma^2 I
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
         return cls(True, torch.cholesky_inverse(factor), log_det, spread)
 
     def weigh(self, residual: torch.Tensor) -> torch.Tensor:
-        """Precision times X - Z R (G, n, k): minus the gradient of the log density by X."""
+        """Return precision times X - Z R (G, n, k), which is minus the gradient of the log density by X."""
         return torch.bmm(self.precision, residual) if self.coupled else residual * self.precision
 
     def log_density(
         self, fit: torch.Tensor, error: torch.Tensor, columns: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log density of X given Z, (G, 1) if coupled and else (G, n), and its gradient by Z (G, n, m).
+        """Return the log density of X given Z, (G, 1) if coupled, else (G, n); and its gradient by Z.
 
-        fit: (X - Z R) R^T (G, n, m). error: (X - Z R)(X - Z R)^T (G, n, n) if coupled and else its diagonal
+        fit: (X - Z R) R^T (G, n, m). error: (X - Z R)(X - Z R)^T (G, n, n) if coupled, else its diagonal
         (G, n). columns: number of columns of X, observed or not.
         """
         if self.coupled:
@@ -79,9 +82,9 @@ class Noise:
 
 @dataclass
 class Grams:
-    """G batches of n rows. xx (G, n, n), xr (G, n, m), rr (m, m) or (G, m, m), all float64.
+    """Gram matrices of G batches of n rows: xx (G, n, n), xr (G, n, m), rr (m, m) or (G, m, m), all float64.
 
-    columns: number of columns of X, observed or not: it weighs log det S.
+    columns: number of columns of X, observed or not. It is the weight of log det S.
     """
 
     xx: torch.Tensor
@@ -90,18 +93,18 @@ class Grams:
     columns: int
 
     def of(self, chosen: torch.Tensor) -> "Grams":
-        """Those of some batches: chosen (G,) bool."""
+        """Return the Gram matrices of the batches `chosen` (G,) bool."""
         rr = self.rr if self.rr.ndim == 2 else self.rr[chosen]
         return Grams(self.xx[chosen], self.xr[chosen], rr, self.columns)
 
     def fit(self, z: torch.Tensor) -> torch.Tensor:
-        """(X - Z R) R^T of z (G, n, m)."""
+        """Return (X - Z R) R^T (G, n, m) of z (G, n, m)."""
         if self.rr.ndim == 2:  # one product for all batches
             return self.xr - z @ self.rr
         return torch.baddbmm(self.xr, z, self.rr, alpha=-1)
 
     def products(self, z: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
-        """`fit` and `error`, as Noise.log_density takes them, of z (G, n, m)."""
+        """Return `fit` and `error` of z (G, n, m), as for Noise.log_density."""
         fit = self.fit(z)
         if not noise.coupled:
             return fit, self.xx.diagonal(dim1=-2, dim2=-1) - (z * (self.xr + fit)).sum(2)
@@ -115,10 +118,10 @@ def _trace(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kalman-like gain U Z^T S^-1 (m, n) of observations at Z (n, m), and the posterior covariance.
+    """Return the gain U Z^T S^-1 (m, n) of observations at Z (n, m), and the posterior covariance (m, m).
 
-    The covariance is U - T^T T with T = L^-1 Z U, S = L L^T, and made symmetric to the last bit (a product
-    T^T T need not be); as S is at least sigma^2 I its factor does not fail. float64.
+    The covariance is U - T^T T with T = L^-1 Z U and S = L L^T. It is made symmetric to the last bit, because
+    a product T^T T may not be. The factor L exists because S >= sigma^2 I. All tensors are float64.
     """
     spread = z @ covariance
     s = spread @ z.T
@@ -131,7 +134,7 @@ def gain_of(z: torch.Tensor, covariance: torch.Tensor, variance: float) -> tuple
 
 
 def gram_of(weights: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
-    """R R^T (m, m) in float64 of weights (m, d), over all columns or the given ones; exactly symmetric."""
+    """Return R R^T (m, m) float64, exactly symmetric, of weights (m, d), over all or the given columns."""
     total = weights.new_zeros(len(weights), len(weights), dtype=torch.float64)
     rows = range(0, len(weights), -(-len(weights) // PARTS))
     for block in _blocks(weights, columns):
@@ -143,7 +146,7 @@ def gram_of(weights: torch.Tensor, columns: torch.Tensor | None = None) -> torch
 def cross_of(
     x: torch.Tensor, weights: torch.Tensor, columns: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """X R^T (n, m) and X (n, d) in float64, over all columns or the given ones."""
+    """Return X R^T (n, m) and X (n, k) in float64, over all columns or the k given ones."""
     cross = weights.new_zeros(len(x), len(weights), dtype=torch.float64)
     x = (x if columns is None else x[:, columns]).double()
     start = 0
@@ -155,7 +158,7 @@ def cross_of(
 
 
 def _blocks(weights: torch.Tensor, columns: torch.Tensor | None):
-    """Column blocks of the weights in float64: they stay in the cache, the whole would not."""
+    """Yield column blocks of the weights in float64, small enough for a processor's cache."""
     if columns is None:
         for start in range(0, weights.shape[1], BLOCK):
             yield weights[:, start : start + BLOCK].double()
@@ -171,10 +174,10 @@ def learn_rows(
     gain: torch.Tensor,
     then: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """R += gain (X - Z R) in place: weights (m, d) any type, x (n, d), z (n, m), gain (m, n) float64.
+    """Add gain (X - Z R) to R in place: weights (m, d) any type, x (n, d), z (n, m), gain (m, n) float64.
 
-    then (k, d): rows whose products with the new R are returned, (k, m) float64: R, of which every block is
-    at hand in float64 here, is not read again for them.
+    then: rows (k, d) whose products with the new R are returned, (k, m) float64; None without. Computing them
+    here avoids a second pass over R, whose blocks are in float64 already.
     """
     cross = None if then is None else gain.new_zeros(len(then), len(weights))
     for start in range(0, weights.shape[1], BLOCK):

@@ -1,4 +1,4 @@
-"""The mean map of each class: the simplest memory that can complete anything."""
+"""The mean map of each class, the simplest memory that completes maps."""
 
 import math
 
@@ -22,7 +22,7 @@ class ClassMean(AssociativeMemory):
         self.weights = torch.empty(0, device=self.device)
 
     def learn(self, maps, labels):
-        """Add maps to their classes' sums."""
+        """Add maps (n, K, h, w) to the sums of their classes."""
         new = labels.unique()
         new = new[~torch.isin(new, self.labels)]
         self.labels = torch.cat([self.labels, new.to(torch.int16)])
@@ -33,12 +33,12 @@ class ClassMean(AssociativeMemory):
         self.weights.index_add_(0, rows, torch.ones(len(maps), device=self.device))
 
     def complete(self, maps, mask, labels):
-        """The class mean. Raises UserError for a class that was never written."""
+        """Return the class means (n, K, h, w). Raises UserError for a class that was never written."""
         rows = self._rows(labels)
         return (self.sums / self.weights[:, None, None, None])[rows]
 
     def fade(self, beta):
-        """What comes later weighs more, the means stay; at beta = 1 the next map decides."""
+        """Reduce the weight of past maps. The means stay; after beta = 1, the next map replaces them."""
         self.sums, self.weights = faded(self.sums, self.weights, beta)
 
     def _rows(self, labels: torch.Tensor) -> torch.Tensor:
@@ -50,5 +50,5 @@ class ClassMean(AssociativeMemory):
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
-        """A float32 map, a float32 count and an int16 label for every class."""
+        """Return the bytes of a float32 map, a float32 count and an int16 label per class."""
         return classes * (4 * math.prod(shape) + 4 + 2)

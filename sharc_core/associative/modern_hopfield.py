@@ -15,20 +15,23 @@ STATE_BYTES = 2  # stored maps are float16, as in the feature cache
 
 @ASSOCIATIVE_MEMORIES.register("modern_hopfield")
 class ModernHopfield(AssociativeMemory):
-    """q <- softmax(beta sim(q, X)) X over stored rows X, the similarity on the observed entries only.
+    """Updates q <- softmax(beta sim(q, X)) X over stored maps X, with similarity on the observed entries.
 
-    Euclidean similarity is -|q - x|^2 / 2 (equal to the dot product for rows of equal norm), so beta
-    multiplies half a squared distance. The observed entries stay the cue in every iteration: with a
-    clamped cue and nothing else in the similarity, the first update is already the fixed point, unless
-    `full_state` lets the guess into the cue from the second update on, as in the full network. Every
-    written map is kept in full, as float16: state_bytes says what that costs. It does not forget.
+    Euclidean similarity is -|q - x|^2 / 2 (for rows of equal norm, the dot product up to a constant), so beta
+    multiplies half a squared distance. The observed entries stay clamped in every iteration. If they alone
+    are the cue, the first update is already the fixed point. With `full_state`, the completed entries join
+    the cue from the second update on, as in the full network. Every written map is stored as float16. This
+    memory does not forget.
     """
 
     parts = ("stored",)
     grows = True
 
     class Settings(BaseSettings):
-        """beta: inverse temperature, per unit of similarity; null is the limit, top-1 retrieval."""
+        """beta: inverse temperature, per unit of similarity; null is the limit of top-1 retrieval.
+
+        iterations: number of updates. full_state: completed entries join the cue from the second update on.
+        """
 
         beta: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
         similarity: Literal["euclidean", "dot"] = "euclidean"
@@ -40,7 +43,7 @@ class ModernHopfield(AssociativeMemory):
         self.stored = torch.empty(0, *self.shape, dtype=torch.float16, device=self.device)
 
     def learn(self, maps, labels):
-        """Append the maps. Raises UserError for values that float16 does not hold."""
+        """Append maps (n, K, h, w). Raises UserError for values that float16 cannot hold."""
         halves = maps.half()
         if not finite(halves):
             limit = torch.finfo(torch.float16).max
@@ -50,7 +53,7 @@ class ModernHopfield(AssociativeMemory):
         self.stored = torch.cat([self.stored, halves])
 
     def complete(self, maps, mask, labels):
-        """The associated map after `iterations` updates; observed entries stay clamped in between."""
+        """Return maps (n, K, h, w) after `iterations` updates. Observed entries stay clamped in between."""
         stored = self.stored.float()
         observed = mask[:, :, None, None]
         state = maps.float()
@@ -60,21 +63,21 @@ class ModernHopfield(AssociativeMemory):
             if self.settings.beta is None:
                 guess = stored[similarity.argmax(1)]
             else:
-                best = similarity.amax(1, keepdim=True)  # off first: a large beta must not overflow
+                best = similarity.amax(1, keepdim=True)  # subtracted to avoid overflow with a large beta
                 attention = (self.settings.beta * (similarity - best)).softmax(1)
                 guess = (attention @ stored.flatten(1)).view_as(state)
             state = torch.where(observed, state, guess)
         return state
 
     def _similarity(self, cue: torch.Tensor, mask: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-        """(n, stored) similarities over the masked-in channels; |q|^2 is a constant per row and dropped.
+        """Return similarities (n, stored) over the observed channels, without the constant |q|^2 per row.
 
-        Cues that share a mask (with a linear head: all of a class stored together) are compared on the
-        observed channels alone, so the cost falls with theta.
+        Cues that share a mask (with a linear head, all of a class stored together) are compared on the
+        observed channels only, so the cost falls with theta.
         """
         similarity = torch.empty(len(cue), len(stored), device=cue.device)
         masks, member = mask.unique(dim=0, return_inverse=True)
-        if len(masks) > max(1, len(mask) // 8):  # hardly any sharing: one masked product is cheaper
+        if len(masks) > max(1, len(mask) // 8):  # few cues share masks, so one masked product is cheaper
             seen = torch.where(mask[:, :, None, None], cue, 0.0)
             return self._scores(seen, mask.float() @ stored.square().sum((2, 3)).T, stored)
         for group, observed in enumerate(masks):
@@ -89,5 +92,5 @@ class ModernHopfield(AssociativeMemory):
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
-        """A whole float16 map per sample."""
+        """Return the bytes of a complete float16 map per sample."""
         return STATE_BYTES * math.prod(shape) * samples

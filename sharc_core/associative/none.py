@@ -1,4 +1,4 @@
-"""No associative memory: dropped channels stay zero."""
+"""No associative memory. Dropped channels stay zero."""
 
 import torch
 
@@ -7,18 +7,18 @@ from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
 
 @ASSOCIATIVE_MEMORIES.register("none")
 class NoMemory(AssociativeMemory):
-    """Replays the masked maps as they are."""
+    """Replays masked maps unchanged."""
 
     needs_writing = False
 
     def learn(self, maps, labels):
-        """Nothing is learnt."""
+        """Learn nothing."""
 
     def complete(self, maps, mask, labels):
-        """Zeros."""
+        """Return zeros (n, K, h, w)."""
         return torch.zeros_like(maps)
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
-        """Nothing is kept."""
+        """Return 0, because nothing is stored."""
         return 0

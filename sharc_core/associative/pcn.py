@@ -13,24 +13,24 @@ from sharc_core.associative.predictive import Network, Products, Watch
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings
 
-TOGETHER = 8  # cues settled at once, at least: so many products (h, h) still fit a processor's cache
+TOGETHER = 8  # least number of cues settled in parallel; this many products (h, h) fit a processor's cache
 
 
 @ASSOCIATIVE_MEMORIES.register("pcn")
 class PredictiveCoding(AssociativeMemory):
-    """Layers x_0 (the flat map), x_1, ..., x_L, each predicted from the one above, the top from mu.
+    """Layers x_0 (the flat map), x_1, ..., x_L, each predicted from the layer above, the top from mu.
 
     F = 1/2 sum_l |x_l - phi(x_{l+1}) W_l|^2 + 1/2 |x_L - mu|^2 (SHARC eq. 5). Writing alternates gradient
-    steps on the hidden layers, the map clamped, and on the weights and mu. Reading takes gradient steps on
-    the hidden layers with the observed entries clamped: the unobserved ones equal their prediction at any
-    optimum, so they are minimised out exactly and the energy is over the observed entries. Unit variances:
-    the maps' scale matters against the prior's.
+    steps on the hidden layers, with the map clamped, and steps on the weights and mu. Reading takes gradient
+    steps on the hidden layers with the observed entries clamped. Unobserved entries equal their prediction at
+    any optimum, so they are minimised out exactly and the energy covers the observed entries. All variances
+    are 1, so the scale of the maps relative to the prior matters.
     """
 
     parts = ("weights", "uppers", "mean")
 
     class Settings(BaseSettings):
-        """layers: the map's included. A write has `rounds` of hidden_steps, then weight_steps."""
+        """layers: counts the map, too. A write has `rounds` of hidden_steps and then weight_steps."""
 
         hidden: int = Field(default=256, ge=1, le=8192)
         layers: int = Field(default=2, ge=2, le=8)
@@ -46,9 +46,10 @@ class PredictiveCoding(AssociativeMemory):
         self.weights, self.uppers, self.mean = self._prior()
 
     def _prior(self) -> tuple[torch.Tensor, ...]:
-        """W_0 (h, d), the weights between hidden layers (layers - 2, h, h) and mu (h,) before any write.
+        """Return the initial W_0 (h, d), weights between hidden layers (layers - 2, h, h) and mu (h,).
 
-        Pure functions of the seed: not part of the state. Uniform +-1 / sqrt(size of the layer below).
+        They are pure functions of the seed and not part of the state. The weights are uniform in
+        +-1 / sqrt(size of the layer below).
         """
         hidden, source = self.settings.hidden, generator(self.seed, "pcn")
         weights = 2 * torch.rand(hidden, self.size, generator=source) - 1
@@ -62,7 +63,7 @@ class PredictiveCoding(AssociativeMemory):
         return Network(weights, self.mean.double(), self.settings.activation)
 
     def learn(self, maps, labels, watch: Watch = None):
-        """Fit the maps, from the weights as they are. watch: see the network; for tests."""
+        """Fit maps (n, K, h, w) from the current weights. watch: receives the energies, for tests."""
         s = self.settings
         network = self._network()
         network.fit(maps.double().flatten(1), s.rounds, s.hidden_steps, s.weight_steps, s.momentum, watch)
@@ -71,7 +72,7 @@ class PredictiveCoding(AssociativeMemory):
             self.uppers = torch.stack(network.weights[1:]).float()
 
     def complete(self, maps, mask, labels, watch: Watch = None):
-        """The prediction phi(x_1) W_0 from hidden layers settled on the observed entries."""
+        """Return the prediction phi(x_1) W_0 from hidden layers settled on the observed entries."""
         network, values = self._network(), maps.flatten(1)
         full = torch.empty_like(values)
         for rows, products in self._batches(values, mask, network.weights[0]):
@@ -84,9 +85,10 @@ class PredictiveCoding(AssociativeMemory):
     def _batches(
         self, values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, Products]]:
-        """Indices of cues and what the energy needs of them, cues of one mask side by side.
+        """Yield indices of cues, grouped by mask, and the products that the energy needs of them.
 
-        Cues that hardly share masks are still settled several at a time: a step on one is mostly overhead.
+        Several masks are combined until there are TOGETHER cues, because a step on one cue is mostly
+        overhead.
         """
         cues, parts = [], []
         for kept, rows in by_mask(mask):
@@ -100,7 +102,7 @@ class PredictiveCoding(AssociativeMemory):
             yield torch.cat(cues), Products.together(parts)
 
     def fade(self, beta):
-        """W <- sqrt(1 - beta) W + (1 - sqrt(1 - beta)) W_prior; mu likewise."""
+        """Move to the prior: W <- a W + (1 - a) W_prior with a = sqrt(1 - beta), and mu likewise."""
         stay = math.sqrt(1 - beta)
         now = self.weights, self.uppers, self.mean
         pairs = zip(now, self._prior(), strict=True)
@@ -108,6 +110,6 @@ class PredictiveCoding(AssociativeMemory):
 
     @classmethod
     def planned_bytes(cls, settings, shape, classes, samples):
-        """float32 weights and mu, whatever the number of samples."""
+        """Return the bytes of float32 weights and mu, independent of the number of samples."""
         hidden = settings.hidden
         return 4 * (hidden * math.prod(shape) + (settings.layers - 2) * hidden * hidden + hidden)

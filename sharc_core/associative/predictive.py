@@ -1,8 +1,8 @@
 """Energy, hidden units and weights of a generative predictive coding network (Salvatori et al. 2021).
 
-Maps enter through products alone: with W the weights to the map, of the entries that count, all that is
-needed is |x|^2, x W^T and W W^T. A step on the hidden units then costs hidden^2 a sample, however large
-the map. Everything is float64: the energy is a small difference of large numbers.
+Maps x enter only through |x|^2, x W^T and W W^T over the entries that count, with the weights W to the map.
+So a step on the hidden units costs hidden^2 per sample for any size of map. All numbers are float64, because
+the energy is a small difference of large numbers.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,15 @@ import torch
 
 from sharc_core.associative.gradient_steps import phi, phi_back
 
-Watch = Callable[[torch.Tensor], None] | None  # is handed the energies (n,), before and after each step
+Watch = Callable[[torch.Tensor], None] | None  # receives the energies (n,) at the start and after each step
 FIRST_SIZE, GROW, SHRINK = 0.1, 1.1, 0.5  # step sizes of the hidden units
 
 
 @dataclass
 class Products:
-    """What the energy needs of the maps: squares (n,) = |x|^2, cross (n, h) = X W^T, gram (h, h) = W W^T.
+    """The products of maps in the energy: squares (n,) = |x|^2, cross (n, h) = X W^T, gram (h, h) = W W^T.
 
-    gram is (n, h, h) where the samples differ in the entries that count.
+    gram is (n, h, h) if the samples differ in the entries that count.
     """
 
     squares: torch.Tensor
@@ -29,12 +29,12 @@ class Products:
 
     @classmethod
     def of(cls, maps: torch.Tensor, weights: torch.Tensor) -> "Products":
-        """Maps (n, m) and weights (h, m), of the entries that count."""
+        """Compute the products of maps (n, m) and weights (h, m) over the m entries that count."""
         return cls(maps.square().sum(1), maps @ weights.T, weights @ weights.T)
 
     @classmethod
     def together(cls, parts: list["Products"]) -> "Products":
-        """Samples of several sets of entries, one after the other."""
+        """Concatenate samples with different sets of entries."""
         if len(parts) == 1:
             return parts[0]
         grams = [part.gram.expand(len(part.squares), -1, -1) for part in parts]
@@ -44,19 +44,23 @@ class Products:
 
 @dataclass
 class Network:
-    """weights: (h, m) down to the map, then (h, h) between hidden layers upwards; mean: mu (h,) on top."""
+    """A generative network.
+
+    weights: (h, m) to the map, then (h, h) between hidden layers from the bottom up. mean: mu (h,) of the
+    top.
+    """
 
     weights: list[torch.Tensor]
     mean: torch.Tensor
     activation: str
 
     def start(self, samples: int) -> torch.Tensor:
-        """Hidden units (n, layers, h) to start from: all positive, so that every rectified unit is alive."""
+        """Return initial hidden units (n, layers, h), all positive so that every ReLU is active."""
         hidden = len(self.mean)
         return self.mean.new_full((samples, len(self.weights), hidden), hidden**-0.5)
 
     def energy(self, units: torch.Tensor, products: Products) -> tuple[torch.Tensor, torch.Tensor]:
-        """F of each sample (n,) and its gradient by the hidden units (n, layers, h), lowest layer first."""
+        """Return each sample's F (n,) and its gradient by hidden units (n, layers, h), lowest layer first."""
         active = phi(self.activation, units)
         through = active[:, :1] @ products.gram if products.gram.ndim == 3 else active[:, 0] @ products.gram
         through = through.view_as(products.cross)
@@ -64,7 +68,7 @@ class Network:
         uppers = list(enumerate(self.weights[1:]))
         means = [active[:, i + 1] @ weights for i, weights in uppers]
         errors = units - torch.stack([*means, self.mean.expand_as(units[:, 0])], 1)
-        # by a layer's activity: minus the error of the layer below, carried up by the weights in between
+        # gradient by a layer's activity: minus the error of the layer below times the weights in between
         pulls = [through - products.cross] + [-errors[:, i] @ weights.T for i, weights in uppers]
         energy = (on_map + errors.square().sum((1, 2))) / 2
         return energy, errors + phi_back(self.activation, torch.stack(pulls, 1), units)
@@ -77,10 +81,10 @@ class Network:
         sizes: torch.Tensor | None = None,
         watch: Watch = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient steps on the hidden units (n, layers, h) that never raise a sample's energy.
+        """Take gradient steps on the hidden units (n, layers, h) that never raise a sample's energy.
 
-        sizes (n,): the samples' step sizes. A step that would raise the energy is not taken and shrinks
-        its sample's size; one that is taken lets it grow. Returns the units and the sizes.
+        sizes: the samples' step sizes (n,). A step that would raise the energy is rejected and shrinks its
+        sample's step size. An accepted step increases it. Returns the units and the sizes.
         """
         sizes = torch.full_like(units[:, 0, 0], FIRST_SIZE) if sizes is None else sizes
         energy, gradient = self.energy(units, products)
@@ -107,11 +111,12 @@ class Network:
         momentum: float,
         watch: Watch = None,
     ) -> None:
-        """Learn maps (n, m): alternate steps on the hidden units and on the weights and the mean, in place.
+        """Learn maps (n, m) in place. Steps on the hidden units alternate with steps on weights and mean.
 
-        Every step on the weights to the map adds combinations of the maps and of these weights, so they
-        stay in the span of where they started and the maps. All is computed in an orthonormal basis of
-        that span, h + n numbers a row instead of m, which changes no inner product and hence nothing else.
+        Every step on the weights to the map adds combinations of the maps and of these weights. So the
+        weights stay in the span of the maps and the initial weights. All steps are computed in an orthonormal
+        basis of that span, with at most h + n numbers per row instead of m. This changes no inner product,
+        and therefore no result.
         """
         before = self.weights[0]
         rows, basis = in_own_span(torch.cat([before, maps]))
@@ -129,7 +134,7 @@ class Network:
                     weights, velocities[level], inputs[level], targets[level], weight_steps, momentum
                 )
             self.mean = units[:, -1].mean(0)  # the gradient step of size 1 / n
-        # added to what was there: whatever of it the basis left out (too small to count) is kept
+        # add the change only, so that components too small for the basis are kept
         self.weights[0] = before + (self.weights[0] - first) @ basis
 
 
@@ -141,10 +146,11 @@ def descend(
     steps: int,
     momentum: float,
 ) -> torch.Tensor:
-    """Nesterov steps on |targets - inputs weights|^2 / 2; `velocity` is carried on, in place.
+    """Take Nesterov steps on |targets - inputs weights|^2 / 2. Return the weights; update `velocity`.
 
     The step size is 1 over a bound on the largest eigenvalue of inputs^T inputs (its largest absolute row
-    sum), which without momentum cannot raise the error; for inputs of one sign the bound is nearly tight.
+    sum). Without momentum, such a step cannot raise the error. For inputs of one sign, the bound is nearly
+    tight.
     """
     gram = inputs @ inputs.T if len(inputs) < inputs.shape[1] else inputs.T @ inputs
     size = 1 / gram.abs().sum(0).amax().clamp_min(1e-12)
@@ -157,7 +163,7 @@ def descend(
 
 
 def in_own_span(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (r, d) as coordinates (r, k) in an orthonormal basis (k, d) of their span, k <= min(r, d)."""
+    """Return rows (r, d) as coordinates (r, k), and an orthonormal basis (k, d) of their span."""
     count, size = rows.shape
     if count >= size:
         return rows, torch.eye(size, dtype=rows.dtype, device=rows.device)

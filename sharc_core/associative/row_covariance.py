@@ -1,14 +1,14 @@
-"""Row covariance of a matrix-normal posterior, cheap for as long as few rows have been learnt."""
+"""Row covariance of a matrix-normal posterior, cheap while few rows have been learnt."""
 
 import torch
 
 
 class RowCovariance:
-    """U (m, m), float64, applied to rows: Z U, S = Z U Z^T + sigma^2 I, and the diagonal of S.
+    """U (m, m) float64, applied to rows: Z U, S = Z U Z^T + sigma^2 I, and the diagonal of S.
 
-    The prior is a multiple of I, and r rows learnt take from it a matrix of rank r. While that is small,
-    U = prior I - H^T H with H (r, m) costs 2 m r a row instead of m^2. A GPU takes U itself: there it is
-    the number of operations that counts, not their size.
+    The prior is a multiple of I, and r learnt rows subtract a matrix of rank r from it. While r is small, the
+    form U = prior I - H^T H with H (r, m) costs 2 m r per row instead of m^2. A GPU uses U itself, because
+    there the number of operations matters more than their size.
     """
 
     def __init__(self, covariance: torch.Tensor, prior: float, variance: float):
@@ -20,7 +20,7 @@ class RowCovariance:
         self.noise = covariance.new_empty(0, 0)
 
     def spread(self, z: torch.Tensor) -> torch.Tensor:
-        """Z U of z (G, n, m)."""
+        """Return Z U (G, n, m) of z (G, n, m)."""
         if self.taken is None:
             return z @ self.dense
         taken, turned = self.taken, self.turned
@@ -29,38 +29,38 @@ class RowCovariance:
         return torch.baddbmm(z, torch.bmm(z, turned), taken, beta=self.prior, alpha=-1)
 
     def coupled(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Z U and S (G, n, n) of z (G, n, m)."""
+        """Return Z U (G, n, m) and S (G, n, n) of z (G, n, m)."""
         if self.noise.shape[0] != z.shape[1]:
             self.noise = self.variance * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         spread = self.spread(z)
         return spread, torch.baddbmm(self.noise, spread, z.mT)
 
     def alone(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Z U and the diagonal of S, (G, n, 1), of z (G, n, m)."""
+        """Return Z U (G, n, m) and the diagonal of S (G, n, 1) of z (G, n, m)."""
         spread = self.spread(z)
         return spread, (spread * z).sum(2, keepdim=True).add_(self.variance)
 
 
 def taken_from(prior: float, covariance: torch.Tensor) -> torch.Tensor | None:
-    """H (r, m) with prior I - H^T H = covariance (m, m) to rounding; None if r would exceed m / 4.
+    """Return H (r, m) with prior I - H^T H = covariance (m, m) up to rounding; None if r would exceed m / 4.
 
-    Pivoted Cholesky decomposition of prior I - U, whose eigenvalues are between 0 and the prior. It ends
-    where LAPACK's (dpstrf) does by default: what is left of the diagonal is below m eps of the largest.
-    None, too, where that matrix is not positive semi-definite, as if `prior` were another one's.
+    This is a pivoted Cholesky decomposition of prior I - U, whose eigenvalues are between 0 and the prior. It
+    ends when the rest of the diagonal is at most m eps times the prior, similar to LAPACK's default (dpstrf).
+    Also returns None if the matrix is not positive semi-definite, for example with a wrong `prior`.
     """
     size = len(covariance)
     rest = -covariance
     rest.diagonal().add_(prior)
-    found, left = covariance.new_empty(size // 4, size), rest.diagonal().clone()
+    factor, left = covariance.new_empty(size // 4, size), rest.diagonal().clone()
     rounding = size * torch.finfo(rest.dtype).eps * prior
-    if left.sum() > prior * len(found):  # no eigenvalue exceeds the prior: more than that are not zero
+    if left.sum() > prior * len(factor):  # no eigenvalue exceeds the prior, so the rank exceeds m / 4
         return None
-    for count in range(len(found) + 1):
+    for count in range(len(factor) + 1):
         pivot = int(left.argmax())
         if left[pivot] <= rounding:
-            return found[:count] if left.min() >= -rounding else None
-        if count < len(found):
-            row = rest[pivot] - found[:count, pivot] @ found[:count]
-            found[count] = row / left[pivot].sqrt()
-            left -= found[count].square()
+            return factor[:count] if left.min() >= -rounding else None
+        if count < len(factor):
+            row = rest[pivot] - factor[:count, pivot] @ factor[:count]
+            factor[count] = row / left[pivot].sqrt()
+            left -= factor[count].square()
     return None
