@@ -121,9 +121,7 @@ def test_a_file_of_ones_own_is_compared_with_the_sum_that_the_grid_states(folder
     assert with_sum.features("s_glyphs", "small") == without.features("s_glyphs", "small")
     flip(weights, 0.9)  # in a tensor: only the sum can tell
     load_file(weights)
-    message = (
-        rf"weights file {weights} was altered: its SHA-256 is .{{64}}, backbone\.sha256 is .{{64}}: get"
-    )
+    message = rf"weights file {weights} was altered: its SHA-256 is .{{64}}, backbone\.sha256 is .{{64}}: get"
     with pytest.raises(UserError, match=rf"^config: backbone: {message}"):
         check_inputs(small_grid(folder, **stated))
     with pytest.raises(UserError, match=message):

@@ -229,7 +229,7 @@ class DriftingReplicas:
         return maps
 
     def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:
-        """Pooled training vectors (n, K) of index (n,) as they were at the visit."""
+        """Return the pooled training vectors (n, K) of `index` (n,) at the time of the visit."""
         return self._rows(replica, index, "pooled")
 
     def pooled(self, index: torch.Tensor) -> torch.Tensor:
