@@ -48,6 +48,7 @@ def clone(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["clone", "environment", "both"])
 @pytest.mark.parametrize("name", NAMES)
 def test_make_takes_any_name_of_a_folder(tmp_path, name, where):

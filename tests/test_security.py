@@ -202,6 +202,7 @@ def hostile(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_shows_hostile_names_as_text(hostile):
     page = (hostile / "report.html").read_text()
     checker = Checker()
@@ -214,6 +215,7 @@ def test_the_page_shows_hostile_names_as_text(hostile):
     assert any(HOSTILE in label for label in checker.labels)
 
 
+@pytest.mark.slow
 def test_a_drawing_holds_no_script_and_its_words_are_plain(hostile):
     drawings = list((hostile / "figures").glob("*.svg"))
     assert len(drawings) == 6
@@ -223,6 +225,7 @@ def test_a_drawing_holds_no_script_and_its_words_are_plain(hostile):
     assert words["title"].startswith(f"title {HOSTILE}")
 
 
+@pytest.mark.slow
 def test_tables_escape_hostile_names(hostile):
     for scenario in ("task_il", "class_il"):
         markdown = (hostile / f"{scenario}.md").read_text()

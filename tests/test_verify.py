@@ -18,6 +18,7 @@ from sharc_core.provenance.lineage import FIELDS
 from sharc_core.verification import verify as verify_module
 from sharc_core.verification.record import record_name
 
+pytestmark = pytest.mark.slow
 MATRICES = "matrices/s_digits/resnet_small-pretrain"
 
 
@@ -97,7 +98,6 @@ def test_the_results_alone_are_enough(place, verify):
     assert verify("archive/of_2023/")[0] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "place_of_it"),
     [
@@ -373,7 +373,6 @@ def test_other_published_numbers_are_told(place, verify, monkeypatch, tmp_path):
 # --- data, weights, features -----------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_inputs_in_the_recorded_and_in_another_folder(place, made, verify):
     status, lines = verify("results", "--data")  # where they were made, by the whole path
     assert status == 0 and f"4 inputs in {made.data} have the recorded checksums" in lines[0], lines
@@ -383,7 +382,6 @@ def test_inputs_in_the_recorded_and_in_another_folder(place, made, verify):
     assert verify("results", "--data", "gone") == (1, [missing])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "kind"),
     [
