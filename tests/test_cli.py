@@ -120,6 +120,33 @@ def test_a_method_without_memory_runs(grid_file, capsys):
     assert "s_digits sgd class_il, seed 0" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["ncm", "slda"])
+def test_a_closed_form_method_runs(grid_file, capsys, method):
+    """Without a buffer; what the learner keeps stands at the end."""
+    assert run(grid_file, "--method", method) == 0
+    out = capsys.readouterr().out
+    assert f"s_digits {method} class_il, seed 0" in out
+    *_, row, acc, _, costs = out.splitlines()
+    assert row.split()[0] == "5" and float(acc.split()[1]) > 80
+    assert costs.startswith("learner ") and "samples" not in costs
+
+
+def test_a_head_that_a_method_cannot_take_is_one_line_before_any_job(grid_file, capsys):
+    grid_file.write_text(yaml.safe_dump(GRID | {"methods": ["er", "ncm"], "head": {"kind": "mlp"}}))
+    assert main(["check", "--config", str(grid_file)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "error: config: head.kind mlp cannot be combined with method ncm: use head.kind linear, "
+        "or take ncm out of methods\n"
+    )
+    assert not captured.out
+    grid_file.write_text(yaml.safe_dump(GRID | {"head": {"kind": "mlp"}}))
+    assert main(["check", "--config", str(grid_file)]) == 0
+    capsys.readouterr()
+    assert run(grid_file, "--method", "slda") == 1
+    assert "head.kind mlp cannot be combined with method slda" in capsys.readouterr().err
+
+
 def test_check(grid_file, capsys):
     assert main(["check", "--config", str(grid_file)]) == 0
     assert "7 cells, 35 training runs" in capsys.readouterr().out
@@ -166,6 +193,17 @@ def test_every_config_key_is_documented():
     assert f"| `device` | `{CellsConfig().device}` |" in block
     for device in get_args(Device):
         assert f"`{device}`" in block
+
+
+def test_every_method_setting_is_documented():
+    """The table of docs/config.md has a row with the keys of every method that has any."""
+    from sharc_core.methods import METHODS
+
+    block = (ROOT / "docs/config.md").read_text().split("\n## `method_settings`")[1].split("\n## ")[0]
+    rows = {line.split("|")[1].strip(" `"): line for line in block.splitlines() if line.startswith("| `")}
+    for name in METHODS.names():
+        for key in METHODS.get(name).Settings.model_fields:
+            assert f"`{key}`" in rows[name], f"method_settings.{name}.{key} is not in docs/config.md"
 
 
 def test_documented_pretraining_defaults():
