@@ -120,6 +120,14 @@ def test_labels_of_a_bytes_axis_do_not_overlap(values):
     assert all(left.x1 + 3 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize("values", [[0.0], [0.0, 5000.0]])
+def test_a_method_that_keeps_no_bytes_has_an_axis(values):
+    panel = Figure().subplots()
+    bytes_axis(panel, values)
+    low, high = panel.get_xlim()
+    assert 0 < low < max(*values, 1.0) < high
+
+
 def test_added_methods_look_different_from_each_other_and_from_ours():
     entries = entries_of([make_document(m) for m in ("er", "mine", "other", "third")])
     looks = [look(m, entries) for m in ("er", "mine", "other", "third")]

@@ -80,9 +80,14 @@ MOST_TICKS = 5  # more labels overlap in a narrow panel
 
 
 def bytes_axis(panel: Axes, values: Sequence[float]) -> None:
-    """Make the x axis logarithmic, with a range that includes the values and labels in kB, MB ..."""
+    """Make the x axis logarithmic, with a range that includes the values and labels in kB, MB ...
+
+    0 bytes, of a method that keeps nothing, have no logarithm: they lie outside the range of other values, and
+    the axis starts at 1 byte where there are no others.
+    """
     panel.set_xscale("log")
-    low, high = min(values) / 1.4, max(values) * 1.4
+    sizes = [value for value in values if value > 0] or [1.0]
+    low, high = min(sizes) / 1.4, max(sizes) * 1.4
     powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)))]
     for multiples in TICKS:
         ticks = [m * power for power in powers for m in multiples if low <= m * power <= high]
