@@ -193,7 +193,7 @@ def test_damaged_files_are_named_by_the_job_that_reads_them(copy, undisturbed):
     line = refused(copy, features)
     assert line.startswith("error: features s_digits: ")
     assert f"{weights.relative_to(copy)} was altered (its SHA-256 differs from its card's)" in line
-    assert f"delete it and {weights.stem}.json beside it and run again" in line
+    assert f"delete it and {weights.stem}.json next to it and run again" in line
     weights.unlink()
     weights.with_suffix(".json").unlink()
 

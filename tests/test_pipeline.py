@@ -26,7 +26,7 @@ def test_outputs(project):
             assert (out / f"figures/{figure}_{scenario}.svg").stat().st_size > 1000
     assert "ER" in (out / "report.html").read_text()
     # the digits are not in the paper
-    assert "none of them is in this grid" in (out / "tables/scorecard.md").read_text()
+    assert "2 of the paper's claims need another grid" in (out / "tables/scorecard.md").read_text()
     matrices = sorted(p.stem for p in out.glob("matrices/s_digits/*/*.json"))
     assert matrices == [
         "er-plain-m20-floats",
@@ -56,7 +56,7 @@ def test_snakemakes_own_report(project):
         assert words in page
     for caption in (
         "sample standard deviation over the seeds",
-        "solid ones SHARC",
+        "solid lines SHARC",
         "One self-contained page",
     ):
         assert caption in page
@@ -154,15 +154,15 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
 @pytest.mark.parametrize(
     ("file", "old", "new", "again"),
     [
-        ("templates/report.html.j2", "<html", "<html ", ["provenance.json", "report.html"]),
+        ("report/templates/report.html.j2", "<html", "<html ", ["provenance.json", "report.html"]),
         (
-            "metrics.py",
+            "learning/metrics.py",
             "return ",
             "return 1 * ",
             ["figures", "provenance.json", "report.html", "runs.csv", "tables"],
         ),
         (
-            "pretrain.py",
+            "backbones/pretraining.py",
             "WARM_UP = 0.25",
             "WARM_UP = 0.2",
             [
@@ -183,7 +183,7 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
             ["figures", "provenance.json", "report.html", "runs.csv", "tables"],
         ),
         # a docstring of a table, a message, and a new data source, at once
-        ("tables.py", '"""', '"""Anew: ', []),
+        ("report/tables.py", '"""', '"""Anew: ', []),
     ],
 )
 def test_edited_code_reruns_its_stage_and_what_comes_after(project, file, old, new, again):
