@@ -104,7 +104,11 @@ def wait_for(found: Callable[[], Found], what: str) -> Found:
 def jobs_of(process: Running, script: str) -> list[psutil.Process]:
     """Running Python processes of a script (Snakemake runs a copy of it under a name of its own)."""
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # Snakemake has just ended
+        return []
+    for child in children:
         try:
             if any(part.endswith(f".{script}") for part in child.cmdline()[1:]):
                 found.append(child)

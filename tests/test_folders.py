@@ -298,7 +298,7 @@ def test_forms_of_a_module(project, tmp_path, changes, expected):
             {"config": 'config: config["bench"]\n    prefix: "pre"'},
             "error: module sharc: prefix and replace_prefix",
         ),
-        ({"config": "config: config"}, "error: config: datasets is missing"),
+        ({"config": "config: config"}, "error: config: unknown key 'bench'; valid: backbone, "),
         ({"config": "config: dict()"}, "error: config: "),
     ],
 )

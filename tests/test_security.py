@@ -108,14 +108,14 @@ def test_what_a_shell_is_told_is_quoted():
     assert parts and all(part.endswith(":q") for part in parts), parts
 
 
-def test_markup_is_made_of_our_own_drawings_only():
-    """The one place that hands text to the page as it is."""
+def test_markup_is_made_of_our_own_drawings_and_paragraphs_only():
+    """The page takes two texts as they are: figures, and the paragraph that a study's class has."""
     found = []
     for path in (ROOT / "sharc_core").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Markup":
                 found.append((path.name, ast.unparse(node)))
-    assert found == [("page.py", "Markup(svg)")]
+    assert sorted(found) == [("page.py", "Markup(study.explanation)"), ("page.py", "Markup(svg)")]
 
 
 # --- images ----------------------------------------------------------------------------------------
