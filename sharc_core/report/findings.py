@@ -57,12 +57,11 @@ def scorecard_findings(
     ours: setups of the entries. lookup: published_lookup. claims: check_claims of the setups' pairs.
     """
     paper = published_pairs(lookup)
-    with_pairs = [setup for setup in ours if setup.pairs]
     findings = [
         _effect_in_paper(ours, paper),
-        *map(_effect_of_setup, with_pairs),
+        *(_effect_of_setup(setup) for setup in ours if setup.pairs),
         _below_sgd(entries, lookup),
-        *map(_equal_bytes, with_pairs),
+        *map(_equal_bytes, ours),
     ]
     if paper:
         findings += [claim_finding(claim) for claim in claims if claim.sharc]
@@ -71,7 +70,7 @@ def scorecard_findings(
 
 
 def _effect_in_paper(ours: Sequence[Setup], paper: dict[tuple, PublishedPair]) -> Finding | None:
-    """How often SHARC raises ACC in the paper; None where no pair of the paper is in the grid."""
+    """State how often SHARC raises ACC in the paper; None where no pair of the paper is in the grid."""
     keys = {published_key(pair.sharc) for setup in ours for pair in setup.pairs} & set(paper)
     if not keys:
         return None
@@ -85,7 +84,7 @@ def _effect_in_paper(ours: Sequence[Setup], paper: dict[tuple, PublishedPair]) -
 
 
 def _effect_of_setup(setup: Setup) -> Finding:
-    """Whether SHARC helps: in how many pairs, and over all pairs of a scenario."""
+    """State whether SHARC helps: in how many pairs, and over all pairs of a scenario."""
     tests = [pair.test for pair in setup.pairs]
     raised = count(tests, lambda t: t.difference > 0)
     label = f" ({setup.label})" if setup.label else ""
@@ -126,7 +125,7 @@ def _overall(effect: Overall) -> str:
 
 
 def _below_sgd(entries: Sequence[Entry], lookup: dict) -> Finding | None:
-    """How many replay rows of each scenario have a lower ACC than SGD, and which; None without SGD."""
+    """State how many replay rows of each scenario have a lower ACC than SGD, and which; None without SGD."""
     parts, details = [], []
     for scenario in unique((e.scenario for e in entries), scenario_key):
         sgd = {_place(e): e.acc for e in entries if e.scenario == scenario and e.method == "sgd"}
@@ -152,7 +151,7 @@ def _below_sgd(entries: Sequence[Entry], lookup: dict) -> Finding | None:
 
 
 def _equal_bytes(setup: Setup) -> Finding | None:
-    """How often a plain row of no more bytes matches SHARC; None where no plain row keeps so few bytes."""
+    """State how often a plain row matches SHARC at equal bytes; None where no plain row keeps so few."""
     any_method, same_method = matched(setup.entries), matched(setup.entries, same_method=True)
     if not any_method.of:
         return None
@@ -269,7 +268,7 @@ def _best_per_dataset(entries: Sequence[Entry]) -> list[Finding]:
 
 
 def _agreement(pairs: Sequence[Pair], published: pd.DataFrame) -> Finding | None:
-    """Whether SHARC helps where the paper reports that it does."""
+    """State whether SHARC helps where the paper reports that it does."""
     lookup = published_lookup(published)
     cases = [
         (pair, sharc["acc_mean"] - plain["acc_mean"])
