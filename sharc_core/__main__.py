@@ -175,7 +175,7 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
             raise UserError(
                 f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
             )
-    values = grid.model_dump()
+    values = grid.without_studies()
     theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
     if theta is None and choice.variant == "sharc" and choice.scenario in get_args(Scenario):
         raise UserError(
@@ -199,7 +199,6 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
         "protocol": grid.protocol[0] if choice.protocol is None else choice.protocol,
         "budget": listed(grid.budget)[0].model_dump(),
         "storage": listed(grid.storage)[0],
-        "studies": {},
     }
     return load_grid(values)
 

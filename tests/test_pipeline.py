@@ -325,4 +325,4 @@ def test_bad_input_is_one_line_before_any_job(project, change, message):
     text = run.stdout + run.stderr
     lines = [line for line in text.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and lines[0].startswith(message), text
-    assert "Traceback" not in text and "rule " not in text
+    assert "Traceback" not in text and "rule " not in text and ran(text) == []
