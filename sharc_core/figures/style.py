@@ -82,8 +82,8 @@ MOST_TICKS = 5  # more labels overlap in a narrow panel
 def bytes_axis(panel: Axes, values: Sequence[float]) -> None:
     """Make the x axis logarithmic, with a range that includes the values and labels in kB, MB ...
 
-    A method that keeps nothing has 0 bytes, which have no logarithm: it is left of the range of the others. If
-    all have 0 bytes the range is around 1 byte.
+    A method that keeps nothing has 0 bytes, which have no logarithm: it is left of the range of the others.
+    If all have 0 bytes the range is around 1 byte.
     """
     panel.set_xscale("log")
     sizes = [value for value in values if value > 0] or [1.0]
