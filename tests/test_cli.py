@@ -169,7 +169,7 @@ def test_readme_names_real_keys_and_commands():
     from sharc_core.grid.loading import load_grid
 
     readme = (ROOT / "README.md").read_text()
-    block = readme.split("## Your own images")[1].split("snakemake --cores")[0]
+    block = readme.split("## Use your own images")[1].split("python -m sharc_core")[0]
     values = yaml.safe_load("\n".join(line[4:] for line in block.splitlines() if line.startswith("    ")))
     load_grid(values)
 
