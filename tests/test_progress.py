@@ -133,7 +133,7 @@ def last_line(stream: io.StringIO) -> str:
 
 
 def test_a_terminal_shows_what_runs(monkeypatch):
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: SimpleNamespace(columns=100))
+    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda *_, **__: SimpleNamespace(columns=100))
     run = Run(Terminal())
     run.log(LogEvent.RUN_INFO, stats=CELLS)
     run.finish(run.start("features", cache="s_digits/net/view0"), after=40)
@@ -145,7 +145,7 @@ def test_a_terminal_shows_what_runs(monkeypatch):
     run.finish(first, after=7)
     assert "\r\033[K[2/6] cell s_digits/net/sgd (10 s, 1 more running" in run.stream.getvalue()
     assert last_line(run.stream).startswith("2 of 6 done, 1 running, about 13 s left: cell er 10 s")
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: SimpleNamespace(columns=40))
+    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda *_, **__: SimpleNamespace(columns=40))
     run.progress._redraw()
     assert len(last_line(run.stream)) == 39 and last_line(run.stream).endswith("...")
     run.progress.close()
