@@ -48,7 +48,7 @@ def test_other_plugins_comments_docstrings_and_messages_do_not_count(copy):
     before = provenance.code_hash.__wrapped__("er", "mean")
     edit(copy / "methods/gem.py", "margin: float", "margin2: float")
     edit(copy / "associative/modern_hopfield.py", "half()", "float()")
-    edit(copy / "methods/er.py", "One step on current", "One more step on current")
+    edit(copy / "methods/er.py", "Take one step on the sum", "Take a step on the sum")
     edit(copy / "grid/checks.py", "is listed twice", "is there twice")
     edit(copy / "provenance/origin.py", "platform.machine()", "platform.node()")
     (copy / "methods/new.py").write_text("x = 1\n")
@@ -131,7 +131,7 @@ def test_nothing_else_counts_for_a_stage(copy):
     (copy / "datasets/new.py").write_text("x = 1\n")
     for path in [*copy.glob("*.py"), *copy.glob("*/*.py")]:
         path.write_text(path.read_text() + "\n# a comment\n")
-    edit(copy / "datasets/digits.py", "The ten digits.", "Ten digits.")
+    edit(copy / "datasets/digits.py", "8 x 8 grey levels of 0..16", "Grey levels of 0..16")
     assert [stage(*roots) for roots in stages] == before
 
 
