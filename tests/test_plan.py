@@ -104,6 +104,18 @@ def test_the_last_line_is_about_what_was_asked_for(plan):
     )
 
 
+def test_the_end_of_a_call_that_failed_does_not_name_the_report(plan):
+    now, lines = plan(), []
+    now.progress = SimpleNamespace(print=lines.append, failures=lambda: ["Failed: cell x (log: x.log)"])
+    now.print_end(has_failed=True)
+    assert lines == ["Failed: cell x (log: x.log)"]
+    now.progress.failures = list  # Snakemake gave up for another reason
+    now.print_end(has_failed=True)
+    assert len(lines) == 1
+    now.print_end()
+    assert lines[1] == now.summary()
+
+
 def test_what_is_asked_for_again_is_made_again(plan):
     finish(plan())
     assert plan("-R", "cell").to_train == list(plan().cells)

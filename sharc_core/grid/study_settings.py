@@ -22,7 +22,7 @@ def with_study_settings(values: Mapping[str, Any], keys: Collection[str]) -> dic
 
     Raises UserError for a key that neither the grid nor a study has, and for a block that is not valid.
     """
-    found = dict(values)
+    validated = dict(values)
     for name in [name for name in values if name not in keys]:
         if not isinstance(name, str) or name not in STUDIES.names():
             known = [*keys, *STUDIES.names()]
@@ -31,19 +31,19 @@ def with_study_settings(values: Mapping[str, Any], keys: Collection[str]) -> dic
             )
         model = STUDIES.get(name).Settings
         try:
-            found[name] = model.model_validate(values[name])
+            validated[name] = model.model_validate(values[name])
         except ValidationError as error:
             raise UserError(f"config: {explain(error, model, name)}") from None
-    return found
+    return validated
 
 
 def added_sub_grids(settings: Mapping[str, Settings]) -> dict[str, SubGrid]:
     """Return the sub-grids that studies add to a grid. settings: of the studies in the grid file, by name."""
-    found = {}
+    sub_grids = {}
     for name, values in settings.items():
         for key, changes in STUDIES.get(name)(values).sub_grids().items():
-            found[key] = SubGrid.model_validate(changes)
-    return found
+            sub_grids[key] = SubGrid.model_validate(changes)
+    return sub_grids
 
 
 def is_taken(name: str, settings: Mapping[str, Settings]) -> bool:

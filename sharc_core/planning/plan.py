@@ -104,11 +104,11 @@ class Plan:
     @cached_property
     def batches(self) -> dict[str, list[str]]:
         """By the file that a batch of cells writes last, their documents. Empty with one cell per job."""
-        size, found = self.grid.cells.batch, {}
+        size, documents_of = self.grid.cells.batch, {}
         for (_, _, name), cells in batches(self.cells.values(), size).items() if size > 1 else ():
             documents = [str(self.layout.cell(cell)) for cell in cells]
-            found[str(Path(documents[0]).parent / FINISHED / f"{name}.batch")] = documents
-        return found
+            documents_of[str(Path(documents[0]).parent / FINISHED / f"{name}.batch")] = documents
+        return documents_of
 
     @cached_property
     def batch_of(self) -> dict[str, str]:
@@ -191,7 +191,7 @@ class Plan:
     @cached_property
     def stages(self) -> Stages:
         """The stages of the grid's record."""
-        hash_of, studies, measured = self.grid.config_hash, self._cell_studies, self.reported
+        grid_hash, studies, measured = self.grid.config_hash, self._cell_studies, self.reported
         table_code = grid_table_code(self.grid.model_dump(), backbones_of_cells(self.cells.values()))
         figure_code = [root for study in studies for root in study.figure_code()]
         report_code = [root for study in [*studies, *(s.study for s in measured)] for root in code_of(study)]
@@ -207,19 +207,19 @@ class Plan:
             self._stage(
                 "tables",
                 self.tables,
-                [list(self.grid.sub_grids), hash_of, stage_hash(*table_code), published],
+                [list(self.grid.sub_grids), grid_hash, stage_hash(*table_code), published],
                 after=["runs"],
             ),
             self._stage(
                 "figures",
                 self.figures,
-                [figures, hash_of, stage_hash("figures", "results.runs", *figure_code)],
+                [figures, grid_hash, stage_hash("figures", "results.runs", *figure_code)],
                 after=["runs"],
             ),
             self._stage(
                 "report",
                 [self.report],
-                [hash_of, published, sorted(map(os.path.basename, self.cards))]
+                [grid_hash, published, sorted(map(os.path.basename, self.cards))]
                 + [stage_hash("report.page", "report/templates", "results.published", "results.runs")]
                 + [stage_hash(*report_code), {study.name: list(study.keys.values()) for study in measured}],
                 after=["runs", "figures"],
@@ -244,22 +244,23 @@ class Plan:
     @cached_property
     def outdated(self) -> set[str]:
         """Rules of the stages whose files have to be made. In a job, or a call that only looks, all rules."""
-        found = set(self.stages.files)
+        rules = set(self.stages.files)
         if self.call.compares and not self.to_train:
-            found = self.stages.outdated()
+            rules = self.stages.outdated()
         for study in self.studies:
             of_study = study.outdated()
-            found |= of_study
-            found |= {"report", "provenance"} if of_study and study.is_in_all else set()
-        return found
+            rules |= of_study
+            if of_study and study.is_in_all:
+                rules |= {"report", "provenance"}
+        return rules
 
     @cached_property
     def files_of(self) -> dict[str, list[str]]:
         """By rule of a stage, its files."""
-        found = dict(self.stages.files)
+        files = dict(self.stages.files)
         for study in self.studies:
-            found |= study.stages.files
-        return found
+            files |= study.stages.files
+        return files
 
     def key(self, rule: str) -> str:
         """Return the key of a stage: a hash of all that its files are made from."""
@@ -279,17 +280,17 @@ class Plan:
 
     def to_force(self) -> list[str]:
         """Return the files whose jobs Snakemake runs whatever it thinks of them."""
-        found = [*self.to_train, *self.to_copy]
-        found += [path for study in self.studies for path in study.to_measure]
-        found += [path for rule in self.outdated for path in self.files_of[rule]]
-        return found + [self.batch_of[path] for path in self.to_train if path in self.batch_of]
+        paths = [*self.to_train, *self.to_copy]
+        paths += [path for study in self.studies for path in study.to_measure]
+        paths += [path for rule in self.outdated for path in self.files_of[rule]]
+        return paths + [self.batch_of[path] for path in self.to_train if path in self.batch_of]
 
     # --- the end of the call -----------------------------------------------------------------------------
 
-    def tell_end(self) -> None:
-        """Print the last line of a call that ran jobs: what failed, or what there is now."""
+    def print_end(self, has_failed: bool = False) -> None:
+        """Print the last line of a call that ran jobs: what was made, or each job that failed."""
         if self.progress is not None and self.call.compares:
-            for line in self.progress.failures() or [self.summary()]:
+            for line in self.progress.failures() if has_failed else [self.summary()]:
                 self.progress.print(line)
 
     def summary(self) -> str:
@@ -298,7 +299,7 @@ class Plan:
         if lines:
             return "; ".join(lines)
         trained = [path for path, time in self._times.items() if _time(path) != time]
-        left = [path for path in self.to_train if _time(path) is None]
+        left = set(self.to_train).difference(trained)
         counts = f"{counted(len(trained), 'cell')} trained, {len(self.cells) - len(self.to_train)} up to date"
         counts += f", {len(left)} still to be trained" if left else ""
         if self.call.asks_for(self.report, "all", "report"):

@@ -50,7 +50,7 @@ def _plan_of(workflow: Any, root: str) -> Plan:
     if call.is_main and workflow.modifier.is_main_snakefile():
         is_run = call.compares and not call.is_dry
         hidden = [study.name for study in plan.studies]
-        plan.progress = follow(workflow, is_run, hidden, plan.tell_end if is_run else lambda: None)
+        plan.progress = follow(workflow, is_run, hidden, plan.print_end if is_run else lambda: None)
     if call.compares:
         for line in plan.comparison.notes():
             say(line)

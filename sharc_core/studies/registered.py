@@ -26,21 +26,21 @@ def cell_studies(values: Mapping[str, Any], backbones: Backbones) -> list[Study]
 
     values: the grid's keys and values, of which the blocks of studies are read.
     """
-    found = []
+    studies = []
     for name in STUDIES.names():
         kind = STUDIES.get(name)
         if not kind.has_jobs() and (name in values or kind.applies(backbones)):
-            found.append(kind(kind.Settings.model_validate(values.get(name, {}))))
-    return found
+            studies.append(kind(kind.Settings.model_validate(values.get(name, {}))))
+    return studies
 
 
 def backbones_of_cells(cells: Iterable[Cell]) -> Backbones:
     """Return, by scenario, the names of the backbones that cells are reported with."""
-    found: dict[str, set[str]] = {}
+    backbones: dict[str, set[str]] = {}
     for cell in cells:
         for scenario in cell.scenarios:
-            found.setdefault(scenario, set()).add(cell.backbone)
-    return found
+            backbones.setdefault(scenario, set()).add(cell.backbone)
+    return backbones
 
 
 def backbones_of_runs(runs: "pd.DataFrame") -> Backbones:

@@ -41,8 +41,8 @@ onstart:
 
 
 onsuccess:
-    PLAN.tell_end()
+    PLAN.print_end()
 
 
 onerror:
-    PLAN.tell_end()
+    PLAN.print_end(has_failed=True)
