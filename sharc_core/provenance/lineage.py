@@ -1,7 +1,7 @@
 """The lineage that every table states: commits, grid file, data, weights, versions and hosts of its results.
 
-All of it stands in the rows that the table is made of (runs.csv, the files of a study's jobs), but for the
-grid's hash. So a table is a function of results and grid, whatever commit it is made at.
+All of it except the grid's hash is in the rows behind the table (runs.csv, the files of a study's jobs). So
+a table is a function of results and grid, independent of the commit that writes it.
 """
 
 from collections.abc import Iterable, Mapping
