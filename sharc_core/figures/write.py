@@ -18,13 +18,12 @@ from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.style import STYLE, save
 from sharc_core.figures.theta import theta_figure
-from sharc_core.grid.sub_grid import MAIN, SubGrid
+from sharc_core.grid.sub_grid import MAIN, MAIN_FIGURES, SubGrid
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import scenario_key
 from sharc_core.results.summary import runs_of, summarise
 
-NAMES = ("learning_curves", "bytes")  # figures of the grid itself
 SETTINGS = ("associative_memory", "saliency")
 
 
@@ -51,7 +50,9 @@ def write_figures(
         "theta": theta_figure,
         "protocol": protocols_figure,
     } | {name: partial(settings_figure, setting=name) for name in SETTINGS}
-    wanted: list[tuple[str, str | None, str, str | None]] = [(MAIN, kind, kind, None) for kind in NAMES]
+    wanted: list[tuple[str, str | None, str, str | None]] = [
+        (MAIN, kind, kind, None) for kind in MAIN_FIGURES
+    ]
     wanted += [
         (name, s.figure, name, s.title or name.replace("_", " ")) for name, s in (studies or {}).items()
     ]

@@ -9,6 +9,7 @@ from sharc_core.common.errors import UserError, shown
 from sharc_core.common.registry import nearest
 
 MAIN = "main"  # the grid itself, next to its sub-grids
+MAIN_FIGURES = ("learning_curves", "bytes")  # figures of the grid itself
 FIXED = {"studies", "backbone", "data_dir", "results_dir", "mirror", "device", "cells"}
 Figure = Literal["learning_curves", "bytes", "associative_memory", "saliency", "theta", "protocol"]
 OF_SHARC = ("associative_memory", "saliency", "theta", "protocol")  # figures that need runs of SHARC

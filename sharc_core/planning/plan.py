@@ -17,6 +17,7 @@ from sharc_core.common.files import sha256_file
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.loading import sub_grid_of
 from sharc_core.grid.models import Grid
+from sharc_core.grid.sub_grid import MAIN_FIGURES
 from sharc_core.grid.unroll import memberships
 from sharc_core.planning.call import Call
 from sharc_core.planning.inputs import Inputs
@@ -33,7 +34,6 @@ from sharc_core.verification.comparison import Comparison
 from sharc_core.verification.record import GRID, card_copy, grid_table_code, record_name
 
 CELL_RULES = ("cell", "cells", "document")
-FIGURES = ("learning_curves", "bytes")  # of the grid itself
 FIGURE_KINDS = ("svg", "png", "json")  # the JSON file describes the figure in words
 
 
@@ -146,7 +146,7 @@ class Plan:
     @cached_property
     def figures(self) -> list[str]:
         """Paths of the figures of the grid, its sub-grids and the studies that have no jobs."""
-        drawn = [f"{figure}_{scenario}" for figure in FIGURES for scenario in self.grid.scenarios]
+        drawn = [f"{figure}_{scenario}" for figure in MAIN_FIGURES for scenario in self.grid.scenarios]
         for name, sub_grid in self.grid.sub_grids.items():
             if sub_grid.figure is not None:
                 drawn += [f"{name}_{scenario}" for scenario in sub_grid_of(self.grid, name).scenarios]
