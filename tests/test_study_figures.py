@@ -11,8 +11,7 @@ from sharc_core.figures import alt_text, write_figures
 from sharc_core.figures.protocols import protocols_figure
 from sharc_core.figures.settings import settings_figure
 from sharc_core.figures.theta import theta_figure
-from sharc_core.figures.write import NAMES
-from sharc_core.grid.sub_grid import SubGrid
+from sharc_core.grid.sub_grid import MAIN_FIGURES, SubGrid
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
 
@@ -159,7 +158,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
         members.append({"class_il": ["sweep"]})
     studies = {"sweep": SubGrid(figure="theta", title="Channels dropped"), "table_only": SubGrid()}
     paths = write_figures(found, runs_table(found, members), tmp_path, studies)
-    names = {f"{name}_{scenario}" for name in NAMES for scenario in ("task_il", "class_il")} | {
+    names = {f"{name}_{scenario}" for name in MAIN_FIGURES for scenario in ("task_il", "class_il")} | {
         "sweep_class_il"
     }
     assert {p.name for p in tmp_path.iterdir()} == {

@@ -5,12 +5,11 @@ from sharc_core.figures.curves import curves_of
 from sharc_core.figures.first_task import first_task_of
 from sharc_core.figures.memory_bytes import pareto_front
 from sharc_core.figures.style import COLOURS, FURTHER, STYLE, look, save
-from sharc_core.figures.write import NAMES, write_figures
+from sharc_core.figures.write import write_figures
 
 __all__ = [
     "COLOURS",
     "FURTHER",
-    "NAMES",
     "STYLE",
     "alt_text",
     "curves_of",

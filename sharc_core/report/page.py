@@ -12,7 +12,7 @@ from sharc_core.backbones.names import network_and_batch_norm
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, write_text
 from sharc_core.common.formats import DASH
-from sharc_core.figures import NAMES
+from sharc_core.grid.sub_grid import MAIN_FIGURES
 from sharc_core.provenance.lineage import facts, lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.findings import scenario_findings
@@ -66,10 +66,12 @@ def write_report(
                 "tables": main_tables(chosen, published),
                 "equal_bytes": equal_bytes_table(chosen),
                 "pairs": pair_tables(chosen),
-                "figures": {name: _figure(Path(figures_folder) / f"{name}_{scenario}.svg") for name in NAMES},
+                "figures": {
+                    name: _figure(Path(figures_folder) / f"{name}_{scenario}.svg") for name in MAIN_FIGURES
+                },
             }
         )
-    own = {f"{name}_{scenario['id']}.svg" for name in NAMES for scenario in scenarios}
+    own = {f"{name}_{scenario['id']}.svg" for name in MAIN_FIGURES for scenario in scenarios}
     further = [Path(path) for path in drawn if Path(path).name not in own]
     backbones = backbones_of_runs(runs)
     results = Results(config, runs=runs, published=published, documents=cells)
