@@ -48,7 +48,23 @@ def pytest_configure():
         torch.set_num_threads(max(1, torch.get_num_threads() // WORKERS))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--reliability", metavar="NAME", help="only the tests of this row of docs/reliability.md"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep the tests of one row of docs/reliability.md if that is asked for, then sort."""
+    row = config.getoption("--reliability")
+    if row is not None:
+        kept = [i for i in items if any(row in mark.args for mark in i.iter_markers("reliability"))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+    in_order(items)
+
+
+def in_order(items):
     """Sort by file: the longest first, so that no worker has a long one left when the others are done.
 
     Of the rest, those with a real Snakemake come before those without, as they leave a core idle at times.

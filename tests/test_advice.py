@@ -40,6 +40,7 @@ def refused(path, **kind) -> str:
     return line
 
 
+@pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_the_prefix_that_fits_is_named(tmp_path, prefix):
     path = tmp_path / "mine.safetensors"
@@ -61,6 +62,7 @@ def test_of_two_encoders_the_first_counts(tmp_path):
     assert "begin with 'module.encoder_k.'" in refused(path)
 
 
+@pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,6 +78,7 @@ def test_what_is_wrong_besides_the_prefix_is_named_too(tmp_path, change, message
     assert "begin with 'net.'" in line and line.endswith(message)
 
 
+@pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "mobilenet_v3_small"])
 def test_a_prefix_that_is_lacking_is_named(tmp_path, arch):
     path = tmp_path / "mine.safetensors"
@@ -95,6 +98,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize("layout", OTHERS)
 def test_other_layouts_are_told_what_is_expected(tmp_path, layout):
     path = tmp_path / "mine.safetensors"
@@ -122,6 +126,7 @@ def test_a_grid_is_refused_with_the_advice(tmp_path):
         check_inputs(load_grid(changed("backbone.weights", str(path)) | {"data_dir": str(tmp_path)}))
 
 
+@pytest.mark.reliability("pickled-weights")
 @pytest.mark.parametrize("name", [
     "x.pth", "x.pt", "x.ckpt", "x.bin", "a/b c/pytorch_model.bin", "X.PTH", "x.pth.tar", "../x.pkl", "x.t7",
     "x.pickle", "$x.th",
@@ -133,12 +138,14 @@ def test_pickles_are_refused_with_the_way_to_convert_them(name):
         load_grid(changed("backbone.weights", name))
 
 
+@pytest.mark.reliability("pickled-weights")
 @pytest.mark.parametrize("name", ["x.npz", "x.h5", "x.onnx", "x.msgpack", "x.safetensors.gz", "x.zip"])
 def test_other_formats_are_refused(name):
     with pytest.raises(UserError, match=r"^config: backbone\.weights: .* \.safetensors only: see"):
         load_grid(changed("backbone.weights", name))
 
 
+@pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize("inside", ["state_dict", None])
 def test_the_documented_lines_convert(tmp_path, monkeypatch, inside):
     """As they stand on the page, which the messages name."""

@@ -81,6 +81,7 @@ def test_methods_stay_equation_sized(name, lines):
     assert len((PACKAGE / "methods" / f"{name}.py").read_text().splitlines()) <= lines
 
 
+@pytest.mark.reliability("unsafe-weights")
 @pytest.mark.slow
 def test_no_pickle():
     """Nothing that was downloaded is ever unpickled, but by the reader that looks up no function."""

@@ -42,6 +42,7 @@ def refused(path: Path, message: str, read: list[str] | None = None) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.reliability("archive-paths")
 @pytest.mark.parametrize("name", ["../out.png", "a/../../out.png", "/../out.png", "a/.."])
 def test_paths_that_lead_out_are_refused(tmp_path, name):
     inside = tmp_path / "inside"
@@ -57,6 +58,7 @@ def test_paths_that_lead_out_are_refused(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.reliability("archive-paths")
 def test_absolute_paths_are_read_inside_the_archive(tmp_path):
     (tmp_path / "real.png").write_bytes(b"another")
     name = str(tmp_path / "real.png")
@@ -68,6 +70,7 @@ def test_absolute_paths_are_read_inside_the_archive(tmp_path):
     assert (tmp_path / "real.png").read_bytes() == b"another"
 
 
+@pytest.mark.reliability("archive-paths")
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_what_is_no_file_is_ignored_in_a_tar(tmp_path, kind):
     secret = tmp_path / "secret.png"
@@ -80,6 +83,7 @@ def test_what_is_no_file_is_ignored_in_a_tar(tmp_path, kind):
     assert Container(path).names() == ["train/a/1.png"]
 
 
+@pytest.mark.reliability("archive-paths")
 def test_links_in_a_zip_are_ignored(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -90,6 +94,7 @@ def test_links_in_a_zip_are_ignored(tmp_path):
     assert Container(path).names() == ["1.png"]
 
 
+@pytest.mark.reliability("archive-bombs")
 def test_too_many_files(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "COUNT_LIMIT", 3)
     names = [f"{number}.png" for number in range(4)]
@@ -117,6 +122,7 @@ def small(monkeypatch):
 BOMB = r"has [\d,]+ bytes and unpacks to [\d,]+ or more: refused as a decompression bomb"
 
 
+@pytest.mark.reliability("archive-bombs")
 @pytest.mark.parametrize("ending", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
 def test_content_out_of_proportion_is_refused(tmp_path, small, ending):
     """Forty files of 400 kB of zeros each, none too large by itself."""
@@ -140,6 +146,7 @@ def test_content_in_proportion_is_not(tmp_path, small):
     assert dict(Container(zipped(tmp_path / "a.zip", noise)).read(list(noise))) == noise
 
 
+@pytest.mark.reliability("archive-bombs")
 @pytest.mark.slow
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_header_that_asks_for_gigabytes_is_not_read(tmp_path, compress):
@@ -159,6 +166,7 @@ def test_a_header_that_asks_for_gigabytes_is_not_read(tmp_path, compress):
         tracemalloc.stop()
 
 
+@pytest.mark.reliability("archive-bombs")
 @pytest.mark.slow
 def test_a_zip_that_lies_about_a_size_unpacks_no_more_than_it_said(tmp_path):
     path = zipped(tmp_path / "a.zip", {"1.png": bytes(200 * 2**20)})

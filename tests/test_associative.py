@@ -152,6 +152,7 @@ def test_degenerate_maps(name, count):
     assert torch.isfinite(memory.read(masked, mask, labels)).all()
 
 
+@pytest.mark.reliability("bad-maps")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_bad_input_is_one_clear_line(name):
@@ -207,6 +208,7 @@ def test_a_class_that_was_never_written_has_no_mean():
         memory.read(masked, mask, labels)
 
 
+@pytest.mark.reliability("numbers-out-of-range")
 @pytest.mark.parametrize("name", WRITING)
 def test_numbers_that_get_out_of_hand_are_one_clear_line(name, monkeypatch):
     memory = make(name)

@@ -91,11 +91,13 @@ def test_small_resnet_shape():
     assert sum(p.numel() for p in build_classifier("resnet_small", 10).parameters()) < 1_000_000
 
 
+@pytest.mark.reliability("unfit-backbone")
 def test_unknown_architecture():
     with pytest.raises(UserError, match=r"unknown architecture 'resnet81' \(did you mean 'resnet18'\?\)"):
         check_backbone(config("resnet81"))
 
 
+@pytest.mark.reliability("unfit-backbone")
 def test_images_too_small():
     with pytest.raises(UserError, match="vgg16 does not take images of 8 px"):
         check_backbone(config("vgg16", image_size=8))
@@ -133,6 +135,7 @@ def test_description_is_json(weights):
     assert described["name"] == "resnet18-my_weights"
 
 
+@pytest.mark.reliability("unfit-backbone")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,12 +179,14 @@ def test_old_files_without_counters_and_classifier_fit(weights, tmp_path):
     assert torch.equal(whole(x), stripped(x))
 
 
+@pytest.mark.reliability("damaged-own-weights")
 def test_nan_weights_are_refused(weights, tmp_path):
     path = rewritten(weights, tmp_path, lambda t: t["layer1.0.bn1.weight"].fill_(float("nan")))
     with pytest.raises(UserError, match=r"damaged: tensor layer1\.0\.bn1\.weight holds NaN"):
         load_backbone(config("resnet18", path, 64), path, "cpu")
 
 
+@pytest.mark.reliability("damaged-own-weights")
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
 def test_damaged_weights_file(tmp_path, content):
     path = tmp_path / "broken.safetensors"
@@ -191,6 +196,7 @@ def test_damaged_weights_file(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.reliability("damaged-own-weights")
 def test_cut_short_weights_file(weights, tmp_path):
     path = tmp_path / "short.safetensors"
     path.write_bytes(weights.read_bytes()[:-100])
@@ -203,6 +209,7 @@ def test_missing_weights_file(tmp_path):
         check_backbone(config("resnet18", tmp_path / "none.safetensors", 64))
 
 
+@pytest.mark.reliability("unknown-weights")
 def test_torchvision_names_are_checked():
     check_backbone(config("resnet50", "imagenet1k_v2", 224))
     check_backbone(config("resnet50", "IMAGENET1K_V2", 224))
@@ -237,6 +244,7 @@ def test_torchvision_weights_bring_their_normalisation(weights, monkeypatch):
     assert (own.form.mean, own.form.std) == ([0.5] * 3, [0.25] * 3)
 
 
+@pytest.mark.reliability("no-network")
 def test_failed_download_says_where_to_put_the_file(monkeypatch):
     from torchvision.models import ResNet18_Weights
 

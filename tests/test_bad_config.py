@@ -119,6 +119,7 @@ def fine_or_one_line(action, *arguments) -> bool:
         return False
 
 
+@pytest.mark.reliability("bad-value")
 @pytest.mark.slow
 def test_whatever_stands_at_any_key_is_fine_or_one_line():
     complete = yaml.safe_load(COMPLETE)
@@ -132,6 +133,7 @@ def test_whatever_stands_at_any_key_is_fine_or_one_line():
     assert 0 < sum(is_valid) < len(is_valid) / 10
 
 
+@pytest.mark.reliability("bad-file", "grid-programs")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -156,12 +158,14 @@ def test_files_that_are_no_grid(tmp_path, text, message):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.reliability("bad-file")
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"bad\.yaml is not valid YAML: .*can't decode"):
         load_config(tmp_path / "bad.yaml")
 
 
+@pytest.mark.reliability("bad-file")
 def test_aliases_that_unfold_without_end():
     """A few lines of YAML can expand to more values than fit into memory, or contain themselves."""
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
@@ -173,6 +177,7 @@ def test_aliases_that_unfold_without_end():
                 load_grid(changed(key, {"er": value}))
 
 
+@pytest.mark.reliability("late-failures", "parent-paths")
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -231,6 +236,7 @@ def test_names_numbers_and_paths_that_would_fail_later(path, value, message):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.reliability("late-failures")
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -253,6 +259,7 @@ def test_what_only_the_system_knows_is_one_line_too(path, value, message):
         check_inputs(load_grid(changed(path, value)))
 
 
+@pytest.mark.reliability("late-failures")
 def test_names_of_cells_fit_into_names_of_files():
     """The longest possible id, with the affixes of its temporary file, is a valid file name."""
     name = "m" * 64
@@ -278,6 +285,7 @@ def test_names_of_cells_fit_into_names_of_files():
 YTE = "__use_yte__: true\n?__import__('pathlib').Path('run').touch(): 1\n"
 
 
+@pytest.mark.reliability("grid-programs")
 @pytest.mark.parametrize("named", ["config.yaml", "grid.yaml"])
 def test_a_grid_file_is_no_program(tmp_path, monkeypatch, capsys, named):
     """Snakemake's templates run code. `check` and a run of config.yaml refuse the file unread."""
@@ -288,6 +296,7 @@ def test_a_grid_file_is_no_program(tmp_path, monkeypatch, capsys, named):
     assert not Path("run").exists()
 
 
+@pytest.mark.reliability("grid-programs")
 @pytest.mark.pipeline
 def test_snakemake_runs_no_code_of_the_default_grid(copy):
     (copy / "config.yaml").write_text(YTE + TEXT)

@@ -50,6 +50,7 @@ def copy(project, tmp_path_factory):
     return folder
 
 
+@pytest.mark.reliability("killed-batch")
 def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     """Its finished cells are not trained again, and all equal those of one job per cell."""
     arguments = write(copy)
@@ -109,6 +110,7 @@ def test_a_batch_asks_for_the_time_of_its_cells(copy):
     assert sorted(map(int, jobs)) == [120, 960]
 
 
+@pytest.mark.reliability("shared-setting", "per-job")
 def test_what_re_runs(copy):
     """After the test above: a method's own cells for its setting, none for a new method, all for a device."""
     er = {"er-1", *(path.stem for path in copy.glob(f"results/smoke/{FOLDER}/er-*.json"))}
@@ -120,6 +122,7 @@ def test_what_re_runs(copy):
     assert planned(copy, *write(copy, cells={"per_job": 3, "device": "auto"})) == {"sgd-1", "sgd", *er}
 
 
+@pytest.mark.reliability("no-gpu")
 def test_a_gpu_that_is_missing(copy):
     """Said before anything runs; by the job, where jobs run on other machines; no matter to a plan."""
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""}

@@ -140,6 +140,7 @@ def test_together_as_one_by_one(job, manifests):
         }
 
 
+@pytest.mark.reliability("killed-batch")
 def test_a_job_that_was_killed_goes_on(job):
     mixed = cells()
     job.fails = {NAMES[1]: KeyboardInterrupt()}
@@ -154,6 +155,7 @@ def test_a_job_that_was_killed_goes_on(job):
     assert job.run(mixed) == NAMES and job.documents() == resumed
 
 
+@pytest.mark.reliability("forced")
 def test_asked_for_anew_it_is_trained_anew(job):
     """--forcerun: nothing has changed, and yet the job is run."""
     mixed = cells()
@@ -174,6 +176,7 @@ def test_a_job_that_gains_a_cell_trains_that_cell(job):
     assert {name: job.documents()[name] for name in NAMES[:2]} == before
 
 
+@pytest.mark.reliability("more-seeds", "seeds-more-or-less")
 def test_a_seed_more_trains_that_seed(job):
     """Into the same document, equal to all seeds at once; a seed less trains nothing and loses nothing."""
     one, both = (make_cell("er", buffer=12, seeds=seeds, views=2) for seeds in ([0], [0, 1]))
@@ -205,6 +208,7 @@ def test_what_was_left_unmoved_takes_no_seed_away(job):
     assert job.run(seeds[2:]) == [] and job.documents()[seeds[0].id]["seeds"] == [0, 1]
 
 
+@pytest.mark.reliability("killed-batch")
 def test_only_what_is_still_true_is_taken(job):
     """Another setting, other code, another device."""
     mixed = cells()
@@ -229,6 +233,7 @@ def test_code_that_changed_since_the_plan_signs_nothing():
         wanted_of(told | {"code": "another"})
 
 
+@pytest.mark.reliability("keep-replaced")
 def test_a_document_of_another_grid_is_kept_aside_when_that_is_asked_for(job, tmp_path):
     mixed, aside = cells()[:1], tmp_path / "outdated"
     job.run(mixed)
@@ -241,6 +246,7 @@ def test_a_document_of_another_grid_is_kept_aside_when_that_is_asked_for(job, tm
     assert list(aside.rglob("*.json")) == [kept], "one that is right is not put aside"
 
 
+@pytest.mark.reliability("killed-batch")
 def test_a_damaged_document_is_not_taken(job):
     mixed = cells()
     job.run(mixed)

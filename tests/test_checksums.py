@@ -48,6 +48,7 @@ def cut_short(weights):
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
+@pytest.mark.reliability("damaged-inputs")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "message"),
@@ -74,6 +75,7 @@ def test_weights_and_features_that_were_deleted_come_back_the_same(folder):
     assert (sha256_file(weights), open_features(features).manifest["files"]) == before
 
 
+@pytest.mark.reliability("damaged-json")
 @pytest.mark.parametrize("content", ["{}", "{", '{"weights_sha256": 3}'])
 def test_a_damaged_card_is_named(folder, content):
     layout = Layout(small_grid(folder))
@@ -91,6 +93,7 @@ def test_weights_on_a_full_disk_are_one_line(folder, monkeypatch):
         pretrain_backbone(small_grid(folder), "small")
 
 
+@pytest.mark.reliability("damaged-inputs")
 @pytest.mark.parametrize("which", ["prepared", "pretraining_data"])
 def test_damaged_prepared_data_are_named_by_what_reads_them(folder, which):
     layout = Layout(small_grid(folder))
@@ -112,6 +115,7 @@ def test_damaged_prepared_data_are_named_by_what_reads_them(folder, which):
 # --- one's own -------------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("damaged-own-weights")
 def test_a_file_of_ones_own_is_compared_with_the_sum_that_the_grid_states(folder):
     weights = folder / "mine.safetensors"
     shutil.copy(Layout(small_grid(folder)).weights("small"), weights)
@@ -152,6 +156,7 @@ def check(mirror=None) -> None:
     check_weights(BackboneConfig(arch="resnet18", weights="imagenet1k_v1"), None, None, mirror)
 
 
+@pytest.mark.reliability("damaged-torchvision-weights")
 @pytest.mark.parametrize("how", [flipped, cut_short])
 def test_torchs_cache_is_not_trusted(cached, tmp_path, how):
     """Torch checks what it downloads, and takes what it finds in its cache for right."""

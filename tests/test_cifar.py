@@ -111,6 +111,7 @@ CASES = {
 }
 
 
+@pytest.mark.reliability("bad-arrays", "pickles")
 @pytest.mark.parametrize("case", CASES)
 def test_bad_content_is_one_line(tmp_path, case):
     change, message = CASES[case]
@@ -125,6 +126,7 @@ def test_bad_content_is_one_line(tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.reliability("bad-tasks")
 def test_a_class_without_images_is_named(tmp_path):
     def drop_ships(files):
         batch = files["test_batch"]

@@ -98,6 +98,7 @@ def test_a_local_run_goes_on_from_there(run):
     assert "Nothing to be done" in snakemake(run.folder, *SMOKE).stdout
 
 
+@pytest.mark.reliability("cancelled-slurm-job")
 def test_a_cancelled_job_runs_again_with_twice_the_memory_and_time(run):
     assert fields(run.jobs["features"], "JobState", "MinMemoryNode", "TimeLimit") == [
         ("CANCELLED", "16000M", "04:00:00"),
@@ -105,6 +106,7 @@ def test_a_cancelled_job_runs_again_with_twice_the_memory_and_time(run):
     ]
 
 
+@pytest.mark.reliability("cancelled-slurm-job")
 def test_a_job_killed_for_memory_runs_again_with_more(run):
     """Four cells are one job. With a GPU they take turns; else they run two at a time, as there are cores."""
     names = ("JobState", "MinMemoryNode", "TimeLimit", "NumCPUs", "TresPerJob", "Partition")
@@ -130,6 +132,7 @@ def test_fetching_and_tables_are_no_cluster_jobs(run):
     assert {"report.log", "view0.log", "sgd.log"} <= logs
 
 
+@pytest.mark.reliability("interrupted-login-node")
 def test_the_command_line_overrides_and_an_interrupt_cancels(slurm, run, tmp_path):
     """A CPU grid asks for no GPU. Partition, memory and time as told; Ctrl-C leaves no job behind."""
     folder = tmp_path / "copy"
@@ -198,6 +201,7 @@ def test_cells_on_a_gpu_are_jobs_of_several_and_ask_for_one(slurm, run):
             assert one[part] == other[part]
 
 
+@pytest.mark.reliability("no-gpu")
 def test_a_login_node_needs_no_gpu(tmp_path):
     """`device: cuda` is the jobs' business; planned without a SLURM."""
     copy_project(tmp_path)

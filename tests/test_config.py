@@ -38,6 +38,7 @@ def changed(path: str, value) -> dict:
     return values
 
 
+@pytest.mark.reliability("bad-value")
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -170,6 +171,7 @@ def test_unknown_architecture_suggests_the_nearest():
         check_inputs(load_grid(changed("backbone.arch", "resnet19")))
 
 
+@pytest.mark.reliability("bad-tasks")
 def test_tasks_must_divide_classes():
     with pytest.raises(
         UserError, match=r"datasets\.s_digits: tasks: 3 does not divide 10 classes.*valid: 1, 2, 5"
@@ -177,22 +179,26 @@ def test_tasks_must_divide_classes():
         check_inputs(load_grid(changed("datasets.s_digits.tasks", 3)))
 
 
+@pytest.mark.reliability("missing-path")
 def test_missing_weights_are_named():
     with pytest.raises(UserError, match=r"backbone: .*nowhere\.safetensors"):
         check_inputs(load_grid(changed("backbone.weights", "nowhere.safetensors")))
 
 
+@pytest.mark.reliability("missing-path")
 def test_missing_archive_is_named():
     block = {"source": "image_folder", "path": "nowhere.zip", "tasks": 5}
     with pytest.raises(UserError, match=r"datasets\.mine: .*nowhere\.zip"):
         check_inputs(load_grid(changed("datasets.mine", block)))
 
 
+@pytest.mark.reliability("missing-path")
 def test_a_missing_mirror_is_named():
     with pytest.raises(UserError, match="mirror: nowhere is not a folder"):
         check_inputs(load_grid(changed("mirror", "nowhere")))
 
 
+@pytest.mark.reliability("no-gpu")
 @pytest.mark.parametrize("key", ["device", "cells.device"])
 def test_cuda_without_a_gpu(monkeypatch, key):
     """A missing GPU is refused where jobs will run, a warning in a dry run, and not checked for a cluster."""
@@ -221,6 +227,7 @@ def test_cells_know_their_device_and_batches_their_size():
     assert [cell.id for cell in cells(gpu)] == [cell.id for cell in cells(plain)]
 
 
+@pytest.mark.reliability("seen-classes")
 def test_a_backbone_must_not_have_seen_the_stream():
     values = changed("datasets", {"s_glyphs": {"source": "glyphs", "classes": 20, "tasks": 5}})
     values["backbone"]["pretrain"] = {"dataset": {"source": "glyphs", "classes": 20, "first_class": 15}}
@@ -276,6 +283,7 @@ def test_cells_of_a_small_grid():
     assert len({c.place for c in unrolled}) == len(unrolled)
 
 
+@pytest.mark.reliability("missing-path")
 @pytest.mark.parametrize("kind", ["file", "below a file"])
 @pytest.mark.parametrize("key", ["data_dir", "results_dir"])
 def test_a_file_is_no_folder_to_write_to(tmp_path, key, kind):
@@ -396,6 +404,7 @@ def test_one_kind_with_several_settings():
     assert by_name["bayespcn_map"].id.endswith("-bayespcn_map")
 
 
+@pytest.mark.reliability("parent-paths")
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -420,6 +429,7 @@ def test_names_and_kinds_are_checked(name, settings, message):
 # --- memories are checked against their budget before anything is computed -------------------------
 
 
+@pytest.mark.reliability("small-memory")
 def test_a_memory_too_small_for_the_maps_is_found_at_once():
     values = changed("sharc.associative_memory", "hopfield")
     values["sharc"]["associative_settings"] = {"hopfield": {"max_bytes": 1000}}
@@ -427,6 +437,7 @@ def test_a_memory_too_small_for_the_maps_is_found_at_once():
         check_inputs(load_grid(values))
 
 
+@pytest.mark.reliability("small-memory")
 def test_a_budget_that_holds_nothing_is_found_at_once():
     values = changed("budget", {"unit": "bytes", "count_associative_memory": True})
     values["sharc"] = {"associative_memory": "bayespcn"}

@@ -280,6 +280,7 @@ def said_of(tree: Path, tmp_path: Path) -> list[str]:
     return said
 
 
+@pytest.mark.reliability("files-left-out")
 def test_files_that_are_left_out_are_counted(tree, tmp_path):
     (tree / "train/c1/sub").mkdir()
     for name in ("train/c1/sub/1.png", "train/c2/1.heic", "test/c2/1.AVIF", "train/1.png"):
@@ -398,6 +399,7 @@ def test_a_long_check_says_how_far_it_is(tree, tmp_path, monkeypatch):
     assert said[-1].endswith(", 0 s left")
 
 
+@pytest.mark.reliability("bad-images")
 def test_the_check_is_remembered_until_a_file_changes(tree, tmp_path, monkeypatch):
     images = source("image_folder", tmp_path, path=str(tree))
     images.check()
@@ -455,6 +457,7 @@ def broken(tree: Path, how: str) -> Path:
     return tree
 
 
+@pytest.mark.reliability("bad-images", "bad-tasks")
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -487,6 +490,7 @@ def test_bad_input_is_one_line(tree, tmp_path, how, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.reliability("archive-bombs")
 def test_bombs_are_refused(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("sharc_core.datasets.pictures.PIXEL_LIMIT", 99)
     with pytest.raises(UserError, match="is 10 x 10 pixels: too large, refused"):
@@ -536,6 +540,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.reliability("damaged-inputs")
 def test_damaged_folders_are_named(tmp_path):
     source("digits", tmp_path).prepare(tmp_path / "out")
     path = tmp_path / "out/test_images.npy"

@@ -47,6 +47,7 @@ def needed(grid, free) -> int:
     return said
 
 
+@pytest.mark.reliability("disk-too-small")
 @pytest.mark.slow
 def test_every_data_set_backbone_and_view_counts(tmp_path, free):
     one = needed(grid(tmp_path), free)

@@ -53,6 +53,7 @@ def test_it_survives_the_disk(three, tmp_path):
     assert matching_seeds(read_json(tmp_path / "d.json"), wanted([0, 1, 2])) == [0, 1, 2]
 
 
+@pytest.mark.reliability("seeds-more-or-less")
 @pytest.mark.parametrize("parts", [([0], [1], [2]), ([2], [0, 1]), ([1, 2], [0]), ([2, 0, 1],)])
 def test_seeds_trained_one_after_the_other_are_those_trained_together(three, parts):
     """Bit for bit, in whatever order and company."""
@@ -84,6 +85,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.reliability("inputs", "lost-notes")
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_not_the_grids(three, name):
     changes, told = OTHERS[name]
@@ -114,6 +116,7 @@ def test_a_selection_names_the_features_that_it_reads(three):
     assert sorted(training["features"]) == sorted(wanted([1]).reads[1])
 
 
+@pytest.mark.reliability("lost-notes")
 def test_a_table_takes_the_grids_seeds_and_refuses_the_rest(three, tmp_path):
     path = tmp_path / "d.json"
     write_json(path, three)
@@ -148,6 +151,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.reliability("damaged-cell", "unsigned-document")
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_document_that_does_not_say_what_it_is_is_no_document(three, tmp_path, name):
     found = copy.deepcopy(three)

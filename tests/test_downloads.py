@@ -112,6 +112,7 @@ def test_a_sha256_will_do_too(internet, tmp_path):
     )
 
 
+@pytest.mark.reliability("damaged-archive")
 def test_what_is_not_the_archive_is_not_kept(internet, tmp_path):
     size = internet.written.path.stat().st_size
     message = (
@@ -123,6 +124,7 @@ def test_what_is_not_the_archive_is_not_kept(internet, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.reliability("damaged-archive")
 def test_a_connection_that_breaks_off_leaves_nothing(internet, tmp_path):
     internet.handler.cut = 1000
     left = internet.written.path.stat().st_size - 1000
@@ -144,6 +146,7 @@ def test_a_long_download_says_how_far_it_is(internet, tmp_path, monkeypatch):
 REMEDY = r"put that file into .*data/downloads, or into a folder that the grid file names as mirror$"
 
 
+@pytest.mark.reliability("no-network")
 def test_without_a_network_the_line_says_what_to_put_where(tmp_path, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -166,6 +169,7 @@ def test_a_missing_page_is_one_line(internet, tmp_path):
     )
 
 
+@pytest.mark.reliability("no-network")
 def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -177,6 +181,7 @@ def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch):
     assert socket.getdefaulttimeout() is None
 
 
+@pytest.mark.reliability("disk-too-small")
 def test_too_small_a_disk_is_told_before_the_download(internet, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=300 * 10**6))
     # 170.5 MB of archive and 184.8 MB of images
@@ -205,6 +210,7 @@ def test_a_mirror_stands_for_the_network_and_is_read_in_place(internet, mirror, 
     assert not internet.downloads.exists()
 
 
+@pytest.mark.reliability("incomplete-mirror")
 @pytest.mark.parametrize(
     ("name", "similar"),
     [
@@ -237,6 +243,7 @@ def altered(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.mark.reliability("damaged-archive")
 @pytest.mark.parametrize("how", [altered, lambda content: content[:-1]], ids=["altered", "cut short"])
 @pytest.mark.parametrize("place", ["mirror", "downloads"])
 def test_damage_is_found_before_anything_is_read(internet, mirror, tmp_path, how, place):
@@ -328,6 +335,7 @@ def test_planning_tells_what_is_missing_and_running_refuses(tmp_path):
     )
 
 
+@pytest.mark.reliability("seen-classes")
 def test_pretraining_on_the_streams_classes_is_refused(tmp_path):
     """Tiny-ImageNet and mini-ImageNet share classes; the CIFARs share none."""
     for pretraining, stream, shared in (
@@ -346,6 +354,7 @@ def test_pretraining_on_the_streams_classes_is_refused(tmp_path):
             check_inputs(grid, print, planning=True)
 
 
+@pytest.mark.reliability("no-network")
 @pytest.mark.pipeline
 def test_a_dry_run_needs_no_archive_and_a_run_does(tmp_path):
     copy_project(tmp_path)

@@ -455,6 +455,7 @@ def test_maps_are_kept_until_they_hold_the_values_of_so_many_full_ones(features,
         assert int((few.maps != 0).sum()) >= wanted > int((few.maps[10:] != 0).sum())
 
 
+@pytest.mark.reliability("missing-maps")
 def test_a_map_that_was_not_kept_is_asked_for_by_an_error_that_names_the_remedy(folders, tmp_path):
     part = replace(TRAIN, kept=Kept(10))
     few = extract(tmp_path, [part])[part]
@@ -505,6 +506,7 @@ def run_part(prepared, part: Part, out: Path, train: Path | None = None) -> int:
 TESTS = Part("tests", 0, 0, 10, 2)
 
 
+@pytest.mark.reliability("killed-drifting-extraction")
 @pytest.mark.parametrize("part", [TRAIN, TESTS])
 def test_an_interrupted_extraction_goes_on_at_a_tasks_start(folders, tmp_path, part):
     """Finished tasks are not run again, and every file has the bits of an extraction in one go."""
@@ -525,6 +527,7 @@ def test_an_interrupted_extraction_goes_on_at_a_tasks_start(folders, tmp_path, p
     assert contents(out) == contents(folders[part])
 
 
+@pytest.mark.reliability("killed-drifting-extraction")
 def test_a_damaged_task_is_made_again_and_no_other(folders, tmp_path):
     """Of an extraction that was interrupted at its very end; neither size nor time of the file tells."""
     out = tmp_path / "part"

@@ -23,6 +23,7 @@ def home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
 
 
+@pytest.mark.reliability("variables-in-paths")
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -72,6 +73,7 @@ def test_every_path_is_expanded(path, expected):
     assert result == expected_values
 
 
+@pytest.mark.reliability("variables-in-paths")
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -121,6 +123,7 @@ def test_every_text_of_a_data_set_is_a_path_or_known_to_be_none():
                 assert key in PATHS | {"checksum", "test_split"}, f"{name}: {key}"
 
 
+@pytest.mark.reliability("variables-in-paths")
 def test_a_grid_file_has_the_folders_themselves_and_a_hash_without_them(tmp_path, monkeypatch):
     hashes = set()
     for user in ("me", "you"):
@@ -152,6 +155,7 @@ def test_check_expands(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: config: data_dir: the variable NOT_SET in ")
 
 
+@pytest.mark.reliability("variables-in-paths")
 @pytest.mark.pipeline
 @pytest.mark.parametrize("given", ["file", "command line"])
 def test_snakemake_expands_before_any_job(project, tmp_path, given):

@@ -71,6 +71,7 @@ def disturbed(smoke_run, tmp_path_factory):
     return told
 
 
+@pytest.mark.reliability("killed-cell")
 def test_a_killed_cell(disturbed):
     run = disturbed["killed cell"]
     assert run.returncode == 1
@@ -79,12 +80,14 @@ def test_a_killed_cell(disturbed):
     assert re.fullmatch(r"Failed: cell s_digits/\S+ \(log: results/smoke/logs/cells/\S+\.log\)", line)
 
 
+@pytest.mark.reliability("killed-snakemake")
 def test_snakemake_itself_killed(disturbed):
     """With all its children, as when a machine loses its power. The lock stays; Snakemake says what to do."""
     assert disturbed["locked"].returncode == 1 and "--unlock" in disturbed["locked"].stdout
     assert disturbed["unlock"].returncode == 0
 
 
+@pytest.mark.reliability("two-runs-one-folder")
 def test_two_grids_at_once_in_a_folder(disturbed):
     """The second is refused, the first goes on."""
     assert disturbed["second"].returncode == 1
@@ -92,6 +95,7 @@ def test_two_grids_at_once_in_a_folder(disturbed):
     assert disturbed["first"].returncode == 0, disturbed["first"].stdout
 
 
+@pytest.mark.reliability("killed-extraction")
 def test_an_extraction_killed_half_way(copy):
     (view,) = (copy / "data/features").glob("*/*/view0")
     target = str((view / "manifest.json").relative_to(copy))
@@ -111,6 +115,7 @@ def test_an_extraction_killed_half_way(copy):
     assert half_written(copy) == []
 
 
+@pytest.mark.reliability("interrupted-change")
 def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     """A cell re-run by a call that died before the tables: the next call makes them anew."""
     cells, table = matrices(undisturbed), "results/smoke/tables/class_il.csv"
@@ -136,6 +141,7 @@ def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
     finish(copy, undisturbed)
 
 
+@pytest.mark.reliability("copied-results", "clocks")
 def test_clocks_that_disagree(copy, undisturbed):
     """An hour between two nodes' clocks: inputs are younger than what was made from them, or will be.
 
@@ -170,6 +176,7 @@ def refused(folder: Path, *targets: str) -> str:
     return line
 
 
+@pytest.mark.reliability("damaged-inputs")
 def test_damaged_files_are_named_by_the_job_that_reads_them(copy, undisturbed):
     """A flipped bit each in features, weights and images; what the line says to delete is made again."""
     cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
@@ -211,6 +218,7 @@ def test_damaged_files_are_named_by_the_job_that_reads_them(copy, undisturbed):
     assert half_written(copy) == []
 
 
+@pytest.mark.reliability("two-runs-one-data-folder")
 def test_two_projects_share_a_data_folder(tmp_path, project):
     """Started at once: both make the same images and features, neither disturbs the other.
 
@@ -238,6 +246,7 @@ def test_two_projects_share_a_data_folder(tmp_path, project):
         assert (view / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.reliability("two-runs-one-data-folder")
 def test_features_can_be_read_while_another_grid_makes_them_anew(copy):
     """A run in another folder with the same data_dir may have begun before they were there."""
     (view,) = (copy / "data/features").glob("*/*/view0")

@@ -194,6 +194,7 @@ def test_disk_space_is_checked_first(backbone, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.reliability("numbers-out-of-range")
 @pytest.mark.parametrize(
     ("factor", "message"), [(1e8, "more than float16 holds"), (float("nan"), "are not finite")]
 )
@@ -238,6 +239,7 @@ def damage(folder, name, how):
         path.write_bytes(content)
 
 
+@pytest.mark.reliability("damaged-inputs")
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -252,6 +254,7 @@ def test_damage_is_named(folder, how, message):
         open_features(folder)
 
 
+@pytest.mark.reliability("silent-damage")
 def test_silent_damage_is_found_on_request(folder):
     """The disk's own: neither size nor time of the file tells."""
     path = folder / "test_pooled.npy"
@@ -275,6 +278,7 @@ def test_arrays_that_are_not_the_manifests(folder):
         open_features(folder)
 
 
+@pytest.mark.reliability("damaged-json")
 def test_damaged_manifest(folder):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())

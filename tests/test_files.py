@@ -14,6 +14,7 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.files import atomic_folder, atomic_path, disk_errors, read_json, write_json, write_text
 
 
+@pytest.mark.reliability("read-only-folder")
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -59,6 +60,7 @@ with {context}(sys.argv[1]) as temporary:
 """
 
 
+@pytest.mark.reliability("killed-extraction")
 @pytest.mark.parametrize("context", ["atomic_path", "atomic_folder"])
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, context):
     target = tmp_path / "target[1]"
@@ -121,6 +123,7 @@ def put(request, monkeypatch, tmp_path_factory):
     return request.param
 
 
+@pytest.mark.reliability("two-runs-one-data-folder")
 @pytest.mark.parametrize("before", [True, False], ids=["there before", "not there before"])
 def test_of_two_writers_of_a_folder_both_end_well(tmp_path, put, before):
     """The second ends while the first is still writing, and the other way round."""
@@ -173,6 +176,7 @@ while time.monotonic() < end:
 """
 
 
+@pytest.mark.reliability("two-runs-one-data-folder")
 @pytest.mark.slow
 def test_processes_that_write_a_folder_at_once(tmp_path):
     """Really at once, again and again: no error, and at no moment a half-written folder."""
@@ -205,6 +209,7 @@ def test_processes_that_write_a_folder_at_once(tmp_path):
 # --- reading ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("damaged-json")
 @pytest.mark.parametrize(
     ("content", "message"),
     [

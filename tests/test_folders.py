@@ -48,6 +48,7 @@ def clone(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.reliability("odd-folders")
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["clone", "environment", "both"])
 @pytest.mark.parametrize("name", NAMES)
@@ -93,6 +94,7 @@ def test_the_interpreter_may_have_a_blank_or_arguments(tmp_path):
         assert run.returncode == 0 and (folder / f"env{number}/.installed").exists(), run.stderr
 
 
+@pytest.mark.reliability("unusable-folders")
 @pytest.mark.parametrize(
     ("name", "environment", "message"),
     [
@@ -129,6 +131,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_installed(tmp_path, nam
 # --- Snakemake's jobs -------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("odd-folders")
 @pytest.mark.parametrize("name", [*NAMES, "a:b", "a{b}", "a<b"])
 def test_the_interpreter_of_a_job_is_quoted(tmp_path, name):
     """As Snakemake makes the command, run by the shell that Snakemake takes."""
@@ -150,6 +153,7 @@ def test_snakemake_still_formats_the_interpreter_into_its_commands():
     assert '"{py_exec} {fname:q}", py_exec=py_exec' in text and "py_exec = sys.executable" in text
 
 
+@pytest.mark.reliability("unusable-folders")
 @pytest.mark.parametrize("name", ["a b", "it's", "a$b", "a&b", "a#b", "~a", "a*", "a\nb", "a;b", "a(b)"])
 def test_a_cluster_needs_a_plain_name(name):
     with pytest.raises(UserError, match="jobs on a cluster cannot be started with .*VENV=") as caught:
@@ -158,6 +162,7 @@ def test_a_cluster_needs_a_plain_name(name):
     assert shell_safe("/home/a-b_c.d,e+f@g%h=i/bin/python", submits=True)
 
 
+@pytest.mark.reliability("odd-folders")
 @pytest.mark.pipeline
 def test_a_cell_is_trained_by_an_environment_in_a_folder_with_blanks(project, tmp_path):
     """Started as users start it: no fork, an interpreter and a project below such a folder."""
@@ -254,6 +259,7 @@ def parent(project: Path, folder: Path, **changes: str) -> None:
 TRIGGERS = ("--rerun-triggers", "params", "input", "software-env")
 
 
+@pytest.mark.reliability("module")
 @pytest.mark.pipeline
 def test_another_workflow_uses_this_one_as_a_module(project, tmp_path):
     parent(project, tmp_path)
@@ -266,6 +272,7 @@ def test_another_workflow_uses_this_one_as_a_module(project, tmp_path):
     ]
 
 
+@pytest.mark.reliability("module")
 @pytest.mark.pipeline
 @pytest.mark.parametrize(
     ("changes", "expected"),
@@ -290,6 +297,7 @@ def test_forms_of_a_module(project, tmp_path, changes, expected):
     assert expected <= planned and ("all" in expected) == ("all" in planned), planned
 
 
+@pytest.mark.reliability("module")
 @pytest.mark.pipeline
 @pytest.mark.parametrize(
     ("changes", "message"),

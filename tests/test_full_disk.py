@@ -97,6 +97,7 @@ def drawn(tmp_path_factory):
     return folder
 
 
+@pytest.mark.reliability("disk-full-results")
 @pytest.mark.slow
 @pytest.mark.parametrize("room", ["none", "half"])
 @pytest.mark.parametrize("what", ["cell", "runs", "tables", "figures", "report"])
@@ -139,6 +140,7 @@ def command_of(rule: str, **values) -> str:
     return filled_in("".join(re.findall(r'"(.*)"', shell)), **values)
 
 
+@pytest.mark.reliability("disk-full-results")
 def test_a_batchs_document_on_a_full_disk(tmp_path, new_disk):
     """It lies on that disk already: putting it in its place needs no room."""
     disk = new_disk(tmp_path / "disk", 8 * 2**20)
@@ -150,6 +152,7 @@ def test_a_batchs_document_on_a_full_disk(tmp_path, new_disk):
     assert disk.files() == {document.name: b"x" * 100_000}
 
 
+@pytest.mark.reliability("disk-full-results")
 def test_a_cards_copy_on_a_full_disk(tmp_path, new_disk):
     """The one file that a shell command copies."""
     card, copy = tmp_path / "it's a card", tmp_path / "disk/$(it's) done.json"
@@ -165,6 +168,7 @@ def test_a_cards_copy_on_a_full_disk(tmp_path, new_disk):
     assert disk.files() == {copy.name: card.read_bytes()}
 
 
+@pytest.mark.reliability("disk-full-inputs")
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["prepared", "weights", "features"])
 def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what):
@@ -224,6 +228,7 @@ def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what
             assert found[name] == reference[name], name
 
 
+@pytest.mark.reliability("disk-full-before", "read-only-folder")
 def test_a_disk_that_is_full_from_the_start(tmp_path, new_disk, monkeypatch):
     """Before any job: Snakemake, which keeps files of its own, would end in a traceback."""
     disk = new_disk(tmp_path / "results", 4 * 2**20)
@@ -248,6 +253,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path, new_disk, monkeypatch):
         check_inputs(wanted)
 
 
+@pytest.mark.reliability("disk-too-small")
 def test_a_disk_too_small_for_the_features_is_told_before_any_job(tmp_path, new_disk):
     disk = new_disk(tmp_path / "data", 1_000_000)
     message = rf"^config: data_dir: the features still .* need [\d,]+ bytes, but {disk.path} has [\d,]+ bytes"
@@ -260,6 +266,7 @@ def errors(said: str) -> list[str]:
     return [line for line in said.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.reliability("disk-full-inputs", "disk-full-results")
 @pytest.mark.pipeline
 def test_a_grid_on_disks_that_fill_up(copy, undisturbed, new_disk):
     """Data's while features are extracted, then results' while cells are trained, then there is room."""

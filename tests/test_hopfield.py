@@ -193,6 +193,7 @@ def test_hebbian_weights_and_values_by_hand():
     assert recalled.flatten().tolist() == [8, 8, 0.5]
 
 
+@pytest.mark.reliability("small-memory")
 def test_hopfield_names_the_bytes_of_a_matrix_too_large():
     kind = ASSOCIATIVE_MEMORIES.get("hopfield")
     needed = 4 * 25_088**2 + 20 * 25_088

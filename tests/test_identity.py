@@ -52,6 +52,7 @@ def identity(path: Path, data_dir: Path, is_checked: bool = True, **values) -> d
     return source.identity()
 
 
+@pytest.mark.reliability("same-images")
 @pytest.mark.parametrize("is_checked", [True, False])
 def test_a_copy_is_the_same_data(tree, tmp_path, is_checked):
     """Elsewhere, with other dates, moved, over links, with hidden and left-out files, in another data_dir."""
@@ -70,6 +71,7 @@ def test_a_copy_is_the_same_data(tree, tmp_path, is_checked):
             assert identity(path, tmp_path / data_dir, is_checked) == before
 
 
+@pytest.mark.reliability("same-images")
 @pytest.mark.parametrize("ending", ["zip", "tar", "tgz"])
 @pytest.mark.parametrize("is_checked", [True, False])
 def test_a_copy_of_an_archive_is_the_same_data(tree, tmp_path, ending, is_checked):
@@ -114,6 +116,7 @@ def changes() -> dict:
     }
 
 
+@pytest.mark.reliability("changed-images")
 @pytest.mark.parametrize("change", changes())
 def test_what_is_prepared_differently_is_other_data(tree, tmp_path, change):
     """In a folder and in each kind of archive, with the dates of all files as they were."""
@@ -156,6 +159,7 @@ def test_nothing_is_read_twice(tree, tmp_path, monkeypatch):
     assert read == []  # a zip states the checksums
 
 
+@pytest.mark.reliability("image-notes")
 def test_a_data_dir_that_cannot_be_written_to_costs_time_only(tree, tmp_path, monkeypatch):
     expected = identity(tree, tmp_path / "data")
     (tmp_path / "file").write_text("")
@@ -174,6 +178,7 @@ def test_a_data_dir_that_cannot_be_written_to_costs_time_only(tree, tmp_path, mo
     assert open_prepared(tmp_path / "out").manifest["content"] == expected["content"]
 
 
+@pytest.mark.reliability("image-notes")
 @pytest.mark.parametrize(
     "text",
     [
@@ -214,6 +219,7 @@ def test_missing_images_have_an_identity_for_planning(tmp_path):
     assert source.identity()["content"] is not None
 
 
+@pytest.mark.reliability("images-changed-meanwhile")
 def test_images_that_change_while_they_are_read_are_not_prepared(tree, tmp_path):
     for path in (tree, packed(tree, tmp_path / "a.zip"), packed(tree, tmp_path / "a.tar")):
         source = folder_source(path, tmp_path / "data")
@@ -236,6 +242,7 @@ def test_a_check_of_another_version_is_made_again(tree, tmp_path, monkeypatch):
         folder_source(tree, tmp_path / "data").check()
 
 
+@pytest.mark.reliability("same-images")
 def test_names_of_prepared_folders_and_features_follow_the_content(tree, tmp_path):
     """A fresh clone with a copied data_dir and copied images plans nothing again."""
 
@@ -257,6 +264,7 @@ def test_names_of_prepared_folders_and_features_follow_the_content(tree, tmp_pat
     assert not set(paths(copy)) & set(before)
 
 
+@pytest.mark.reliability("same-images")
 @pytest.mark.slow
 def test_mini_imagenet_in_each_form(tmp_path):
     """A copy elsewhere with other dates is the same data, one with a changed file is not."""

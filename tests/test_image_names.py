@@ -79,6 +79,7 @@ def test_linked_folders_and_files_are_read(tree, tmp_path):
     assert open_prepared(tmp_path / "out").classes == list(expected)
 
 
+@pytest.mark.reliability("links")
 def test_links_that_lead_round_end(tree, tmp_path):
     (tree / "train/a/up").symlink_to("..")
     (tree / "train/b/self").symlink_to("self")
@@ -89,6 +90,7 @@ def test_links_that_lead_round_end(tree, tmp_path):
     assert "1 file was left out, e.g. train/b/self (a broken link)" in said
 
 
+@pytest.mark.reliability("links")
 def test_links_between_two_folders_end(tree, tmp_path):
     (tree / "train/a/other").symlink_to(tree / "train/b")
     (tree / "train/b/other").symlink_to(tree / "train/a")
@@ -97,6 +99,7 @@ def test_links_between_two_folders_end(tree, tmp_path):
     assert any("train/a/other/other (a link to one of its parent folders)" in line for line in said)
 
 
+@pytest.mark.reliability("links")
 def test_links_that_multiply_are_stopped(tree, tmp_path, monkeypatch):
     """Twenty folders that hold two links to the next one each: a million paths."""
     monkeypatch.setattr(archives, "COUNT_LIMIT", 1000)
@@ -108,6 +111,7 @@ def test_links_that_multiply_are_stopped(tree, tmp_path, monkeypatch):
     refused(tree, tmp_path, "holds more than 1,000 files: refused, split it")
 
 
+@pytest.mark.reliability("links")
 @pytest.mark.parametrize("target", ["nowhere", "/nowhere/at/all", "../../gone.png", "a/b"])
 def test_dangling_links_are_counted(tree, tmp_path, target):
     (tree / "train/a/gone.png").symlink_to(target)
@@ -141,6 +145,7 @@ def test_a_folder_that_may_not_be_read_is_named(tree, tmp_path, monkeypatch):
     refused(tree, tmp_path, r"images/train/b may not be read: change its permissions$")
 
 
+@pytest.mark.reliability("archive-paths")
 def test_links_in_archives_are_counted_and_not_followed(tree, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(tree, "")
@@ -191,6 +196,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.reliability("any-script")
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_and_files_in_any_script(tmp_path, name):
     """In folders and archives, composed in train and decomposed in test, in names of classes and of files."""
@@ -211,6 +217,7 @@ def test_classes_and_files_in_any_script(tmp_path, name):
         assert counted(path, tmp_path) == (both({forms["train"]: 1, "other": 1}), [])
 
 
+@pytest.mark.reliability("any-script")
 @pytest.mark.parametrize("text", ["Bär", "Ångström", "한글", "ệ", "ñandú", "Å", "が", "Ḍ̇", "ö̲", "ÿ"])
 def test_two_spellings_in_one_split_are_one_class(tmp_path, text):
     composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
@@ -222,6 +229,7 @@ def test_two_spellings_in_one_split_are_one_class(tmp_path, text):
     assert len(open_prepared(tmp_path / "out").train_images) == 5
 
 
+@pytest.mark.reliability("any-script")
 def test_names_that_are_no_text(tmp_path):
     """Bytes that are not UTF-8: files are read, a class is to be renamed."""
     tree = fill(tmp_path / "images", split_names(["a", "b"]))
@@ -283,6 +291,7 @@ def members(names: list, join=lambda *parts: "/".join(parts)) -> dict:
     }
 
 
+@pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize("system", [0, 3, 10, 19])
 def test_backslashes_in_a_zip(tmp_path, system):
     """As written on Windows by .NET and others; also for a system that is said to be Unix."""
@@ -294,6 +303,7 @@ def test_backslashes_in_a_zip(tmp_path, system):
     refused(zipped(tmp_path / "c.zip", names | {"..\\x.png": b""}), tmp_path, "a path that leads out of it")
 
 
+@pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize(
     ("encoding", "names", "read"),
     [
@@ -330,6 +340,7 @@ def test_a_zips_extra_field_for_names_in_unicode(tmp_path):
     assert "猫" not in counted(path, tmp_path)[0]["train"]
 
 
+@pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize("prefix", ["./", "/", ".//", "top/./", "./top/", "top//"])
 def test_prefixes_in_a_tar(tmp_path, prefix):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
@@ -348,6 +359,7 @@ SYSTEM = [
 ]  # fmt: skip
 
 
+@pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize("name", SYSTEM)
 def test_what_systems_leave_is_neither_taken_nor_mentioned(tree, tmp_path, name):
     fill(tree, [name])
@@ -359,6 +371,7 @@ def test_what_systems_leave_is_neither_taken_nor_mentioned(tree, tmp_path, name)
     assert counted(path, tmp_path) == (both({"a": 1, "b": 1}), [])
 
 
+@pytest.mark.reliability("files-left-out")
 @pytest.mark.parametrize(
     "name", ["train/a/.hidden.png", "train/.ipynb_checkpoints/1.png", "test/b/.git/x/1.png", "train/.keep"]
 )
@@ -372,6 +385,7 @@ def test_hidden_files_are_counted(tree, tmp_path, name):
 # --- what is left out ------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("files-left-out")
 def test_every_reason_has_its_line(tree, tmp_path):
     fill(
         tree, ["train/a/1.avif", "train/a/.1.png", "val/a/1.png", "val/b/1.png", "extras/1.png", "notes.txt"]
@@ -403,6 +417,7 @@ def test_lines_about_files_give_the_terminal_no_orders(tree, tmp_path):
     assert r"e.g. train/a/1\n\x1b[31m.avif (expected" in line and line.isprintable()
 
 
+@pytest.mark.reliability("unusual-images")
 def test_frames_that_are_not_read_are_counted(tree, tmp_path):
     frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "green")]
     for name in ("train/b/1.gif", "train/a/1.gif", "train/a/9.webp"):

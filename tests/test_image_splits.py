@@ -66,6 +66,7 @@ def test_with_test_and_val_one_is_taken_and_the_other_counted(tmp_path):
         assert counted(tree, tmp_path, test_split=name)[1][0].startswith(expected)
 
 
+@pytest.mark.reliability("missing-split")
 def test_the_line_for_a_missing_split_names_the_keys(tmp_path):
     tree = fill(tmp_path / "images", ["train/a/1.png", "train/b/1.png"])
     message = (
@@ -174,6 +175,7 @@ def test_without_a_split_too_what_is_left_out_is_counted(classes, tmp_path):
     )
 
 
+@pytest.mark.reliability("missing-split")
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -215,6 +217,7 @@ def test_layouts_that_do_not_fit_a_fraction(tmp_path, names, message):
 # --- the settings ----------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("missing-split")
 @pytest.mark.parametrize(
     "values",
     [

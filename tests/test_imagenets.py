@@ -213,6 +213,7 @@ def test_parquet_labels_without_names(tmp_path, pickles):
     refused(mini(tmp_path, tmp_path / "files").check, message)
 
 
+@pytest.mark.reliability("bad-arrays")
 def test_damaged_parquet(tmp_path, pickles):
     parquet_files(tmp_path / "files", pickles, "text")
     path = tmp_path / "files/train-2.parquet"
@@ -248,6 +249,7 @@ def test_without_a_path_it_is_looked_for(tmp_path, pickles, place):
     pickles.check(prepared(tmp_path, mini(tmp_path, None, tmp_path / "mirror")))
 
 
+@pytest.mark.reliability("incomplete-mirror")
 def test_without_any_the_line_says_where_to_put_it(tmp_path):
     source = mini(tmp_path, None, tmp_path / "mirror")
     places = f"{tmp_path / 'mirror/mini-imagenet'} or {tmp_path / 'data/downloads/mini-imagenet'}"
@@ -327,6 +329,7 @@ BAD_PICKLES = {
 }
 
 
+@pytest.mark.reliability("bad-arrays")
 @pytest.mark.parametrize("case", BAD_PICKLES)
 def test_bad_pickles_are_one_line(tmp_path, case):
     change, message = BAD_PICKLES[case]
@@ -374,6 +377,7 @@ def test_bombs_and_damaged_images_are_named(tmp_path, files, monkeypatch):
     refused(lambda: mini(tmp_path, path).prepare(tmp_path / "out"), message)
 
 
+@pytest.mark.reliability("disk-too-small")
 def test_too_small_a_disk_is_told_first(tmp_path, pickles, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(1, 1, 10**6))
     message = r"disk too small: mini-ImageNet's prepared images need 11 MB in .*data, 1 MB are free: make"
@@ -431,6 +435,7 @@ BAD_ZIPS = {
 }
 
 
+@pytest.mark.reliability("bad-arrays")
 @pytest.mark.parametrize("case", BAD_ZIPS)
 def test_bad_zips_are_one_line(tmp_path, case):
     change, message = BAD_ZIPS[case]

@@ -72,6 +72,7 @@ def test_a_flipped_bit_is_named(folder, entries):
         check_files(folder, entries)
 
 
+@pytest.mark.reliability("silent-damage")
 def test_silent_damage_needs_verify(folder, entries):
     stamp(folder, list(entries))
     flip(folder / "a.npy", keep_time=True)

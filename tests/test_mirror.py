@@ -30,12 +30,14 @@ def test_the_mirror_comes_first(mirrored):
     assert torch.equal(found["conv1.weight"], mirrored.state["conv1.weight"])
 
 
+@pytest.mark.reliability("damaged-torchvision-weights")
 def test_a_damaged_file_is_named(mirrored):
     mirrored.path.write_bytes(mirrored.path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"net-.*\.pth is damaged .*get it again"):
         download(mirrored.entry, mirrored.path.parent)
 
 
+@pytest.mark.reliability("unsafe-weights")
 def test_nothing_is_unpickled(mirrored):
     """A checkpoint with code in it is refused even when its checksum fits its name."""
     torch.save({"x": SimpleNamespace(a=1)}, mirrored.path)
@@ -46,6 +48,7 @@ def test_nothing_is_unpickled(mirrored):
         download(mirrored.entry, path.parent)
 
 
+@pytest.mark.reliability("incomplete-mirror")
 def test_without_it_the_message_says_where_to_put_it(mirrored, tmp_path):
     with pytest.raises(UserError, match=r"no network.*into the mirror folder"):
         download(mirrored.entry, tmp_path / "empty")

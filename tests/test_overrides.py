@@ -27,6 +27,7 @@ def grid_with(*arguments: str, base: dict = BASE):
         raise explained(error, given) from None
 
 
+@pytest.mark.reliability("command-line-values")
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
@@ -116,6 +117,7 @@ def _has(value, expected) -> bool:
     return value == expected and isinstance(value, bool | str) == isinstance(expected, bool | str)
 
 
+@pytest.mark.reliability("command-line-values")
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -150,6 +152,7 @@ def test_what_is_ambiguous_is_one_line_that_says_how(argument, message):
     assert ("with --config; write a list as 'seeds=[7, 8]'" in line) == ("more than" not in line)
 
 
+@pytest.mark.reliability("command-line-values")
 def test_a_grid_file_stays_strict():
     values = BASE | {"seeds": ["7"], "training": {"lr": "0.03"}}
     with pytest.raises(UserError, match="number"):
@@ -158,6 +161,7 @@ def test_a_grid_file_stays_strict():
         grid_with("device=cpu", base=values | {"training": {}})
 
 
+@pytest.mark.reliability("command-line-values")
 def test_every_key_of_a_grid_can_be_given_as_text():
     """A complete grid in which all values are texts, as in --config, equals the one with typed values."""
 
@@ -179,6 +183,7 @@ def test_every_key_of_a_grid_can_be_given_as_text():
     assert load_grid(with_overrides(given, given)) == load_grid(EVERY_KEY)
 
 
+@pytest.mark.reliability("command-line-values")
 @pytest.mark.pipeline
 def test_snakemake_takes_them(project):
     command = ["--configfile", "config/smoke.yaml", "--dry-run", "--config"]

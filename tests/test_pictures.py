@@ -57,6 +57,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.reliability("unusual-images")
 @pytest.mark.parametrize("orientation", [*UPRIGHT, 0, 9])
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -191,6 +192,7 @@ def without_adobe(content: bytes) -> bytes:
     return content[:start] + content[start + 2 + length :]
 
 
+@pytest.mark.reliability("unreadable-pixels")
 def test_cmyk_in_a_jpeg():
     """Adobe writes the opposite of the ink, and says that it does; without its marker nobody knows."""
     red = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
@@ -231,6 +233,7 @@ TRANSPARENT = {
 }
 
 
+@pytest.mark.reliability("unusual-images")
 @pytest.mark.parametrize("name", TRANSPARENT)
 def test_what_is_transparent_lies_on_white(name):
     content, expected = TRANSPARENT[name]
@@ -285,6 +288,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.reliability("unreadable-pixels")
 @pytest.mark.parametrize("name", REFUSED)
 def test_pixels_without_a_reading_are_refused_by_name(name):
     refused(*REFUSED[name])
@@ -293,6 +297,7 @@ def test_pixels_without_a_reading_are_refused_by_name(name):
 SAMPLES = [content for content, _ in [*GREY.values(), *COLOUR.values(), *TRANSPARENT.values()]]
 
 
+@pytest.mark.reliability("damaged-image")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(20))
 def test_a_damaged_file_is_pixels_or_one_line(seed):
@@ -311,6 +316,7 @@ def test_a_damaged_file_is_pixels_or_one_line(seed):
 # --- frames ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("unusual-images")
 @pytest.mark.parametrize(
     ("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {}), ("MPO", {})]
 )

@@ -94,6 +94,7 @@ def stages(outputs: list[str]) -> list[str]:
     return sorted(parts[1] if parts[0] == "data" else parts[2] for parts in names)
 
 
+@pytest.mark.reliability("method-setting")
 def test_a_method_setting_reruns_that_method_only(project):
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     values["method_settings"] = {"er": {"replay": "whole"}}
@@ -103,6 +104,7 @@ def test_a_method_setting_reruns_that_method_only(project):
     assert all("/er-" in name for name in outputs)
 
 
+@pytest.mark.reliability("more-cells")
 def test_a_new_method_reruns_nothing_old(project):
     source = (
         (project / "sharc_core/methods/sgd.py").read_text().replace('register("sgd")', 'register("mine")')
@@ -119,6 +121,7 @@ def test_a_new_method_reruns_nothing_old(project):
         (project / "sharc_core/methods/mine.py").unlink()
 
 
+@pytest.mark.reliability("other-studies")
 def test_studies_share_the_grids_cells(project):
     """Only what the grid lacks is trained, be it wanted in the other scenario; tables and figures follow."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
@@ -139,6 +142,7 @@ def test_studies_share_the_grids_cells(project):
     assert planned(project, Path("config/studies.yaml")) == []
 
 
+@pytest.mark.reliability("method-code")
 def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
     path = project / "sharc_core/methods/sgd.py"
     original = path.read_text()
@@ -151,6 +155,7 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
         path.write_text(original)
 
 
+@pytest.mark.reliability("table-code", "inputs")
 @pytest.mark.parametrize(
     ("file", "old", "new", "again"),
     [
@@ -255,6 +260,7 @@ def test_each_view_is_a_job_and_an_input_of_the_cells(project):
     assert len(cells) == 4 and all("/view2/" in line for line in cells)
 
 
+@pytest.mark.reliability("bad-file")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -305,6 +311,7 @@ def test_the_recall_study_is_a_target_of_its_own(project):
         assert (out / f"figures/recall_{name}.svg").stat().st_size > 1000
 
 
+@pytest.mark.reliability("bad-value")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -241,6 +241,7 @@ def test_small_grids(cells, tmp_path):
     assert 'id="paper"' not in page
 
 
+@pytest.mark.reliability("damaged-json")
 def test_missing_figure_is_one_line(tmp_path):
     cells = [cell("sgd", [90.0])]
     with pytest.raises(UserError, match=r"learning_curves_task_il\.svg is missing"):
@@ -248,6 +249,7 @@ def test_missing_figure_is_one_line(tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.reliability("damaged-json")
 @pytest.mark.parametrize("content", [b"", b"not a drawing", b"\xff<svg"])
 def test_a_damaged_figure_is_one_line(tmp_path, content):
     cells = [cell("sgd", [90.0])]

@@ -79,6 +79,7 @@ class Asks:
         return self.call[0], self.call[1:]
 
 
+@pytest.mark.reliability("pickles")
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -115,6 +116,7 @@ def test_arrays_of_anything_else_are_refused(array, what, protocol):
         load(pickled(array, protocol))
 
 
+@pytest.mark.reliability("pickles")
 def test_sizes_that_are_only_claimed_fill_no_memory():
     huge = 10**13
     claims = [

@@ -154,6 +154,7 @@ def test_entries_that_were_not_evaluated_do_not_count_as_violations():
     assert np.isnan(runs_table([make_document("joint")])["bwt"]).all()
 
 
+@pytest.mark.reliability("damaged-json")
 def test_bad_input_is_one_line():
     with pytest.raises(UserError, match="empty"):
         runs_table([])
@@ -175,6 +176,7 @@ def test_bad_input_is_one_line():
         runs_table([short])
 
 
+@pytest.mark.reliability("damaged-json")
 def test_files_that_are_no_runs(tmp_path):
     with pytest.raises(UserError, match="missing"):
         read_runs(tmp_path / "none.csv")

@@ -132,6 +132,7 @@ class Walk:
         return self.here[key]
 
 
+@pytest.mark.reliability("more-seeds", "per-job", "copied-results", "damaged-cell", "lost-notes")
 @pytest.mark.parametrize("number", [1])
 def test_a_walk(copy, monkeypatch, number):
     monkeypatch.chdir(copy)  # features are looked up below the folder, as by Snakemake
@@ -159,6 +160,7 @@ def test_a_walk(copy, monkeypatch, number):
     assert "Nothing to be done" in again.stdout, (happened, again.stdout)
 
 
+@pytest.mark.reliability("fewer-cells", "more-cells", "shared-setting", "lost-notes")
 def test_what_users_reported(copy):
     """The cases file's row 1: without .snakemake a changed rate, then a buffer more."""
     shutil.rmtree(copy / ".snakemake")
@@ -194,6 +196,7 @@ def planned(folder, *arguments) -> set[str]:
     return {line.removeprefix("rule ").removesuffix(":") for line in lines}
 
 
+@pytest.mark.reliability("copied-results")
 def test_shared_data(smoke_run, tmp_path):
     """A fresh clone takes a data_dir that was copied with new dates, over a link, and may only read it."""
     copy_project(tmp_path / "clone")
@@ -218,6 +221,7 @@ def test_shared_data(smoke_run, tmp_path):
         path.chmod(path.stat().st_mode | 0o200)
 
 
+@pytest.mark.reliability("edited-table")
 def test_an_edited_table_is_made_again(copy):
     """From one end of the chain to the other; what comes before it stays."""
     (card,) = copy.glob("results/smoke/backbones/*.json")
@@ -236,6 +240,7 @@ def test_an_edited_table_is_made_again(copy):
     assert planned(copy, *SMOKE) == set()
 
 
+@pytest.mark.reliability("forced")
 def test_asked_for_anew(copy):
     """By a rule, by a file, with all before it; a finished document that is a target is left alone."""
     (document,) = copy.glob("results/smoke/matrices/*/*/sgd.json")

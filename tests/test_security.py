@@ -37,6 +37,7 @@ HOSTILE = r"a_b & 50% #1 $x$ {y} ~^\z <script>alert(1)</script> | *c*"
 # --- the workflow ----------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("shell")
 @pytest.mark.pipeline
 def test_paths_and_class_names_are_only_names(project, tmp_path):
     """Every path of a grid, the project's own and the names of classes and images, from data to report."""
@@ -88,6 +89,7 @@ FORBIDDEN = {
 }
 
 
+@pytest.mark.reliability("shell")
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_what_the_project_never_does(what):
     files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
@@ -99,6 +101,7 @@ def test_what_the_project_never_does(what):
         assert found is None, f"{path.relative_to(ROOT)}: {found.group()}"
 
 
+@pytest.mark.reliability("shell")
 def test_what_a_shell_is_told_is_quoted():
     """Of the rules' commands every part that comes from a grid file or a path (:q is Snakemake's quoting)."""
     parts = []
@@ -108,6 +111,7 @@ def test_what_a_shell_is_told_is_quoted():
     assert parts and all(part.endswith(":q") for part in parts), parts
 
 
+@pytest.mark.reliability("markup")
 def test_markup_is_made_of_our_own_drawings_and_paragraphs_only():
     """The page takes two texts as they are: figures, and the paragraph that a study's class has."""
     found = []
@@ -137,6 +141,7 @@ def test_every_extension_is_one_of_the_formats():
     assert {Image.EXTENSION[extension] for extension in EXTENSIONS} == set(FORMATS)
 
 
+@pytest.mark.reliability("image-formats")
 @pytest.mark.parametrize("kind", ["EPS", "ICO", "TGA", "PCX", "SGI", "ICNS"])
 def test_other_formats_are_refused_whatever_the_name(kind, monkeypatch):
     """Pillow goes by the content, and hands PostScript to a program of its own."""
@@ -160,6 +165,7 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+@pytest.mark.reliability("image-bombs")
 @pytest.mark.parametrize(
     ("side", "message"),
     [
@@ -202,6 +208,7 @@ def hostile(tmp_path_factory):
     return folder
 
 
+@pytest.mark.reliability("markup")
 @pytest.mark.slow
 def test_the_page_shows_hostile_names_as_text(hostile):
     page = (hostile / "report.html").read_text()
@@ -215,6 +222,7 @@ def test_the_page_shows_hostile_names_as_text(hostile):
     assert any(HOSTILE in label for label in checker.labels)
 
 
+@pytest.mark.reliability("markup")
 @pytest.mark.slow
 def test_a_drawing_holds_no_script_and_its_words_are_plain(hostile):
     drawings = list((hostile / "figures").glob("*.svg"))
@@ -225,6 +233,7 @@ def test_a_drawing_holds_no_script_and_its_words_are_plain(hostile):
     assert words["title"].startswith(f"title {HOSTILE}")
 
 
+@pytest.mark.reliability("markup")
 @pytest.mark.slow
 def test_tables_escape_hostile_names(hostile):
     for scenario in ("task_il", "class_il"):
@@ -247,6 +256,7 @@ def test_tables_escape_hostile_names(hostile):
 # --- what is said ----------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("terminal")
 def test_names_give_the_terminal_no_orders(tmp_path):
     """File names may hold line feeds and escape sequences: shown, not sent."""
     for split in ("train", "test"):
@@ -261,6 +271,7 @@ def test_names_give_the_terminal_no_orders(tmp_path):
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.reliability("terminal")
 def test_a_job_says_its_lines_and_logs_everything(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "workflow/scripts"))
     from common import job

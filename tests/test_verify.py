@@ -98,6 +98,7 @@ def test_the_results_alone_are_enough(place, verify):
     assert verify("archive/of_2023/")[0] == 0
 
 
+@pytest.mark.reliability("damaged-results")
 @pytest.mark.parametrize(
     ("name", "place_of_it"),
     [
@@ -123,6 +124,7 @@ def test_a_number_edited_in_a_csv_file(place, verify, name, place_of_it):
         assert status == 1 and lines[0].startswith(f"differs: {name}: row 1 has "), lines
 
 
+@pytest.mark.reliability("damaged-results")
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
@@ -140,6 +142,7 @@ def test_a_number_edited_in_a_page(place, verify, name, old, new):
     assert lines[1:] == ["results: 1 problem"]
 
 
+@pytest.mark.reliability("damaged-results")
 def test_a_number_edited_in_a_matrix(place, verify):
     name = f"{MATRICES}/er-plain-m20-floats.json"
     edit(place / "results" / name, NUMBER, other_digit)
@@ -165,6 +168,7 @@ def test_a_time_edited_in_a_matrix(place, verify):
     assert lines[1:] == ["results: 1 problem"]
 
 
+@pytest.mark.reliability("damaged-results")
 @pytest.mark.parametrize("name", ["report.html", "figures/bytes_task_il.svg"])
 def test_other_files_are_known_by_their_checksums(place, verify, name):
     (place / "results" / name).write_text(f"<P>{name}</p>\n")
@@ -216,6 +220,7 @@ def test_logs_notes_half_written_files_and_other_grids_are_no_matter(place, veri
     assert verify()[0] == 0
 
 
+@pytest.mark.reliability("damaged-results")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -287,6 +292,7 @@ def test_without_a_record(place, verify):
     assert verify("runs") == (1, [f"{message}name one of runs/smoke"])
 
 
+@pytest.mark.reliability("unsigned-document")
 def test_an_edited_config_or_origin(place, verify):
     path = place / "results/provenance.json"
     record = read_json(path)
@@ -382,6 +388,7 @@ def test_inputs_in_the_recorded_and_in_another_folder(place, made, verify):
     assert verify("results", "--data", "gone") == (1, [missing])
 
 
+@pytest.mark.reliability("silent-damage")
 @pytest.mark.parametrize(
     ("pattern", "kind"),
     [
