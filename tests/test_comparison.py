@@ -105,7 +105,7 @@ def test_cells_and_their_seeds(made):
     other = load_grid(made.grid.model_dump(mode="json") | {"training": {"lr": 0.3}})
     (note,) = compared(other).notes()
     assert "4 of 4 cells have documents of another grid, trained again: " in note
-    assert note.endswith("training.lr is 0.1 there and 0.3 in the grid")
+    assert note.endswith("training.lr is 0.1 in the document and 0.3 in the grid")
 
 
 def test_a_finished_cell_is_trained_whole_when_it_is_asked_for(made):
@@ -128,7 +128,7 @@ def test_one_document_of_another_grid_is_named(made, tmp_path):
         assert found.unfinished() == [path]
         assert found.notes() == [
             f"note: 1 of 4 cells has a document of another grid, trained again: {path}: training.lr is 0.2 "
-            "there and 0.1 in the grid"
+            "in the document and 0.1 in the grid"
         ]
     finally:
         write_json(path, before)

@@ -72,16 +72,19 @@ def test_a_selection_is_a_training_of_those_seeds(three):
 
 
 OTHERS = {
-    "setting": ({"training": Training(lr=0.2)}, "training.lr is 0.1 there and 0.2 in the grid"),
-    "buffer": ({"buffer": 13}, "buffer is 12 there and 13 in the grid"),
+    "setting": ({"training": Training(lr=0.2)}, "training.lr is 0.1 in the document and 0.2 in the grid"),
+    "buffer": ({"buffer": 13}, "buffer is 12 in the document and 13 in the grid"),
     "method's setting": ({"method_settings": {"replay": "whole"}}, "method_settings.replay is "),
-    "protocol": ({"protocol": "code"}, "protocol is 'paper' there and 'code' in the grid"),
-    "device": ({"device": "auto"}, "device is 'cpu' there and 'auto' in the grid"),
-    "stream": ({"class_order_seed": 3}, "class_order_seed is None there and 3 in the grid"),
-    "code": ({"code": "0ther"}, "it was trained by other code"),
+    "protocol": ({"protocol": "code"}, "protocol is 'paper' in the document and 'code' in the grid"),
+    "device": ({"device": "auto"}, "device is 'cpu' in the document and 'auto' in the grid"),
+    "stream": ({"class_order_seed": 3}, "class_order_seed is None in the document and 3 in the grid"),
+    "code": ({"code": "0ther"}, "it was trained with other code"),
     "features": ({"place": "digits-2/net-1"}, "it was trained on other features"),
     "weights": ({"place": "digits-1/net-2"}, "it was trained on other features"),
-    "head": ({"head": {"kind": "mlp", "hidden": 8}}, "head.kind is 'linear' there and 'mlp' in the grid"),
+    "head": (
+        {"head": {"kind": "mlp", "hidden": 8}},
+        "head.kind is 'linear' in the document and 'mlp' in the grid",
+    ),
 }
 
 
@@ -107,7 +110,7 @@ def test_a_seed_more_and_a_seed_less(three):
 def test_seeds_that_the_grid_has_not_are_no_reason_to_keep_silent(three):
     """Another code's document, of which the grid wants other seeds: it is told, and nothing of it is kept."""
     other = wanted([3], code="0ther")
-    assert difference(three, other) == "its seed 0 was trained by other code or on other features"
+    assert difference(three, other) == "its seed 0 was trained with other code or features"
     assert extended(three, trained([3], code="0ther"), other)["seeds"] == [3]
 
 
@@ -128,7 +131,7 @@ def test_a_table_takes_the_grids_seeds_and_refuses_the_rest(three, tmp_path):
         ([0, 1], wanted([0, 1], code="0ther").key, "other settings, code or features"),
         ([0, 1], wanted([0, 2]).key, "other settings, code or features"),
     ):
-        with pytest.raises(UserError, match=f"is not this grid's .*{told}"):
+        with pytest.raises(UserError, match=f"does not match this grid .*{told}"):
             read_document(path, seeds, key)
 
 
@@ -160,7 +163,7 @@ def test_a_document_that_does_not_say_what_it_is_is_no_document(three, tmp_path,
     assert missing_seeds(found, one) == [0, 1, 2]
     assert difference(found, one)
     write_json(tmp_path / "d.json", found)
-    with pytest.raises(UserError, match="is not this grid's"):
+    with pytest.raises(UserError, match="does not match this grid"):
         read_document(tmp_path / "d.json", [0, 1, 2], one.key)
 
 

@@ -176,7 +176,7 @@ def test_what_users_reported(copy):
     assert "Nothing to be done" in run()
     said = run(training={"lr": 0.02, "batch_size": 10, "epochs": 1})
     assert "note: 4 of 4 cells have documents of another grid, trained again: results/smoke/matrices/" in said
-    assert "training.lr is 0.1 there and 0.02 in the grid" in said
+    assert "training.lr is 0.1 in the document and 0.02 in the grid" in said
     assert said.count("rule cell:") == 4 and "rule runs:" in said and "rule provenance:" in said
     said = run(buffers=[20, 25])
     assert "note: " not in said and said.count("rule cell:") == 3

@@ -86,8 +86,8 @@ def test_all_is_well_in_one_line(place, verify):
     status, lines = verify()  # the folder `results` unless another is named
     assert status == 0 and len(lines) == 1, lines
     assert lines[0].startswith("results: fine; ")
-    assert "12 tables are what 4 matrices give (12 rows), byte for byte" in lines[0]
-    assert "3 tables are what 1 files of the recall study give" in lines[0]
+    assert "12 tables equal those recomputed from 4 matrices (12 rows), byte for byte" in lines[0]
+    assert "3 tables equal those recomputed from 1 files of the recall study" in lines[0]
 
 
 def test_the_results_alone_are_enough(place, verify):
@@ -102,12 +102,12 @@ def test_the_results_alone_are_enough(place, verify):
 @pytest.mark.parametrize(
     ("name", "place_of_it"),
     [
-        ("runs.csv", r"row 1 has acc \d+\.\d+, made again \d"),
-        ("tables/task_il.csv", r"row 1 has acc_mean \d+\.\d+, made again \d"),
-        ("tables/class_il_pairs.csv", r"row 1 has difference -?\d+\.\d+, made again"),
-        ("tables/scorecard.csv", r"row 1 has plain_acc \d+\.\d+, made again"),
-        ("tables/study_sweep.csv", r"row 1 has acc_mean \d+\.\d+, made again"),
-        ("tables/recall.csv", r"row 1 has relative_error_mean 0\.\d+, made again 0"),
+        ("runs.csv", r"row 1 has acc \d+\.\d+, recomputed \d"),
+        ("tables/task_il.csv", r"row 1 has acc_mean \d+\.\d+, recomputed \d"),
+        ("tables/class_il_pairs.csv", r"row 1 has difference -?\d+\.\d+, recomputed"),
+        ("tables/scorecard.csv", r"row 1 has plain_acc \d+\.\d+, recomputed"),
+        ("tables/study_sweep.csv", r"row 1 has acc_mean \d+\.\d+, recomputed"),
+        ("tables/recall.csv", r"row 1 has relative_error_mean 0\.\d+, recomputed 0"),
     ],
 )
 def test_a_number_edited_in_a_csv_file(place, verify, name, place_of_it):
@@ -138,7 +138,7 @@ def test_a_number_edited_in_a_page(place, verify, name, old, new):
     edit(place / "results/tables" / name, old, new)
     status, lines = verify()
     assert status == 1
-    assert re.match(rf"altered: tables/{name}: .*; line \d+ has '.*', made again '.*'$", lines[0]), lines
+    assert re.match(rf"altered: tables/{name}: .*; line \d+ has '.*', recomputed '.*'$", lines[0]), lines
     assert lines[1:] == ["results: 1 problem"]
 
 
@@ -149,7 +149,7 @@ def test_a_number_edited_in_a_matrix(place, verify):
     status, lines = verify()
     assert status == 1
     assert f"altered: {name}: its SHA-256 is not the recorded one" in lines
-    assert re.match(r"unchecked: .*the numbers of seed \d are not those that were written", lines[1]), lines
+    assert re.match(r"unchecked: .*the numbers of seed \d do not match their checksum", lines[1]), lines
     bless(place, name)
     status, lines = verify()
     assert status == 1 and not [line for line in lines if name in line]
@@ -164,7 +164,7 @@ def test_a_time_edited_in_a_matrix(place, verify):
     bless(place, name)
     status, lines = verify()
     assert status == 1
-    assert re.match(r"differs: runs.csv: row \d+ has train_seconds 0\.333\d*, made again 0\.1", lines[0])
+    assert re.match(r"differs: runs.csv: row \d+ has train_seconds 0\.333\d*, recomputed 0\.1", lines[0])
     assert lines[1:] == ["results: 1 problem"]
 
 
@@ -193,7 +193,7 @@ def test_a_missing_source_of_the_tables(place, verify, name):
     status, lines = verify()
     kind = "grid" if name.endswith("json") else "recall"
     assert status == 1 and lines[0] == f"missing: {name}"
-    assert lines[1].startswith(f"unchecked: tables of the {kind}: cannot be made again: ")
+    assert lines[1].startswith(f"unchecked: tables of the {kind}: cannot be recomputed: ")
     assert name in lines[1]
     assert lines[2:] == ["results: 2 problems"]
 
@@ -224,13 +224,13 @@ def test_logs_notes_half_written_files_and_other_grids_are_no_matter(place, veri
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("not json", "cannot be made again: results/.*/sgd.json is not valid JSON"),
-        ("[1]", "cannot be made again: results/.*/sgd.json is not a JSON object"),
+        ("not json", "cannot be recomputed: results/.*/sgd.json is not valid JSON"),
+        ("[1]", "cannot be recomputed: results/.*/sgd.json is not a JSON object"),
         (
             "{}",
-            "cannot be made again: results/.*/sgd.json is not this grid's .it does not say what it",
+            "cannot be recomputed: results/.*/sgd.json does not match this grid .its provenance is",
         ),
-        ('{"cell": {"method": "sgd"}}', "cannot be made again: results/.*/sgd.json is not this grid's"),
+        ('{"cell": {"method": "sgd"}}', "cannot be recomputed: results/.*/sgd.json does not match this grid"),
     ],
 )
 def test_a_damaged_matrix_is_a_line_and_no_traceback(place, verify, content, reason):
@@ -299,10 +299,10 @@ def test_an_edited_config_or_origin(place, verify):
     record["config"]["training"]["lr"] = 0.2
     record["origin"]["hosts"] = ["a supercomputer"]
     write_json(path, record)
-    told = "altered: provenance.json: config_hash is not that of config; origin is not that of the runs"
+    told = "altered: provenance.json: config_hash does not match config; origin does not match the runs"
     status, lines = verify()
     assert status == 1 and lines[0] == told and lines[-1] == "results: 5 problems"
-    other = "it is not the recorded grid's: training.lr is 0.1 there and 0.2 in the grid"
+    other = "it does not match the recorded grid: training.lr is 0.1 in the document and 0.2 in the grid"
     assert all(line.startswith(f"altered: {MATRICES}/") and line.endswith(other) for line in lines[1:-1])
 
 
@@ -311,7 +311,7 @@ def test_a_config_that_is_no_grid_file(place, verify):
     record = read_json(path)
     record["config"]["cells"] = None
     write_json(path, record)
-    told = "altered: provenance.json: config_hash is not that of config"
+    told = "altered: provenance.json: config_hash does not match config"
     status, lines = verify()
     assert status == 1 and lines[0] == told and lines[-1] == "results: 1 problem"
     assert lines[1].startswith("note: settings were not compared with the recorded grid: config: cells: ")
@@ -358,7 +358,7 @@ def test_other_code_is_told_where_tables_differ_and_only_there(place, verify, mo
         f"tables/{scenario}.{kind}" for scenario in ("task_il", "class_il") for kind in ("md", "tex")
     }
     (note,) = [line for line in lines if line.startswith("note: ")]
-    assert note.startswith("note: the tables were made by other code (commit 0ld0")
+    assert note.startswith("note: the tables were made with other code (commit 0ld0")
     assert "pandas 2.0.0, here " in note and "code " not in note.split("(")[1]
     assert lines[-1] == "results: 4 problems"
 
@@ -373,7 +373,7 @@ def test_other_published_numbers_are_told(place, verify, monkeypatch, tmp_path):
     text = verify_module.PUBLISHED.read_text()
     other.write_text(text.replace("s_cifar10,", "s_digits,"))
     verdict = verify_module.verify(place / "results", published=other)
-    assert verdict.problems and "other published numbers" in verdict.notes[0]
+    assert verdict.problems and "different published numbers" in verdict.notes[0]
 
 
 # --- data, weights, features -----------------------------------------------------------------------
@@ -384,7 +384,7 @@ def test_inputs_in_the_recorded_and_in_another_folder(place, made, verify):
     assert status == 0 and f"4 inputs in {made.data} have the recorded checksums" in lines[0], lines
     status, lines = verify("results", "--data", "data")
     assert status == 0 and "4 inputs in data have the recorded checksums" in lines[0], lines
-    missing = "error: data_dir gone is not a folder here: give its place as --data FOLDER"
+    missing = "error: data_dir gone is not a folder here: give its location as --data FOLDER"
     assert verify("results", "--data", "gone") == (1, [missing])
 
 
@@ -440,7 +440,7 @@ def test_a_real_grid(project, tmp_path):
     """The smoke grid's results: fine where they were made and elsewhere, until somebody improves a number."""
     whole = verified(project, "results/smoke", "--data")
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    assert "11 tables are what 4 matrices give (12 rows)" in whole.stdout
+    assert "11 tables equal those recomputed from 4 matrices (12 rows)" in whole.stdout
     assert "4 inputs in data have the recorded checksums" in whole.stdout
     record = json.loads((project / "results/smoke/provenance.json").read_text())
     assert record["made"]["commit"] == "unknown"  # a copy of the project, no checkout

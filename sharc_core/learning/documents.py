@@ -1,9 +1,10 @@
-"""A cell's document: what each seed gave, and all that this is a function of. What is on disk is the truth.
+"""A cell's document holds the results of each seed and everything that they depend on.
 
-What a seed's numbers depend on is the cell's settings, the code behind them and the features that the seed
-reads, whose names carry a hash of all that they are made from. A document says all three, so that it can be
-compared with what a grid wants: whoever reads one for a table takes the seeds that are the grid's and
-refuses it where one is missing. Seeds that were trained later are added to those that are there.
+The results of a seed depend on the cell's settings, the code behind the cell and the features that the seed
+reads. The names of features contain a hash of everything that they are made from. A document contains all
+three, so it can be compared with what a grid wants without other metadata. Code that reads a document for a
+table selects the grid's seeds, and refuses the document if one is missing. Seeds that are trained later are
+added.
 """
 
 import re
@@ -18,17 +19,17 @@ from sharc_core.grid.cell import Cell
 FORMAT = 2
 Document = dict[str, Any]
 TIME = "train_seconds"
-KEPT = re.compile(r"(-all|-last\d+)(-full\d+)?$")  # ends a part of drifting features, but in no `reads`
-BY_SEED = ("matrix", "untrained")  # by scenario, lists with a value per seed
-BY_TRAINED_SEED = ("seeds", "reads", "sums")  # of a training, a value per seed, the seeds first
-MADE_BY = ("code", "origin", "versions")  # the same for all its seeds; `features`: of all of them
+KEPT = re.compile(r"(-all|-last\d+)(-full\d+)?$")  # kept maps in the name of a drifting part; not in `reads`
+BY_SEED = ("matrix", "untrained")  # by scenario, lists with one value per seed
+BY_TRAINED_SEED = ("seeds", "reads", "sums")  # lists of a training with one value per seed, the seeds first
+MADE_BY = ("code", "origin", "versions")  # equal for all seeds of a training; its `features` cover them all
 
 
 class Wanted(NamedTuple):
     """What a grid wants of a cell.
 
-    code: hash of the code behind it. reads: by seed, names of the features that it is trained on and tested
-    with, below data_dir/features.
+    code: hash of the code behind the cell. reads: by seed, the names of the features for training and test,
+    relative to data_dir/features.
     """
 
     cell: Cell
@@ -37,22 +38,22 @@ class Wanted(NamedTuple):
 
     @property
     def keys(self) -> dict[int, str]:
-        """By seed, a hash of all that its numbers are a function of."""
+        """By seed, a hash of everything that its results depend on."""
         return {seed: _key(self.cell.settings, self.code, names) for seed, names in self.reads.items()}
 
     @property
     def key(self) -> str:
-        """Of all its seeds."""
+        """One hash of the keys of all seeds."""
         return joint_key(self.keys)
 
 
 def features_name(folder: Path | str) -> str:
-    """What documents call a folder of features: its path below data_dir/features."""
+    """Return the name of a folder of features in documents, which is its path below data_dir/features."""
     return "/".join(Path(folder).parts[-3:])
 
 
 def joint_key(keys: Mapping[int, str]) -> str:
-    """One hash of several seeds' keys."""
+    """Return one hash of the keys of several seeds."""
     return digest([keys[seed] for seed in sorted(keys)], 16)
 
 
@@ -61,7 +62,10 @@ def _key(settings: Mapping[str, Any], code: str, reads: Sequence[str]) -> str:
 
 
 def signed(document: Document, wanted: Wanted, features: Mapping[str, str]) -> Document:
-    """What a training gave, with what it comes from. features: the hash of each folder read, by its name."""
+    """Return the document of one training, with its seeds, checksums, code and features added.
+
+    features: by name of each folder read, its hash.
+    """
     (training,) = document["trainings"]
     seeds = training["seeds"]
     reads = [wanted.reads[seed] for seed in seeds]
@@ -71,36 +75,39 @@ def signed(document: Document, wanted: Wanted, features: Mapping[str, str]) -> D
 
 
 def checksum(document: Document, seed: int) -> str:
-    """A hash of a seed's numbers, so that none is taken that a disk spoilt or a hand changed.
+    """Return a hash of a seed's results, which detects disk errors and edits.
 
-    Without the time that it took, which no run gives twice.
+    It omits the training time, which differs between runs.
     """
-    place = document["seeds"].index(seed)
-    numbers = [{key: values[place] for key, values in document[name].items()} for name in BY_SEED]
-    costs = {key: values and values[place] for key, values in document["costs"].items() if key != TIME}
+    index = document["seeds"].index(seed)
+    numbers = [{key: values[index] for key, values in document[name].items()} for name in BY_SEED]
+    costs = {key: values and values[index] for key, values in document["costs"].items() if key != TIME}
     return digest([seed, numbers, costs], 16)
 
 
 def keys_of(document: Document) -> dict[int, str]:
-    """By seed, the key of what a document holds. Raises UserError for one that is damaged."""
+    """Return by seed the key of the results in a document. Raises UserError if the document is damaged."""
     try:
         if document["format"] != FORMAT:
             raise UserError(f"format {shown(document['format'])} instead of {FORMAT}")
-        found = {}
+        keys = {}
         for training in document["trainings"]:
-            for seed, reads, kept in zip(*(training[name] for name in BY_TRAINED_SEED), strict=True):
-                found[seed] = _key(document["cell"], training["code"], reads)
-                if checksum(document, seed) != kept:
-                    raise UserError(f"the numbers of seed {seed} are not those that were written")
-        if not found or sorted(found) != sorted(document["seeds"]):
-            raise UserError("its seeds are not those that it says were trained")
+            for seed, reads, expected in zip(*(training[name] for name in BY_TRAINED_SEED), strict=True):
+                keys[seed] = _key(document["cell"], training["code"], reads)
+                if checksum(document, seed) != expected:
+                    raise UserError(f"the numbers of seed {seed} do not match their checksum")
+        if not keys or sorted(keys) != sorted(document["seeds"]):
+            raise UserError("its seeds do not match those of its trainings")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"it does not say what it comes from: {error!r}") from None
-    return found
+        raise UserError(f"its provenance is missing or damaged: {error!r}") from None
+    return keys
 
 
 def matching_seeds(document: Document | None, wanted: Wanted) -> list[int]:
-    """Seeds of a document that are what the grid wants, also such as it would want if it had that seed."""
+    """Return the seeds of a document that match the grid, or would match if the grid had that seed.
+
+    A seed that the grid does not have matches if its features are in folders that the grid's seeds read from.
+    """
     if document is None:
         return []
     try:
@@ -109,151 +116,155 @@ def matching_seeds(document: Document | None, wanted: Wanted) -> list[int]:
         return []
     if document["cell"] != wanted.cell.settings:
         return []
-    places = {_place(name) for names in wanted.reads.values() for name in names}
-    found = []
+    folders = {_folder(name) for names in wanted.reads.values() for name in names}
+    matching = []
     for training in document["trainings"]:
         if training["code"] == wanted.code:
             for seed, reads in zip(training["seeds"], training["reads"], strict=True):
                 if seed in wanted.reads:
                     is_same = set(reads) == set(wanted.reads[seed])
                 else:
-                    is_same = {_place(name) for name in reads} <= places
-                found += [seed] if is_same else []
-    return found
+                    is_same = {_folder(name) for name in reads} <= folders
+                matching += [seed] if is_same else []
+    return matching
 
 
-def _place(name: str) -> str:
-    """Of the features that a name is a view or a part of."""
+def _folder(name: str) -> str:
+    """Return the folder of features that a view or part with this name belongs to."""
     return name.rpartition("/")[0]
 
 
 def missing_seeds(document: Document | None, wanted: Wanted) -> list[int]:
-    """Seeds of the cell that a document does not hold as the grid wants them; all where there is none."""
-    there = matching_seeds(document, wanted)
-    return [seed for seed in wanted.reads if seed not in there]
+    """Return the grid's seeds that a document lacks or that do not match; all seeds without a document."""
+    matching = matching_seeds(document, wanted)
+    return [seed for seed in wanted.reads if seed not in matching]
 
 
 def difference(document: Document, wanted: Wanted) -> str | None:
-    """In words, why a document is not what the grid wants; None where it lacks seeds and nothing else."""
+    """Return why a document does not match the grid; None if it does, or only lacks seeds."""
     try:
         keys_of(document)
     except UserError as error:
         return str(error) if document else "it cannot be read"
-    told = differing(document["cell"], wanted.cell.settings)
-    if told:
-        return told
+    setting = differing(document["cell"], wanted.cell.settings)
+    if setting:
+        return setting
     for training in document["trainings"]:
         common = [seed for seed in training["seeds"] if seed in wanted.reads]
         if common and training["code"] != wanted.code:
-            return "it was trained by other code"
+            return "it was trained with other code"
         for seed in common:
             if set(training["reads"][training["seeds"].index(seed)]) != set(wanted.reads[seed]):
                 return "it was trained on other features (other data, weights, or code that extracts them)"
-    others = set(document["seeds"]) - set(matching_seeds(document, wanted))
-    return f"its seed {min(others)} was trained by other code or on other features" if others else None
+    mismatched = set(document["seeds"]) - set(matching_seeds(document, wanted))
+    return f"its seed {min(mismatched)} was trained with other code or features" if mismatched else None
 
 
-def differing(there: Mapping[str, Any], here: Mapping[str, Any], place: str = "") -> str | None:
-    """In words, the first setting that a document has otherwise than a grid; None where all are the same."""
-    for key in [*here, *(key for key in there if key not in here)]:
-        one, other = there.get(key), here.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            told = differing(one, other, f"{place}{key}.")
-            if told:
-                return told
-        elif one != other:
-            return f"{place}{key} is {shown(one)} there and {shown(other)} in the grid"
+def differing(settings: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
+    """Describe the first setting in which a document differs from a grid; None if all are equal.
+
+    settings: of the document. wanted: of the grid. prefix: outer keys with dots, for nested settings.
+    """
+    for key in [*wanted, *(key for key in settings if key not in wanted)]:
+        value, wanted_value = settings.get(key), wanted.get(key)
+        if isinstance(value, dict) and isinstance(wanted_value, dict):
+            nested = differing(value, wanted_value, f"{prefix}{key}.")
+            if nested:
+                return nested
+        elif value != wanted_value:
+            return f"{prefix}{key} is {shown(value)} in the document and {shown(wanted_value)} in the grid"
     return None
 
 
 def joined(documents: Iterable[Document]) -> Document:
-    """One document of several of the same cell, whose seeds differ; its seeds in ascending order."""
+    """Merge documents of the same cell with distinct seeds; the result has its seeds in ascending order."""
     documents = list(documents)
     first = documents[0]
     seeds = [seed for document in documents for seed in document["seeds"]]
-    together = first | {"seeds": seeds, "trainings": _trainings(documents)}
+    merged = first | {"seeds": seeds, "trainings": _trainings(documents)}
     for name in BY_SEED:
-        together[name] = {key: sum((d[name][key] for d in documents), []) for key in first[name]}
-    together["costs"] = {
+        merged[name] = {key: sum((d[name][key] for d in documents), []) for key in first[name]}
+    merged["costs"] = {
         name: None if value is None else sum((d["costs"][name] for d in documents), [])
         for name, value in first["costs"].items()
     }
-    return selected(together, sorted(seeds))
+    return selected(merged, sorted(seeds))
 
 
 def _trainings(documents: list[Document]) -> list[dict[str, Any]]:
-    """Of all of them; those that differ in nothing but their seeds and what these read as one."""
-    found: list[dict[str, Any]] = []
-    for training in (one for document in documents for one in document["trainings"]):
-        known = next((one for one in found if _is_alike(one, training)), None)
-        if known is None:
-            found.append(dict(training))
+    """Return the trainings of all documents, merging those that differ only in seeds and what these read."""
+    merged: list[dict[str, Any]] = []
+    for training in (training for document in documents for training in document["trainings"]):
+        target = next((candidate for candidate in merged if _is_alike(candidate, training)), None)
+        if target is None:
+            merged.append(dict(training))
             continue
-        lists = [name for name in BY_TRAINED_SEED if name in known]
-        columns = [known[name] + training[name] for name in lists]
+        lists = [name for name in BY_TRAINED_SEED if name in target]
+        columns = [target[name] + training[name] for name in lists]
         by_seed = sorted(zip(*columns, strict=True), key=lambda values: values[0])
-        known |= {name: list(values) for name, values in zip(lists, zip(*by_seed, strict=True), strict=True)}
-        if "features" in known:
-            known["features"] = known["features"] | training["features"]
-    return found
+        target |= {name: list(values) for name, values in zip(lists, zip(*by_seed, strict=True), strict=True)}
+        if "features" in target:
+            target["features"] = target["features"] | training["features"]
+    return merged
 
 
-def _is_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    ours, theirs = one.get("features", {}), other.get("features", {})
-    is_same_input = all(theirs[name] == ours[name] for name in ours if name in theirs)
-    return is_same_input and all(one.get(name) == other.get(name) for name in MADE_BY)
+def _is_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether two trainings agree in MADE_BY and in the hashes of the features that both read."""
+    hashes, second_hashes = first.get("features", {}), second.get("features", {})
+    is_same_input = all(second_hashes[name] == hashes[name] for name in hashes if name in second_hashes)
+    return is_same_input and all(first.get(name) == second.get(name) for name in MADE_BY)
 
 
 def selected(document: Document, seeds: Sequence[int]) -> Document:
-    """A document of some of its seeds, in the order asked for."""
-    places = [document["seeds"].index(seed) for seed in seeds]
+    """Return a document with only the given seeds, in their order."""
+    indices = [document["seeds"].index(seed) for seed in seeds]
 
-    def of(values: list) -> list:
-        return [values[place] for place in places]
+    def pick(values: list) -> list:
+        return [values[index] for index in indices]
 
     trainings = []
     for training in document["trainings"]:
-        mine = [n for n, seed in enumerate(training["seeds"]) if seed in seeds]
-        if mine:
-            found: dict[str, Any] = {
-                k: [training[k][n] for n in mine] for k in BY_TRAINED_SEED if k in training
+        positions = [n for n, seed in enumerate(training["seeds"]) if seed in seeds]
+        if positions:
+            part: dict[str, Any] = {
+                k: [training[k][n] for n in positions] for k in BY_TRAINED_SEED if k in training
             }
-            if "reads" in found:
-                read = {name for names in found["reads"] for name in names}
-                found["features"] = {k: v for k, v in training["features"].items() if KEPT.sub("", k) in read}
-            trainings.append(training | found)
-    costs = {name: None if values is None else of(values) for name, values in document["costs"].items()}
-    chosen = {"seeds": list(seeds), "costs": costs, "trainings": trainings}
+            if "reads" in part:
+                read = {name for names in part["reads"] for name in names}
+                part["features"] = {k: v for k, v in training["features"].items() if KEPT.sub("", k) in read}
+            trainings.append(training | part)
+    costs = {name: None if values is None else pick(values) for name, values in document["costs"].items()}
+    selection = {"seeds": list(seeds), "costs": costs, "trainings": trainings}
     for name in BY_SEED:
-        chosen[name] = {key: of(values) for key, values in document[name].items()}
-    return document | chosen
+        selection[name] = {key: pick(values) for key, values in document[name].items()}
+    return document | selection
 
 
-def extended(document: Document | None, news: Document, wanted: Wanted) -> Document:
-    """The seeds of a document that still match, and those that were trained just now."""
-    kept = [seed for seed in matching_seeds(document, wanted) if seed not in news["seeds"]]
+def extended(document: Document | None, trained: Document, wanted: Wanted) -> Document:
+    """Merge the seeds of a document that still match the grid with newly trained ones."""
+    kept = [seed for seed in matching_seeds(document, wanted) if seed not in trained["seeds"]]
     if document is None or not kept:
-        return joined([news])
-    return joined([selected(document, kept), news])
+        return joined([trained])
+    return joined([selected(document, kept), trained])
 
 
 def read_all(paths: Iterable[Path | str], wanted: Iterable[Sequence[Any]]) -> list[Document]:
-    """read_document of several. wanted: seeds and key of each."""
+    """Read several documents with read_document. wanted: seeds and key of each."""
     return [read_document(path, list(seeds), key) for path, (seeds, key) in zip(paths, wanted, strict=True)]
 
 
 def read_document(path: Path | str, seeds: Sequence[int], key: str) -> Document:
-    """A document's seeds that a grid wants, for a table. key: Wanted.key.
+    """Read a document for a table, and return it with only the seeds that the grid wants.
 
-    Raises UserError where it is not the grid's.
+    key: Wanted.key. Raises UserError if the document does not match the grid.
     """
     document = read_json(path)
     try:
-        found = keys_of(document)
-        absent = [seed for seed in seeds if seed not in found]
-        if absent:
-            problem = f"seed {absent[0]} is missing"
-        elif joint_key({seed: found[seed] for seed in seeds}) == key:
+        keys = keys_of(document)
+        missing = [seed for seed in seeds if seed not in keys]
+        if missing:
+            problem = f"seed {missing[0]} is missing"
+        elif joint_key({seed: keys[seed] for seed in seeds}) == key:
             return selected(document, seeds)
         else:
             problem = "it was trained with other settings, code or features"
@@ -261,4 +272,4 @@ def read_document(path: Path | str, seeds: Sequence[int], key: str) -> Document:
         problem = str(error)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         problem = f"it is damaged: {error!r}"
-    raise UserError(f"{path} is not this grid's ({problem}): run snakemake again, or delete it")
+    raise UserError(f"{path} does not match this grid ({problem}): run snakemake again, or delete it")

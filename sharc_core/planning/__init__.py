@@ -1,1 +1,1 @@
-"""What a call of Snakemake makes of a grid: read by the Snakefile and its rules."""
+"""The plan that a call of Snakemake makes for a grid. The Snakefile and its rules read it."""

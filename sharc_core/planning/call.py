@@ -1,4 +1,4 @@
-"""How Snakemake was called: to plan, to look or to run, for which targets, and what it was asked to redo."""
+"""The options of a call of Snakemake: whether it runs jobs, its targets, and the files that it forces."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-# Options with which Snakemake runs no jobs; the rules then offer every job that there could be.
+# Options with which Snakemake runs no jobs. The rules then offer every possible job.
 LOOKS = (
     *("report", "summary", "detailed_summary", "dag", "rulegraph", "filegraph", "d3dag", "lint"),
     *("list_rules", "list_target_rules", "list_untracked", "list_input_changes", "list_params_changes"),
@@ -19,8 +19,8 @@ LOOKS = (
 class Call:
     """A call of Snakemake. workflow: its object, in the Snakefile.
 
-    is_main: this is no process of a job. is_dry: a dry run, however it is spelt. compares: the call looks
-    at what is on disk and leaves out what is finished.
+    is_main: this is Snakemake's main process, not that of a job. is_dry: a dry run, with any spelling of
+    the option. compares: the call compares the files on disk with the grid and omits finished ones.
     """
 
     def __init__(self, workflow: Any):
@@ -35,18 +35,18 @@ class Call:
         return value if value not in ([], set(), ()) else None
 
     def is_forced(self, rules: Iterable[str], path: str) -> bool:
-        """Whether a file that one of the rules makes is to be made again even if it is finished."""
-        asked = set(self._given("forcerun") or ())
+        """Return whether a file of one of the rules is to be made again even if it is finished."""
+        names = set(self._given("forcerun") or ())
         if self._given("force"):
-            asked |= set(self._given("targets") or ())
-        return bool(self._given("forceall")) or not asked.isdisjoint(rules) or _names(path, asked)
+            names |= set(self._given("targets") or ())
+        return bool(self._given("forceall")) or not names.isdisjoint(rules) or _names(path, names)
 
     def is_target(self, path: str) -> bool:
-        """Whether a file was asked for by its name."""
+        """Return whether a file was requested by its name."""
         return _names(path, self._given("targets") or ())
 
     def asks_for(self, path: str, *rules: str) -> bool:
-        """Whether a file was asked for by its name, by one of the rules, or by default if `all` is one."""
+        """Return whether a file was requested by its name, by a rule, or by default if `all` is a rule."""
         targets = self._given("targets")
         return self.is_target(path) or not set(targets or ["all"]).isdisjoint(self._spelt(rules))
 
@@ -65,12 +65,12 @@ class Call:
         return [path for path in paths if self.is_forced(names, path) or not is_finished(path)]
 
     def requested(self, paths: Iterable[str], offered: Iterable[str]) -> list[str]:
-        """Return finished files that were asked for by name: a rule for them has nothing to do."""
-        others = set(paths) - set(offered)
-        return [path for path in paths if self.compares and path in others and self.is_target(path)]
+        """Return finished files that were requested by name. A rule for them has nothing to do."""
+        finished = set(paths) - set(offered)
+        return [path for path in paths if self.compares and path in finished and self.is_target(path)]
 
     def _spelt(self, rules: Iterable[str]) -> list[str]:
-        """Names of rules as another workflow, which uses this one as a module, may have changed them."""
+        """Return the names of rules, which a workflow that uses this one as a module may have changed."""
         return [self._workflow.modifier.modify_rulename(rule) for rule in rules]
 
     def force(self, paths: Iterable[str]) -> None:
@@ -88,10 +88,10 @@ class Call:
         workflow._prepare_dag = prepared
 
 
-def _names(path: str, asked: Iterable[str]) -> bool:
-    """Whether a path is among those that were asked for, however it is spelt."""
-    asked = set(asked)
-    return bool(asked) and os.path.abspath(path) in {os.path.abspath(name) for name in asked}
+def _names(path: str, requested: Iterable[str]) -> bool:
+    """Return whether a path is among the requested ones, in any spelling."""
+    requested = set(requested)
+    return bool(requested) and os.path.abspath(path) in {os.path.abspath(name) for name in requested}
 
 
 def _options() -> dict[str, Any]:
@@ -101,6 +101,6 @@ def _options() -> dict[str, Any]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             known, _ = get_argument_parser().parse_known_args(sys.argv[1:])
-    except SystemExit:  # called by another program, with arguments of its own
+    except SystemExit:  # another program runs Snakemake, with its own arguments
         return {}
     return vars(known)

@@ -1,7 +1,7 @@
 """Data sets, backbones and features of a grid. They are shared between grids and made once.
 
-Their paths carry a hash of what they are made from, so a file that exists is right. The plan maps each path
-back to what it stands for.
+Their paths contain a hash of what they are made from, so an existing file is up to date. The plan maps each
+path back to its data set, backbone and view.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,13 +41,13 @@ class Inputs:
         self.missing_features = self._missing("features/{}/manifest.json", self.caches, "features")
 
     def _missing(self, pattern: str, names: Iterable[str], rule: str) -> list[str]:
-        """Return those of some inputs that are missing, or were asked for by rule or by name."""
+        """Return the names of inputs that are missing, or were requested by rule or by name."""
         paths = {str(self._layout.data / pattern.format(name)): name for name in names}
 
-        def is_there(path: str) -> bool:
-            return _is_there(Path(path)) and not self._call.is_target(path)
+        def is_finished(path: str) -> bool:
+            return _exists(Path(path)) and not self._call.is_target(path)
 
-        return [paths[path] for path in self._call.offered(paths, is_there, rule)]
+        return [paths[path] for path in self._call.offered(paths, is_finished, rule)]
 
     def features_of(self, cells: Sequence[Cell]) -> list[str]:
         """Return the manifests of the features that cells of one data set and backbone read, in order."""
@@ -63,14 +63,17 @@ class Inputs:
         dataset, backbone, _ = self.caches[cache]
         weights, before = self._layout.weights(backbone), self._layout.made_from(*self.caches[cache])
         paths = [f"{self._layout.prepared(dataset)}/manifest.json"]
-        paths += [] if weights is None else [str(weights)]  # torchvision holds its own
+        paths += [] if weights is None else [str(weights)]  # torchvision manages its own weights
         return paths + ([] if before is None else [f"{before}/manifest.json"])
 
     def is_drifting(self, cache: str) -> bool:
-        """Whether features belong to a seed: a batch of ten images leaves a second core nothing to do."""
+        """Return whether features belong to one seed, as those of a drifting backbone do.
+
+        Their extraction uses batches of ten images, which are too small to use a second core.
+        """
         return isinstance(self.caches[cache][2], str)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a manifest exists, or a card and the weights next to it."""
+def _exists(path: Path) -> bool:
+    """Return whether a manifest exists, or a card and the weights next to it."""
     return path.exists() and (path.name == "manifest.json" or path.with_suffix(".safetensors").exists())

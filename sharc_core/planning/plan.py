@@ -1,6 +1,6 @@
 """The plan of a call of Snakemake: what its rules offer to make for a grid, and what has to be made.
 
-What is on disk decides, not Snakemake's notes or the files' times (sharc_core/verification/comparison.py).
+The contents of files decide, not Snakemake's metadata or mtimes (sharc_core/verification/comparison.py).
 Names of data, weights and features carry a hash of what they are made from. A cell's document states its
 settings, code and features. The record states what tables and figures were made from. Rules offer what is
 missing or does not match the grid; all other files are inputs that no rule makes. Job processes, and calls
@@ -67,7 +67,7 @@ class Plan:
         self.progress: Progress | None = None  # of the call that runs the jobs
 
     def path(self, name: str) -> str:
-        """Return the path of a file of the results, whether results_dir is out, ./out, out/ or `.`."""
+        """Return the path of a file of the results, for any spelling of results_dir (./out, out/, `.`)."""
         return str(self.layout.results / name)
 
     def names(self, folder: str, paths: Iterable[str]) -> list[str]:
@@ -75,7 +75,7 @@ class Plan:
         return [str(Path(path).relative_to(self.path(folder)).with_suffix("")) for path in paths]
 
     def _is_right_card(self, path: str) -> bool:
-        """Whether a copy of a card exists and equals the card in data_dir, as long as that exists."""
+        """Return whether a copy of a card exists and equals the card in data_dir, if that exists."""
         card, copy = Path(self.cards[path]), Path(path)
         return copy.exists() and not (card.exists() and card.read_bytes() != copy.read_bytes())
 
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def replaced(self) -> str | None:
-        """The folder for documents that are replaced; None where they are not kept."""
+        """The folder for documents that are replaced; None if they are not kept."""
         return self.path(OUTDATED) if self.grid.cells.keep_replaced else None
 
     @cached_property
@@ -116,7 +116,7 @@ class Plan:
         return {path: batch for batch, documents in self.batches.items() for path in documents}
 
     def in_batch(self, batch: str) -> list[str]:
-        """Return the documents that a batch trains: what lacks something or was asked for, or all of them."""
+        """Return the documents of a batch that lack seeds or are forced; all if there are none."""
         documents = self.batches[batch]
         is_forced, is_finished = self.comparison.forced.__contains__, self.comparison.is_finished
         return [path for path in documents if is_forced(path) or not is_finished(path)] or documents
@@ -157,17 +157,17 @@ class Plan:
 
     @property
     def runs(self) -> str:
-        """The table of all runs."""
+        """Path of the table of all runs."""
         return self.path("runs.csv")
 
     @property
     def report(self) -> str:
-        """The page."""
+        """Path of the HTML report."""
         return self.path("report.html")
 
     @property
     def record(self) -> str:
-        """The record of the grid."""
+        """Path of the grid's record."""
         return self.path(record_name(GRID))
 
     @property
@@ -177,12 +177,12 @@ class Plan:
 
     @property
     def of_studies(self) -> list[str]:
-        """Paths of their rows and of what is made from these, which the report reads."""
+        """Paths of the files of these studies that the report reads: their rows, and files made from rows."""
         return [path for study in self.reported for path in [*study.jobs, *study.made]]
 
     @property
     def targets(self) -> list[str]:
-        """All that `all` makes."""
+        """All files that the target `all` makes."""
         studies = [path for study in self.reported for path in study.files]
         return [*self.cells, self.runs, *self.tables, *self.figures, self.report, self.record, *studies]
 
@@ -270,16 +270,16 @@ class Plan:
         return keys[rule]
 
     def is_current(self, rule: str) -> bool:
-        """Whether the files of a stage stay as they are, however young the files are that it reads."""
+        """Return whether the files of a stage stay as they are, regardless of the mtimes of its inputs."""
         return rule not in self.outdated and not self._is_asked_for
 
     @cached_property
     def _is_asked_for(self) -> bool:
-        """Whether any stage was asked for with --forcerun or the like."""
+        """True if any stage is forced, with --forcerun or a similar option."""
         return any(self.call.forced(paths, rule) for rule, paths in self.files_of.items())
 
     def to_force(self) -> list[str]:
-        """Return the files whose jobs Snakemake runs whatever it thinks of them."""
+        """Return the files whose jobs Snakemake has to run, regardless of its own metadata."""
         paths = [*self.to_train, *self.to_copy]
         paths += [path for study in self.studies for path in study.to_measure]
         paths += [path for rule in self.outdated for path in self.files_of[rule]]
@@ -294,7 +294,7 @@ class Plan:
                 self.progress.print(line)
 
     def summary(self) -> str:
-        """Return one line about what was asked for and how many jobs ran."""
+        """Return one line about the requested files and the number of jobs that ran."""
         lines = [study.summary() for study in self.studies if self.call.asks_for(study.record, study.name)]
         if lines:
             return "; ".join(lines)
@@ -309,7 +309,7 @@ class Plan:
 
 
 def _time(path: str) -> int | None:
-    """Return when a file was last written; None where there is none."""
+    """Return the mtime of a file in nanoseconds; None if there is no file."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

@@ -1,8 +1,8 @@
 """What a run shows: one line per finished job, and on a terminal a line with what is running.
 
-Snakemake reports a job in some ten lines, of which a grid of hundreds of cells makes pages. Its log file in
-.snakemake/log keeps them. A logger plugin (--logger), --verbose and --printshellcmds show Snakemake's own
-output, and --quiet hides the lines.
+Snakemake prints about ten lines per job, which is too much for hundreds of cells. Its log file in
+.snakemake/log keeps these lines. A logger plugin (--logger), --verbose and --printshellcmds show Snakemake's
+own output, and --quiet hides the lines printed here.
 """
 
 import logging
@@ -26,16 +26,16 @@ HIDDEN_STARTS = (
     *("Singularity containers: ignored", "Removing temporary output", "Group jobs: inactive"),
     *("Elapsed time: ", "Assuming unrestricted shared filesystem usage"),
 )
-MOVES = {"all", "card", "document", "finished", "measured"}  # rules whose jobs take no time worth a line
-LONG = {"data", "pretrain", "features", "cell", "cells", "study_job"}  # of unknown length before one is done
-SHORT = 6.0  # seconds that any other job may take, most of it to start Python
+MOVES = {"all", "card", "document", "finished", "measured"}  # rules whose jobs are too short for a line
+LONG = {"data", "pretrain", "features", "cell", "cells", "study_job"}  # duration unknown until one is done
+SHORT = 6.0  # assumed seconds of any other job; most of it starts Python
 TICK = 1.0  # seconds between two updates of the line of what is running
 CLEAR = "\r\033[K"
 
 
 @dataclass
 class Running:
-    """A job that was started. name: its rule and what it stands for."""
+    """A job that was started. name: its rule and wildcards."""
 
     rule: str
     name: str
@@ -49,10 +49,10 @@ class Running:
 
 
 class Progress(logging.Handler):
-    """Follows the records that Snakemake logs, and prints lines to a stream.
+    """A handler that follows the records that Snakemake logs, and prints lines to a stream.
 
     hidden: rules whose jobs get no line. is_shown: False for a handler that only remembers which jobs failed.
-    at_end: called when Snakemake says that there is nothing to be done.
+    at_end: called when Snakemake reports that there is nothing to be done.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Progress(logging.Handler):
         self._running: dict[int, Running] = {}
         self._left: Counter[str] = Counter()
         self._took: dict[str, list[float]] = {}
-        self._done, self._at_once = 0, 1  # jobs done, and the most that were running at once of late
+        self._done, self._at_once = 0, 1  # jobs done; recent maximum of simultaneous jobs
         self._stopped = threading.Event()
 
     # --- Snakemake's records -----------------------------------------------------------------------------
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take note of a record, and print what it means."""
+        """Update the state from a log record, and print what follows from it."""
         event, fields = _event(record), record.__dict__
         if event == "run_info":
             self._left = Counter(
@@ -144,7 +144,7 @@ class Progress(logging.Handler):
     def seconds_left(self) -> float | None:
         """Estimate the seconds until the end from the jobs of each rule so far; None before any is done.
 
-        Jobs of a rule of which none is done do not count, unless they are short.
+        Jobs of a long rule do not count until one of them is done.
         """
         if not self._took:
             return None
@@ -159,14 +159,14 @@ class Progress(logging.Handler):
     # --- lines -------------------------------------------------------------------------------------------
 
     def show(self, record: logging.LogRecord) -> bool:
-        """Whether Snakemake's own handler shows a record. To be added to it as a filter."""
+        """Return whether Snakemake's own handler shows a record. `follow` adds this as a filter to it."""
         if _event(record) in HIDDEN_EVENTS or str(record.msg).startswith(HIDDEN_STARTS):
             return False
         self._erase()
         return True
 
     def start_ticking(self) -> None:
-        """On a terminal, update the line of what is running every second."""
+        """On a terminal, update the line with the running jobs every TICK seconds."""
         if self._is_terminal:
             threading.Thread(target=self._tick, name="progress", daemon=True).start()
 
@@ -185,7 +185,7 @@ class Progress(logging.Handler):
         super().close()
 
     def print(self, line: str) -> None:
-        """Print a line above that of what is running."""
+        """Print a line above the line with the running jobs."""
         self._erase()
         print(line, file=self._stream, flush=True)
         self._redraw()
@@ -196,7 +196,7 @@ class Progress(logging.Handler):
             self._stream.flush()
 
     def _redraw(self) -> None:
-        """Write what is running into the terminal's last line; the cursor stays at its start."""
+        """Write the running jobs into the terminal's last line; the cursor stays at its start."""
         if not self._is_terminal or self._stopped.is_set():
             return
         now = self._clock()
@@ -231,7 +231,7 @@ def counted(number: int, noun: str) -> str:
 def follow(workflow: Any, is_run: bool, hidden: Collection[str], at_end: Callable[[], None]) -> Progress:
     """Attach a Progress to Snakemake's logger and return it. is_run: False for a dry run.
 
-    It shows nothing where Snakemake's own lines are wanted, or where its handler is not the known one.
+    It shows nothing if the options ask for Snakemake's own lines, or if Snakemake's handler is unknown.
     """
     logger, settings = logging.getLogger(LOGGER), workflow.output_settings
     handlers = [handler for handler in logger.handlers if handler.name == STREAM]

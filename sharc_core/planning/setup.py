@@ -1,4 +1,4 @@
-"""From a call of Snakemake to its plan: the grid file, checks, and what Snakemake has to be told first."""
+"""Make the plan of a call of Snakemake: read the grid file, check its inputs and configure Snakemake."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ def plan_of(workflow: Any, root: str) -> Plan:
     """Return the plan of a call of Snakemake. workflow: its object. root: the folder of the Snakefile.
 
     The Snakefile's `config` has to become the plan's. A problem with the grid or its inputs ends the process
-    with one line, which Snakemake would bury under its own traceback.
+    with one line. If Snakemake handled the error it would print a traceback.
     """
     try:
         return _plan_of(workflow, root)
@@ -31,17 +31,16 @@ def plan_of(workflow: Any, root: str) -> Plan:
 def _plan_of(workflow: Any, root: str) -> Plan:
     check_folder(root)
     check_module(workflow.modifier)
-    submits = workflow.nodes is not None  # a cluster's profile says how many jobs at once
+    submits = workflow.nodes is not None  # a cluster's profile sets the number of jobs
     sys.executable = shell_safe(sys.executable, submits)
     values = _grid_file(workflow, root)
-    # --config is about the config of the workflow that Snakemake was called with
+    # --config changes the config of the workflow that Snakemake was called with
     is_called = values is workflow.modifier_stack[0].globals["config"]
     grid, values, variables = read_grid(values, workflow.config_settings.config if is_called else {})
     workflow.register_envvars(*variables)  # or paths could differ in jobs on a cluster
     if not submits and "gpu" not in workflow.global_resources and resolve_device("auto").type == "cuda":
-        workflow.register_resource(
-            "gpu", 1
-        )  # local jobs take turns, unless --resources gpu=... says otherwise
+        # local jobs take turns, unless --resources gpu=... allows more
+        workflow.register_resource("gpu", 1)
     call = Call(workflow)
     if call.is_main:
         # a dry run shows the plan even if data are missing; a login node need not have the GPU of the jobs
@@ -100,8 +99,8 @@ def shell_safe(interpreter: str, submits: bool) -> str:
     """
     if submits and shlex.quote(str(interpreter)) != interpreter:
         raise UserError(
-            f"jobs on a cluster cannot be started with {shown(str(interpreter))}, in which a shell reads "
-            "more than a name: put the environment elsewhere, for example with make VENV=/scratch/sharc"
+            f"jobs on a cluster cannot be started with {shown(str(interpreter))}, which has characters that "
+            "are special to a shell: put the environment elsewhere, for example with make VENV=/scratch/sharc"
         )
     return ShellWord(interpreter)
 
@@ -115,7 +114,7 @@ def check_module(modifier: Any) -> None:
         paths = modifier.path_modifier
         if paths.prefix or paths._prefix_replacements:
             raise UserError(
-                f"module {modifier.namespace}: prefix and replace_prefix are not supported, as the grid says "
-                "where files lie: set data_dir and results_dir in its config"
+                f"module {modifier.namespace}: prefix and replace_prefix are not supported, because the "
+                "grid defines the folders: set data_dir and results_dir in its config"
             )
         modifier = modifier.parent_modifier

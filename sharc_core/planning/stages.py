@@ -1,4 +1,4 @@
-"""Stages: files that are made in one go from finished cells or jobs, and which of them have to be made."""
+"""Stages, which are groups of files that one job makes from finished cells or jobs, and their state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from sharc_core.verification.comparison import outdated_stages, stage_keys
 class PlannedStage:
     """One rule that makes files of results.
 
-    made_from: JSON-able; all that the files depend on besides the files of earlier stages. after: names of
-    the stages whose files it reads. sources: other files that it reads and that no stage makes.
+    made_from: JSON-able; everything that the files depend on, except the files of earlier stages. after:
+    names of the stages whose files it reads. sources: other files that it reads and that no stage makes.
     """
 
     name: str

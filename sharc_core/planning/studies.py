@@ -1,4 +1,4 @@
-"""The files of a study with jobs: which of its jobs are run, and which of its stages."""
+"""The plan of a study with jobs: its files, and which of its jobs and stages have to run."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ JOB_RULE = "study_job"
 class PlannedStudy:
     """A study with jobs on a grid.
 
-    jobs, keys: by path of the rows. to_measure: paths that a rule offers to make. rules: by name of the
+    jobs, keys: by path of the rows. to_measure: paths that rules offer to make. rules: by name of the
     rule, its stage. stages: these and the record. is_in_all: whether target `all` and the report need it.
     """
 

@@ -42,7 +42,7 @@ WITHOUT = {
     "provenance",
     "studies.base",
 }
-# The same for a stage. Settings are part of the names of its outputs, so their types do not count.
+# Like WITHOUT, for a stage. Settings are part of the names of its outputs, so their types do not count.
 STAGE_WITHOUT = {
     "common.device",  # selects the device; common.determinism decides what it computes
     "common.errors",
@@ -129,7 +129,8 @@ def stage_hash(*roots: str | Path) -> str:
 def library_versions(*roots: str | Path) -> dict[str, str]:
     """Return the versions of the installed libraries that a stage's code imports. roots: as in stage_hash."""
     modules = _closure(_files_of(roots), STAGE_WITHOUT).values()
-    names = {one.module.split(".")[0] for module in modules for one in module.imports if not one.level}
+    imports = [imported for module in modules for imported in module.imports]
+    names = {imported.module.split(".")[0] for imported in imports if not imported.level}
     versions = {}
     for name in sorted(names - SHAPES_NOTHING - sys.stdlib_module_names):
         try:
@@ -164,7 +165,7 @@ def _closure(roots: list[Path], without: set[str]) -> dict[Path, _Module]:
         path = pending.pop().resolve()
         if path not in modules:
             modules[path] = _read(path.read_text(encoding="utf-8"), path.suffix == ".py")
-            pending += [file for one in modules[path].imports for file in _files(path, one, without)]
+            pending += [file for item in modules[path].imports for file in _files(path, item, without)]
     return modules
 
 
@@ -173,19 +174,19 @@ def _hash(modules: dict[Path, _Module], without: set[str]) -> str:
     texts = []
     for path, module in modules.items():
         names = {
-            (one.name, one.symbol, *_targets(path, one, modules, without))
-            for one in module.imports
-            if one.is_used
+            (item.name, item.symbol, *_targets(path, item, modules, without))
+            for item in module.imports
+            if item.is_used
         }
         texts.append(module.digest + str(sorted(names)))
     return _digest(sorted(texts))
 
 
-def _targets(path: Path, one: _Import, modules: dict[Path, _Module], without: set[str]) -> list[str]:
+def _targets(path: Path, imported: _Import, modules: dict[Path, _Module], without: set[str]) -> list[str]:
     """Return what an imported name refers to: digests of this package's files, or a library module's name."""
-    if one.level or one.module.split(".")[0] == PACKAGE.name:
-        return [modules[file].digest for file in _files(path, one, without)]
-    return [one.module]
+    if imported.level or imported.module.split(".")[0] == PACKAGE.name:
+        return [modules[file].digest for file in _files(path, imported, without)]
+    return [imported.module]
 
 
 def _digest(texts: list[str]) -> str:
@@ -205,22 +206,22 @@ def _read(text: str, is_python: bool) -> _Module:
         elif isinstance(node, ast.Import):
             imports += [(0, a.name, "", a.asname or a.name.split(".")[0]) for a in node.names]
     code = ast.dump(_statements_that_count(tree))
-    used = [_Import(*one, one[3] == "*" or f"id='{one[3]}'" in code) for one in imports]
-    return _Module(code, _digest([code]), used)
+    items = [_Import(*fields, fields[3] == "*" or f"id='{fields[3]}'" in code) for fields in imports]
+    return _Module(code, _digest([code]), items)
 
 
-def _files(path: Path, one: _Import, without: set[str]) -> list[Path]:
+def _files(path: Path, imported: _Import, without: set[str]) -> list[Path]:
     """Return the files of this package that an import statement of any form reads."""
-    if one.level:  # relative to the folder of the module
-        inside = path.parents[one.level - 1].relative_to(PACKAGE.resolve()).parts
-        parts = (*inside, *filter(None, one.module.split(".")))
-    elif one.module.split(".")[0] == PACKAGE.name:
-        parts = tuple(one.module.split(".")[1:])
+    if imported.level:  # relative to the folder of the module
+        inside = path.parents[imported.level - 1].relative_to(PACKAGE.resolve()).parts
+        parts = (*inside, *filter(None, imported.module.split(".")))
+    elif imported.module.split(".")[0] == PACKAGE.name:
+        parts = tuple(imported.module.split(".")[1:])
     else:
         return []
     files = []
     # `from package import name` may import a module of that name
-    for candidate in (parts, (*parts, one.symbol)) if one.symbol else (parts,):
+    for candidate in (parts, (*parts, imported.symbol)) if imported.symbol else (parts,):
         above = {".".join(candidate[:depth]) for depth in range(1, len(candidate) + 1)}
         if candidate and not above & without and (file := _module_file(PACKAGE, candidate)):
             files.append(file)
@@ -265,5 +266,5 @@ def _statements_that_count(tree: ast.Module) -> ast.Module:
         for name in ("body", "orelse", "finalbody"):
             inner = getattr(node, name, None)
             if isinstance(inner, list):
-                inner[:] = [one for one in inner if not isinstance(one, ast.Import | ast.ImportFrom)]
+                inner[:] = [child for child in inner if not isinstance(child, ast.Import | ast.ImportFrom)]
     return tree

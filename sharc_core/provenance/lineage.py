@@ -1,7 +1,7 @@
-"""The lineage that every table states: commits, grid file, data, weights, versions and hosts of its results.
+"""The lineage of a table: commits, grid file, data, weights, versions and hosts of its results.
 
-All of it except the grid's hash is in the rows behind the table (runs.csv, the files of a study's jobs). So
-a table is a function of results and grid, independent of the commit that writes it.
+Every table contains its lineage. All of it except the grid's hash is in the rows behind the table (runs.csv,
+the files of a study's jobs). So a table depends only on results and grid, not on the commit that writes it.
 """
 
 from collections.abc import Iterable, Mapping

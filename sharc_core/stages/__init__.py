@@ -1,1 +1,1 @@
-"""What the Snakefile's rules and the command line call: paths of a grid's files, checks, jobs."""
+"""Functions that the Snakefile's rules and the command line share: paths of files, checks and jobs."""

@@ -1,4 +1,4 @@
-"""The stages before a cell as functions: prepare data, pre-train a backbone, extract features.
+"""Prepare data, pre-train backbones and extract features, which are the stages before a cell.
 
 The rules of the Snakefile and the command line call the same functions.
 """

@@ -1,8 +1,9 @@
-"""Jobs that train one cell or a batch of cells: missing seeds are trained, the others are kept.
+"""Train the missing seeds of one cell or of a batch of cells, and keep the other seeds.
 
 A batch starts Python and torch once, opens the features once and holds a GPU once. Snakemake creates and
-deletes all files of a job together. So that a batch that was killed trains only what is missing, its finished
-documents lie in a folder that is no job's output, and are moved to their places afterwards.
+deletes all output files of a job together. So a batch writes its documents to a folder that is no job's
+output, and they are moved to their places afterwards. If a batch is killed, the next run trains only what is
+missing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,7 +67,8 @@ def kept_document(folder: Path | str, cell: Cell) -> Path:
 def wanted_of(job: Mapping[str, Any]) -> Wanted:
     """Return what a grid wants of a cell from the parameters of its job: cell, code, reads.
 
-    Raises UserError if the code has changed since the job was planned: the document would be signed falsely.
+    Raises UserError if the code has changed since the job was planned, because the document would then name
+    the wrong code.
     """
     reads = {int(seed): list(names) for seed, names in job["reads"].items()}
     cell = Cell.model_validate(dict(job["cell"]))
@@ -105,36 +107,36 @@ def run_batch(
 ) -> None:
     """Train cells of one data set and backbone, one after the other. Their documents lie next to the stamp.
 
-    seeds: of each cell, the ones to train. documents: the places that the documents are moved to afterwards.
+    seeds: per cell, the seeds to train. documents: the paths that the documents are moved to afterwards.
     manifests: of the features that all cells together need, in order. stamp: written last. aside: as for
     run_alone. If a cell cannot be trained the others still are, and a UserError that names it is raised at
     the end.
     """
     features, failed = open_for(wanted[0].cell, manifests), {}
-    for one, requested, document in zip(wanted, seeds, documents, strict=True):
-        cell, finished = one.cell, kept_document(stamp.parent, one.cell)
-        before, say = _readable(finished), _named(cell, progress)
-        known = matching_seeds(before, one)  # of an earlier run of this job, not yet moved
-        left = [seed for seed in requested if seed not in known]
-        if not left:
+    for target, requested, document in zip(wanted, seeds, documents, strict=True):
+        cell, finished = target.cell, kept_document(stamp.parent, target.cell)
+        earlier, say = _readable(finished), _named(cell, progress)
+        kept = matching_seeds(earlier, target)  # of an earlier run of this job, not yet moved
+        missing = [seed for seed in requested if seed not in kept]
+        if not missing:
             say("finished by an earlier run of this job")
-            _put_aside(document, aside, one, say)
-            assert before is not None  # it has all seeds asked for
+            _put_aside(document, aside, target, say)
+            assert earlier is not None  # it has all requested seeds
             # the document in its place may have gained other seeds since
-            write_json(finished, extended(_readable(document), selected(before, known), one))
+            write_json(finished, extended(_readable(document), selected(earlier, kept), target))
             continue
         try:
-            trained = _trained(features, one, left, _read_by(cell, left, manifests), say)
+            trained = _trained(features, target, missing, _read_by(cell, missing, manifests), say)
         except UserError as error:
             failed[cell.id] = error
             say(str(error))
             continue
-        _put_aside(document, aside, one, say)
-        write_json(finished, extended(_readable(document), extended(before, trained, one), one))
+        _put_aside(document, aside, target, say)
+        write_json(finished, extended(_readable(document), extended(earlier, trained, target), target))
     if failed:
         reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise UserError(f"{len(failed)} of {len(wanted)} cells failed, the others are kept: {reasons}")
-    write_text(stamp, "\n".join(one.cell.id for one in wanted) + "\n")
+    write_text(stamp, "\n".join(target.cell.id for target in wanted) + "\n")
 
 
 def _named(cell: Cell, progress: Progress) -> Progress:

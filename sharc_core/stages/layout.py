@@ -172,5 +172,5 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:
-    """Return code and libraries of a stage. With them in its name, stale output is never used."""
+    """Return code and libraries of a stage. Names of outputs contain both, so stale output is never used."""
     return stage_hash(*roots), library_versions(*roots)

@@ -1,4 +1,4 @@
-"""Checks before any job runs: data, weights, device, folders, disk space, budgets."""
+"""Check data, weights, devices, folders, disk space and budgets before any job runs."""
 
 import contextlib
 import os
@@ -73,8 +73,8 @@ def check_inputs(
 
 
 def _check_used(grid: Grid) -> None:
-    """Refuse settings of drifting features for a network that drifts nowhere in the grid or its studies."""
-    drifting = {one.network_name for one in grid.all_backbones if one.batch_norm == "drifting"}
+    """Refuse settings of drifting features for a network that has none in the grid or its studies."""
+    drifting = {config.network_name for config in grid.all_backbones if config.batch_norm == "drifting"}
     for backbone in grid.backbones:
         given = [("passes", backbone.passes is not None), ("maps", backbone.maps == "all")]
         unused = [key for key, is_given in given if is_given and backbone.network_name not in drifting]
@@ -105,7 +105,7 @@ def _check_devices(grid: Grid, progress: Progress, planning: bool) -> None:
 
 
 def check_folder(path: str) -> None:
-    """Raise UserError if the path of the project has characters with a meaning to Snakemake."""
+    """Raise UserError if the path of the project has characters that are special to Snakemake."""
     try:
         fit_for_snakemake(path)
     except ValueError as error:
@@ -167,8 +167,8 @@ def _check_pretraining(
     planning: bool,
 ) -> None:
     content = _pretraining_content(grid, backbone, progress, planning)
-    for name, other in sources.items():
-        shared = content & other.content_ids()
+    for name, source in sources.items():
+        shared = content & source.content_ids()
         if shared:
             raise UserError(
                 f"pretrain.dataset shares {len(shared)} classes with data set {name} "
@@ -235,10 +235,10 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     for backbone, (images, training, size) in totals.items():
         drifting, evaluated = seconds_per_image(layout.backbones[backbone], bool(training))
         minutes = (training * drifting + (images - training) * evaluated) / 60
-        of = f" ({training:,} of them in train mode)" if training else ""
+        part = f" ({training:,} of them in train mode)" if training else ""
         lines.append(
-            f"{backbone}: features still to be extracted: {images:,} images{of}, {size / 1e9:.1f} GB, about "
-            f"{max(1, round(minutes)):,} minutes of one core"
+            f"{backbone}: features still to be extracted: {images:,} images{part}, {size / 1e9:.1f} GB, "
+            f"about {max(1, round(minutes)):,} minutes of one core"
         )
     return lines
 

@@ -1,9 +1,10 @@
-"""What lies on disk against what a grid wants, before any job: documents decide, not Snakemake's notes.
+"""Compare finished results with a grid before any job runs.
 
-A folder of results can be copied, renamed, put together from several machines, or lose `.snakemake`. So which
-cells are trained, and which tables are made again, goes by what the files themselves say: a cell's document
-names its settings, code and features (sharc_core.learning.documents); the record that is written last
-(sharc_core.verification.record) names what every table, figure and page was made from, and all checksums.
+A folder of results can be copied, renamed, merged from several machines, or lose `.snakemake`. So the
+contents of the files, not Snakemake's metadata, decide which cells are trained and which tables are made
+again. A cell's document names its settings, code and features (sharc_core.learning.documents). The record,
+which is written last (sharc_core.verification.record), has hashes of what every table, figure and page was
+made from, and the checksums of all files.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,23 +21,29 @@ from sharc_core.verification.record import Record, is_record, read_record
 
 
 class Standing(NamedTuple):
-    """How a cell's document stands: seeds to be trained, and why those that it holds are not the grid's."""
+    """The seeds that a cell's document lacks, and why it does not match the grid.
+
+    reason: None if the document does not exist or only lacks seeds.
+    """
 
     missing: list[int]
     reason: str | None
 
 
 class Comparison:
-    """The documents of a grid's cells, each read when it is first asked for. cells: by their paths."""
+    """The documents of a grid's cells, compared with the grid. Each is read once, at its first use.
+
+    cells: by the path of their document.
+    """
 
     def __init__(self, layout: Layout, cells: Mapping[str, Cell]):
         self.layout, self.cells = layout, cells
-        self.forced: set[str] = set()  # paths of documents that are to be trained anew, whatever they hold
+        self.forced: set[str] = set()  # paths of documents to train again even if they match
         self._wanted: dict[str, Wanted] = {}
         self._standing: dict[str, Standing] = {}
 
     def wanted(self, path: str) -> Wanted:
-        """What the grid wants of a cell."""
+        """Return what the grid wants of a cell."""
         if path not in self._wanted:
             cell = self.cells[path]
             code = code_hash(*cell.plugins)
@@ -44,7 +51,7 @@ class Comparison:
         return self._wanted[path]
 
     def standing(self, path: str) -> Standing:
-        """Of a cell's document, as it was when first asked for."""
+        """Return the standing of a cell's document at its first use."""
         if path not in self._standing:
             document, wanted = _read(path), self.wanted(path)
             missing = missing_seeds(document, wanted)
@@ -53,39 +60,39 @@ class Comparison:
         return self._standing[path]
 
     def is_finished(self, path: str) -> bool:
-        """Whether a cell's document holds all that the grid wants of it."""
+        """Return whether a cell's document has all seeds that the grid wants."""
         return not self.standing(path).missing
 
     def to_train(self, path: str) -> Cell:
-        """A cell with the seeds that its job trains: the missing ones.
+        """Return a cell with only the seeds that its job trains, which are the missing ones.
 
-        All where none is missing or the job is forced: it runs because it was asked for (`--forcerun`).
+        If none is missing or the job is forced (`--forcerun`), the job trains all seeds.
         """
         missing = [] if path in self.forced else self.standing(path).missing
         return self.cells[path].model_copy(update={"seeds": missing}) if missing else self.cells[path]
 
     def unfinished(self) -> list[str]:
-        """Paths of the documents that lack something."""
+        """Return the paths of the documents that lack seeds."""
         return [path for path in self.cells if not self.is_finished(path)]
 
     def needed(self) -> set[Path]:
-        """Folders of the features that are still to be read."""
+        """Return the folders of the features that the jobs of unfinished cells read."""
         return {folder for path in self.unfinished() for folder in self.layout.read_by([self.to_train(path)])}
 
     def notes(self) -> list[str]:
-        """Lines about documents that are not the grid's and are trained again; none where there are none."""
+        """Return a line about the documents that do not match the grid; no line if all match."""
         reasons = {path: self.standing(path).reason for path in self.cells}
         outdated = [path for path, reason in reasons.items() if reason is not None]
         if not outdated:
             return []
-        first, several = outdated[0], f"{len(outdated)} of {len(self.cells)} cells have documents"
+        example, count = outdated[0], f"{len(outdated)} of {len(self.cells)} cells have documents"
         if len(outdated) == 1:
-            several = f"1 of {len(self.cells)} cells has a document"
-        return [f"note: {several} of another grid, trained again: {first}: {reasons[first]}"]
+            count = f"1 of {len(self.cells)} cells has a document"
+        return [f"note: {count} of another grid, trained again: {example}: {reasons[example]}"]
 
 
 def _read(path: str) -> Document | None:
-    """A document; None where there is none, an empty one where it cannot be read."""
+    """Read a document. Return None if there is none, and an empty document if it is unreadable."""
     if not Path(path).exists():
         return None
     try:
@@ -94,18 +101,19 @@ def _read(path: str) -> Document | None:
         return {}
 
 
-# --- what is made of documents -------------------------------------------------------------------------
+# --- files that are made from documents ----------------------------------------------------------------
 
 
 def stage_keys(made_from: Mapping[str, Any], after: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """By stage, a hash of all that its files are made from. after: the stages that it reads the files of.
+    """Return by stage a hash of everything that its files are made from.
 
-    made_from: in an order in which each stage stands behind those that it comes after.
+    made_from: by stage, its own content; each stage comes after those whose files it reads. after: by stage,
+    the stages whose files it reads.
     """
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for stage, content in made_from.items():
-        found[stage] = digest([content, [found[before] for before in after.get(stage, ())]], 16)
-    return found
+        keys[stage] = digest([content, [keys[before] for before in after.get(stage, ())]], 16)
+    return keys
 
 
 def outdated_stages(
@@ -115,26 +123,29 @@ def outdated_stages(
     outputs: Mapping[str, Iterable[str]],
     sources: Mapping[str, Iterable[str]],
 ) -> set[str]:
-    """Stages whose files are not what the grid and the sources give, by the record of what made them.
+    """Return the stages whose files have to be made again, according to the record.
 
-    outputs: each stage's files. sources: by stage, documents that it reads and no stage makes. The last stage
-    is the record itself. A damaged record, or one of older code, says nothing: all is made again.
+    keys: of stage_keys. outputs: by stage, its files. sources: by stage, documents that it reads and no stage
+    makes. The last stage makes the record itself. All stages are outdated if the record is missing, damaged
+    or of another format.
     """
-    known = _record(record)
+    recorded = _record(record)
     last = list(keys)[-1]
-    if known is None:
+    if recorded is None:
         return set(keys)
     folder = record.parent
-    found: set[str] = set()
+    outdated: set[str] = set()
     for stage, key in keys.items():
         paths = [*outputs[stage], *sources.get(stage, ())]
-        is_same = known.stages.get(stage) == key and all(_is_recorded(path, folder, known) for path in paths)
-        if not is_same or found & set(after.get(stage, ())):
-            found.add(stage)
-    return found | {last} if found else found
+        is_same_key = recorded.stages.get(stage) == key
+        is_same = is_same_key and all(_is_recorded(path, folder, recorded) for path in paths)
+        if not is_same or outdated & set(after.get(stage, ())):
+            outdated.add(stage)
+    return outdated | {last} if outdated else outdated
 
 
 def _record(path: Path) -> Record | None:
+    """Read a record. Return None if it is missing, damaged or of another format."""
     if not path.exists():
         return None
     try:
@@ -144,11 +155,11 @@ def _record(path: Path) -> Record | None:
 
 
 def _is_recorded(path: str, folder: Path, record: Record) -> bool:
-    """Whether a file is there and is the one that the record names."""
+    """Return whether a file exists and has its recorded checksum. A record itself only has to exist."""
     file = Path(path)
     if file.parent == folder and is_record(file.name):
         return file.exists()
-    noted = record.files.get(file.relative_to(folder).as_posix())
-    if noted is None or not file.is_file() or file.stat().st_size != noted.bytes:
+    expected = record.files.get(file.relative_to(folder).as_posix())
+    if expected is None or not file.is_file() or file.stat().st_size != expected.bytes:
         return False
-    return sha256_file(file) == noted.sha256
+    return sha256_file(file) == expected.sha256

@@ -1,39 +1,39 @@
-"""Where two texts differ first, in words."""
+"""Describe the first difference between two texts."""
 
 import csv
 import io
 
-SHOWN = 60  # characters of a line or field
+SHOWN = 60  # characters shown of a line or field
 
 
-def first_difference(found: str, made: str, is_csv: bool) -> str:
-    """Where a file first is not what was made again: row and column of CSV, else the line."""
-    return (_in_fields(found, made) if is_csv else None) or _in_lines(found, made)
+def first_difference(actual: str, recomputed: str, is_csv: bool) -> str:
+    """Return the place and content of the first difference: row and column in CSV, else the line."""
+    return (_field_difference(actual, recomputed) if is_csv else None) or _line_difference(actual, recomputed)
 
 
-def _in_fields(found: str, made: str) -> str | None:
-    """None where it is not a field of a table under the same header."""
+def _field_difference(actual: str, recomputed: str) -> str | None:
+    """Return the first field that differs; None if the headers differ or no field does."""
     try:
-        ours, theirs = (list(csv.reader(io.StringIO(text))) for text in (found, made))
+        actual_rows, new_rows = (list(csv.reader(io.StringIO(text))) for text in (actual, recomputed))
     except csv.Error:
         return None
-    if ours[:1] != theirs[:1]:
+    if actual_rows[:1] != new_rows[:1]:
         return None
-    for number, (one, other) in enumerate(zip(ours[1:], theirs[1:], strict=False), 1):
-        for column, a, b in zip(ours[0], one, other, strict=False):
-            if a != b:
-                return f"row {number} has {column} {a[:SHOWN]}, made again {b[:SHOWN]}"
+    for number, (row, new_row) in enumerate(zip(actual_rows[1:], new_rows[1:], strict=False), 1):
+        for column, value, new_value in zip(actual_rows[0], row, new_row, strict=False):
+            if value != new_value:
+                return f"row {number} has {column} {value[:SHOWN]}, recomputed {new_value[:SHOWN]}"
     return None
 
 
-def _in_lines(found: str, made: str) -> str:
-    ours, theirs = found.splitlines(), made.splitlines()
-    for number, (one, other) in enumerate(zip(ours, theirs, strict=False), 1):
-        if one != other:
-            differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-            start = max(0, next(differing, min(len(one), len(other))) - SHOWN // 2)
+def _line_difference(actual: str, recomputed: str) -> str:
+    actual_lines, new_lines = actual.splitlines(), recomputed.splitlines()
+    for number, (line, new_line) in enumerate(zip(actual_lines, new_lines, strict=False), 1):
+        if line != new_line:
+            differing = (i for i, (a, b) in enumerate(zip(line, new_line, strict=False)) if a != b)
+            start = max(0, next(differing, min(len(line), len(new_line))) - SHOWN // 2)
             cut = slice(start, start + SHOWN)
-            return f"line {number} has {one[cut]!r}, made again {other[cut]!r}"
-    if len(ours) != len(theirs):
-        return f"{len(ours)} lines, made again {len(theirs)}"
-    return "the same lines in other bytes"
+            return f"line {number} has {line[cut]!r}, recomputed {new_line[cut]!r}"
+    if len(actual_lines) != len(new_lines):
+        return f"{len(actual_lines)} lines, recomputed {len(new_lines)}"
+    return "the lines are equal, but not their bytes (line endings or encoding)"

@@ -1,7 +1,7 @@
-"""Records of finished results: what they come from, and the checksum of every file.
+"""The records of finished results, with the origin of the results and the checksum of every file.
 
 The grid's record is results_dir/provenance.json. A study with jobs has its own, provenance_<study>.json.
-Each is written last, when all other files of its target are there. `verify` reads them.
+A record is written after all other files of its target. `verify` reads the records.
 """
 
 import platform
@@ -29,8 +29,8 @@ from sharc_core.studies.base import Backbones, Roots
 from sharc_core.studies.registered import backbones_of_cells, cell_studies, study_of
 from sharc_core.studies.rows import read_rows
 
-GRID = "grid"  # the kind of a grid's record; that of a study's is the study's name
-# Roots (see provenance.stage_hash) of the code that makes a grid's tables, besides that of its studies.
+GRID = "grid"  # the kind of a grid's record; the kind of a study's record is the study's name
+# Roots (see code_hashes.stage_hash) of the code that makes a grid's tables, without that of its studies.
 TABLE_CODE = ("report.tables", "results.published", "results.runs")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Members = dict[str, list[str]]
@@ -44,9 +44,9 @@ class File(Settings):
 
 
 class Made(Settings):
-    """By what tables were made and this record was written; its runs' own origins are in `origin`.
+    """The code and machine that made the tables and wrote this record. `origin` is about the runs.
 
-    code: hash of the code that tables come from. versions: of the libraries that it imports.
+    code: hash of the code that makes the tables. versions: of the libraries that this code imports.
     """
 
     commit: str
@@ -64,9 +64,11 @@ class Data(Settings):
 
 
 class Weights(Settings):
-    """A backbone's weights. file: below data_dir, or as the grid file gives it; None for torchvision's.
+    """The weights of a backbone.
 
-    sha256: of the file (of the tensors for torchvision's). card, pretraining: of weights pre-trained here.
+    file: path below data_dir for weights pre-trained here, else the path in the grid file; None for
+    torchvision's weights. sha256: hash of the file, or of the tensors for torchvision's weights. card,
+    pretraining: card and data of weights pre-trained here, None for others.
     """
 
     weights: str
@@ -77,9 +79,10 @@ class Weights(Settings):
 
 
 class Entry(Settings):
-    """A cell's document, as the grid wants it. members: who reports which scenario (unroll.memberships).
+    """A cell's document, as the grid reports it.
 
-    seeds: those that are reported, of all that the document may hold. key: documents.Wanted.key.
+    members: by scenario, the parts of the grid that report it (unroll.memberships). seeds: the reported
+    seeds; the document may hold more. key: documents.Wanted.key.
     """
 
     members: Members
@@ -88,13 +91,13 @@ class Entry(Settings):
 
 
 class Record(Settings):
-    """The results of one target: of the grid itself, or of a study with jobs.
+    """The record of one target, which is the grid itself or a study with jobs.
 
-    kind: GRID or the study's name. config: the grid, defaults filled in. origin: lineage.lineage of all
-    runs. features: folders below data_dir with their features_hash. published: hash of the paper's numbers.
+    kind: GRID or the study's name. config: the grid, with defaults filled in. origin: lineage.lineage of all
+    runs. features: by folder below data_dir, its features_hash. published: hash of the paper's numbers.
     studies: names of the sub-grids. entries: by document. rows: by file of the study's jobs, its key.
-    settings: of the study. stages: what each kind of files was made from (comparison.stage_keys). files: by
-    their path below results_dir.
+    settings: of the study. stages: by stage, a hash of what its files were made from
+    (comparison.stage_keys). files: by path below results_dir.
     """
 
     format: Literal[2] = 2
@@ -136,8 +139,8 @@ def write_grid_record(
     """Write results_dir/provenance.json of a finished grid and return the path.
 
     cells: by document. others: all other files of the grid, such as runs.csv and the backbones' cards.
-    published: the paper's numbers. stages: comparison.stage_keys. Raises UserError for a document of another
-    grid.
+    published: the paper's numbers. stages: comparison.stage_keys. Raises UserError for a document that
+    does not match the grid.
     """
     folder, others = Path(grid.results_dir), list(others)
     documents = [read_document(path, entry.seeds, entry.key) for path, entry in cells.items()]
@@ -163,14 +166,14 @@ def write_study_record(
     others: Iterable[Path | str],
     stages: Mapping[str, str],
 ) -> Path:
-    """Write the record of a study with jobs and return the path. rows: the jobs' files with their keys."""
+    """Write the record of a study with jobs and return the path. rows: by file of the jobs, its key."""
     folder, layout, study = Path(grid.results_dir), Layout(grid), study_of(grid, name)
     return _write(
         grid,
         name,
         made(*study.table_code()),
         read_rows(study, list(rows), list(rows.values())),
-        _inputs_there(layout, [(job.dataset, job.backbone) for job in study.jobs(grid)]),
+        _inputs_in_data_dir(layout, [(job.dataset, job.backbone) for job in study.jobs(grid)]),
         [*rows, *others],
         cells=len(rows),
         rows={_below(folder, path): key for path, key in rows.items()},
@@ -185,7 +188,7 @@ def record_name(kind: str) -> str:
 
 
 def is_record(name: str) -> bool:
-    """Whether a file of results_dir is a record, by its name."""
+    """Return whether a file in results_dir is a record, judged by its name."""
     return name == record_name(GRID) or (name.startswith("provenance_") and name.endswith(".json"))
 
 
@@ -221,29 +224,29 @@ def grid_table_code(values: Mapping[str, Any], backbones: Backbones) -> Roots:
 
 
 def made(*roots: str | Path) -> Made:
-    """Return the code and libraries that make tables here. roots: of that code."""
+    """Return the commit, host, code hash and libraries that make tables now. roots: of the code."""
     versions = {"python": platform.python_version(), **library_versions(*roots)}
     return Made(**git_state(), host=host(), code=stage_hash(*roots), versions=versions)
 
 
 def _inputs_of(layout: Layout, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """data, weights and features of a record, as the documents name them: data_dir need not be there."""
+    """Return a record's data, weights and features as documents name them; data_dir need not exist."""
     data: dict[str, Data] = {}
     weights: dict[str, Weights] = {}
     features: dict[str, str] = {}
     for document in documents:
         dataset, backbone = (document["cell"][name] for name in ("dataset", "backbone"))
         for training in document["trainings"]:
-            names = training["features"]
-            features |= {f"features/{name}": hashed for name, hashed in names.items()}
-            prepared = f"prepared/{next(iter(names)).split('/')[0]}"
+            hashes = training["features"]
+            features |= {f"features/{name}": features_sha256 for name, features_sha256 in hashes.items()}
+            prepared = f"prepared/{next(iter(hashes)).split('/')[0]}"
             data[dataset] = Data(folder=prepared, sha256=training["origin"]["data"])
             weights[backbone] = _weights(layout, backbone, training["origin"]["weights"])
     return {"data": data, "weights": weights, "features": features}
 
 
-def _inputs_there(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The same of data sets and backbones, of what lies in data_dir."""
+def _inputs_in_data_dir(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Like _inputs_of, for pairs of a data set and a backbone, from the manifests in data_dir."""
     data, weights, features = {}, {}, {}
     for dataset, backbone in dict.fromkeys(pairs):
         folder = layout.features(dataset, backbone)
@@ -257,17 +260,17 @@ def _inputs_there(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dict[str,
 def _weights(layout: Layout, backbone: str, sha256: str) -> Weights:
     file, card = layout.weights(backbone), layout.card(backbone)
     common: dict[str, Any] = {"weights": layout.backbones[backbone].weights, "sha256": sha256}
-    copied = card_copy(layout, backbone)
-    if card is None or copied is None or file is None:
+    copy = card_copy(layout, backbone)
+    if card is None or copy is None or file is None:
         return Weights(**common, file=None if file is None else str(file))
-    found = read_json(copied)
+    content = read_json(copy)
     folder = _below(layout.data, layout.pretraining_data(backbone))
-    trained_on = Data(folder=folder, sha256=found["data"]["sha256"])
-    return Weights(**common, file=_below(layout.data, file), card=found, pretraining=trained_on)
+    trained_on = Data(folder=folder, sha256=content["data"]["sha256"])
+    return Weights(**common, file=_below(layout.data, file), card=content, pretraining=trained_on)
 
 
 def card_copy(layout: Layout, backbone: str) -> Path | None:
-    """Where the results have a copy of a backbone's card; None for weights that were not pre-trained here."""
+    """Return the path of the results' copy of a backbone's card; None for weights not pre-trained here."""
     card = layout.card(backbone)
     return None if card is None else layout.results / "backbones" / card.name
 
@@ -277,10 +280,11 @@ def _below(folder: Path, path: Path | str) -> str:
 
 
 def read_record(path: Path | str) -> Record:
-    """Read a record. Raises UserError: one line for one that is missing, damaged or of another version."""
+    """Read a record. Raises UserError with one line if it is missing, damaged or of another format."""
     values = read_json(path)
     try:
         return Record.model_validate(values)
     except ValidationError as error:
         problem = explain(error, Record)
-    raise UserError(f"{path} is damaged ({problem}): make it again with snakemake, or get it again")
+    remedy = "run snakemake to make it again, or restore it from a copy"
+    raise UserError(f"{path} is damaged ({problem}): {remedy}")
