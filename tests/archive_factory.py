@@ -3,7 +3,7 @@
     blocks = write_mirror(folder)   # all four, for a grid's `mirror`
     datasets = {"s_cifar10": {"tasks": 5, **blocks["cifar10"]}, ...}
 
-Images of a class share a colour and a pattern, so that there is something to learn.
+Images of a class share a colour and a pattern, so that a classifier can learn them.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from PIL import Image
 from sharc_core.datasets.cifar import CLASSES_10, CLASSES_100
 from sharc_core.datasets.wnids import MINI_IMAGENET, TINY_IMAGENET
 
-# By name: classes, folder, training files, test file, file of the names and its key, key of the labels.
+# By data set: classes, folder, training files, test file, file and key of the class names, key of the labels.
 CIFAR = {
     "cifar10": (
         CLASSES_10,
@@ -43,12 +43,12 @@ CIFAR = {
 }
 CIFAR_ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 TINY_ARCHIVE = "tiny-imagenet-200.zip"
-# How many of mini-ImageNet's classes lie in each of its three files.
+# The number of mini-ImageNet's classes in each of its three files.
 MINI_SPLITS = {"train": 64, "val": 16, "test": 20}
 
 
 class Written(NamedTuple):
-    """An archive or folder and the arrays that its source should prepare, in their order."""
+    """An archive or folder, and the arrays that its source should prepare."""
 
     path: Path
     train_images: np.ndarray
@@ -61,13 +61,13 @@ class Written(NamedTuple):
         return hashlib.md5(self.path.read_bytes()).hexdigest()
 
     def check(self, prepared) -> None:
-        """Assert that a prepared folder (opened) holds exactly these arrays."""
+        """Assert that an opened prepared folder holds exactly these arrays."""
         for name in ("train_images", "train_labels", "test_images", "test_labels"):
             assert np.array_equal(getattr(prepared, name), getattr(self, name)), name
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote: text as byte strings, numpy under its old name, protocol 2."""
+    """Writes pickles as Python 2 does: text as byte strings, numpy's old module name, protocol 2."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -98,7 +98,7 @@ def python2_pickle(content: object) -> bytes:
 
 
 def pictures(label: int, count: int, side: int, seed: int) -> np.ndarray:
-    """(count, side, side, 3) uint8 of one class."""
+    """Return images of one class: uint8 (count, side, side, 3)."""
     of_class = np.random.default_rng([7, label])
     colour = of_class.integers(30, 226, 3)
     stripes = np.sin(np.arange(side) * of_class.uniform(0.1, 1.5))[:, None, None] * 25
@@ -107,7 +107,7 @@ def pictures(label: int, count: int, side: int, seed: int) -> np.ndarray:
 
 
 def shuffled(classes: int, per_class: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels in a random order."""
+    """Return images and labels in a random order."""
     images = np.concatenate([pictures(label, per_class, side, seed) for label in range(classes)])
     labels = np.arange(classes).repeat(per_class)
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -115,7 +115,7 @@ def shuffled(classes: int, per_class: int, side: int, seed: int) -> tuple[np.nda
 
 
 def cifar_files(name: str, train: int = 5, test: int = 2) -> tuple[dict[str, dict], tuple]:
-    """Content of the archive's files, by name, and the four arrays that they hold."""
+    """Return the content of the archive's files by name, and the four arrays that they contain."""
     classes, _, train_files, test_file, (meta, meta_key), labels_key = CIFAR[name]
     train_images, train_labels = shuffled(len(classes), train, 32, 0)
     test_images, test_labels = shuffled(len(classes), test, 32, 1)
@@ -141,9 +141,9 @@ def write_cifar(
     change: Callable[[dict[str, dict]], object] = lambda files: None,
     pickled: Callable[[object], bytes] = python2_pickle,
 ) -> Written:
-    """A cifar-*-python.tar.gz with so many images per class. change: spoils the files before they are packed.
+    """Write a cifar-*-python.tar.gz. train, test: images per class; change: edits the files before packing.
 
-    Files lie in the archive in an order of their own, as in the original.
+    The files are not in the order of their numbers, as in the original.
     """
     files, arrays = cifar_files(name, train, test)
     change(files)
@@ -159,7 +159,7 @@ def write_cifar(
 
 
 def mini_files(train: int = 3, test: int = 2) -> tuple[dict[str, tuple], tuple]:
-    """By file: images in a random order, and their numbers by class. And the four arrays that they hold."""
+    """Return images in a random order and their indices by class, per file; and the four prepared arrays."""
     rng = np.random.default_rng(3)
     classes = rng.permutation(len(MINI_IMAGENET))
     files, by_label, start = {}, {}, 0
@@ -182,7 +182,7 @@ def mini_files(train: int = 3, test: int = 2) -> tuple[dict[str, tuple], tuple]:
 
 
 def write_mini(folder: Path, train: int = 3, test: int = 2, pickled=python2_pickle) -> Written:
-    """A folder with mini-imagenet-cache-{train,val,test}.pkl."""
+    """Write a folder with mini-imagenet-cache-{train,val,test}.pkl."""
     files, arrays = mini_files(train, test)
     folder.mkdir(parents=True, exist_ok=True)
     for split, (images, numbers) in files.items():
@@ -198,7 +198,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def jpeg(image: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """A JPEG file of an image, and what it decodes to."""
+    """Return an image as a JPEG file, and the decoded pixels."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "jpeg", quality=90)
     return stream.getvalue(), np.asarray(Image.open(stream).convert("RGB"))
@@ -210,7 +210,7 @@ def write_tiny(
     test: int = 1,
     change: Callable[[dict[str, bytes]], object] = lambda files: None,
 ) -> Written:
-    """A tiny-imagenet-200.zip. change: spoils the files before they are packed."""
+    """Write a tiny-imagenet-200.zip. change: edits the files before packing."""
     top, files = TINY_ARCHIVE.removesuffix(".zip"), {}
     train_images, test_images = [], [None] * (len(TINY_IMAGENET) * test)
     for label, wnid in enumerate(TINY_IMAGENET):
@@ -248,7 +248,7 @@ def write_tiny(
 
 
 def write_mirror(folder: Path, per_class: int = 5, test_per_class: int = 2) -> dict[str, dict]:
-    """All four in a mirror folder; by source, what a grid's data set block needs beside `tasks`."""
+    """Write all four to a mirror folder; return each data set's block of a grid file, without `tasks`."""
     blocks = {}
     for name in CIFAR:
         written = write_cifar(folder, name, per_class, test_per_class)

@@ -1,4 +1,4 @@
-"""What several files of tests share and only want to be made once."""
+"""Fixtures that several test files share, and the order in which tests run."""
 
 import gc
 import os
@@ -13,9 +13,9 @@ from snake import CORES, SMOKE, copy_project, matrices, smoke_results, variables
 
 from sharc_core.stages.build import ensure_features
 
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # who run parts of the tests at once
-# Files of over 20 s, the longest first. The first two start without `smoke_run`, so that not all workers
-# wait while one makes it. `pytest --durations=0` prints how long each test takes.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # parallel pytest processes
+# Files that take over 20 s, the longest first. The first two do not start with `smoke_run`, so that not all
+# workers wait while one of them builds it. `pytest --durations=0` prints the duration of each test.
 LONGEST = [
     "test_cluster",
     "test_paper_grid",
@@ -55,7 +55,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keep the tests of one row of docs/reliability.md if that is asked for, then sort."""
+    """Keep only the tests of the row given by --reliability, if any, then sort."""
     row = config.getoption("--reliability")
     if row is not None:
         kept = [i for i in items if any(row in mark.args for mark in i.iter_markers("reliability"))]
@@ -65,10 +65,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def in_order(items):
-    """Sort by file: the longest first, so that no worker has a long one left when the others are done.
+    """Sort by file, the longest first, so that no worker is left with a long file when the others are done.
 
-    Of the rest, those with a real Snakemake come before those without, as they leave a core idle at times.
-    In a file, what needs `smoke_run` comes last, so that test_cluster.py does not wait for it.
+    Of the other files, those that run Snakemake come first, because they leave a core idle at times.
+    Within a file, tests that need `smoke_run` come last, so that test_cluster.py does not wait for it.
     """
     piped = {item.path for item in items if item.get_closest_marker("pipeline") is not None}
     items.sort(
@@ -82,14 +82,14 @@ def in_order(items):
 
 
 def pytest_collection_finish():
-    """Take what was loaded out of the garbage collector's sight, since none of it is ever freed."""
+    """Exclude the imported modules from garbage collection, because they are never freed."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
-    """The project's files, and the smoke grid run in them: once, whoever asks first. To be copied."""
+    """A copy of the project in which the smoke grid has run. It is built once and must not be changed."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if WORKERS > 1 else shared
     folder = shared / "smoke_run"
@@ -107,7 +107,7 @@ def smoke_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def project(smoke_run, tmp_path_factory):
-    """A copy of it; who changes a file puts it back."""
+    """A copy of `smoke_run` for a whole session. A test that changes a file must restore it."""
     folder = tmp_path_factory.mktemp("project") / "project"
     shutil.copytree(smoke_run, folder)
     return folder
@@ -115,7 +115,7 @@ def project(smoke_run, tmp_path_factory):
 
 @pytest.fixture
 def copy(smoke_run, tmp_path):
-    """The finished project, to be disturbed."""
+    """A copy of `smoke_run` that one test may change."""
     folder = tmp_path / "copy"
     shutil.copytree(smoke_run, folder)
     return folder
@@ -123,7 +123,7 @@ def copy(smoke_run, tmp_path):
 
 @pytest.fixture
 def undisturbed(copy):
-    """What the copy should have in the end, whatever is done to it: matrices, tables, figures in words."""
+    """The results that `copy` must have at the end of the test: matrices, tables and figure texts."""
     found = smoke_results(copy)
     assert len(matrices(found)) == 4
     return found
@@ -131,7 +131,7 @@ def undisturbed(copy):
 
 @pytest.fixture(scope="session")
 def small_features(tmp_path_factory):
-    """A folder in which the small grid's data, weights and features were made; to be copied."""
+    """A folder with the data, weights and features of the small grid. It must not be changed."""
     folder = tmp_path_factory.mktemp("small")
     ensure_features(small_grid(folder), "s_glyphs")
     return folder

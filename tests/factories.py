@@ -20,7 +20,7 @@ def make_features(
     seed: int = 0,
     separation: float = 1.0,
 ) -> SimpleNamespace:
-    """Clusters of non-negative maps, one per class, in the shape of the feature cache."""
+    """Return clusters of non-negative maps, one per class, with the attributes of the feature cache."""
     source = torch.Generator().manual_seed(seed)
     centres = torch.rand(classes, channels, 1, 1, generator=source) * separation
 
@@ -46,7 +46,7 @@ def make_features(
 
 
 def state(method) -> dict[str, torch.Tensor]:
-    """All that a method has learnt, by attribute: tensors (R, ...) and the parameters of heads."""
+    """Return a method's learned tensors (R, ...) by attribute, including the parameters of heads."""
     kept = {k: v.vector if isinstance(v, Head) else v for k, v in vars(method).items()}
     return {
         name: tensor.clone()
@@ -56,16 +56,16 @@ def state(method) -> dict[str, torch.Tensor]:
 
 
 def is_replica(together: dict[str, torch.Tensor], r: int, alone: dict[str, torch.Tensor]) -> bool:
-    """Whether a state of one replica is, bit for bit, replica r of another state."""
+    """Return whether the state of a single replica equals replica r of another state bit for bit."""
     return all(torch.equal(tensor[r], alone[name][0]) for name, tensor in together.items())
 
 
 def predictor(head) -> SimpleNamespace:
-    """A head in the place of the method that `evaluate` takes."""
+    """Wrap a head so that `evaluate` can take it for a method."""
     return SimpleNamespace(predict=head.logits, replicas=head.replicas, head=head)
 
 
-# Small settings of the memories whose learning takes steps, for tests that are about something else.
+# Few steps for the memories that learn by optimisation, for tests that do not depend on recall quality.
 QUICK = {
     "bayespcn": {"hidden": 8, "steps": 5},
     "bayespcn_exact": {"hidden": 8, "steps": 5},
@@ -75,7 +75,7 @@ QUICK = {
 
 
 def make_cell(method: str = "er", variant: str = "plain", **changes) -> Cell:
-    """A cell on the features above: 3 tasks of 2 classes, a buffer of 12."""
+    """Return a cell on `make_features`: 3 tasks of 2 classes, a buffer of 12."""
     fields = {
         "dataset": "toy",
         "tasks": 3,

@@ -1,8 +1,8 @@
-"""Programs that are forked from a process with libraries loaded, since torch takes seconds to load.
+"""Start programs by forking a process that has already loaded the libraries, because torch loads slowly.
 
-Nothing of ours is loaded there, so all else is as in a process of its own. That it makes no difference to the
-bits is what tests see that compare with conftest.smoke_run, which is made by the command as users give it.
-SLURM starts its jobs itself, and those that tests kill are started, too.
+The server process does not import sharc_core, so a fork behaves like a new process. conftest.smoke_run runs
+the command as a user would; tests that compare with it show that forking does not change results. SLURM's
+jobs and the jobs that tests kill are not forked.
 """
 
 import atexit
@@ -26,19 +26,19 @@ from snakemake.script import PythonScript
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from threadpoolctl import threadpool_limits
 
-SECONDS = 1500  # until a program that has not ended is killed
+SECONDS = 1500  # time limit of a program
 LIBRARIES = [
     *("snakemake.cli", "snakemake.api", "snakemake.scheduling.job_scheduler", "smart_open", "jinja2"),
     *("torch", "torch.fx.experimental.symbolic_shapes", "torch._meta_registrations", "torchvision"),
     *("pandas", "pydantic", "safetensors", "scipy.stats", "sklearn.datasets", "PIL.ImageFont"),
-    # with the list of fonts, for which the first figure in each folder would search the machine
+    # loads the list of fonts; otherwise the first figure of each folder scans the machine for fonts
     *("matplotlib.figure", "matplotlib.style", "matplotlib.backends.backend_agg", "fontTools.ttLib"),
     *("matplotlib.backends.backend_svg", "mpl_toolkits.mplot3d"),
 ]
 
 
 class Running:
-    """A program that was started, much as subprocess.Popen has it."""
+    """A started program, with the interface of subprocess.Popen."""
 
     def __init__(self, process: multiprocessing.process.BaseProcess, said: BinaryIO):
         self.pid = process.pid
@@ -46,35 +46,35 @@ class Running:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status once it has ended."""
+        """The exit status, or None while the program runs."""
         return self.poll()
 
     def poll(self) -> int | None:
-        """The same."""
+        """Return the exit status, or None while the program runs."""
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """To it, not to what it has started; to nobody once it has ended."""
+        """Send a signal to the program, not to its children. Do nothing if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """It and what it has started, unless it has ended."""
+        """Kill the program and its children, unless it has ended."""
         if self.poll() is not None:
             return
         try:
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has only just been forked: the group is yet to come
+        except ProcessLookupError:  # it was just forked and has no process group yet
             self.send_signal(signal.SIGKILL)
 
     def ended(self, within: float = SECONDS) -> subprocess.CompletedProcess:
-        """Wait for its end; `stdout` has all that was said. One that takes longer is killed."""
+        """Wait for the end and return the output as `stdout`. Kill the program after `within` seconds."""
         self._process.join(within)
         late = self.poll() is None
         if late:
             self.kill()
             self._process.join()
-        said = self._said.fileno()  # whose position is also the writers'
+        said = self._said.fileno()  # the writers share its position, so it must not be moved
         text = os.pread(said, os.fstat(said).st_size, 0).decode()
         if late:
             raise subprocess.TimeoutExpired(self._process.name, within, text)
@@ -82,25 +82,25 @@ class Running:
 
 
 def start(command: list[str], folder: Path, variables: dict[str, str], fork_jobs: bool = False) -> Running:
-    """`python -m` with the command's words, in the folder, in a process group of its own.
+    """Run `python -m` with the command in the folder, in a new process group.
 
-    fork_jobs: of a Snakemake, the jobs that are Python scripts are forked from such a process, too.
+    fork_jobs: if the command is Snakemake, fork its script jobs in the same way.
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(LIBRARIES)
-    said = tempfile.TemporaryFile()  # noqa: SIM115  (Running reads it in the end)
+    said = tempfile.TemporaryFile()  # noqa: SIM115  (Running reads it)
     given = (command, folder, os.environ | variables, DupFd(said.fileno()), fork_jobs)
     process = server.Process(target=_run, args=given, name=command[0])
     process.start()
     running = Running(process, said)
-    atexit.register(running.kill)  # if a test fails before its end, or pytest would wait for it
+    atexit.register(running.kill)  # in case a test fails before the program ends: pytest would wait for it
     return running
 
 
 def _run(command: list[str], folder: Path, environment: dict, said: DupFd, fork_jobs: bool) -> None:
-    gc.freeze()  # what was loaded is never freed: a dry run spends a third less time on looking through it
+    gc.freeze()  # the loaded modules are never freed; not scanning them makes a dry run a third faster
     os.setsid()
-    # a shell's background job ignores interrupts, and so would all that it starts
+    # background jobs of a shell ignore interrupts, and their children inherit this
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     output = said.detach()
@@ -108,7 +108,7 @@ def _run(command: list[str], folder: Path, environment: dict, said: DupFd, fork_
         os.dup2(output, stream)
     os.environ.clear()
     os.environ.update(environment)
-    assert "sharc_core" not in sys.modules  # the folder's own will be loaded
+    assert "sharc_core" not in sys.modules  # the package in the folder will be imported
     if fork_jobs:
         _fork_scripts()
     _look_every_second()
@@ -118,14 +118,14 @@ def _run(command: list[str], folder: Path, environment: dict, said: DupFd, fork_
 
 
 def _look_every_second() -> None:
-    """SLURM's executor waits ten seconds longer after each look that finds no job ended; here, one second."""
+    """Poll SLURM every second; its executor waits longer after each poll in which no job has ended."""
     RemoteExecutor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
 
 
 def _fork_scripts() -> None:
-    """Have this process, a Snakemake to be, ask a child for a fork where it would start Python with a script.
+    """Make this process, which will become Snakemake, ask a child to fork for each Python script.
 
-    It cannot fork them itself: it will have threads and handlers of signals, which a fork would inherit.
+    It cannot fork itself, because a fork would inherit its threads and signal handlers.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
@@ -142,16 +142,16 @@ def _fork_scripts() -> None:
             with benchmarked(job, script.bench_record):
                 status = answer.read(1)
         if status != b"\0":
-            # one that was killed has said nothing
+            # a killed job sends no status
             raise subprocess.CalledProcessError(status[0] if status else -signal.SIGKILL, f"python {path}")
 
     PythonScript.execute_script = execute
 
 
 def _fork_on_request(requests: socket.socket) -> None:
-    """Until nobody is left who could ask for one."""
+    """Serve requests for forks until the requesting process has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     while True:
         message, answers, *_ = socket.recv_fds(requests, 65536, 1)
         if not message:
@@ -169,8 +169,8 @@ def _fork_on_request(requests: socket.socket) -> None:
 
 
 def _status_of(path: str, threads: int) -> int:
-    """What a Python with this script would have ended with."""
-    # what Snakemake tells a new process by variables, which only count when libraries are loaded
+    """Run a script and return the exit status that a new Python process would have."""
+    # Snakemake sets these by environment variables, which libraries read only when they are loaded
     torch.set_num_threads(threads)
     threadpool_limits(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)

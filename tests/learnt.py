@@ -1,4 +1,4 @@
-"""Small learnt memories, maps for them, and cues: shared by their tests."""
+"""Small memories that learn weights, with maps and cues for their tests."""
 
 import torch
 
@@ -14,7 +14,7 @@ def make(name: str, seed: int = 0, **settings):
 
 
 def sparse_maps(count: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rectified low-rank structure and noise around class centres, as after a network's last ReLU."""
+    """Return rectified low-rank maps with noise around class centres, as after a network's last ReLU."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
     size = SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -25,7 +25,7 @@ def sparse_maps(count: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Ten
 
 
 def cue(maps: torch.Tensor, masks: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half of the channels dropped, by one of so many masks."""
+    """Return cues with half of the channels dropped by one of `masks` masks, and the masks."""
     order = torch.rand(masks, SHAPE[0], generator=torch.Generator().manual_seed(seed)).argsort(1)
     mask = (order < SHAPE[0] // 2)[torch.arange(len(maps)) % masks]
     return maps * mask[:, :, None, None], mask

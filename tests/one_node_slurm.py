@@ -1,7 +1,7 @@
-"""A real SLURM on this machine for as long as a test takes: munged, slurmctld and slurmd in one folder.
+"""Run a real SLURM on this machine during a test: munged, slurmctld and slurmd in one folder.
 
-One node with two cores, partitions `cpu` and `gpu`, two GPUs that are a count and nothing else. It needs
-root and Debian's slurm-wlm and munge, installs nothing, and leaves nothing running.
+It has one node with two cores, the partitions `cpu` and `gpu`, and two GPUs that exist only as a count. It
+needs root and Debian's slurm-wlm and munge, installs nothing, and leaves no process running.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "scontrol", "setpriv")
-PATIENCE = 60  # seconds until a daemon must answer, or a job be gone
+PATIENCE = 60  # time limit in seconds for a daemon to answer or a job to end
 
-# Everything runs as root, so nothing outside the folder has to be readable for user slurm. Memory is
-# counted every second and a step over its request is killed, without control groups: not every machine
-# lets a process make them. The node has what it says (config_overrides), whatever the machine has.
+# Everything runs as root, so user slurm needs no access to other folders. SLURM polls memory every second and
+# kills a step that exceeds its request. It does not use control groups, which not every machine permits. With
+# config_overrides the node has the configured resources, whatever the machine has.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -62,7 +62,7 @@ PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 """
 
-# slurmd counts only GPUs that have a device file; no job gets to see these.
+# slurmd counts only GPUs that have a device file; jobs do not see these files.
 GPUS = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 
 SRUN = """\
@@ -72,7 +72,7 @@ SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
 
 
 def missing() -> str | None:
-    """Why no SLURM can be started here; None when one can."""
+    """Return why SLURM cannot be started here, or None if it can."""
     if os.geteuid() != 0:
         return "a SLURM of one's own needs root (slurmd runs as nobody else)"
     absent = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
@@ -82,12 +82,12 @@ def missing() -> str | None:
 
 
 def _path() -> str:
-    """Where the daemons are, too: Debian keeps them out of a plain user's path."""
+    """Return PATH with the folders of the daemons, which Debian leaves out of a user's path."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 class Slurm:
-    """A running SLURM. `environment` is what makes its commands, and a Snakemake, talk to it."""
+    """A running SLURM. `environment` has the variables with which commands and Snakemake reach it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -101,7 +101,7 @@ class Slurm:
         (self.folder / "munge.key").write_bytes(secrets.token_bytes(128))
         for name in ("spool", "state", "bin"):
             (self.folder / name).mkdir()
-        # Snakemake's executor takes SLURM_CONF from srun, which then looks in /etc only
+        # Snakemake's executor removes SLURM_CONF from srun, which then only looks in /etc
         wrapper = self.folder / "bin/srun"
         wrapper.write_text(SRUN.format(folder=self.folder, srun=shutil.which("srun", path=_path())))
         wrapper.chmod(0o755)
@@ -123,12 +123,12 @@ class Slurm:
         self._wait_for(lambda: self.ask("sinfo", "--noheader", "--format=%T").startswith("idle"), "the node")
 
     def ask(self, *command: str) -> str:
-        """What a SLURM command says; nothing when it fails."""
+        """Return the output of a SLURM command, empty if it fails."""
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
         return done.stdout if done.returncode == 0 else ""
 
     def jobs(self) -> dict[str, dict[str, str]]:
-        """Every job since the start, running or over, by its number: the fields of `scontrol show job`."""
+        """Return the fields of `scontrol show job` for every job since the start, by job number."""
         found = {}
         for line in self.ask("scontrol", "show", "job", "--oneliner").splitlines():
             fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
@@ -137,11 +137,11 @@ class Slurm:
         return found
 
     def cancel(self, job: str) -> None:
-        """Cancel a job, as its user may at any time."""
+        """Cancel a job as its user would."""
         subprocess.run(["scancel", job], env=self._environment(), check=True)
 
     def stop(self) -> None:
-        """Cancel what runs, end the daemons and whatever else is left of this SLURM."""
+        """Cancel all jobs, stop the daemons and kill the remaining processes of this SLURM."""
         with contextlib.suppress(AssertionError):
             self.ask("scancel", "--full", "--user=root")
             self._wait_for(lambda: not self.ask("squeue", "--noheader"), "the end of the jobs", 10)
@@ -155,7 +155,7 @@ class Slurm:
                 process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """Daemons, job steps and jobs: all that was started with this SLURM's configuration."""
+        """Return all processes that use this SLURM's configuration: daemons, job steps and jobs."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -168,7 +168,7 @@ class Slurm:
         return {**os.environ, **self.environment}
 
     def _run(self, *command: str) -> None:
-        """Start a daemon that gets SIGTERM when this process dies, in whichever way."""
+        """Start a daemon that receives SIGTERM when this process dies for any reason."""
         with open(self.folder / f"{command[0]}.out", "w") as said:
             self._daemons.append(
                 subprocess.Popen(
@@ -200,9 +200,9 @@ def _free_ports(number: int) -> list[int]:
 
 @contextlib.contextmanager
 def running() -> Iterator[Slurm]:
-    """A SLURM in a folder of its own that lives as long as the block, however that ends."""
+    """Run SLURM in a temporary folder until the block ends."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        Path(folder).chmod(0o755)  # munged wants its socket reachable
+        Path(folder).chmod(0o755)  # munged requires a reachable socket
         slurm = Slurm(Path(folder))
         try:
             slurm.start()

@@ -1,4 +1,4 @@
-"""A finished grid of synthetic documents: data_dir, results_dir and record, without running a job."""
+"""A finished grid of synthetic documents with data_dir, results_dir and record, made without running jobs."""
 
 import json
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def finished_grid(folder: Path, **changes) -> Finished:
 
 
 def add_recall(done: Finished) -> None:
-    """The same grid's recall study, one point measured."""
+    """Add the grid's recall study with one measured point."""
     rows, study, folder = {}, study_of(done.grid, "recall"), done.results
     for number, job in enumerate(study.jobs(done.grid), 1):
         values = dict.fromkeys(COLUMNS, 0.25) | {"dataset": job.dataset, "backbone": job.backbone}
@@ -116,7 +116,7 @@ def _copy_card(layout: Layout) -> Path:
 
 
 def _make_data(grid: Grid) -> dict[str, Any]:
-    """Write small files in place of data, weights and features, under their real names; return the origin."""
+    """Write small files under the real names of data, weights and features; return the origin."""
     layout = Layout(grid)
     (name,) = layout.backbones
     trained_on = _folder(layout.pretraining_data(name), "images.npy")

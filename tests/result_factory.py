@@ -106,7 +106,7 @@ def make_grid(
 
 
 def constant_matrix(accs: Sequence[float], diagonal: float = 90.0, tasks: int = 2) -> list:
-    """Return R x T x T with ACC accs[r], and `diagonal` for every task but the last when just learned."""
+    """Return R x T x T with ACC accs[r] in the last row and `diagonal` right after each earlier task."""
     matrix = np.zeros((len(accs), tasks, tasks))
     for r, value in enumerate(accs):
         matrix[r][np.diag_indices(tasks)] = diagonal
@@ -115,7 +115,7 @@ def constant_matrix(accs: Sequence[float], diagonal: float = 90.0, tasks: int = 
 
 
 def hash_text(text: str) -> int:
-    """Return a hash that is the same in every process."""
+    """Return a text's hash, which is equal in every process."""
     return int.from_bytes(text.encode()[-64:], "big") * 2654435761 + sum(text.encode())
 
 

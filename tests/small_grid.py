@@ -1,4 +1,4 @@
-"""A grid that is made in seconds: four rendered characters, a backbone pre-trained on four others."""
+"""A grid that runs in seconds: four rendered characters, a backbone pre-trained on four others."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ PRETRAINING = {"dataset": {**GLYPHS, "first_class": 1000, "digits": False}, "epo
 
 
 def small_grid(folder: Path, **backbone) -> Grid:
-    """The grid with data and results below a folder. backbone: changed keys, pre-training left out."""
+    """Return the grid with data and results below a folder. backbone: keys that replace `pretrain`."""
     block = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32, "name": "small"}
     return load_grid(
         {

@@ -1,4 +1,4 @@
-"""Real runs of `snakemake` and `python -m sharc_core` in a copy of the project, and what they make."""
+"""Run `snakemake` and `python -m sharc_core` in a copy of the project, and read the results."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from forks import Running, start
 ROOT = Path(__file__).parents[1]
 CORES = ("--cores", "2")
 SMOKE = ("--configfile", "config/smoke.yaml")
-PATIENCE = 300  # seconds until something that is waited for must have happened
+PATIENCE = 300  # time limit of `wait_for` in seconds
 Found = TypeVar("Found")
 
 
 def copy_project(folder: Path) -> None:
-    """The project's files, without results or data, into a folder. With them what Python has compiled."""
+    """Copy the project's files and compiled modules, but no data or results, into a folder."""
     for name in ("sharc_core", "workflow", "config", "envs", "profiles"):
-        # what is just being compiled has such names, and may be gone before it is copied
+        # a module that is being compiled has such a temporary name, which may vanish before it is copied
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -34,49 +34,49 @@ def start_snakemake(
     environment: dict | None = None,
     fork_jobs: bool = False,
 ) -> Running:
-    """`snakemake` in the folder with two cores, in a process group of its own.
+    """Start `snakemake` in the folder with two cores, in a new process group.
 
-    fork_jobs: its jobs are forked like itself (see forks.py); who wants to find and disturb one leaves that.
+    fork_jobs: fork its jobs too (see forks.py). Leave it off to find and disturb a job's process.
     """
     command = ["snakemake", *CORES, *arguments]
     return start(command, folder, variables(folder) | (environment or {}), fork_jobs)
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """For a Snakemake of which nothing is to remain outside the folder."""
-    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # or every job would compile the project's modules again
+    """Return environment variables that keep all of Snakemake's files inside the folder."""
+    bytecode = {"PYTHONDONTWRITEBYTECODE": ""}  # else every job would compile the project's modules again
     return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), **bytecode}
 
 
 def snakemake(folder: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    """The same with forked jobs, waited for."""
+    """Run `snakemake` with forked jobs and wait for its end."""
     return start_snakemake(folder, *arguments, environment=environment, fork_jobs=True).ended()
 
 
 def sharc_core(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """`python -m sharc_core`, waited for."""
+    """Run `python -m sharc_core` and wait for its end."""
     return start(["sharc_core", *arguments], folder, variables(folder)).ended()
 
 
 def own_lines(run: subprocess.CompletedProcess) -> list[str]:
-    """What was said, line by line, without Snakemake's notice that it read profiles/default."""
+    """Return the lines of the output without Snakemake's notice about profiles/default."""
     lines = (run.stdout + run.stderr).strip().splitlines()
     return [line for line in lines if not line.startswith("Using workflow specific profile")]
 
 
 def ran(said: str) -> list[str]:
-    """The rules of the jobs that a run says are done, in order."""
+    """Return the rules of the finished jobs in the order in which the output lists them."""
     return re.findall(r"^\[ *\d+/\d+\] (\w+)", said, re.M)
 
 
 def smoke_results(folder: Path) -> dict[str, object]:
-    """Every matrix, table and figure (in words) by path, wall times left out."""
+    """Return every matrix, table and figure text by path, without wall times."""
     found = {}
     place = folder / "results/smoke"
     for path in sorted(place.rglob("*.json")) + sorted(place.glob("tables/*")):
         name = str(path.relative_to(folder))
         if path.stem == "recall":
-            continue  # the recall study's, which only one test makes
+            continue  # made by the recall study, which only one test runs
         if "/matrices/" in name:
             found[name] = json.loads(path.read_text())
             del found[name]["costs"]["train_seconds"]
@@ -86,12 +86,12 @@ def smoke_results(folder: Path) -> dict[str, object]:
 
 
 def matrices(found: dict[str, object]) -> list[str]:
-    """The paths of cells' documents among results: targets to make."""
+    """Return the paths of the cells' documents among results, as targets."""
     return [name for name in found if "/matrices/" in name]
 
 
 def wait_for(found: Callable[[], Found], what: str) -> Found:
-    """What `found` returns once it is true."""
+    """Wait until `found` returns a true value, and return it."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         value = found()
@@ -102,7 +102,7 @@ def wait_for(found: Callable[[], Found], what: str) -> Found:
 
 
 def jobs_of(process: Running, script: str) -> list[psutil.Process]:
-    """Running Python processes of a script (Snakemake runs a copy of it under a name of its own)."""
+    """Return the running Python processes of a script, of which Snakemake runs a copy under another name."""
     found = []
     try:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -122,7 +122,7 @@ def half_written(folder: Path) -> list[Path]:
 
 
 def finish(folder: Path, undisturbed: dict, *targets: str) -> str:
-    """Run the grid to its end, or as far as the targets: equal bits, nothing half-written left."""
+    """Run the grid or the targets; assert that the bits are equal and that no partial files are left."""
     done = snakemake(folder, *targets, *SMOKE)
     assert done.returncode == 0, done.stdout
     assert smoke_results(folder) == undisturbed

@@ -1,4 +1,4 @@
-"""batch_norm adapted: running statistics estimated once on the first task's images, for all seeds alike."""
+"""batch_norm adapted: running statistics are estimated once, on the first task's images, for all seeds."""
 
 import copy
 
@@ -31,7 +31,7 @@ def noise(count: int, side: int, contrast: float = 1.0, brightness: float = 0.0)
 
 @pytest.fixture
 def estimated(monkeypatch):
-    """The statistics with which networks were evaluated."""
+    """Record the statistics with which networks are evaluated."""
     found = []
 
     def recording(backbone, statistics):
@@ -55,7 +55,7 @@ def in_double(backbone):
 
 @pytest.mark.parametrize("arch", ["small", "resnet_small"])
 def test_statistics_are_those_of_torchs_update_bn(arch, estimated, tmp_path):
-    """For batches of equal size. The network itself keeps its weights and its mode."""
+    """Use batches of equal size. The network keeps its weights and its mode."""
     backbone = in_double(make_small() if arch == "small" else load(tmp_path))
     images, index = noise(150, backbone.form.image_size), torch.arange(10, 138)
     wanted = copy.deepcopy(backbone.body)
@@ -99,7 +99,7 @@ def test_other_images_than_those_given_do_not_count(estimated):
 
 
 def channel_moments(backbone, statistics, images) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and variance of every channel of each batch norm's output, evaluated."""
+    """Return mean and variance of every output channel of each batch norm in evaluation mode."""
     network, seen = copy.deepcopy(backbone.body), []
     norms = BatchNorms(network)
     norms.set(statistics)
@@ -112,7 +112,7 @@ def channel_moments(backbone, statistics, images) -> list[tuple[torch.Tensor, to
 
 @pytest.mark.parametrize(("contrast", "brightness"), [(0.4, 100.0), (1.0, -60.0), (1.8, -90.0)])
 def test_images_of_another_brightness_or_contrast_are_normalised_again(contrast, brightness, estimated):
-    """Every layer's outputs have mean 0 and variance 1, as on the images that the network is used to."""
+    """Outputs of every layer have mean 0 and variance 1 on these images, too."""
     backbone = make_small()
     for layer in BatchNorms(backbone.body).layers.values():
         torch.nn.init.ones_(layer.weight), torch.nn.init.zeros_(layer.bias)
@@ -157,7 +157,7 @@ def grid_of(tmp_path, **changes):
 
 
 def test_every_seed_reads_the_same_features_and_the_first_task_decides_which(tmp_path):
-    """Another order of the classes has another first task."""
+    """Another class order gives another first task and therefore other features."""
     grid = grid_of(tmp_path, seeds=[0, 1, 2])
     assert extracted_views(grid) == [("greys", "resnet_small-w-adapted", 0)]
     (cell,) = cells(grid)
@@ -191,7 +191,7 @@ def test_a_job_estimates_on_the_first_task_in_the_order_of_the_classes(tmp_path,
 
 
 def test_the_features_name_stands_for_the_code_that_estimates(tmp_path):
-    """A change of it, as of any code behind features, makes them again."""
+    """A change of this code changes the hash, so the features are extracted again."""
     roots = features_code(grid_of(tmp_path).backbones[0])
     files = provenance._closure(provenance._files_of(roots), provenance.STAGE_WITHOUT)
     assert {"batch_norm.py", "stream.py", "preprocess.py"} <= {path.name for path in files}

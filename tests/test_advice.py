@@ -1,4 +1,4 @@
-"""Weights files of another layout: the line names the prefix that fits, or the names that are expected."""
+"""Errors for weights files of another layout suggest a prefix or show the expected names."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def state(arch="resnet_small") -> dict[str, torch.Tensor]:
 
 
 def refused(path, **kind) -> str:
-    """The advice on a file that the check refuses."""
+    """Return the error for a file that the check refuses."""
     with pytest.raises(UserError):
         check_backbone(config(path, **kind))
     line = advice(config(path, **kind))
@@ -55,7 +55,7 @@ def test_the_prefix_that_fits_is_named(tmp_path, prefix):
     assert "without it" not in line
 
 
-def test_of_two_encoders_the_first_counts(tmp_path):
+def test_first_of_two_encoder_prefixes_is_suggested(tmp_path):
     path = tmp_path / "mine.safetensors"
     names = ("module.encoder_k.", "module.encoder_q.")
     save_file({prefix + name: tensor.clone() for prefix in names for name, tensor in state().items()}, path)
@@ -70,7 +70,7 @@ def test_of_two_encoders_the_first_counts(tmp_path):
         (lambda t: t.update({"projector.weight": torch.zeros(3)}), "unexpected tensor projector.weight"),
     ],
 )
-def test_what_is_wrong_besides_the_prefix_is_named_too(tmp_path, change, message):
+def test_error_reports_the_prefix_and_other_mismatches(tmp_path, change, message):
     tensors, path = state(), tmp_path / "mine.safetensors"
     change(tensors)
     save_file({f"net.{name}": tensor for name, tensor in tensors.items()}, path)
@@ -100,7 +100,7 @@ OTHERS = {
 
 @pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize("layout", OTHERS)
-def test_other_layouts_are_told_what_is_expected(tmp_path, layout):
+def test_error_for_unknown_layouts_shows_the_expected_names(tmp_path, layout):
     path = tmp_path / "mine.safetensors"
     save_file({name: torch.zeros(3) for name in OTHERS[layout]}, path)
     line = refused(path)
@@ -110,7 +110,7 @@ def test_other_layouts_are_told_what_is_expected(tmp_path, layout):
     )
 
 
-def test_a_file_of_the_right_layout_keeps_the_line_that_names_the_tensor(tmp_path):
+def test_no_advice_is_given_for_the_right_layout(tmp_path):
     tensors, path = state(), tmp_path / "mine.safetensors"
     tensors.pop("stem.0.weight")
     save_file(tensors, path)
@@ -148,7 +148,7 @@ def test_other_formats_are_refused(name):
 @pytest.mark.reliability("unfit-weights")
 @pytest.mark.parametrize("inside", ["state_dict", None])
 def test_the_documented_lines_convert(tmp_path, monkeypatch, inside):
-    """As they stand on the page, which the messages name."""
+    """Run the conversion code from docs/config.md, to which the errors refer."""
     (code,) = re.findall(r"### Converting weights\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     tensors = {f"module.{name}": tensor for name, tensor in state().items()}

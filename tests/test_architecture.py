@@ -1,4 +1,4 @@
-"""The direction of flow: nothing imports what lies downstream of it, and plug-ins stay short."""
+"""The direction of imports, and the size of files."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sharc_core"
 
-# From the bottom to the top: a folder imports only from those above its line here, never from one below.
+# A folder imports only from folders listed before it.
 ORDER = [
     "common",  # errors, settings, registries, files, devices
     "datasets",  # plug-in: where images come from
@@ -15,22 +15,22 @@ ORDER = [
     "heads",  # what is trained
     "representations",  # plug-in: how a sample is stored
     "selection",  # plug-in: which samples are stored
-    "associative",  # plug-in: memories that complete maps
+    "associative",  # plug-in: associative memories, which complete maps
     "saliency",  # plug-in: which channels matter
     "backbones",  # plug-in: frozen networks
-    "features",  # what backbones make of data sets, cached
+    "features",  # cached feature maps of data sets
     "memory",  # the episodic memory and its budget
     "methods",  # plug-in: replay methods and baselines
     "grid",  # grid file to cells
     "provenance",  # where a number comes from
     "learning",  # one cell's run
-    "stages",  # what the workflow's jobs call
+    "stages",  # functions that the workflow's jobs call
     "results",  # runs.csv, summaries, statistics, tables
     "figures",
     "studies",  # plug-in: experiments
     "report",
     "verification",  # records of results, compared and verified
-    "planning",  # what a call of Snakemake makes, and how it shows progress
+    "planning",  # the plan and the progress of a call of Snakemake
     "__init__",
     "__main__",
 ]
@@ -41,7 +41,7 @@ def modules() -> list[Path]:
 
 
 def unit(path: Path) -> str:
-    """The folder (or loose module) directly under sharc_core that a file belongs to."""
+    """Return the folder or module directly under sharc_core that contains a file."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -70,7 +70,7 @@ def test_no_module_lies_outside_the_folders():
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_fit_in_the_head(path):
+def test_files_have_at_most_480_lines(path):
     assert len(path.read_text().splitlines()) <= 480
 
 
@@ -84,7 +84,7 @@ def test_methods_stay_equation_sized(name, lines):
 @pytest.mark.reliability("unsafe-weights")
 @pytest.mark.slow
 def test_no_pickle():
-    """Nothing that was downloaded is ever unpickled, but by the reader that looks up no function."""
+    """No code unpickles downloaded files, except restricted_pickle.py, which looks up no functions."""
     for path in modules():
         text = path.read_text()
         assert "import pickle" not in text, path

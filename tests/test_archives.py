@@ -1,4 +1,4 @@
-"""Hostile archives: paths that lead out, links, bombs. Nothing is written, nothing fills memory."""
+"""Hostile archives with outside paths, links or bombs write no files and do not fill memory."""
 
 import bz2
 import gzip
@@ -95,7 +95,7 @@ def test_links_in_a_zip_are_ignored(tmp_path):
 
 
 @pytest.mark.reliability("archive-bombs")
-def test_too_many_files(tmp_path, monkeypatch):
+def test_too_many_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "COUNT_LIMIT", 3)
     names = [f"{number}.png" for number in range(4)]
     for name in names:
@@ -114,7 +114,7 @@ def test_too_many_files(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Limits that a test can exceed without making gigabytes."""
+    """Lower the limits, so that tests need not write gigabytes."""
     monkeypatch.setattr(archives, "SMALL", 2**20)
     monkeypatch.setattr(archives, "MEMBER_LIMIT", 2**20)
 
@@ -124,8 +124,8 @@ BOMB = r"has [\d,]+ bytes and unpacks to [\d,]+ or more: refused as a decompress
 
 @pytest.mark.reliability("archive-bombs")
 @pytest.mark.parametrize("ending", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
-def test_content_out_of_proportion_is_refused(tmp_path, small, ending):
-    """Forty files of 400 kB of zeros each, none too large by itself."""
+def test_decompression_bomb_is_refused(tmp_path, small, ending):
+    """Forty files of 400 kB of zeros exceed the limit together, but not alone."""
     zeros = bytes(400_000)
     if ending == "zip":
         path = zipped(tmp_path / "a.zip", {f"{n}.png": zeros for n in range(40)})
@@ -139,7 +139,7 @@ def test_content_out_of_proportion_is_refused(tmp_path, small, ending):
     refused(path, BOMB)
 
 
-def test_content_in_proportion_is_not(tmp_path, small):
+def test_incompressible_content_is_accepted(tmp_path, small):
     noise = {f"{number}.png": os.urandom(400_000) for number in range(5)}
     path = tar(tmp_path / "a.tar.gz", [(tarfile.TarInfo(name), content) for name, content in noise.items()])
     assert dict(Container(path).read(list(noise))) == noise
@@ -149,8 +149,8 @@ def test_content_in_proportion_is_not(tmp_path, small):
 @pytest.mark.reliability("archive-bombs")
 @pytest.mark.slow
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
-def test_a_header_that_asks_for_gigabytes_is_not_read(tmp_path, compress):
-    """A pax header of 64 GB by its own account, and 100 MB of it there: tarfile alone would read on."""
+def test_oversized_tar_header_is_refused_without_reading_it(tmp_path, compress):
+    """A pax header claims 64 GB and has 100 MB, all of which tarfile would read."""
     header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.PAX_FORMAT))
     header[156:157] = tarfile.XHDTYPE
     header[124:136] = b"\x80" + (64 * 2**30).to_bytes(11, "big")
@@ -193,7 +193,7 @@ def test_zip_methods_that_unpack_all_at_once_are_refused(tmp_path, method):
 @pytest.mark.parametrize(
     ("ending", "compress"), [(".tgz", bz2.compress), (".tar", gzip.compress), (".tar.gz", bytes)]
 )
-def test_what_compresses_a_tar_is_told_from_its_content(tmp_path, ending, compress):
+def test_tar_compression_is_detected_from_the_content(tmp_path, ending, compress):
     plain = tar(tmp_path / "plain.tar", [(tarfile.TarInfo("1.png"), PICTURE)])
     path = tmp_path / f"a{ending}"
     path.write_bytes(compress(plain.read_bytes()))

@@ -1,4 +1,4 @@
-"""Every registered associative memory against one contract; each kind against its definition."""
+"""Every registered associative memory fulfils one contract; `none` and `mean` match their definitions."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def cue(maps: torch.Tensor, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
-def test_contract(name):
+def test_every_memory_recalls_kept_channels_unchanged(name):
     memory = make(name)
     maps, labels = patterns()
     memory.write(maps[:7], labels[:7])
@@ -48,7 +48,7 @@ def test_contract(name):
 
 
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
-def test_nothing_that_comes_back_is_the_callers_own(name):
+def test_recalled_maps_share_no_storage_with_the_cue(name):
     memory = make(name)
     maps, labels = patterns()
     maps = maps.float()
@@ -87,12 +87,12 @@ def test_a_mean_outlives_any_forgetting_and_later_maps_weigh_more():
     for beta in [0.3, *[1.0] * 40, *[0.9] * 40]:
         memory.forget(beta)
         torch.testing.assert_close(memory.read(masked, mask, labels)[:, 1], maps.float()[:, 1])
-    memory.write(0.5 * maps, labels)  # after all that it alone decides
+    memory.write(0.5 * maps, labels)  # after 81 forgets, only this write counts
     torch.testing.assert_close(
         memory.read(masked, mask, labels)[:, 1], 0.5 * maps.float()[:, 1], rtol=1e-4, atol=1e-5
     )
     memory.forget(0.75)
-    memory.write(maps, labels)  # one map against a quarter of one
+    memory.write(maps, labels)  # a map of weight 1 and one of weight 0.25
     expected = (0.25 * 0.5 + 1) / 1.25 * maps.float()[:, 1]
     torch.testing.assert_close(memory.read(masked, mask, labels)[:, 1], expected, rtol=1e-4, atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_same_seed_same_bits(name):
 
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_works_where_gradients_are_off(name):
-    """As in a cell."""
+    """A cell trains without autograd."""
     maps, labels = patterns()
     masked, mask = cue(maps)
     with torch.no_grad():
@@ -143,8 +143,8 @@ def test_forgetting_keeps_a_memory_usable(name):
 
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 @pytest.mark.parametrize("count", [1, 5])
-def test_degenerate_maps(name, count):
-    """All zero, or a single one: nothing divides by nothing."""
+def test_degenerate_maps_give_finite_recall(name, count):
+    """Zero maps and a single map cause no division by zero."""
     memory = make(name)
     maps, labels = torch.zeros(count, *SHAPE), torch.zeros(count, dtype=torch.int64)
     memory.write(maps, labels)
@@ -210,7 +210,7 @@ def test_a_class_that_was_never_written_has_no_mean():
 
 @pytest.mark.reliability("numbers-out-of-range")
 @pytest.mark.parametrize("name", WRITING)
-def test_numbers_that_get_out_of_hand_are_one_clear_line(name, monkeypatch):
+def test_non_finite_recall_gives_a_one_line_error(name, monkeypatch):
     memory = make(name)
     maps, labels = patterns()
     masked, mask = cue(maps)

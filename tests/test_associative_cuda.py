@@ -1,4 +1,4 @@
-"""Every associative memory on a GPU, loosely against the CPU: draws are the same, sums are not to the bit."""
+"""Every associative memory is close to the CPU on a GPU: draws are equal, sums differ by rounding."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
-def test_as_on_the_cpu(name):
+def test_recall_on_a_gpu_is_close_to_the_cpu(name):
     kind = ASSOCIATIVE_MEMORIES.get(name)
     maps, labels = patterns(16)
     masked, mask = cue(maps)

@@ -1,4 +1,4 @@
-"""States of associative memories: taken, taken over, refused."""
+"""States of associative memories: save, load and refuse."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sharc_core.common.errors import UserError
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_state_round_trip(name):
-    """A memory that takes over another's state reads and goes on learning to the same bits."""
+    """A memory that loads another's state reads and learns with the same bits from then on."""
     memory, twin = make(name), make(name)
     maps, labels = patterns(24)
     masked, mask = cue(maps)
@@ -33,7 +33,7 @@ def test_state_round_trip(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_a_state_is_a_snapshot(name):
-    """Neither who gave it nor who took it over changes it."""
+    """Later writes to either memory do not change the state."""
     memory, twin = make(name), make(name)
     maps, labels = patterns(16)
     memory.write(maps[:8], labels[:8])

@@ -1,4 +1,4 @@
-"""The axes of a cell are defined once; what is derived from them names every one."""
+"""The axes of a cell are defined once; columns, rows and ids derived from them cover every axis."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from sharc_core.grid.cell import Cell
 from sharc_core.results.runs import COLUMNS
 from sharc_core.results.summary import Entry
 
-# By axis, a value that the base cell below does not have.
+# For each axis, a value that differs from the base cell below.
 OTHERS = {
     "method": "derpp",
     "buffer": 13,

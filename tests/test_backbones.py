@@ -1,4 +1,4 @@
-"""Backbones: every architecture gives maps, weights fit or are refused by name, preprocessing is exact."""
+"""Backbones: maps of architectures, loading and refusal of weights, settings, augmentation."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def config(arch="resnet_small", weights="pretrain", image_size=32, **others) -> 
 
 
 def shaken(arch: str, classes: int = 7, seed: int = 0) -> torch.nn.Module:
-    """A classifier whose batch norms have statistics and weights other than 0 and 1."""
+    """Return a classifier whose batch norms have random statistics and weights."""
     torch.manual_seed(seed)
     model = build_classifier(arch, classes)
     for module in model.modules():
@@ -43,7 +43,7 @@ def shaken(arch: str, classes: int = 7, seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A resnet18 state dict in float16 with a 7-way classifier, as a file."""
+    """Write a resnet18 state dict in float16 with a 7-way classifier to a file."""
     path = tmp_path_factory.mktemp("weights") / "my weights.safetensors"
     state = shaken("resnet18").state_dict()
     save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
@@ -51,7 +51,7 @@ def weights(tmp_path_factory):
 
 
 def rewritten(weights, tmp_path, change):
-    """The weights file with `change` applied to its tensors."""
+    """Write the weights file with `change` applied to its tensors."""
     tensors = load_file(weights)
     change(tensors)
     path = tmp_path / "changed.safetensors"
@@ -224,7 +224,7 @@ def test_torchvision_names_are_checked():
 
 @pytest.mark.slow
 def test_torchvision_weights_bring_their_normalisation(weights, monkeypatch):
-    """Without network: the download is replaced by what it would return."""
+    """The download is replaced by a function that returns a state dict."""
     from torchvision.models import ResNet18_Weights
 
     asked = {}
@@ -256,8 +256,8 @@ def test_failed_download_says_where_to_put_the_file(monkeypatch):
         load_backbone(config("resnet18", "imagenet1k_v1", 64), None, "cpu")
 
 
-def test_weights_are_fetched_for_features_that_are_yet_to_come(tmp_path, monkeypatch):
-    """Those of torchvision only; here of one backbone that is done, one that is not, one that is a file."""
+def test_weights_are_fetched_only_for_missing_features(tmp_path, monkeypatch):
+    """Of three backbones, one has its features, one needs torchvision's weights, and one has a local file."""
     from torchvision.models import ResNet18_Weights, ResNet34_Weights
 
     grid = load_grid(
@@ -298,7 +298,7 @@ def test_weights_are_fetched_for_features_that_are_yet_to_come(tmp_path, monkeyp
         ("pretrain", "mine", "mine"),
     ],
 )
-def test_names_are_fit_for_paths(weights, name, expected):
+def test_backbone_names_are_made_safe_for_paths(weights, name, expected):
     assert config("resnet18", weights, name=name).path_name == expected
 
 
@@ -319,7 +319,7 @@ def test_names_are_fit_for_paths(weights, name, expected):
         {"pretrain": {"label_smoothing": 1.0}},
     ],
 )
-def test_bad_settings(values):
+def test_invalid_settings_are_refused(values):
     good = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}
     BackboneConfig.model_validate(good)
     with pytest.raises(ValueError, match="validation error"):
@@ -335,7 +335,7 @@ def test_default_pretraining_is_a_complete_block():
 
 @pytest.mark.parametrize("edge", [True, False])
 @pytest.mark.parametrize("flip", [True, False])
-def test_shift_and_flip_against_one_image_at_a_time(edge, flip):
+def test_shift_and_flip_equal_a_loop_over_images(edge, flip):
     images = torch.randint(1, 256, (9, 6, 8, 3), dtype=torch.uint8)
     got = shift_and_flip(images, 2, flip, torch.Generator().manual_seed(5), edge)
     draws = torch.Generator().manual_seed(5)
@@ -343,7 +343,7 @@ def test_shift_and_flip_against_one_image_at_a_time(edge, flip):
     mirrored = torch.rand(9, 1, generator=draws) < 0.5 if flip else torch.zeros(9, 1, dtype=torch.bool)
     for i, image in enumerate(images.numpy()):
         y, x = offsets[:, i, 0].tolist()
-        if mirrored[i]:  # the offset counts in the original's columns
+        if mirrored[i]:  # the offset refers to the original's columns
             image, x = image[:, ::-1], -x
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge" if edge else "constant")
         assert np.array_equal(got[i].numpy(), padded[2 + y : 8 + y, 2 + x : 10 + x])
@@ -352,7 +352,7 @@ def test_shift_and_flip_against_one_image_at_a_time(edge, flip):
 # Device
 
 
-def test_devices(monkeypatch):
+def test_device_names_are_resolved_or_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match=r"cuda was asked for.*auto or cpu"):

@@ -121,7 +121,7 @@ def fine_or_one_line(action, *arguments) -> bool:
 
 @pytest.mark.reliability("bad-value")
 @pytest.mark.slow
-def test_whatever_stands_at_any_key_is_fine_or_one_line():
+def test_any_value_at_any_key_is_valid_or_gives_a_one_line_error():
     complete = yaml.safe_load(COMPLETE)
     studies = {name for name in STUDIES.names() if STUDIES.get(name).Settings.model_fields}
     assert set(complete) == set(Grid.model_fields) | studies, "COMPLETE must have every key"
@@ -166,7 +166,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 @pytest.mark.reliability("bad-file")
-def test_aliases_that_unfold_without_end():
+def test_exploding_and_recursive_yaml_aliases_are_refused():
     """A few lines of YAML can expand to more values than fit into memory, or contain themselves."""
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
@@ -226,7 +226,7 @@ def test_aliases_that_unfold_without_end():
         ("backbone.sha256", "0" * 64, "sha256 applies to a local weights file only"),
     ],
 )
-def test_names_numbers_and_paths_that_would_fail_later(path, value, message):
+def test_unusable_names_numbers_and_paths_are_refused_when_loading(path, value, message):
     if path.startswith("datasets."):  # the name may contain dots
         values = changed("datasets", {path.removeprefix("datasets."): value})
     else:
@@ -254,13 +254,13 @@ def test_names_numbers_and_paths_that_would_fail_later(path, value, message):
         ),
     ],
 )
-def test_what_only_the_system_knows_is_one_line_too(path, value, message):
+def test_paths_that_the_system_rejects_are_refused_by_the_check(path, value, message):
     with pytest.raises(UserError, match=message):
         check_inputs(load_grid(changed(path, value)))
 
 
 @pytest.mark.reliability("late-failures")
-def test_names_of_cells_fit_into_names_of_files():
+def test_longest_cell_id_is_a_valid_file_name():
     """The longest possible id, with the affixes of its temporary file, is a valid file name."""
     name = "m" * 64
     values = changed("sharc.associative_memory", name) | {
@@ -287,8 +287,8 @@ YTE = "__use_yte__: true\n?__import__('pathlib').Path('run').touch(): 1\n"
 
 @pytest.mark.reliability("grid-programs")
 @pytest.mark.parametrize("named", ["config.yaml", "grid.yaml"])
-def test_a_grid_file_is_no_program(tmp_path, monkeypatch, capsys, named):
-    """Snakemake's templates run code. `check` and a run of config.yaml refuse the file unread."""
+def test_grid_file_with_template_code_is_refused_unread(tmp_path, monkeypatch, capsys, named):
+    """Snakemake's templates can run code, so `check` refuses the file without expanding it."""
     monkeypatch.chdir(tmp_path)
     Path(named).write_text(YTE + TEXT)
     assert main(["check", "--config", named]) == 1

@@ -1,4 +1,4 @@
-"""Cells in batches in a real `snakemake`: equal documents, what re-runs, a killed batch, a missing GPU."""
+"""Batches of cells in a real `snakemake`: equal documents, reruns, a killed batch, a missing GPU."""
 
 import json
 import re
@@ -15,7 +15,7 @@ FOLDER = "matrices/s_digits/resnet_small-pretrain"
 
 
 def write(project: Path, **changes) -> tuple[str, ...]:
-    """The smoke grid with keys changed, in batches of its own results, as arguments."""
+    """Write the smoke grid with batches and changed keys; return the arguments that select it."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     values |= {"results_dir": "results/batched", "cells": {"per_job": 3}} | changes
     (project / "config/batched.yaml").write_text(yaml.safe_dump(values))
@@ -31,7 +31,7 @@ def documents(project: Path, results: str) -> dict[str, dict]:
 
 
 def planned(project: Path, *arguments: str) -> set[str]:
-    """Batches that would be run, and cells whose documents would be made."""
+    """Return the batches and the cells that a dry run would make."""
     dry = snakemake(project, *arguments, "--dry-run")
     assert dry.returncode == 0, dry.stdout
     lines = [line.split("output: ")[1] for line in dry.stdout.splitlines() if "output: " in line]
@@ -44,7 +44,7 @@ def errors(said: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def copy(project, tmp_path_factory):
-    """The finished project, to be changed."""
+    """A copy of the finished project that tests may change."""
     folder = tmp_path_factory.mktemp("batches") / "copy"
     shutil.copytree(project, folder)
     return folder
@@ -52,7 +52,7 @@ def copy(project, tmp_path_factory):
 
 @pytest.mark.reliability("killed-batch")
 def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
-    """Its finished cells are not trained again, and all equal those of one job per cell."""
+    """Finished cells are not trained again, and all documents equal those of one job per cell."""
     arguments = write(copy)
     kept = copy / f"results/batched/{FOLDER}/.finished"
     process = start_snakemake(copy, "results/batched/runs.csv", *arguments)
@@ -75,8 +75,8 @@ def test_a_killed_batch_goes_on_and_gives_the_same_bits(copy):
     assert not list(kept.glob("*")), "all were put in their places"
 
 
-def test_how_many_share_a_job_is_no_matter(copy):
-    """The same results folder with another `per_job`, in a clone that knows nothing of either run."""
+def test_changed_per_job_retrains_no_cell(copy):
+    """Use the same results folder with other values of `per_job`, without Snakemake's metadata."""
     shutil.rmtree(copy / ".snakemake")
     for cells in ({}, {"per_job": 2}, {"per_job": 100}):
         assert planned(copy, *write(copy, results_dir="results/smoke", cells=cells)) == set()
@@ -84,8 +84,8 @@ def test_how_many_share_a_job_is_no_matter(copy):
     assert len(more) == 4 and all("m25" in name for name in more - {"er-2"}), more
 
 
-def test_cells_of_a_batch_that_are_asked_for_anew(copy):
-    """One that is missing and one that is there; the third is left alone."""
+def test_forced_and_missing_cells_of_a_batch_are_retrained(copy):
+    """One document is missing and one is forced; the third is not touched."""
     arguments = write(copy, results_dir="results/smoke")
     missing, asked, left = sorted(copy.glob(f"results/smoke/{FOLDER}/er-*.json"))
     before = documents(copy, "smoke")
@@ -100,8 +100,8 @@ def test_cells_of_a_batch_that_are_asked_for_anew(copy):
     assert log.count("task 5/5") == 2
 
 
-def test_a_batch_asks_for_the_time_of_its_cells(copy):
-    """Two hours each, and no more than for eight."""
+def test_runtime_of_a_batch_grows_with_its_cells_up_to_eight(copy):
+    """Each cell requests two hours, up to the time of eight cells."""
     many = {"buffers": [20, 25, 30, 35, 40], "cells": {"per_job": 100}}
     arguments = write(copy, results_dir="results/many", **many)
     dry = snakemake(copy, *arguments, "--dry-run")
@@ -111,8 +111,8 @@ def test_a_batch_asks_for_the_time_of_its_cells(copy):
 
 
 @pytest.mark.reliability("shared-setting", "per-job")
-def test_what_re_runs(copy):
-    """After the test above: a method's own cells for its setting, none for a new method, all for a device."""
+def test_changed_setting_or_device_retrains_only_affected_cells(copy):
+    """A method's setting reruns its cells, a new method reruns no others, another device reruns all."""
     er = {"er-1", *(path.stem for path in copy.glob(f"results/smoke/{FOLDER}/er-*.json"))}
     assert planned(copy, *write(copy)) == set()
     assert planned(copy, *write(copy, method_settings={"er": {"replay": "whole"}})) == er
@@ -123,8 +123,8 @@ def test_what_re_runs(copy):
 
 
 @pytest.mark.reliability("no-gpu")
-def test_a_gpu_that_is_missing(copy):
-    """Said before anything runs; by the job, where jobs run on other machines; no matter to a plan."""
+def test_missing_gpu_is_an_error_in_a_run_and_a_warning_in_a_dry_run(copy):
+    """A local run fails before any job; with jobs on other machines, the job itself fails."""
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
     on_gpu = {"device": "cuda", "cells": {"device": "cuda"}, "results_dir": "results/gpu"}
     arguments = write(copy, **on_gpu)

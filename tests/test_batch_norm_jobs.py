@@ -1,4 +1,4 @@
-"""A grid whose backbone is frozen and drifting, in a real `snakemake`: features, cells, tables, report."""
+"""A grid with a frozen and a drifting backbone in a real `snakemake`: features, cells, tables, report."""
 
 import shutil
 
@@ -12,14 +12,14 @@ CONFIG = ("--configfile", "config/batch_norm_small.yaml")
 
 @pytest.fixture(scope="module")
 def copy(project, tmp_path_factory):
-    """The finished smoke project, whose data and pre-trained weights are used."""
+    """A copy of the finished smoke project, whose data and pre-trained weights are reused."""
     folder = tmp_path_factory.mktemp("batch_norm") / "copy"
     shutil.copytree(project, folder)
     return folder
 
 
 def write(project, **changes) -> None:
-    """The smoke grid's digits with both batch norms, one job of cells for each method and backbone."""
+    """Write a grid of digits with both batch norms and one batch per method and backbone."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     values["datasets"] = {"s_digits": values["datasets"]["s_digits"]}
     values["backbone"]["batch_norm"] = ["frozen", "drifting"]
@@ -29,14 +29,14 @@ def write(project, **changes) -> None:
 
 
 def planned(project) -> dict[str, int]:
-    """How many jobs of each rule would run."""
+    """Return how many jobs of each rule a dry run would start."""
     said = snakemake(project, "--dry-run", *CONFIG).stdout
     rows = [line.split() for line in said.splitlines()]
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
 
 def test_both_batch_norms_in_one_grid(copy):
-    """Parts are extracted once, all is recorded, and what is there already is used."""
+    """Parts are extracted once, the record has everything, and existing files are reused."""
     write(copy)
     done = snakemake(copy, *CONFIG)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Batch norm frozen, drifting and adapted: sentences, tables, figure and report from known numbers."""
+"""The batch norm study: sentences, tables, figure and report from known numbers."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def cell(
     seeds: list[int] | None = None,
     **changes,
 ) -> dict:
-    """A cell of s_cifar10 at buffer 200 with ACC accs, one per seed, in one scenario."""
+    """Return a cell's document: s_cifar10, buffer 200, ACC `accs` by seed, one scenario."""
     matrix = constant_matrix(accs)
     if method == "joint":
         matrix = [[[math.nan] * 2, rows[1]] for rows in matrix]
@@ -59,7 +59,7 @@ def entries_of(*cells: dict) -> list:
 
 
 def paper_of(*rows: tuple) -> pd.DataFrame:
-    """Published ACC. rows: (method, variant, mean[, scenario])."""
+    """Return a table of published ACC. rows: (method, variant, mean[, scenario])."""
     values = []
     for method, variant, mean, *scenario in rows:
         buffer = None if method in ("sgd", "joint") else 200
@@ -69,12 +69,12 @@ def paper_of(*rows: tuple) -> pd.DataFrame:
 
 
 def er(*accs: float, **changes) -> list[dict]:
-    """ER frozen at 44, 45 and 43, and drifting at `accs`."""
+    """Return ER with frozen ACC 44, 45 and 43, and with drifting ACC `accs`."""
     return [cell("net", [44.0, 45.0, 43.0], **changes), cell("net-drifting", list(accs), **changes)]
 
 
 def sentence(cells: list[dict], published: float) -> str:
-    """What is said of ER's published number."""
+    """Return the sentence about ER's published number."""
     (text,) = batch_norm_findings(entries_of(*cells), paper_of(("er", "plain", published)))
     return text
 
@@ -94,14 +94,14 @@ def test_a_backbones_name_tells_its_batch_norm(name, expected):
     assert network_and_batch_norm(name) == expected
 
 
-def test_a_network_has_batch_norms_only_beside_a_frozen_one():
+def test_comparison_needs_a_frozen_backbone_of_the_same_network():
     assert has_batch_norms(["net", "net-drifting"]) and has_batch_norms(["net-adapted", "x", "net"])
     for names in (["net"], ["net-drifting"], ["net-drifting", "net-adapted"], ["net", "x-drifting"], []):
         assert not has_batch_norms(names)
 
 
 def test_differences_are_paired_and_the_share_is_of_the_distance():
-    """Seed by seed -16, -17.5, -17: mean -16.8333, deviation 0.76376, t_2 = 4.30265."""
+    """The differences are -16, -17.5 and -17: mean -16.8333, deviation 0.76376, t_2 = 4.30265."""
     (found,) = comparisons(entries_of(*er(28.0, 27.5, 26.0)), paper_of(("er", "plain", 29.0)))
     test = found.tests["drifting"]
     assert (found.network, test.n, found.distance("drifting")) == ("net", 3, -15.0)
@@ -112,8 +112,8 @@ def test_differences_are_paired_and_the_share_is_of_the_distance():
     assert math.isnan(found.share("adapted"))
 
 
-def test_the_share_is_of_the_seeds_that_the_difference_is_of():
-    """Seed 2, run frozen only, moves the frozen mean from 45 to 50 and not the share."""
+def test_share_uses_only_the_paired_seeds():
+    """Seed 2 has only a frozen run. It moves the frozen mean from 45 to 50, but not the share."""
     runs = [cell("net", [44.0, 46.0, 60.0], seeds=[0, 1, 2])]
     runs += [cell("net-drifting", [34.0, 36.0], seeds=[0, 1])]
     (found,) = comparisons(entries_of(*runs), paper_of(("er", "plain", 25.0)))
@@ -191,14 +191,14 @@ def test_rows_of_one_published_number_share_a_sentence():
     assert len(claims) == 1 and "near-perfect recall" in claims[0], "no plain row, no SGD"
 
 
-def test_without_published_numbers_only_claims_are_left():
+def test_numbers_that_were_not_published_have_no_sentence():
     assert batch_norm_findings(entries_of(*er(28.0, 27.5, 26.0)), no_published()) == []
     (table,) = batch_norm_tables(entries_of(*er(28.0, 27.5, 26.0)), no_published())
     (row,) = table.rows
     assert [row[3].text, row[-1].text] == ["–", "–"]
 
 
-# Frozen: SHARC raises ER on every seed, loses on CLS-ER. Drifting: it raises both. SGD 88: above both there.
+# Frozen: SHARC raises ER on every seed and lowers CLS-ER. Drifting: it raises both; SGD (88) is above both.
 CLAIMS = [
     *(cell("net", [a] * 3, "sgd", scenario="task_il") for a in (80.0,)),
     cell("net", [85.0, 86.0, 87.0], scenario="task_il"),
@@ -246,7 +246,7 @@ def test_claims_are_counted_under_each_batch_norm():
 
 
 def test_no_claim_beyond_the_compared_rows():
-    """Of a row that was run under one batch norm alone nothing is counted, whatever it says."""
+    """Rows that were run under a single batch norm are not counted."""
     alone = [cell("net", [10.0] * 3, "gem", v, "task_il", dataset="s_other") for v in ("plain", "sharc")]
     assert batch_norm_findings(entries_of(*CLAIMS, *alone), PAPER) == batch_norm_findings(
         entries_of(*CLAIMS), PAPER
@@ -255,7 +255,7 @@ def test_no_claim_beyond_the_compared_rows():
     assert batch_norm_findings(entries_of(*one), PAPER) == []
 
 
-def test_claims_of_several_ways_and_of_single_seeds():
+def test_claims_are_counted_per_protocol_and_without_intervals_for_one_seed():
     cells = []
     for backbone, gain in (("net", -1.0), ("net-drifting", 2.0)):
         cells.append(cell(backbone, [90.0], "sgd", scenario="task_il"))
@@ -355,8 +355,8 @@ def test_files_have_the_numbers_and_where_they_come_from(tmp_path):
     assert alone["acc_mean"][0] == row["drifting_acc_mean"]
 
 
-def test_nothing_in_common_is_said(tmp_path):
-    """Snakemake waits for the files: they are written even where no row has two batch norms."""
+def test_files_are_written_even_if_nothing_can_be_compared(tmp_path):
+    """Snakemake expects the files, so they are written even if no row has two batch norms."""
     cells = [cell("net", [50.0], "gem"), cell("net-drifting", [40.0])]
     markdown, csv = write_batch_norm(runs_table(cells), no_published(), tmp_path)
     assert NOTHING in markdown.read_text(encoding="utf-8")
@@ -366,7 +366,7 @@ def test_nothing_in_common_is_said(tmp_path):
 
 @pytest.fixture
 def quick_figures(monkeypatch):
-    """Figures other than that of the first task are an empty drawing: they are tested elsewhere."""
+    """Replace the other figures, which are tested elsewhere, by empty drawings."""
     original = write.save
 
     def save(figure, base):
@@ -380,7 +380,7 @@ def quick_figures(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_figures")
-def test_one_batch_norm_leaves_everything_as_it_was(tmp_path):
+def test_grid_with_one_batch_norm_has_no_batch_norm_outputs(tmp_path):
     cells = make_grid(("s_digits",), ("sgd", "er"), (100,), backbone="net", scenarios=["task_il"])
     runs = runs_table(cells)
     names = {path.name for path in write_all_tables(runs, no_published(), tmp_path, [], "c")}
@@ -393,7 +393,7 @@ def test_one_batch_norm_leaves_everything_as_it_was(tmp_path):
 
 
 def drifting_grid() -> list[dict]:
-    """SGD, JOINT and ER under two batch norms, ER at two buffers; drifting cells know the next task only."""
+    """Return SGD, JOINT and ER under two batch norms; drifting cells are tested up to the next task only."""
     cells = []
     for backbone in ("net", "net-drifting"):
         methods = ("sgd", "joint", "er")

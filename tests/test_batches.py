@@ -1,4 +1,4 @@
-"""Several cells in one job: which go together, equal to one by one, and nothing finished is lost."""
+"""Several cells in one job: how they are grouped, equal results, and reuse of finished cells."""
 
 import json
 import shutil
@@ -30,14 +30,14 @@ NAMES = ["er-plain-m12-floats", "er-plain-m18-floats", SHARC]
 
 
 def cells() -> list:
-    """Three, whose seeds train on two views."""
+    """Return three cells whose seeds train on two views."""
     made = (("plain", 12, 0), ("plain", 18, 0), ("sharc", 12, 1))
     return [make_cell("er", variant, buffer=m, seeds=[seed], views=2) for variant, m, seed in made]
 
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory):
-    """Of both views of a small data set."""
+    """Return the feature manifests of both views of a small data set."""
     folder = tmp_path_factory.mktemp("features")
     torch.manual_seed(0)
     save_file(build_classifier("resnet_small", 5).state_dict(), path := folder / "w.safetensors")
@@ -53,9 +53,9 @@ def manifests(tmp_path_factory):
 
 
 class Job:
-    """A batch in a folder, run as the workflow does, its documents put in their places. trained: what was.
+    """Runs a batch in a folder as the workflow does. trained: the ids of the cells that the last run trained.
 
-    Seeds that are missing are looked up before, as by the Snakefile; all where there is none.
+    Like the Snakefile, it first determines the missing seeds. If none is missing, it trains all.
     """
 
     def __init__(self, folder, manifests, monkeypatch):
@@ -96,7 +96,7 @@ class Job:
 
 
 def reads(cell) -> dict[int, list[str]]:
-    """By seed, as Layout.reads has it for these features."""
+    """Return what Layout.reads returns for these features, by seed."""
     return {seed: [f"images/net/view{v}" for v in needed_views([seed], 2)] for seed in cell.seeds}
 
 
@@ -121,8 +121,8 @@ def test_cells_of_a_job_are_of_one_data_set_backbone_and_method():
     assert sorted(c.id for group in found.values() for c in group) == sorted(c.id for c in mixed)
 
 
-def test_together_as_one_by_one(job, manifests):
-    """Bit for bit, each from the views of its own seeds, and each says which those are."""
+def test_batched_cells_equal_cells_trained_alone(job, manifests):
+    """Each cell trains on the views of its own seeds and records them; results are equal bit for bit."""
     mixed = cells()
     assert [c.seeds for c in mixed] == [[0], [0], [1]]
     assert job.run(mixed) == NAMES
@@ -141,7 +141,7 @@ def test_together_as_one_by_one(job, manifests):
 
 
 @pytest.mark.reliability("killed-batch")
-def test_a_job_that_was_killed_goes_on(job):
+def test_interrupted_job_trains_only_unfinished_cells(job):
     mixed = cells()
     job.fails = {NAMES[1]: KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
@@ -156,8 +156,8 @@ def test_a_job_that_was_killed_goes_on(job):
 
 
 @pytest.mark.reliability("forced")
-def test_asked_for_anew_it_is_trained_anew(job):
-    """--forcerun: nothing has changed, and yet the job is run."""
+def test_forced_job_retrains_and_resumes_after_an_interrupt(job):
+    """Snakemake runs the job with --forcerun although nothing has changed."""
     mixed = cells()
     assert job.run(mixed) == NAMES
     job.fails = {NAMES[1]: KeyboardInterrupt()}
@@ -178,7 +178,7 @@ def test_a_job_that_gains_a_cell_trains_that_cell(job):
 
 @pytest.mark.reliability("more-seeds", "seeds-more-or-less")
 def test_a_seed_more_trains_that_seed(job):
-    """Into the same document, equal to all seeds at once; a seed less trains nothing and loses nothing."""
+    """The document equals a training of all seeds. Removing a seed trains nothing and deletes nothing."""
     one, both = (make_cell("er", buffer=12, seeds=seeds, views=2) for seeds in ([0], [0, 1]))
     job.run([one])
     alone = job.documents()[one.id]
@@ -195,8 +195,8 @@ def test_a_seed_more_trains_that_seed(job):
     }
 
 
-def test_what_was_left_unmoved_takes_no_seed_away(job):
-    """A batch that was killed before its document was moved, which then gained another seed."""
+def test_leftover_of_an_interrupted_batch_drops_no_seed(job):
+    """A batch was killed before its document was moved, and the moved document later gained a seed."""
     seeds = [make_cell("er", buffer=12, seeds=s, views=2) for s in ([0], [1], [0, 1])]
     job.run(seeds[:1], moved=False)
     (left,) = job.stamp.parent.glob("*.document")
@@ -209,8 +209,8 @@ def test_what_was_left_unmoved_takes_no_seed_away(job):
 
 
 @pytest.mark.reliability("killed-batch")
-def test_only_what_is_still_true_is_taken(job):
-    """Another setting, other code, another device."""
+def test_changed_setting_code_or_device_discards_finished_cells(job):
+    """Finished cells are reused only with the same settings, code and device."""
     mixed = cells()
     changes = {
         "setting": lambda: job.run([mixed[0], mixed[1].model_copy(update={"training": Training(lr=0.2)})]),
@@ -223,8 +223,8 @@ def test_only_what_is_still_true_is_taken(job):
         assert run() == (NAMES[1:2] if name == "setting" else NAMES[:2]), name
 
 
-def test_code_that_changed_since_the_plan_signs_nothing():
-    """A job starts with the code that is there then: the plan's hash must still be its own."""
+def test_job_refuses_code_that_changed_since_planning():
+    """A job loads the code when it starts, so its hash must still equal the planned one."""
     cell = cells()[0]
     told = {"cell": cell.model_dump(mode="json"), "reads": reads(cell)}
     now = code_hash(*cell.plugins)
@@ -234,7 +234,7 @@ def test_code_that_changed_since_the_plan_signs_nothing():
 
 
 @pytest.mark.reliability("keep-replaced")
-def test_a_document_of_another_grid_is_kept_aside_when_that_is_asked_for(job, tmp_path):
+def test_replaced_document_is_kept_on_request(job, tmp_path):
     mixed, aside = cells()[:1], tmp_path / "outdated"
     job.run(mixed)
     before = (job.folder / f"{NAMES[0]}.json").read_bytes()

@@ -1,4 +1,4 @@
-"""BayesPCN against the slow and obvious: autograd on whole maps, Bayesian linear regression, its prior."""
+"""BayesPCN compared with slow references: autograd on whole maps and Bayesian linear regression."""
 
 import math
 
@@ -14,12 +14,12 @@ from sharc_core.associative.matrix_normal import Grams, cross_of, gram_of
 SHAPE = (12, 2, 3)
 KIND = ASSOCIATIVE_MEMORIES.get("bayespcn")
 CONSTANT = {"write_start": "constant", "read_start": "constant"}
-# Reading through Gram matrices alone, cues of a mask coupled: the opposite of every published default.
+# Read through Gram matrices only and couple cues of a mask: the opposite of every published default.
 COUPLED = {**CONSTANT, "coupled_reading": True, "unobserved": "exact"}
 
 
 def make(shape=SHAPE, seed=0, **settings):
-    """A small memory in float64 throughout, so that forms can be compared to the last digits."""
+    """Return a small memory in float64, so that forms can be compared to the last digits."""
     settings = KIND.Settings(**{"hidden": 8, "steps": 40, "batch": 4, **COUPLED, **settings})
     memory = KIND(settings, shape, 3, seed=seed)
     memory.layers[0].mean = memory.layers[0].mean.double()
@@ -38,10 +38,10 @@ def written(count: int = 12, **settings):
 
 
 def direct_log_joint(memory, x, hidden: list[torch.Tensor], columns=None, coupled=True) -> torch.Tensor:
-    """The definition on the maps themselves: sum over layers of log N(X; Z R, S).
+    """Return the definition evaluated on the maps: the sum over layers of log N(X; Z R, S).
 
-    x (n, d) may hold anything outside `columns`: there the best value, the prediction, is filled in. Without
-    coupling every row is a batch of its own; one number per row then, (n,).
+    x (n, d) outside `columns` is ignored and replaced by its best value, the prediction. Without coupling
+    every row is a separate batch, and the result has one number per row, (n,).
     """
     if not coupled:
         rows = range(len(x))
@@ -80,7 +80,7 @@ CASES = [
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("coupled", [False, True])
 def test_gram_form_equals_the_direct_form(settings, masked, coupled):
-    """Energy and gradient, after some writing, to 1e-6 relative in float64."""
+    """Energy and gradient agree to a relative 1e-6 in float64 after some writes."""
     memory, maps = written(sigma_obs=0.1, **settings)
     x = maps[:4].double().flatten(1)
     columns = torch.arange(0, 72, 2) if masked else None
@@ -100,8 +100,8 @@ def test_gram_form_equals_the_direct_form(settings, masked, coupled):
     torch.testing.assert_close(gradient[0] / scale, leaf.grad / scale, rtol=0, atol=1e-6)
 
 
-def test_the_prediction_is_the_best_value_of_an_unobserved_entry():
-    """So maximising it out is what clamping the rest and optimising it would end at."""
+def test_prediction_maximises_the_log_joint_over_unobserved_entries():
+    """Hence maximising over an entry gives what optimising it with the others clamped would give."""
     memory, maps = written(sigma_obs=0.1)
     x, hidden = maps[:4].double().flatten(1), [torch.rand(4, 8, dtype=torch.float64)]
     columns = torch.arange(0, 72, 2)
@@ -112,12 +112,12 @@ def test_the_prediction_is_the_best_value_of_an_unobserved_entry():
     for _ in range(20):
         moved = full.clone()
         moved[:, 1::2] += 0.01 * torch.randn(4, 36, dtype=torch.float64)
-        # rows are coupled, so this is about the point, not about each entry: nothing nearby is better
+        # rows are coupled, so this tests the whole point: no nearby point is better
         assert direct_log_joint(memory, moved, hidden) <= best + 1e-9
 
 
 def test_conjugate_update_equals_bayesian_linear_regression():
-    """One layer of weights: posterior by the precision form, of all batches at once."""
+    """For one layer of weights, compare with the posterior of all batches in precision form."""
     memory, maps = make(sigma_obs=0.3), patterns(12)
     x = maps.double().flatten(1)
     prior_mean, prior = memory.layers[0].mean.clone(), memory.layers[0].covariance.clone()
@@ -138,7 +138,7 @@ def test_conjugate_update_equals_bayesian_linear_regression():
 
 
 def test_each_mask_is_reduced_once(monkeypatch):
-    """A Gram matrix of the weights costs as much as many steps: one per distinct mask, not per batch."""
+    """A Gram matrix costs as much as many steps, so one is formed per distinct mask, not per batch."""
     memory, maps = written()
     mask = torch.stack([torch.arange(12) % (2 + m) != 0 for m in (0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 3)])
     columns = []
@@ -161,11 +161,11 @@ def test_recalls_what_it_has_seen_better_than_the_mean(name):
     recalled = memory.read(maps, mask, torch.zeros(40))
     dropped = ~mask[:, :, None, None].expand_as(maps)
     error = (recalled - maps)[dropped].square().mean() / (maps - maps.mean(0))[dropped].square().mean()
-    assert error < 0.5  # 1 is what the mean of all maps gives
+    assert error < 0.5  # the mean of all maps has error 1
 
 
-def test_batches_are_filled_up_without_effect():
-    """Three cues in a batch of four: the same as three in a batch of three."""
+def test_padding_a_batch_does_not_change_recall():
+    """Three cues in a batch of four give the same as three in a batch of three."""
     memory, maps = written()
     mask = (torch.arange(12) % 2 == 0).expand(3, 12)
     with_room = memory.read(maps[:3], mask, torch.zeros(3))
@@ -176,8 +176,8 @@ def test_batches_are_filled_up_without_effect():
     assert rows.squeeze(2).tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
-def test_masks_read_side_by_side_do_not_meet():
-    """Cues of five masks, one to three each: as read one mask at a time."""
+def test_cues_with_different_masks_do_not_interact():
+    """Reading cues of five masks together equals reading one mask at a time."""
     memory, maps = written()
     mask = torch.stack([torch.arange(12) % (2 + m) != 0 for m in (0, 1, 2, 2, 3, 3, 3, 4)])
     together = memory.read(maps[:8], mask, torch.zeros(8))
@@ -189,7 +189,7 @@ def test_masks_read_side_by_side_do_not_meet():
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [2, 3])
 def test_a_batch_stops_on_its_own(layers):
-    """What it ends at is the same alone and in the company of batches that take longer or stop earlier."""
+    """A batch gives the same result alone and with batches that take longer or stop earlier."""
     memory, maps = written(layers=layers, sigma_obs=0.1, steps=500, tolerance=0.01)
     weights = memory.layers[0].mean
     scales = torch.tensor([0.0, 0.2, 1, 5])
@@ -220,7 +220,7 @@ def test_groups_of_masks():
 
 
 @pytest.mark.parametrize("kind", ["relu", "gelu", "none"])
-def test_slopes_of_activations(kind):
+def test_activation_gradients_equal_autograd(kind):
     x = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
     phi(kind, x).sum().backward()
     ones = torch.ones(50, dtype=torch.float64)

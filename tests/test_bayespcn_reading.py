@@ -1,4 +1,4 @@
-"""BayesPCN's ways of starting and reading, published and others, against autograd and torch's Adam."""
+"""BayesPCN's options for starting and reading, compared with autograd and torch's Adam."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ PUBLISHED = {"write_start": "normal", "read_start": "normal", "coupled_reading":
 
 
 def some_masks(count: int) -> torch.Tensor:
-    """Three masks, the first one's cues more than a batch."""
+    """Return cues of three masks; the first mask has more cues than a batch."""
     masks = torch.rand(3, 12, generator=torch.Generator().manual_seed(3)) < 0.5
     return masks[torch.tensor([0, 1, 0, 0, 2, 0, 0, 1, 2, 0, 1, 0])[:count]]
 
 
 def direct_reading(memory, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """Recalled maps and the steps that each batch took, by autograd on whole maps."""
+    """Return recalled maps and each batch's number of steps, by autograd on whole maps."""
     s, flat = memory.settings, maps.double().flatten(1)
     start = memory.draw_start("read", 0, len(flat))
     observed = mask.repeat_interleave(6, 1)
@@ -52,7 +52,7 @@ def direct_reading(memory, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torc
 
 
 WAYS = [(2, "predictive"), (3, "predictive"), (2, "map"), (3, "map")]
-# an orthogonal array: every pair of coupled, unobserved and tolerance, with each way
+# an orthogonal array: every pair of values of coupled, unobserved and tolerance
 READINGS = [
     (False, "joint", None, 0.1),
     (False, "exact", 3.0, 2),
@@ -64,10 +64,12 @@ READINGS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("layers", "log_joint"), WAYS)
 @pytest.mark.parametrize(("coupled", "unobserved", "tolerance", "many"), READINGS)
-def test_every_way_of_reading(monkeypatch, layers, log_joint, coupled, unobserved, tolerance, many):
-    """Step for step the same as autograd, in several blocks and stacks; with a tolerance the same stop.
+def test_every_reading_option_equals_autograd(
+    monkeypatch, layers, log_joint, coupled, unobserved, tolerance, many
+):
+    """Steps and stop equal autograd, with several blocks and stacks.
 
-    many: in the exact form, by Gram matrices (2) or by columns (0.1).
+    many: the exact form uses Gram matrices (2) or columns (0.1).
     """
     monkeypatch.setattr(cues, "BLOCK", 18)
     monkeypatch.setattr(cues, "MANY", many)
@@ -96,8 +98,8 @@ def test_each_setting_changes_what_is_recalled():
 
 @pytest.mark.parametrize("unobserved", ["joint", "exact"])
 @pytest.mark.parametrize("log_joint", ["predictive", "map"])
-def test_cues_are_read_without_regard_to_their_company(monkeypatch, unobserved, log_joint):
-    """Without the stop, which a batch shares: as one cue at a time, whatever the masks, blocks and stacks."""
+def test_recall_of_a_cue_does_not_depend_on_other_cues(monkeypatch, unobserved, log_joint):
+    """Without a tolerance, reading cues together equals reading one at a time, for any masks and blocks."""
     monkeypatch.setattr(cues, "BLOCK", 18)
     monkeypatch.setattr(bayespcn, "STACK", 8)
     settings = {"tolerance": None, "unobserved": unobserved, "log_joint": log_joint}
@@ -110,7 +112,7 @@ def test_cues_are_read_without_regard_to_their_company(monkeypatch, unobserved, 
 
 
 def test_a_batch_of_cues_shares_the_stop():
-    """Cues of one batch take as many steps as the slowest of them, so a lone cue may stop earlier."""
+    """Cues of a batch take as many steps as the slowest one, so a single cue may stop earlier."""
     memory, maps = written(**PUBLISHED | {"read_start": "constant", "tolerance": 3.0, "steps": 200})
     mask = some_masks(4)
     together = memory.read(maps[:4].double(), mask, torch.zeros(4))
@@ -130,7 +132,7 @@ def test_nothing_or_everything_may_be_observed():
 
 
 def test_unobserved_entries_are_not_the_prediction():
-    """What the published procedure returns is the optimiser's entries; the exact one's is the prediction."""
+    """The published procedure returns the optimised entries; the exact one returns the prediction."""
     memory, maps = written(**PUBLISHED)
     modes, hidden_mode = [], memory.hidden_mode
     memory.hidden_mode = lambda *a, **k: modes.append(hidden_mode(*a, **k)) or modes[-1]
@@ -169,7 +171,7 @@ def test_reading_twice_gives_the_same_bits():
     twin.load_state_dict(memory.state_dict())
     reads = [each.read(maps, mask, torch.zeros(12)) for each in (memory, memory, twin)]
     assert torch.equal(reads[0], reads[1]) and torch.equal(reads[0], reads[2])
-    # the first batch of a call starts as it does when read alone
+    # the first batch of a call starts as if it were read alone
     few = memory.read(maps[:4], mask[:4], torch.zeros(4))
     torch.testing.assert_close(few, reads[0][:4], rtol=1e-5, atol=1e-5)
 
@@ -200,7 +202,7 @@ def test_the_exact_kind_changes_two_defaults():
     "change", [{}, {"unobserved": "exact"}, {"unobserved": "exact", "coupled_reading": True}]
 )
 def test_double_precision_is_kept(change):
-    """Maps and weights that are float64 are read and written as such; float32 weights round the result."""
+    """Float64 maps and weights are read and written in float64; float32 weights round the result."""
     maps = patterns(6).double() + 1e-9
     mask, labels, recalled = some_masks(6), torch.zeros(6), []
     for single in (False, True):

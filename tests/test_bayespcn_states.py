@@ -1,4 +1,4 @@
-"""BayesPCN's state: its prior, forgetting, what a write starts from, and how it stays in bounds."""
+"""BayesPCN's state: prior, forgetting, the start of a write, and numerical stability."""
 
 import math
 
@@ -13,7 +13,7 @@ from sharc_core.common.errors import UserError
 
 
 @pytest.mark.parametrize("layers", [2, 3])
-def test_forgetting(layers):
+def test_forgetting_scales_the_state_towards_the_prior(layers):
     memory, _ = written(layers=layers)
     before = {name: tensor.clone() for name, tensor in memory.state_dict().items()}
     memory.forget(0.0)
@@ -32,7 +32,7 @@ def test_forgetting(layers):
 
 
 def test_the_prior_is_normal_by_the_size_of_the_layer_below():
-    """Means of deviation 1 / sqrt(size), not bounded as uniform ones are, and the seed's own."""
+    """Means have deviation 1 / sqrt(size), are not bounded as uniform draws are, and depend on the seed."""
     memory, same, other = (make((100, 2, 2), seed, hidden=64, layers=3) for seed in (0, 0, 1))
     for name, size in (("mean0", 400), ("mean1", 64), ("top_mean", 64)):
         draw = memory.tensors()[name] * size**0.5
@@ -71,7 +71,7 @@ def test_products_are_kept_up_to_date_within_a_write(monkeypatch, dtype):
 
 
 def test_a_write_starts_from_the_state_alone():
-    """Whatever was written, faded or loaded before: the same bits."""
+    """Earlier writes, forgets and loads do not change the bits of a write."""
     memory, maps = written(10)
     for forget in (False, True):
         twin = make()
@@ -87,7 +87,7 @@ def test_a_write_starts_from_the_state_alone():
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 def test_stable_over_a_thousand_writes(beta):
-    """The covariance stays symmetric and positive definite, the numbers finite, recall sane."""
+    """The covariance stays symmetric and positive definite, all numbers finite, and recall accurate."""
     memory = KIND(KIND.Settings(hidden=16, steps=5, batch=1), (6, 1, 1), 2)
     maps, labels = patterns(1000, (6, 1, 1)), torch.zeros(1000)
     for start in range(0, 1000, 50):
@@ -104,7 +104,7 @@ def test_stable_over_a_thousand_writes(beta):
 
 
 def test_a_covariance_is_symmetric_to_the_last_bit():
-    """A product of 256 x 10 with itself need not be."""
+    """The product of a 256 x 10 matrix with its transpose is not always exactly symmetric."""
     source = torch.Generator().manual_seed(7)
     covariance = torch.eye(256, dtype=torch.float64)
     for _ in range(5):
@@ -116,8 +116,8 @@ def test_a_covariance_is_symmetric_to_the_last_bit():
 
 @pytest.mark.parametrize("value", [1e-4, 1e4])
 @pytest.mark.parametrize("layers", [2, 3])
-def test_extreme_settings_work_or_say_so(value, layers):
-    """Whatever the bounds allow, alike and zero maps included."""
+def test_extreme_settings_work_or_give_a_one_line_error(value, layers):
+    """Test the bounds of the settings with random, equal and zero maps."""
     mask = (torch.arange(12) % 3 != 0).expand(6, 12)
     for maps in (patterns(6), torch.zeros(6, *SHAPE), patterns(1).repeat(6, 1, 1, 1)):
         for sigma_obs in (1e-4, 1e4):

@@ -1,4 +1,4 @@
-"""How Snakemake was called, by its own parser: dry runs however they are spelt, looks, what is forced."""
+"""Options of the Snakemake call, read with Snakemake's parser: dry runs, inspection, forced targets."""
 
 import inspect
 import sys
@@ -33,7 +33,7 @@ WET = [
 
 
 @pytest.mark.parametrize("arguments", DRY)
-def test_a_dry_run_however_it_is_spelt(called, arguments):
+def test_every_spelling_of_a_dry_run_is_recognised(called, arguments):
     assert called(*arguments).is_dry and called(*arguments).compares
 
 
@@ -46,7 +46,7 @@ def test_a_run_is_no_dry_run(called, arguments):
     "arguments",
     [["--report"], ["--report", "x.zip"], ["--summary"], ["--delete-all-output"], ["--unlock"], ["--touch"]],
 )
-def test_who_only_looks_is_shown_all(called, arguments):
+def test_inspecting_calls_skip_the_comparison(called, arguments):
     assert not called(*arguments).compares
 
 
@@ -54,13 +54,13 @@ def test_a_job_compares_nothing(called):
     assert not called("--cores", "1", is_main=False).compares
 
 
-def test_another_programs_words_are_no_options_of_ours(called):
-    """Snakemake as a library: pytest's own arguments, say."""
+def test_arguments_of_another_program_are_ignored(called):
+    """Snakemake may be used as a library; here pytest's arguments are in sys.argv."""
     call = called("-k", "-x", "--no-such-option", "--cores")
     assert not call.is_dry and call.compares and not call.is_forced(["cell"], "a.json")
 
 
-def test_what_is_asked_for_anew(called):
+def test_forced_rules_and_files_are_recognised(called):
     assert called("-R", "cell").is_forced(["cell"], "a/b.json")
     assert called("--forcerun", "x", "./a/../a/b.json").is_forced(["cell"], "a/b.json")
     assert called("-F").is_forced(["cell"], "a/b.json")
@@ -71,7 +71,7 @@ def test_what_is_asked_for_anew(called):
     assert called("a//b.json").is_target("a/b.json") and not called("a").is_target("a/b.json")
 
 
-def test_what_is_asked_for_by_name_or_rule(monkeypatch):
+def test_requested_targets_are_recognised_by_file_and_rule(monkeypatch):
     def call(*arguments: str, rename: str = "{}") -> Call:
         monkeypatch.setattr(sys, "argv", ["snakemake", *arguments])
         return Call(
@@ -91,15 +91,15 @@ def test_what_is_asked_for_by_name_or_rule(monkeypatch):
     assert call("--summary").offered(["a", "b"], "a".__eq__, "cell") == ["a", "b"]
 
 
-def test_snakemake_has_what_is_relied_on():
-    """Options by their names, and the two places that are not documented."""
+def test_snakemake_has_the_options_and_internals_that_are_used():
+    """Check the names of options and two undocumented attributes."""
     options = {action.dest for action in get_argument_parser()._actions}
     assert {*LOOKS, "dryrun", "executor", "forcerun", "forceall", "force", "targets"} <= options
     assert "self._dag = DAG(" in inspect.getsource(Workflow._prepare_dag)
     assert "self.forcefiles" in inspect.getsource(DAG)
 
 
-def test_forcing_adds_to_what_snakemake_was_told():
+def test_forced_files_are_added_to_snakemakes_own():
     dag = SimpleNamespace(forcefiles={"a"})
     workflow = SimpleNamespace(is_main_process=False, _dag=None)
 

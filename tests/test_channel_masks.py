@@ -1,4 +1,4 @@
-"""Equation 4: how many channels stay, and which."""
+"""Equation 4: how many and which channels are kept."""
 
 import torch
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Weights that are not what they should be: named before anything is computed with them."""
+"""Damaged or altered weights are reported before anything is computed with them."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_weights_and_features_that_were_deleted_come_back_the_same(folder):
 
 @pytest.mark.reliability("damaged-json")
 @pytest.mark.parametrize("content", ["{}", "{", '{"weights_sha256": 3}'])
-def test_a_damaged_card_is_named(folder, content):
+def test_damaged_card_is_reported_by_name(folder, content):
     layout = Layout(small_grid(folder))
     layout.card("small").write_text(content)
     with pytest.raises(UserError, match=r"small-.*\.(json|safetensors) .*: delete it"):
@@ -95,7 +95,7 @@ def test_weights_on_a_full_disk_are_one_line(folder, monkeypatch):
 
 @pytest.mark.reliability("damaged-inputs")
 @pytest.mark.parametrize("which", ["prepared", "pretraining_data"])
-def test_damaged_prepared_data_are_named_by_what_reads_them(folder, which):
+def test_damaged_prepared_data_are_reported_when_they_are_read(folder, which):
     layout = Layout(small_grid(folder))
     if which == "prepared":
         place, source = layout.prepared("s_glyphs"), layout.source("s_glyphs")
@@ -112,7 +112,7 @@ def test_damaged_prepared_data_are_named_by_what_reads_them(folder, which):
     assert np.array_equal(open_prepared(place, verify=True).train_images, images)
 
 
-# --- one's own -------------------------------------------------------------------------------------
+# --- local files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.reliability("damaged-own-weights")
@@ -123,14 +123,14 @@ def test_a_file_of_ones_own_is_compared_with_the_sum_that_the_grid_states(folder
     check_inputs(small_grid(folder, **stated))
     with_sum, without = Layout(small_grid(folder, **stated)), Layout(small_grid(folder, weights=str(weights)))
     assert with_sum.features("s_glyphs", "small") == without.features("s_glyphs", "small")
-    flip(weights, 0.9)  # in a tensor: only the sum can tell
+    flip(weights, 0.9)  # in a tensor: only the checksum shows it
     load_file(weights)
     message = rf"weights file {weights} was altered: its SHA-256 is .{{64}}, backbone\.sha256 is .{{64}}: get"
     with pytest.raises(UserError, match=rf"^config: backbone: {message}"):
         check_inputs(small_grid(folder, **stated))
     with pytest.raises(UserError, match=message):
         build_features(small_grid(folder, **stated), "s_glyphs", "small", 0)
-    # without a stated sum it is another file, whose features are others
+    # without a stated checksum it is another file with other features
     assert Layout(small_grid(folder, weights=str(weights))).features("s_glyphs", "small") != without.features(
         "s_glyphs", "small"
     )
@@ -141,7 +141,7 @@ def test_a_file_of_ones_own_is_compared_with_the_sum_that_the_grid_states(folder
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """A checkpoint in torch's cache, its name carrying its checksum."""
+    """Write a checkpoint to torch's cache under a name that contains its checksum."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     path = tmp_path / "hub/checkpoints/net.pth"
     path.parent.mkdir(parents=True)
@@ -159,19 +159,19 @@ def check(mirror=None) -> None:
 @pytest.mark.reliability("damaged-torchvision-weights")
 @pytest.mark.parametrize("how", [flipped, cut_short])
 def test_torchs_cache_is_not_trusted(cached, tmp_path, how):
-    """Torch checks what it downloads, and takes what it finds in its cache for right."""
+    """Torch checks downloads, but not files that are already in its cache."""
     check()
     how(cached)
     with pytest.raises(UserError, match=rf"weights file {cached} is damaged .*: delete it and run again$"):
         check()
     cached.rename(tmp_path / cached.name)
-    check()  # not there: it will be downloaded
+    check()  # a missing file will be downloaded
     shutil.copy(tmp_path / cached.name, cached)
-    check(mirror=tmp_path)  # what lies in a mirror comes first, and is checked when it is read
+    check(mirror=tmp_path)  # a mirror's file is used first and checked when it is read
 
 
 def test_every_way_to_weights_is_checked_before_they_are_read(folder, monkeypatch):
-    """build_features asks for the check, whatever the weights are."""
+    """build_features checks the weights, whatever their origin."""
     asked = []
 
     def read(*arguments, **options):

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 out of archives in the published format: what is read, and what is refused."""
+"""CIFAR-10 and CIFAR-100 from archives in the published format: reading and refusal."""
 
 import pickle
 import tarfile
@@ -43,7 +43,7 @@ def test_torchvision_reads_the_same(tmp_path, name, monkeypatch):
     with tarfile.open(written.path) as archive:
         archive.extractall(tmp_path, filter="data")
     kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)  # sums of the original
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)  # accept any checksum
     for split in ("train", "test"):
         theirs = kind(tmp_path, train=split == "train")
         assert np.array_equal(theirs.data, getattr(data, f"{split}_images"))
@@ -127,7 +127,7 @@ def test_bad_content_is_one_line(tmp_path, case):
 
 
 @pytest.mark.reliability("bad-tasks")
-def test_a_class_without_images_is_named(tmp_path):
+def test_class_without_images_is_reported_by_name(tmp_path):
     def drop_ships(files):
         batch = files["test_batch"]
         keep = np.array(batch["labels"]) != 8
@@ -138,8 +138,8 @@ def test_a_class_without_images_is_named(tmp_path):
         prepared(tmp_path, "cifar10", written)
 
 
-def test_the_stand_in_has_the_originals_layout():
-    """Names in torchvision's lists are those that the factory writes."""
+def test_synthetic_archive_has_the_originals_file_names():
+    """The factory writes the file names of torchvision's lists."""
     from torchvision import datasets
 
     for name, kind in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
@@ -148,7 +148,7 @@ def test_the_stand_in_has_the_originals_layout():
         assert set(files) == {*listed, kind.meta["filename"]}
 
 
-def test_no_class_is_in_both():
+def test_cifar10_and_cifar100_share_no_class():
     first, second = (SOURCES.get(name)(None, Path("data")).content_ids() for name in NAMES)
     assert len(first) == 10
     assert len(second) == 100

@@ -1,4 +1,4 @@
-"""`python -m sharc_core` and the library's front door, on features made in the test."""
+"""`python -m sharc_core` and the package's public names, on features made in the test."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ GRID = {
 
 @pytest.fixture
 def grid_file(tmp_path, monkeypatch):
-    """A grid whose features need no backbone: ten toy classes stand in for the digits'."""
+    """Write a grid whose features need no backbone, because ten toy classes replace the digits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "sharc_core.stages.build.ensure_features",
@@ -122,7 +122,7 @@ def test_a_method_without_memory_runs(grid_file, capsys):
 
 @pytest.mark.parametrize("method", ["ncm", "slda"])
 def test_a_closed_form_method_runs(grid_file, capsys, method):
-    """Without a buffer; what the learner keeps stands at the end."""
+    """It needs no buffer, and the output ends with the bytes of the learner."""
     assert run(grid_file, "--method", method) == 0
     out = capsys.readouterr().out
     assert f"s_digits {method} class_il, seed 0" in out
@@ -147,25 +147,25 @@ def test_a_head_that_a_method_cannot_take_is_one_line_before_any_job(grid_file, 
     assert "head.kind mlp cannot be combined with method slda" in capsys.readouterr().err
 
 
-def test_check(grid_file, capsys):
+def test_check_prints_the_number_of_cells(grid_file, capsys):
     assert main(["check", "--config", str(grid_file)]) == 0
     assert "7 cells, 35 training runs" in capsys.readouterr().out
 
 
-def test_library_front_door():
+def test_public_names_of_the_package_resolve():
     for name in sharc_core.__all__:
         assert getattr(sharc_core, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         sharc_core.nonsense  # noqa: B018
 
 
-def test_importing_the_package_alone_is_light():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, sharc_core; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_readme_names_real_keys_and_commands():
-    """What the README shows must be valid: its grid snippets load, its method example registers."""
+def test_readme_grid_example_loads():
+    """The README's example of a grid file is valid."""
     from sharc_core.grid.loading import load_grid
 
     readme = (ROOT / "README.md").read_text()

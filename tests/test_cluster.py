@@ -1,7 +1,7 @@
-"""The smoke grid through `--profile profiles/slurm` on a real SLURM, with the faults that clusters have.
+"""The smoke grid with `--profile profiles/slurm` on a real SLURM, with typical faults of clusters.
 
-One run of everything: the first attempt at the features is cancelled, the first at the cells killed for
-memory, and what comes out is, bit for bit, what a local run makes.
+In one run of the whole grid, the first attempt at features is cancelled and the first attempt at cells
+is killed for using too much memory. The results equal those of a local run bit for bit.
 """
 
 import json
@@ -22,14 +22,14 @@ from sharc_core.studies.registered import job_studies
 pytestmark = pytest.mark.pipeline
 
 SMOKE = ("--configfile", "config/smoke.yaml")
-# the profile, on a SLURM without accounting, and a test that is in a hurry
+# the profile, adapted to a SLURM without accounting and with short waits
 CLUSTER = (
     *("--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"),
 )
 TOO_LITTLE = "cell:mem_mb=80 if attempt == 1 else 2000"
 A_GPU_AT_FIRST = "cell:gpu=1 if attempt == 1 else 0"
-SECONDS = 1200  # until a run on the cluster must have ended
+SECONDS = 1200  # time limit of a run on the cluster
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def slurm():
 
 
 def of_rule(slurm, rule: str) -> list[dict[str, str]]:
-    """The SLURM jobs of a rule, or of groups of its jobs, in the order of their submission."""
+    """Return the SLURM jobs of a rule or of its groups in the order of submission."""
     jobs = sorted(slurm.jobs().values(), key=lambda job: int(job["JobId"]))
     return [
         job for job in jobs if re.fullmatch(rf"rule_{rule}(_wildcards_.*)?|rule_.*_{rule}", job["Comment"])
@@ -50,7 +50,7 @@ def of_rule(slurm, rule: str) -> list[dict[str, str]]:
 
 
 def running_job(slurm, rule: str, process: Running) -> dict[str, str]:
-    """The first job of a rule, as soon as it runs."""
+    """Wait until the first job of a rule runs, and return it."""
     while process.poll() is None:
         if (found := of_rule(slurm, rule)) and found[0]["JobState"] == "RUNNING":
             return found[0]
@@ -59,7 +59,7 @@ def running_job(slurm, rule: str, process: Running) -> dict[str, str]:
 
 
 def disturbed(process: Running, disturb) -> str:
-    """Do something while a Snakemake runs, and wait for its end; all that it said."""
+    """Call `disturb` while Snakemake runs, wait for its end and return its output."""
     try:
         disturb()
         return process.ended(SECONDS).stdout
@@ -71,12 +71,12 @@ def disturbed(process: Running, disturb) -> str:
 
 @pytest.fixture(scope="module")
 def run(slurm, tmp_path_factory):
-    """The project after the whole grid ran on SLURM, what Snakemake said, and SLURM's jobs."""
+    """Run the whole grid on SLURM; return the project, Snakemake's output and SLURM's jobs."""
     folder = tmp_path_factory.mktemp("cluster")
     copy_project(folder)
     changed = ("--group-components", "cells=4", "--set-resources", TOO_LITTLE, A_GPU_AT_FIRST)
     arguments = (*SMOKE, *CLUSTER, *changed)
-    # forked are this machine's jobs: SLURM's are not this Snakemake's to start
+    # only local jobs are forked: SLURM starts the others
     process = start_snakemake(folder, *arguments, environment=slurm.environment, fork_jobs=True)
     said = disturbed(process, lambda: slurm.cancel(running_job(slurm, "features", process)["JobId"]))
     assert process.returncode == 0, said
@@ -94,7 +94,7 @@ def test_results_are_those_of_a_local_run(run, project):
     assert ours == {name: locally[name] for name in ours}
 
 
-def test_a_local_run_goes_on_from_there(run):
+def test_local_run_after_it_has_nothing_to_do(run):
     assert "Nothing to be done" in snakemake(run.folder, *SMOKE).stdout
 
 
@@ -108,7 +108,7 @@ def test_a_cancelled_job_runs_again_with_twice_the_memory_and_time(run):
 
 @pytest.mark.reliability("cancelled-slurm-job")
 def test_a_job_killed_for_memory_runs_again_with_more(run):
-    """Four cells are one job. With a GPU they take turns; else they run two at a time, as there are cores."""
+    """Four cells are one job. With a GPU they run one at a time, otherwise two at a time on two cores."""
     names = ("JobState", "MinMemoryNode", "TimeLimit", "NumCPUs", "TresPerJob", "Partition")
     assert fields(run.jobs["cell"], *names) == [
         ("FAILED", "80M", "08:00:00", "1", "gres:gpu:1", "gpu"),
@@ -134,7 +134,7 @@ def test_fetching_and_tables_are_no_cluster_jobs(run):
 
 @pytest.mark.reliability("interrupted-login-node")
 def test_the_command_line_overrides_and_an_interrupt_cancels(slurm, run, tmp_path):
-    """A CPU grid asks for no GPU. Partition, memory and time as told; Ctrl-C leaves no job behind."""
+    """A CPU grid requests no GPU; partition, memory and time can be given; Ctrl-C cancels all jobs."""
     folder = tmp_path / "copy"
     shutil.copytree(run.folder, folder)
     (manifest,) = folder.glob("data/features/*/*/view0/manifest.json")
@@ -148,7 +148,7 @@ def test_the_command_line_overrides_and_an_interrupt_cancels(slurm, run, tmp_pat
     process = start_snakemake(folder, *arguments, environment=slurm.environment)
 
     def interrupt():
-        """As soon as Snakemake knows the job's number: before, it would not know what to cancel."""
+        """Interrupt once Snakemake knows the job's number, without which it cannot cancel the job."""
         while process.poll() is None:
             new = set(folder.glob(".snakemake/log/*")) - logs
             if any("submitted with SLURM jobid" in log.read_text() for log in new):
@@ -166,7 +166,7 @@ def test_the_command_line_overrides_and_an_interrupt_cancels(slurm, run, tmp_pat
 
 
 def test_weights_are_fetched_before_the_first_job(slurm, run):
-    """Here, where there is an internet connection to be had; without one the run ends before it begins."""
+    """They are fetched on the login node, which has a network. Without one the run fails before any job."""
     values = yaml.safe_load((run.folder / "config/smoke.yaml").read_text())
     values["backbone"] = {"arch": "resnet18", "weights": "imagenet1k_v1", "image_size": 32}
     (run.folder / "config/torchvision.yaml").write_text(yaml.safe_dump(values))
@@ -181,8 +181,8 @@ def test_weights_are_fetched_before_the_first_job(slurm, run):
     assert set(slurm.jobs()) == before
 
 
-def test_cells_on_a_gpu_are_jobs_of_several_and_ask_for_one(slurm, run):
-    """`auto` finds none behind what this SLURM counts as one; so the numbers are those of the CPU."""
+def test_gpu_cells_share_a_job_that_requests_one_gpu(slurm, run):
+    """`auto` finds no GPU, because SLURM's is only a count, so the numbers equal those of the CPU."""
     values = yaml.safe_load((run.folder / "config/smoke.yaml").read_text())
     values |= {"cells": {"device": "auto", "per_job": 3}, "results_dir": "results/batched"}
     (run.folder / "config/batched.yaml").write_text(yaml.safe_dump(values))
@@ -203,7 +203,7 @@ def test_cells_on_a_gpu_are_jobs_of_several_and_ask_for_one(slurm, run):
 
 @pytest.mark.reliability("no-gpu")
 def test_a_login_node_needs_no_gpu(tmp_path):
-    """`device: cuda` is the jobs' business; planned without a SLURM."""
+    """With `device: cuda` only the jobs need a GPU. The dry run needs no SLURM."""
     copy_project(tmp_path)
     done = snakemake(tmp_path, *SMOKE, "--profile", "profiles/slurm", "--dry-run", "--config", "device=cuda")
     assert done.returncode == 0, done.stdout
@@ -212,7 +212,7 @@ def test_a_login_node_needs_no_gpu(tmp_path):
     assert {rule for rule, line in resources if "gpu=1" in line} == {"pretrain", "features"}
 
 
-def test_every_cluster_job_says_what_it_needs():
+def test_documented_cluster_resources_match_the_rules():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     rules = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", text, re.M))
     names = {name for name, body in rules.items() if re.search("^    localrule: True", body, re.M)}

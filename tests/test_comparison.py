@@ -1,4 +1,4 @@
-"""What is on disk against the grid: stages whose files are not of this grid, cells that lack seeds."""
+"""Files on disk compared with the grid: outdated stages, and cells with missing seeds."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def finished(made, tmp_path):
-    """A finished grid's record with stages, files by stage, documents."""
+    """Return the record of a finished grid, its stage keys, its files by stage and its documents."""
     record = made.results / "provenance.json"
     keys = stage_keys(MADE_FROM, AFTER)
     values = read_json(record) | {"stages": keys}
@@ -44,7 +44,7 @@ def outdated(finished, **changes) -> set[str]:
     return outdated_stages(record, keys, AFTER, outputs, {"runs": documents})
 
 
-def test_nothing_is(finished):
+def test_finished_grid_has_no_outdated_stage(finished):
     assert outdated(finished) == set()
 
 
@@ -57,11 +57,11 @@ def test_nothing_is(finished):
         ("provenance", {"provenance"}),
     ],
 )
-def test_what_a_stage_is_made_from_reaches_those_after_it(finished, stage, follow):
+def test_changed_stage_outdates_the_stages_after_it(finished, stage, follow):
     assert outdated(finished, **{stage: "other"}) == follow
 
 
-def test_files_are_compared(finished):
+def test_damaged_or_missing_files_outdate_their_stages(finished):
     record, _, outputs, documents = finished
     for path, follow in (
         (documents[0], set(MADE_FROM)),
@@ -81,7 +81,7 @@ def test_files_are_compared(finished):
     assert outdated(finished) == set(MADE_FROM)
 
 
-def test_a_record_of_older_code_says_nothing(finished):
+def test_record_of_an_older_format_outdates_every_stage(finished):
     record = finished[0]
     values = read_json(record)
     for older in (values | {"format": 1}, {k: v for k, v in values.items() if k != "stages"}, {}):
@@ -94,8 +94,8 @@ def compared(grid) -> Comparison:
     return Comparison(layout, {str(layout.cell(cell)): cell for cell in cells(grid)})
 
 
-def test_cells_and_their_seeds(made):
-    """Of synthetic documents that are signed as the grid's."""
+def test_only_missing_seeds_are_trained(made):
+    """The documents are synthetic and have the keys of the grid."""
     assert compared(made.grid).unfinished() == [] and compared(made.grid).notes() == []
     more = load_grid(made.grid.model_dump(mode="json") | {"seeds": [0, 1, 7, 5]})
     found = compared(more)
@@ -119,7 +119,7 @@ def test_a_finished_cell_is_trained_whole_when_it_is_asked_for(made):
     assert more.to_train(path).seeds == [0, 1, 7]
 
 
-def test_one_document_of_another_grid_is_named(made, tmp_path):
+def test_note_names_the_document_of_another_grid(made, tmp_path):
     path = next(iter(compared(made.grid).cells))
     before = read_json(path)
     try:

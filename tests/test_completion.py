@@ -1,4 +1,4 @@
-"""Which maps the associative memory learns and completes, and when. Every option by hand, on small maps."""
+"""Which maps the associative memory learns and completes, and when, for every option on small maps."""
 
 import pytest
 import torch
@@ -13,12 +13,12 @@ from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
-BATCH = 4  # of training: a task has 50 samples, so 12 batches and one of two samples
-SLOTS = 6  # of a task: its last two batches are completed, six samples in all
+BATCH = 4  # training: a task of 50 samples has 12 batches and one of two samples
+SLOTS = 6  # slots of a task: its last two batches, six samples, are completed
 
 
 class Head:
-    """Gives the memory a head that changes with every step, and records its weights at every visit."""
+    """Passes the memory a head that changes with every step, and records its weights at every visit."""
 
     def __init__(self, seeds: list[int]):
         self.head = make_head("linear", 0, len(seeds), 12, 6)
@@ -34,7 +34,7 @@ class Head:
 
 
 def run(monkeypatch, tasks: int = 2, method: str = "er", kind: str = "mean", **changes):
-    """A memory after some tasks; the calls of replica 0's associative memory, in order."""
+    """Return a memory after some tasks, and the calls of replica 0's associative memory in order."""
     fields = {"theta": 0.75, "associative_memory": kind, "associative_settings": {}, "seeds": [0, 1]}
     cell = make_cell(method, "sharc", buffer=3 * SLOTS, **(fields | changes))
     cell = cell.model_copy(update={"training": cell.training.model_copy(update={"batch_size": BATCH})})
@@ -64,7 +64,7 @@ def maps_of(order: torch.Tensor, start: int, stop: int | None = None) -> torch.T
 
 @pytest.mark.parametrize("read", ["per_task", "at_store", "per_batch"])
 def test_only_the_last_batches_are_learnt_and_completed(monkeypatch, read):
-    """Of twenty-four stored samples the last six are learnt and completed; the others keep their zeros."""
+    """Of 24 stored samples the last six are learnt and completed; the others keep their zeros."""
     memory, calls, orders, _ = run(monkeypatch, complete="last_batches", read=read)
     memory.begin_task()
     for task, stored in enumerate(memory.stored):
@@ -83,7 +83,7 @@ def test_only_the_last_batches_are_learnt_and_completed(monkeypatch, read):
 
 
 def test_maps_of_the_last_batches_are_learnt_whether_stored_or_not(monkeypatch):
-    """With everything kept of each map, six samples fit; of a budget of slots too."""
+    """The number of learnt samples is the buffer divided by the tasks, even if fewer are stored."""
     memory, calls, orders, _ = run(
         monkeypatch, tasks=1, complete="last_batches", budget_unit="slots", budget_split=[1.0, 4.0, 4.0]
     )
@@ -101,7 +101,7 @@ def test_each_batch_is_read_right_after_it_alone_was_learnt(monkeypatch):
     before = memory.stored[0].x.clone()
     memory.begin_task()
     assert torch.equal(memory.stored[0].x, before) and len(calls) == 14, "and never again"
-    # the class means at the time of reading: of the batches up to its own
+    # the class means at the time of reading cover the batches up to this one
     seen = orders[0][0, 26:32]
     labels = FEATURES.train_labels[seen]
     for row in range(2, 6):
@@ -150,9 +150,9 @@ def test_logits_at_the_visit_are_those_of_the_head_before_the_step(monkeypatch):
 def test_bytes_of_samples_that_are_completed_in_part(monkeypatch):
     """Six complete maps and eighteen of three channels; the budget is not exceeded."""
     memory, _, _, _ = run(monkeypatch, tasks=1, complete="last_batches", read="at_store")
-    whole, sparse = 12 * (8 + 2) + 2 + 2, 3 * (8 + 2) + 2 + 2  # channel numbers, a count and a label each
+    whole, sparse = 12 * (8 + 2) + 2 + 2, 3 * (8 + 2) + 2 + 2  # with channel numbers, a count and a label
     assert memory.episodic_bytes() == [6 * whole + 18 * sparse] * 2
     memory, _, _, _ = run(monkeypatch, tasks=3, complete="last_batches", read="at_store", budget_unit="bytes")
-    full = 12 * 8 + 2  # six whole maps need no channel numbers: all of the share
+    full = 12 * 8 + 2  # six whole maps need no channel numbers and use the whole share
     assert memory.episodic_bytes()[0] == 3 * SLOTS * full
     assert memory.samples_stored == 3 * SLOTS

@@ -1,4 +1,4 @@
-"""Bad grid files give one line with the key, the value and the remedy; good ones give the right cells."""
+"""Bad grid files give a one-line error with key, value and remedy; good ones give the right cells."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ BASE = {
 
 
 def changed(path: str, value) -> dict:
-    """BASE with one dotted key set (value ... deletes it)."""
+    """Return BASE with one dotted key set, or deleted if the value is `...`."""
     values = copy.deepcopy(BASE)
     *parents, last = path.split(".")
     block = values
@@ -180,27 +180,27 @@ def test_tasks_must_divide_classes():
 
 
 @pytest.mark.reliability("missing-path")
-def test_missing_weights_are_named():
+def test_missing_weights_are_reported_by_name():
     with pytest.raises(UserError, match=r"backbone: .*nowhere\.safetensors"):
         check_inputs(load_grid(changed("backbone.weights", "nowhere.safetensors")))
 
 
 @pytest.mark.reliability("missing-path")
-def test_missing_archive_is_named():
+def test_missing_archive_is_reported_by_name():
     block = {"source": "image_folder", "path": "nowhere.zip", "tasks": 5}
     with pytest.raises(UserError, match=r"datasets\.mine: .*nowhere\.zip"):
         check_inputs(load_grid(changed("datasets.mine", block)))
 
 
 @pytest.mark.reliability("missing-path")
-def test_a_missing_mirror_is_named():
+def test_missing_mirror_is_reported_by_name():
     with pytest.raises(UserError, match="mirror: nowhere is not a folder"):
         check_inputs(load_grid(changed("mirror", "nowhere")))
 
 
 @pytest.mark.reliability("no-gpu")
 @pytest.mark.parametrize("key", ["device", "cells.device"])
-def test_cuda_without_a_gpu(monkeypatch, key):
+def test_cuda_without_a_gpu_is_an_error_in_a_run_and_a_warning_in_a_dry_run(monkeypatch, key):
     """A missing GPU is refused where jobs will run, a warning in a dry run, and not checked for a cluster."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     grid, messages = load_grid(changed(key, "cuda")), []
@@ -214,7 +214,7 @@ def test_cuda_without_a_gpu(monkeypatch, key):
     check_inputs(grid)
 
 
-def test_cells_know_their_device_and_batches_their_size():
+def test_cells_depend_on_the_device_but_not_on_per_job():
     """Cells depend on the device but not on the number of cells per job."""
     blocks = {}, {"device": "cuda"}, {"device": "cuda", "per_job": 3}
     plain, gpu, batched = (load_grid(changed("cells", block)) for block in blocks)
@@ -261,7 +261,7 @@ def test_shipped_grids_are_valid(name):
     assert set(yaml.safe_load(path.read_text())) <= {*type(grid).model_fields, *STUDIES.names()}
 
 
-def test_yaml_that_is_none(tmp_path):
+def test_invalid_or_missing_yaml_is_refused(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("a: [1, 2\nb: }")
     with pytest.raises(UserError, match="bad.yaml is not valid YAML"):
@@ -270,7 +270,7 @@ def test_yaml_that_is_none(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_cells_of_a_small_grid():
+def test_small_grid_expands_to_the_expected_cells():
     unrolled = cells(load_grid(BASE))
     baselines = [c for c in unrolled if c.buffer is None]
     assert sorted(c.method for c in baselines) == ["joint", "sgd"]
@@ -295,7 +295,7 @@ def test_a_file_is_no_folder_to_write_to(tmp_path, key, kind):
     assert "\n" not in str(caught.value)
 
 
-def test_checking_the_pretraining_data_says_how_far_it_is(monkeypatch):
+def test_check_of_the_pretraining_data_reports_progress(monkeypatch):
     values = changed("backbone.pretrain", {"dataset": {"source": "glyphs", "classes": 8, "first_class": 900}})
     messages = []
     monkeypatch.setattr(SOURCES.get("glyphs"), "check", lambda self, progress=None: progress("half"))
@@ -316,7 +316,7 @@ def test_equal_thetas_share_a_cell():
     assert all(c.scenarios == ["task_il", "class_il"] for c in unrolled)
 
 
-def test_lists_are_axes():
+def test_lists_in_a_grid_expand_to_cells():
     values = changed("sharc.theta", [0.2, 0.5, 0.8])
     values["sharc"] |= {"associative_memory": ["none", "mean"], "saliency": ["gradient", "random"]}
     values["methods"] = ["er"]
@@ -363,7 +363,7 @@ def test_settings_are_complete_and_hashed():
 
 
 def test_a_new_key_without_a_value_changes_no_hash():
-    """Keys that are newer than hashes on disk count only where they are given."""
+    """Keys that are newer than existing hashes enter the hash only if they are given."""
     grid = load_grid(BASE)
     values = grid.model_dump(mode="json")
     older = {key: value for key, value in values.items() if key not in OPTIONAL}
@@ -394,7 +394,7 @@ def test_published_settings_are_the_defaults():
 
 
 def test_one_kind_with_several_settings():
-    """Each name gives its own cell; the kind and its defaults come from the registry."""
+    """Each name gives a separate cell; the kind and its defaults come from the registry."""
     values = changed("sharc.associative_memory", ["bayespcn", "bayespcn_map"])
     values["sharc"]["associative_settings"] = {"bayespcn_map": {"kind": "bayespcn", "log_joint": "map"}}
     by_name = {c.associative_memory: c for c in cells(load_grid(values)) if c.variant == "sharc"}

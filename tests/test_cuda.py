@@ -1,4 +1,4 @@
-"""What computes on a GPU, on a real one: loosely as on the CPU, and the same bits every time."""
+"""Computation on a real GPU is close to the CPU and reproducible bit for bit."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from sharc_core.streams.stream import make_stream
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
 CASES = [(m, "plain") for m in METHODS.names()] + [(m, "sharc") for m in REPLAYING]
-POINTS = 5.0  # by which the mean accuracy may differ: rounding decides some of 90 test images
+POINTS = 5.0  # tolerance of the mean accuracy: rounding decides some of the 90 test images
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def features():
 
 
 def check(features, cell) -> None:
-    """On the CPU and twice on the GPU."""
+    """Compare a cell's results on the CPU with two runs on the GPU."""
     here, *there = (
         run_cell(features, cell.model_copy(update={"device": device})) for device in ("cpu", "cuda", "cuda")
     )
@@ -53,12 +53,12 @@ def check(features, cell) -> None:
 
 
 @pytest.mark.parametrize(("method", "variant"), CASES)
-def test_every_method(features, method, variant):
+def test_every_method_is_close_to_the_cpu_and_reproducible(features, method, variant):
     check(features, make_cell(method, variant))
 
 
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
-def test_every_associative_memory(features, kind):
+def test_every_associative_memory_is_close_to_the_cpu_and_reproducible(features, kind):
     settings = ASSOCIATIVE_MEMORIES.get(kind).Settings(**QUICK.get(kind, {})).model_dump()
     am = {"associative_memory": kind, "associative_settings": settings}
     check(features, make_cell("er", "sharc", forget_every=2, forget_beta=0.1, **am))
@@ -75,8 +75,8 @@ def test_every_associative_memory(features, kind):
     ],
 )
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
-def test_other_protocols(features, method, variant, changes):
-    """What `protocol: mammoth` and `protocol: code` do to the memory."""
+def test_protocols_are_close_to_the_cpu_and_reproducible(features, method, variant, changes):
+    """Test the memory options of `protocol: mammoth` and `protocol: code`."""
     of_sharc = {"saliency_at", "read", "complete"}
     check(
         features,
@@ -87,7 +87,7 @@ def test_other_protocols(features, method, variant, changes):
 
 
 def test_perfect_recall_is_plain_replay(features):
-    """Maps are pooled on the CPU, so that what is recalled unchanged is replayed unchanged, there too."""
+    """Maps are pooled on the CPU, so that maps recalled without error are replayed without error."""
     plain, sharc = (
         run_cell(features, make_cell("er", variant, budget_unit="slots", device="cuda"))
         for variant in ("plain", "sharc")
@@ -96,7 +96,7 @@ def test_perfect_recall_is_plain_replay(features):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_features(tmp_path, precision):
+def test_features_are_close_to_the_cpu_and_reproducible(tmp_path, precision):
     torch.manual_seed(0)
     save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
     config = BackboneConfig(arch="resnet_small", weights=str(path), image_size=32, precision=precision)
@@ -105,13 +105,13 @@ def test_features(tmp_path, precision):
         backbone = load_backbone(config, path, device)
         extract_features(random_images(), backbone, tmp_path / name, device=device)
         found[name] = open_features(tmp_path / name, verify=True)
-    assert found["there"].manifest == found["again"].manifest  # checksums among it
+    assert found["there"].manifest == found["again"].manifest  # includes the checksums
     here, there = (found[name].train_maps.float() for name in ("here", "there"))
     assert (here - there).abs().max() <= (0.01 if precision == "float32" else 0.1) * here.abs().max()
 
 
-def test_drifting_and_adapted_features(tmp_path):
-    """Statistics and maps as on the CPU, up to rounding, which a drift of some steps does not magnify."""
+def test_drifting_and_adapted_features_are_close_to_the_cpu(tmp_path):
+    """Statistics and maps equal the CPU's up to rounding, which a few steps do not magnify."""
     data = random_images()
     labels = [torch.from_numpy(np.array(x)) for x in (data.train_labels, data.test_labels)]
     stream = make_stream(*labels, len(data.classes), StreamConfig(tasks=1))
@@ -139,7 +139,7 @@ def test_drifting_and_adapted_features(tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["resnet_small", "mobilenet_v3_small"])
-def test_pretraining(tmp_path, arch):
+def test_pretraining_is_reproducible(tmp_path, arch):
     settings = {"epochs": 2, "batch_size": 16, "lr": 0.003, "flip": True}
     config = BackboneConfig(arch=arch, weights="pretrain", image_size=32, pretrain=settings)
     cards = []
@@ -151,5 +151,5 @@ def test_pretraining(tmp_path, arch):
     assert all(tensor.isfinite().all() for tensor in load_file(files[0]).values())
 
 
-def test_auto_is_the_gpu():
+def test_auto_selects_the_gpu():
     assert resolve_device("auto").type == "cuda"

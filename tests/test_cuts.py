@@ -1,4 +1,4 @@
-"""Where classifiers are cut: all of torchvision give maps, of which the rest of each makes its logits."""
+"""Where classifiers are cut: the rest of each torchvision classifier turns the maps into its logits."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def config(arch: str, weights: object, image_size: int) -> BackboneConfig:
 
 
 def varied(arch: str, classes: int = 7, side: int = 224) -> nn.Module:
-    """A classifier of which no layer is trivial: norms with other weights than 1, heads other than 0."""
+    """Return a classifier without trivial layers: norm weights other than 1, head weights other than 0."""
     torch.manual_seed(0)
     model = build_classifier(arch, classes, side=side)
     for module in model.modules():
@@ -42,13 +42,13 @@ def varied(arch: str, classes: int = 7, side: int = 224) -> nn.Module:
 
 
 def take_statistics(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
-    """So that a signal reaches the end of a deep network with random weights."""
+    """Set the batch norm statistics, so that a signal passes a deep network with random weights."""
     norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
     norm.running_var.copy_(inputs[0].var((0, 2, 3), correction=0) + 0.01)
 
 
 def rest(model: nn.Module, arch: str, maps: torch.Tensor) -> torch.Tensor:
-    """What the classifier does behind the cut, from its own layers: maps (B, K, h, w) -> (B, classes)."""
+    """Apply the classifier's own layers after the cut: maps (B, K, h, w) -> (B, classes)."""
     if arch.startswith(("vgg", "alexnet")):
         return model.classifier(model.avgpool(maps).flatten(1))
     if arch.startswith(("squeezenet", "maxvit")):
@@ -60,7 +60,7 @@ def rest(model: nn.Module, arch: str, maps: torch.Tensor) -> torch.Tensor:
 
 
 def ends_of_families() -> list[str]:
-    """The first and the last architecture by name of each of torchvision's modules, whichever it has."""
+    """Return the first and the last architecture by name of each of torchvision's modules."""
     families: dict[str, list[str]] = {}
     for arch in torchvision.models.list_models(module=torchvision.models):
         families.setdefault(torchvision.models.get_model_builder(arch).__module__, []).append(arch)
@@ -70,7 +70,7 @@ def ends_of_families() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ends_of_families())
 def test_every_family_of_torchvisions_classifiers_is_cut(arch):
-    """Shapes only: nothing is computed. None is refused."""
+    """Only shapes are computed. No architecture is refused."""
     side = 299 if arch == "inception_v3" else 224
     channels, height, width = check_backbone(config(arch, "pretrain", side))
     assert channels >= 256 and 6 <= height == width <= 16
@@ -131,8 +131,8 @@ def test_maps_of_a_vision_transformer_are_its_patches_last_tokens(side):
 
 
 @pytest.mark.slow
-def test_a_patchs_token_says_most_about_that_patch():
-    """Rows and columns are not swapped: with nothing but the patches' own projection, one patch moves."""
+def test_changed_patch_changes_only_its_position_of_the_map():
+    """Without attention layers, a changed patch changes one position, so rows and columns are not swapped."""
     model = varied("vit_b_16", side=64)
     model.encoder.layers = nn.Identity()
     body = cut_at_maps(model, "vit_b_16")
@@ -179,7 +179,7 @@ def test_images_that_an_architecture_does_not_take(arch, side, reason):
 
 @pytest.fixture(scope="module")
 def vit_weights(tmp_path_factory):
-    """A vit_b_32 for 64 px images as a file, under the names that torchvision's published one has."""
+    """Write a vit_b_32 for 64 px images to a file under the names of torchvision's published weights."""
     model = varied("vit_b_32", side=64)
     path = tmp_path_factory.mktemp("vit") / "vit.safetensors"
     state = {
@@ -212,8 +212,8 @@ def test_position_embeddings_are_interpolated_for_another_image_size(vit_weights
 
 
 @pytest.mark.slow
-def test_torchvisions_own_weights_go_the_same_way(vit_weights, monkeypatch):
-    """Without network: old names and another image size, as the download would bring them."""
+def test_downloaded_weights_equal_local_ones(vit_weights, monkeypatch):
+    """The simulated download has old names and another image size."""
     _, path = vit_weights
     monkeypatch.setattr(ViT_B_32_Weights, "get_state_dict", lambda self, **options: load_file(path))
     downloaded = load_backbone(config("vit_b_32", "default", 96), None, "cpu")
@@ -231,8 +231,8 @@ def test_position_embeddings_of_no_square_grid_are_refused(vit_weights, tmp_path
 
 
 @pytest.mark.slow
-def test_densenets_published_names_are_todays(tmp_path):
-    """Its checkpoints say norm.1 where the network says norm1."""
+def test_old_densenet_names_are_converted(tmp_path):
+    """Its checkpoints have norm.1 for the network's norm1."""
     model = varied("densenet121", classes=1000)
     old = {
         name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.")
@@ -251,5 +251,5 @@ def test_densenets_published_names_are_todays(tmp_path):
 
 @pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
 def test_networks_that_convert_their_input_do_so(arch):
-    """Their published weights want it; torchvision switches it on only when it loads them itself."""
+    """Their published weights need it, but torchvision enables it only when it loads them itself."""
     assert build_classifier(arch, device="meta").transform_input

@@ -1,4 +1,4 @@
-"""Data sources: round trips, determinism, and one clear line for whatever is wrong with the input."""
+"""Data sources: round trips, determinism, and one-line errors for bad input."""
 
 import errno
 import io
@@ -41,7 +41,7 @@ def image_bytes(seed: int, size: tuple[int, int] = (10, 10), mode: str = "RGB", 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """train/test of three classes, ten pixels square; class names and files that sort naturally."""
+    """Write train and test images of three classes, 10 x 10 pixels; names need natural sorting."""
     root = tmp_path / "pictures"
     for s, split in enumerate(("train", "test")):
         for c, name in enumerate(("c1", "c2", "c10")):
@@ -53,7 +53,7 @@ def tree(tmp_path) -> Path:
 
 
 def packed(tree: Path, ending: str, top: str = "") -> Path:
-    """The tree as an archive, below a common top folder if asked for."""
+    """Pack the tree into an archive, below the folder `top` if given."""
     path = tree.parent / f"packed{ending}"
     files = sorted(p for p in tree.rglob("*") if p.is_file())
     if ending == ".zip":
@@ -62,7 +62,7 @@ def packed(tree: Path, ending: str, top: str = "") -> Path:
                 archive.write(file, top + file.relative_to(tree).as_posix())
     else:
         with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
-            for file in files[::-1]:  # an order of its own
+            for file in files[::-1]:  # not in the order of names
                 archive.add(file, top + file.relative_to(tree).as_posix())
     return path
 
@@ -78,7 +78,7 @@ def arrays(folder: Path) -> list[bytes]:
 # --- the sources that make their images ------------------------------------------------------------
 
 
-def test_digits(tmp_path):
+def test_digits_are_reproducible_and_have_the_expected_shapes(tmp_path):
     digits = source("digits", tmp_path)
     digits.prepare(tmp_path / "a")
     digits.prepare(tmp_path / "b")
@@ -104,13 +104,13 @@ def test_digits_without_images_of_a_class_are_refused(tmp_path, fraction):
 
 
 @pytest.mark.parametrize("fraction", [0.006, 0.25, 0.994])
-def test_the_range_that_digits_name_is_valid(tmp_path, fraction):
+def test_fractions_that_the_digits_error_names_are_valid(tmp_path, fraction):
     for seed in range(5):
         source("digits", tmp_path, test_fraction=fraction, seed=seed).check()
 
 
 @pytest.mark.parametrize("fraction", [0.005, 0.0058, 0.006, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.99, 0.9942, 0.995])
-def test_what_is_said_of_the_digits_split_without_making_it(tmp_path, fraction):
+def test_predicted_digits_counts_equal_the_split(tmp_path, fraction):
     digits = source("digits", tmp_path, test_fraction=fraction)
     grey, labels = load_digits(return_X_y=True)
     assert len(grey) == IMAGES and np.bincount(labels).min() == FEWEST
@@ -137,8 +137,8 @@ def test_glyphs_are_deterministic_whatever_the_workers(tmp_path):
 
 @given(first=st.integers(0, 50), count=st.integers(1, 4), index=st.integers(0, 3))
 @settings(max_examples=10, deadline=None)
-def test_a_sample_is_the_same_in_whatever_range(first, count, index):
-    """Asking for more classes or images changes none that were there."""
+def test_glyph_does_not_depend_on_the_requested_range(first, count, index):
+    """More classes or images do not change the existing ones."""
     point = pool()[first]
     more = render_class(("train", 0, point, index + count, 7, 32))
     fewer = render_class(("train", 5, point, index + 1, 7, 32))
@@ -169,7 +169,7 @@ def test_ranges_of_glyphs_do_not_overlap(tmp_path):
 
 
 def test_glyphs_without_digits_are_the_others_in_order(tmp_path):
-    """Plain, raised, circled, of another script: all that stand for a digit go, nothing else."""
+    """Exactly the characters that represent a digit are excluded: plain, raised, circled, of any script."""
     everything = source("glyphs", tmp_path, classes=len(pool()))
     others = source("glyphs", tmp_path, classes=1900, digits=False)
     assert others.points() == [p for p in pool() if unicodedata.digit(chr(p), None) is None][:1900]
@@ -181,7 +181,7 @@ def test_glyphs_without_digits_are_the_others_in_order(tmp_path):
 
 
 def test_a_character_that_stands_for_a_digit_is_that_digit_too(tmp_path):
-    """Each alone in its range; handwritten digits share their ids with all of them."""
+    """Each has the id of the plain digit, which handwritten digits have too."""
     handwritten = source("digits", tmp_path).content_ids()
     assert handwritten == {f"glyph:U+003{digit}" for digit in range(10)}
     for character, plain in {"8": "8", "²": "2", "⑤": "5", "٩": "9", "⁰": "0"}.items():
@@ -240,7 +240,7 @@ def test_the_side_is_bounded(tree, tmp_path, monkeypatch):
         source("image_folder", tmp_path, path=str(tree), size=4097)
     monkeypatch.setattr("sharc_core.datasets.image_folder.SIDE_LIMIT", 9)
     images = source("image_folder", tmp_path, path=str(tree))
-    for _ in range(2):  # the remembered check says so too
+    for _ in range(2):  # the second time the check is cached
         with pytest.raises(UserError, match="all images are 10 x 10 pixels, .*: set size, 9 at most"):
             images.check()
     source("image_folder", tmp_path, path=str(tree), size=8).check()
@@ -287,7 +287,7 @@ def test_files_that_are_left_out_are_counted(tree, tmp_path):
         (tree / name).write_bytes(image_bytes(1))
     expected = r"\(expected <train\|test>/<class>/<image> with an extension of \.jpg, .*\.tiff\)$"
     for path in (tree, packed(tree, ".zip"), packed(tree, ".tar", "top/")):
-        for _ in range(2):  # a remembered check says so too
+        for _ in range(2):  # the second time the check is cached
             (line,) = said_of(path, tmp_path)
             assert line.startswith(f"{path}: 4 files were left out, e.g. ")
             assert re.search(r"e\.g\. (top/)?test/c2/1\.AVIF " + expected, line)
@@ -312,7 +312,7 @@ def test_jfif_is_an_image(tree, tmp_path):
     assert images.index()["train"]["c1"][0] == "train/c1/1.JFIF"
 
 
-def test_a_class_named_as_a_split_is_no_second_root(tree, tmp_path):
+def test_class_named_like_a_split_is_read_as_a_class(tree, tmp_path):
     for split in ("train", "test"):
         (tree / split / "test/sub").mkdir(parents=True)
         for name in ("1.png", "sub/2.png"):
@@ -391,7 +391,7 @@ def test_the_fingerprint_is_taken_once_per_source(tree, tmp_path, monkeypatch):
     assert source("image_folder", tmp_path, path=str(tree)).identity() != before
 
 
-def test_a_long_check_says_how_far_it_is(tree, tmp_path, monkeypatch):
+def test_long_check_reports_progress(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("sharc_core.datasets.image_folder.SECONDS_BETWEEN_LINES", 0)
     said = []
     source("image_folder", tmp_path, path=str(tree)).check(said.append)
@@ -412,7 +412,7 @@ def test_the_check_is_remembered_until_a_file_changes(tree, tmp_path, monkeypatc
 
 
 def broken(tree: Path, how: str) -> Path:
-    """One thing wrong with the input; returns the path to give."""
+    """Make the input invalid in one way; return the path for the setting."""
     if how == "missing":
         return tree / "nowhere.zip"
     if how == "not an archive":
@@ -510,7 +510,7 @@ def test_links_in_a_tar_are_not_followed(tree):
     assert "train/c1/link.png" not in Container(path).names()
 
 
-def test_natural_order():
+def test_natural_order_sorts_numbers_by_value():
     assert sorted(["10", "9", "a10", "a9", "a"], key=natural) == ["9", "10", "a", "a9", "a10"]
 
 
@@ -541,7 +541,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.reliability("damaged-inputs")
-def test_damaged_folders_are_named(tmp_path):
+def test_damaged_folders_are_reported_by_name(tmp_path):
     source("digits", tmp_path).prepare(tmp_path / "out")
     path = tmp_path / "out/test_images.npy"
     content = bytearray(path.read_bytes())
@@ -567,7 +567,7 @@ def test_every_source_refuses_unknown_settings(name):
     ("name", "values"),
     [("digits", {}), ("glyphs", {"classes": 3, "train_per_class": 2, "test_per_class": 1})],
 )
-def test_manifest(tmp_path, name, values):
+def test_manifest_describes_the_prepared_data(tmp_path, name, values):
     made = source(name, tmp_path, **values)
     made.prepare(tmp_path / "out")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Settings and layers for deterministic results on a GPU, as far as a CPU can test them."""
+"""Settings and layers for deterministic results on a GPU, tested as far as possible on a CPU."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_deterministic_pools_equal_torchs(size, bins):
 
 
 def test_pools_without_a_deterministic_gradient_are_replaced():
-    """AlexNet and VGG have such pools; a global pool, which is a mean, stays."""
+    """AlexNet and VGG have such pools. A global pool is a mean and is not replaced."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d((2, 2)), nn.AdaptiveAvgPool2d(1))
     names, images = list(model.state_dict()), torch.randn(2, 3, 9, 9)
     before = model(images)

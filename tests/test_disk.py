@@ -1,4 +1,4 @@
-"""Room for the feature cache, asked for before anything runs."""
+"""Disk space for the feature cache, checked before anything runs."""
 
 import copy
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from sharc_core.stages.preflight import ROOM, check_inputs
 
 SMALL = {"arch": "resnet_small", "weights": "pretrain", "image_size": 32}  # maps of 128 x 4 x 4
 PER_IMAGE = 2 * 128 * 16 + 4 * 128 + 8
-TRAIN, TEST = 1347, 450  # of the digits
+TRAIN, TEST = 1347, 450  # digits images
 
 
 def grid(tmp_path, **changes):
@@ -27,14 +27,14 @@ def grid(tmp_path, **changes):
 
 @pytest.fixture
 def free(monkeypatch):
-    """How many bytes are free, as a box to write into."""
+    """The number of free bytes, which a test sets as `free.free`."""
     box = SimpleNamespace(free=10**15)
     monkeypatch.setattr(features_module.shutil, "disk_usage", lambda path: box)
     return box
 
 
 def needed(grid, free) -> int:
-    """The least number of free bytes that passes, by the message and by trying."""
+    """Return the smallest number of free bytes that passes, from the error; assert that it passes."""
     free.free = 0
     with pytest.raises(UserError, match=r"^config: data_dir: the features still to be extracted") as caught:
         check_inputs(grid)

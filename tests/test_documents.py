@@ -1,4 +1,4 @@
-"""A cell's document: what it says of itself, which of its seeds a grid takes, how seeds are added to it."""
+"""A cell's document: its identity, the seeds that a grid reads from it, and adding seeds."""
 
 import copy
 
@@ -37,7 +37,7 @@ def trained(seeds, **changes) -> dict:
 
 
 def numbers(document: dict) -> dict:
-    """All but times and what the seeds were trained with."""
+    """Return a document without times and the records of its trainings."""
     costs = {name: value for name, value in document["costs"].items() if name != "train_seconds"}
     return {k: v for k, v in document.items() if k != "trainings"} | {"costs": costs}
 
@@ -47,7 +47,7 @@ def three():
     return trained([0, 1, 2])
 
 
-def test_it_survives_the_disk(three, tmp_path):
+def test_document_is_unchanged_by_writing_and_reading(three, tmp_path):
     write_json(tmp_path / "d.json", three)
     assert read_json(tmp_path / "d.json") == three
     assert matching_seeds(read_json(tmp_path / "d.json"), wanted([0, 1, 2])) == [0, 1, 2]
@@ -56,7 +56,7 @@ def test_it_survives_the_disk(three, tmp_path):
 @pytest.mark.reliability("seeds-more-or-less")
 @pytest.mark.parametrize("parts", [([0], [1], [2]), ([2], [0, 1]), ([1, 2], [0]), ([2, 0, 1],)])
 def test_seeds_trained_one_after_the_other_are_those_trained_together(three, parts):
-    """Bit for bit, in whatever order and company."""
+    """Results are equal bit for bit, in any order and grouping of seeds."""
     grown = None
     for seeds in parts:
         grown = extended(grown, trained(seeds), wanted(seeds))
@@ -90,7 +90,7 @@ OTHERS = {
 
 @pytest.mark.reliability("inputs", "lost-notes")
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_not_the_grids(three, name):
+def test_document_of_other_settings_code_or_features_is_replaced(three, name):
     changes, told = OTHERS[name]
     other = wanted([0, 1], **changes)
     assert missing_seeds(three, other) == [0, 1] and matching_seeds(three, other) == []
@@ -100,15 +100,15 @@ def test_what_is_not_the_grids(three, name):
     assert extended(three, news, other)["seeds"] == [0, 1], "nothing of the old one is left"
 
 
-def test_a_seed_more_and_a_seed_less(three):
+def test_missing_seeds_are_listed_and_extra_seeds_are_kept(three):
     assert missing_seeds(three, wanted([1, 3, 0, 4])) == [3, 4]
     assert difference(three, wanted([1, 3])) is None
     assert missing_seeds(three, wanted([1])) == []
     assert matching_seeds(three, wanted([1])) == [0, 1, 2], "a seed that is dropped may come back"
 
 
-def test_seeds_that_the_grid_has_not_are_no_reason_to_keep_silent(three):
-    """Another code's document, of which the grid wants other seeds: it is told, and nothing of it is kept."""
+def test_outdated_document_is_reported_even_if_the_grid_wants_other_seeds(three):
+    """A document of other code whose seeds the grid does not want is reported and not kept."""
     other = wanted([3], code="0ther")
     assert difference(three, other) == "its seed 0 was trained with other code or features"
     assert extended(three, trained([3], code="0ther"), other)["seeds"] == [3]
@@ -120,7 +120,7 @@ def test_a_selection_names_the_features_that_it_reads(three):
 
 
 @pytest.mark.reliability("lost-notes")
-def test_a_table_takes_the_grids_seeds_and_refuses_the_rest(three, tmp_path):
+def test_read_document_returns_the_grids_seeds_or_fails(three, tmp_path):
     path = tmp_path / "d.json"
     write_json(path, three)
     for seeds in ([0, 1, 2], [2, 1], [1]):
@@ -156,7 +156,7 @@ DAMAGE = {
 
 @pytest.mark.reliability("damaged-cell", "unsigned-document")
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_document_that_does_not_say_what_it_is_is_no_document(three, tmp_path, name):
+def test_document_without_its_identity_is_refused(three, tmp_path, name):
     found = copy.deepcopy(three)
     DAMAGE[name](found)
     one = wanted([0, 1, 2])
@@ -167,7 +167,7 @@ def test_a_document_that_does_not_say_what_it_is_is_no_document(three, tmp_path,
         read_document(tmp_path / "d.json", [0, 1, 2], one.key)
 
 
-def test_keys_tell_apart_what_numbers_depend_on_and_nothing_else():
+def test_keys_cover_exactly_what_the_numbers_depend_on():
     keys = [wanted([0], **changes).key for changes, _ in OTHERS.values()]
     assert len({wanted([0]).key, *keys}) == 1 + len(OTHERS)
     assert wanted([0], scenarios=["task_il"]).key == wanted([0]).key

@@ -1,4 +1,4 @@
-"""Getting archives: from a server (a local one stands in for the network), a mirror, an earlier download."""
+"""Archives from a server (a local one replaces the network), a mirror or an earlier download."""
 
 import functools
 import hashlib
@@ -28,7 +28,7 @@ ORIGINAL = "c58f30108f718f92721af3b95e74349a"
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder, cut short or slowly if asked for."""
+    """Serves the files of a folder, truncated or slowly if configured."""
 
     cut = 0
     slow = 0.0
@@ -51,7 +51,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def internet(tmp_path, monkeypatch):
-    """CIFAR-10's address is a server here; .source makes a source of it without a mirror."""
+    """Point CIFAR-10's address at a local server. `source` makes a source without a mirror."""
     written = write_cifar(tmp_path / "served", "cifar10")
     handler = type("Handler", (Server,), {})
     server = http.server.ThreadingHTTPServer(
@@ -102,7 +102,7 @@ def test_an_archive_is_downloaded_once(internet, tmp_path):
     assert len(internet.asked) == asked > 0
 
 
-def test_a_sha256_will_do_too(internet, tmp_path):
+def test_sha256_checksum_is_accepted(internet, tmp_path):
     checksum = hashlib.sha256(internet.written.path.read_bytes()).hexdigest()
     internet.source(checksum=checksum).prepare(tmp_path / "out")
     internet.written.check(open_prepared(tmp_path / "out"))
@@ -135,7 +135,7 @@ def test_a_connection_that_breaks_off_leaves_nothing(internet, tmp_path):
     internet.written.check(open_prepared(tmp_path / "out"))
 
 
-def test_a_long_download_says_how_far_it_is(internet, tmp_path, monkeypatch):
+def test_long_download_reports_progress(internet, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SECONDS_BETWEEN_LINES", 0.02)
     internet.handler.slow = 0.1
     said = []
@@ -147,16 +147,16 @@ REMEDY = r"put that file into .*data/downloads, or into a folder that the grid f
 
 
 @pytest.mark.reliability("no-network")
-def test_without_a_network_the_line_says_what_to_put_where(tmp_path, monkeypatch):
+def test_offline_error_says_where_to_put_the_archive(tmp_path, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/{NAME}"
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address)
     source = cifar(tmp_path)
-    source.check()  # cheap: the network is not asked
+    source.check()  # the check does not use the network
     message = rf"cannot download {NAME} \(170 MB\) from {address} \(.*refused\): " + REMEDY
     refused(lambda: source.prepare(tmp_path / "out"), message)
-    # a renamed file is pointed at
+    # the error mentions a file with a similar name
     (tmp_path / "data/downloads/cifar-10-python.tgz").write_bytes(b"")
     refused(lambda: source.prepare(tmp_path / "out"), r"refused\), only cifar-10-python\.tgz: put that file")
 
@@ -170,7 +170,7 @@ def test_a_missing_page_is_one_line(internet, tmp_path):
 
 
 @pytest.mark.reliability("no-network")
-def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch):
+def test_silent_server_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/{NAME}"
@@ -197,7 +197,7 @@ def test_too_small_a_disk_is_told_before_the_download(internet, tmp_path, monkey
 
 @pytest.fixture
 def mirror(internet):
-    """The folder that the archive lies in; the server counts what it is asked for."""
+    """The folder of the archive. `internet.asked` lists the requests to the server."""
     return internet.written.path.parent
 
 
@@ -270,9 +270,9 @@ def test_the_originals_size_is_known_and_checked_before_any_job(internet, mirror
     refused(internet.source(mirror=mirror, checksum=None).check, message)
 
 
-def test_an_archive_whose_sum_is_stated_but_is_none_is_one_line(internet, mirror, tmp_path):
+def test_file_that_is_no_archive_gives_a_one_line_error(internet, mirror, tmp_path):
     internet.written.path.write_bytes(b"<html>not found</html>")
-    checksum = internet.written.checksum  # now the page's
+    checksum = internet.written.checksum  # the checksum of the page
     source = internet.source(mirror=mirror, checksum=checksum)
     refused(lambda: source.prepare(tmp_path / "out"), rf"{NAME} cannot be read, it is corrupt or cut short")
 

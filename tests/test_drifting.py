@@ -1,4 +1,4 @@
-"""Drifting features: statistics as torch moves them, parts on disk, what learner and memory read of them."""
+"""Drifting features: running statistics, parts on disk, and what the learner and the memory read."""
 
 import copy
 import shutil
@@ -57,9 +57,9 @@ NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def make_images(side: int = SIDE, per_class: int = PER_CLASS) -> PreparedData:
-    """Noise around a grey that is each class's own, so that statistics drift.
+    """Return noise around a different grey for each class, so that the statistics drift.
 
-    150 training images: a view draws for 128 at a time.
+    There are 150 training images, because a view draws for 128 images at a time.
     """
     source = np.random.default_rng(0)
 
@@ -84,7 +84,7 @@ STREAM = stream_of(IMAGES)
 
 
 def shaken(backbone: Backbone) -> Backbone:
-    """Batch norms with statistics and weights other than 0 and 1."""
+    """Give batch norms random statistics and weights."""
     torch.manual_seed(2)
     for layer in BatchNorms(backbone.body).layers.values():
         layer.running_mean.normal_(0, 0.2)
@@ -95,7 +95,7 @@ def shaken(backbone: Backbone) -> Backbone:
 
 
 def load(folder: Path, side: int = 16) -> Backbone:
-    """A resnet_small with random weights; for 16 px its maps are 128 x 2 x 2."""
+    """Return a resnet_small with random weights. For 16 px images its maps are 128 x 2 x 2."""
     path = folder / "w.safetensors"
     if not path.exists():
         torch.manual_seed(0)
@@ -110,13 +110,13 @@ def normed(tmp_path_factory):
 
 
 def make_small() -> Backbone:
-    """Two convolutions and batch norms: maps of 12 x 4 x 4, in next to no time."""
+    """Return a fast network with two convolutions and batch norms and maps of 12 x 4 x 4."""
     torch.manual_seed(3)
     return shaken(as_backbone(Network()))
 
 
 def make_bare() -> Backbone:
-    """The same without batch norm."""
+    """Return the same network without batch norm."""
     torch.manual_seed(3)
     network = Network()
     network.norm1, network.norm2 = nn.Identity(), nn.Identity()
@@ -134,7 +134,7 @@ def as_backbone(network: nn.Module) -> Backbone:
 
 
 def extract(root: Path, parts: list[Part], make=make_small, prepared=IMAGES, **settings) -> dict[Part, Path]:
-    """Each part as its own job: a network as it comes, a folder by the part's name."""
+    """Extract each part like a separate job, with a new network, to a folder with the part's name."""
     for part in parts:
         extraction = Extraction(prepared, stream_of(prepared), make(), **settings)
         extraction.run(part, root / part.name, source_folder(part, root))
@@ -142,7 +142,7 @@ def extract(root: Path, parts: list[Part], make=make_small, prepared=IMAGES, **s
 
 
 def source_folder(part: Part, root: Path) -> Path | None:
-    """The train part, whatever its maps, that a tests part is made from."""
+    """Return the folder of the train part that a tests part needs, with any number of maps."""
     if part.kind != "tests":
         return None
     return next(root.glob(f"train-seed{part.seed}-view{part.view}-batch{part.batch}-*"))
@@ -158,7 +158,7 @@ TRAIN = Part("train", 0, 0, 10, kept=ALL)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What all methods read, seeds 0 to 2, with all maps."""
+    """The parts that all methods read, for seeds 0 to 2, with all maps."""
     found = [drifting_cell(method) for method in ("sgd", "joint", "er", "derpp")]
     return extract(tmp_path_factory.mktemp("parts"), parts_of(found, ALL))
 
@@ -177,7 +177,7 @@ def mapless(folders, tmp_path_factory):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but the notes of when they were checked."""
+    """Return the content of every file below a folder except checked.json."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "checked.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -188,7 +188,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("passes", [1, 2, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
 def test_passes_move_the_statistics_as_torch_does(normed, passes, dtype, tolerance):
-    """The network in train mode, called so many times with each batch."""
+    """Compare with a network in train mode that is called `passes` times with each batch."""
     backbone = copy.deepcopy(normed)
     for number, layer in enumerate(BatchNorms(backbone.body).layers.values()):
         layer.momentum = 0.1 + 0.02 * number
@@ -238,7 +238,7 @@ def test_a_layer_without_momentum_is_refused():
 
 @pytest.mark.slow
 def test_the_statistics_of_a_task_go_on_from_the_task_before(folders):
-    """After each task, those of torch's own layers after all batches so far, 2 passes each."""
+    """After each task they equal those of torch's layers after all batches so far, with 2 passes each."""
     network = make_small()
     norms = BatchNorms(network.body)
     for layer in norms.layers.values():
@@ -267,7 +267,7 @@ PARTS = st.one_of(
 
 @given(part=PARTS)
 @settings(deadline=None)
-def test_a_parts_name_says_all_of_it(part):
+def test_part_name_round_trips(part):
     assert Part.parse(part.name) == part
     assert set(part.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -287,7 +287,7 @@ def test_each_part_follows_what_it_is_made_from():
 
 
 def test_a_plain_float16_memory_needs_no_maps_beyond_the_least():
-    """Nor does a method without a memory. In another storage, pooled vectors are not enough."""
+    """The same holds for a method without a memory. Other storages need more than pooled vectors."""
     assert kept_for([drifting_cell("sgd"), drifting_cell("er", buffer=10**6)]) == Kept(FEWEST)
     assert kept_for([drifting_cell("er", buffer=10**6, storage="int8")]).samples >= 10**6 / TASKS
 
@@ -332,7 +332,7 @@ def test_a_bigger_buffer_or_theta_never_needs_fewer_maps(fields, more, theta):
 @given(fields=CELLS)
 @settings(max_examples=30, deadline=None)
 def test_maps_are_kept_of_all_that_a_memory_of_the_last_samples_holds(fields):
-    """In the unit nonzero, of samples half of whose values are zero in every channel."""
+    """In the unit nonzero, half of the values of every channel are zero."""
     cell = drifting_cell("er", "sharc", **fields)
     shape, kept = SHAPE, kept_for([cell])
     cost = kept_channels(SHAPE[0], cell.theta) * (8 if cell.budget_unit == "nonzero" else 1)
@@ -341,16 +341,16 @@ def test_maps_are_kept_of_all_that_a_memory_of_the_last_samples_holds(fields):
     for task in range(TASKS):
         try:
             number, _ = budget.fitting(task, torch.full((100_000,), cost), 0, 0)
-        except UserError:  # not one sample fits
+        except UserError:  # no sample fits
             continue
         assert number <= max(kept.samples, 2 * kept.full)
 
 
 @pytest.mark.parametrize(("buffer", "theta"), [(200, 0.8), (195, 0.0), (500, 0.4), (20, 0.0)])
-def test_maps_are_kept_of_all_that_whole_batches_leave(buffer, theta):
-    """Where a batch brings few samples, the oldest of those held are from long before.
+def test_kept_maps_cover_a_memory_of_whole_batches(buffer, theta):
+    """If batches add few samples, the oldest samples in the memory come from much earlier batches.
 
-    Where a share is smaller than a batch, a task's first batch is never replaced.
+    If a share is smaller than a batch, a task's first batch is never replaced.
     """
     fields = {"buffer": buffer, "theta": theta, "tasks": 5, "selection": "batches"}
     kept = kept_for([drifting_cell("er", "sharc", **fields)])
@@ -369,7 +369,7 @@ def test_maps_are_kept_of_all_that_whole_batches_leave(buffer, theta):
     ],
 )
 def test_the_extent_of_a_part_is_known_beforehand(tmp_path, part):
-    """Images exactly, bytes roughly: headers and statistics are not counted."""
+    """The number of images is exact; bytes are approximate, without headers and statistics."""
     if part.kind == "tests":
         extract(tmp_path, [TRAIN])
     extraction = Extraction(IMAGES, STREAM, make_small())
@@ -384,7 +384,7 @@ def test_the_extent_of_a_part_is_known_beforehand(tmp_path, part):
 # On disk
 
 
-def test_files_are_what_their_names_say(folders):
+def test_opened_features_match_the_extracted_parts(folders):
     opened = open_drifting(list(folders.values()), verify=True)
     assert opened.manifest["part"] == "start" and opened.classes == list("abcdef")
     assert opened.train_maps.shape == (150, *SHAPE) and opened.train_pooled.shape == (150, SHAPE[0])
@@ -406,8 +406,8 @@ def test_files_are_what_their_names_say(folders):
         assert opened.joint_tested[seed, 10, 1].shape == (24, SHAPE[0])
 
 
-def test_maps_are_those_of_the_batch_as_it_passes(features):
-    """Torch's own network in train mode, a batch at a time."""
+def test_maps_equal_torchs_in_train_mode_batch_by_batch(features):
+    """Compare with torch's network in train mode, one batch at a time."""
     network = make_small()
     for layer in BatchNorms(network.body).layers.values():
         layer.train()
@@ -421,7 +421,7 @@ def test_maps_are_those_of_the_batch_as_it_passes(features):
 
 
 def test_after_a_task_the_tasks_seen_and_the_next_are_tested(folders, features):
-    """Evaluated with the statistics after the task, by the number of passes."""
+    """They are evaluated with the statistics after the task, for each number of passes."""
     sizes = [len(index) for index in STREAM.test]
     for (seed, _, passes), tested in features.tested.items():
         assert [len(rows) for rows in tested] == [sum(sizes[: task + 2]) for task in range(TASKS)]
@@ -437,7 +437,7 @@ def test_after_a_task_the_tasks_seen_and_the_next_are_tested(folders, features):
 
 
 @pytest.mark.parametrize(("kept", "held"), [(Kept(7), 10), (Kept(10), 10), (Kept(11), 20), (Kept(0), 0)])
-def test_of_the_last_samples_as_many_maps_are_kept_as_whole_batches_hold(features, tmp_path, kept, held):
+def test_number_of_kept_maps_is_rounded_up_to_whole_batches(features, tmp_path, kept, held):
     part = replace(TRAIN, kept=kept)
     opened = open_drifting(list(extract(tmp_path, [START, part]).values()))
     for few, every in zip(opened.visits[0, 10], features.visits[0, 10], strict=True):
@@ -446,7 +446,7 @@ def test_of_the_last_samples_as_many_maps_are_kept_as_whole_batches_hold(feature
         assert torch.equal(few.pooled, every.pooled) and torch.equal(few.nonzero, every.nonzero)
 
 
-def test_maps_are_kept_until_they_hold_the_values_of_so_many_full_ones(features, tmp_path):
+def test_kept_maps_hold_the_required_number_of_nonzero_values(features, tmp_path):
     part = replace(TRAIN, kept=Kept(0, 9))
     opened = open_drifting(list(extract(tmp_path, [START, part]).values()))
     for few, every in zip(opened.visits[0, 10], features.visits[0, 10], strict=True):
@@ -456,7 +456,7 @@ def test_maps_are_kept_until_they_hold_the_values_of_so_many_full_ones(features,
 
 
 @pytest.mark.reliability("missing-maps")
-def test_a_map_that_was_not_kept_is_asked_for_by_an_error_that_names_the_remedy(folders, tmp_path):
+def test_reading_a_map_that_was_not_kept_names_the_remedy(folders, tmp_path):
     part = replace(TRAIN, kept=Kept(10))
     few = extract(tmp_path, [part])[part]
     others = [folder for part, folder in folders.items() if part != TRAIN]
@@ -474,7 +474,7 @@ def test_a_map_that_was_not_kept_is_asked_for_by_an_error_that_names_the_remedy(
 
 
 class Counted:
-    """Images of which is counted how many are read; reading the one at `broken` raises."""
+    """An array of images that counts how many are read. Reading the image at `broken` raises."""
 
     def __init__(self, images: np.ndarray, broken: int | None = None):
         self.images, self.broken, self.read, self.shape = images, broken, 0, images.shape
@@ -498,7 +498,7 @@ def watched(train_broken: int | None = None, test_broken: int | None = None) -> 
 
 
 def run_part(prepared, part: Part, out: Path, train: Path | None = None) -> int:
-    """Extract; the number of images that were run."""
+    """Extract a part; return the number of images that were read."""
     Extraction(prepared, STREAM, make_small()).run(part, out, train)
     return prepared.train_images.read + prepared.test_images.read
 
@@ -509,10 +509,10 @@ TESTS = Part("tests", 0, 0, 10, 2)
 @pytest.mark.reliability("killed-drifting-extraction")
 @pytest.mark.parametrize("part", [TRAIN, TESTS])
 def test_an_interrupted_extraction_goes_on_at_a_tasks_start(folders, tmp_path, part):
-    """Finished tasks are not run again, and every file has the bits of an extraction in one go."""
+    """Finished tasks are not run again, and all files equal those of an uninterrupted extraction."""
     out, train = tmp_path / "part", folders[TRAIN]
     last = {TRAIN: {"train_broken": int(STREAM.order(2, 0, [0])[0, 25])}, TESTS: {"test_broken": 3}}[part]
-    if part is TESTS:  # an image of the last task: tested first after the second one
+    if part is TESTS:  # an image of the last task, which is first tested after the second task
         last = {"test_broken": int(STREAM.test[2][1])}
     with pytest.raises(KeyboardInterrupt):
         run_part(watched(**last), part, out, train)
@@ -529,7 +529,7 @@ def test_an_interrupted_extraction_goes_on_at_a_tasks_start(folders, tmp_path, p
 
 @pytest.mark.reliability("killed-drifting-extraction")
 def test_a_damaged_task_is_made_again_and_no_other(folders, tmp_path):
-    """Of an extraction that was interrupted at its very end; neither size nor time of the file tells."""
+    """The extraction was interrupted at its end. Size and mtime of the damaged file are unchanged."""
     out = tmp_path / "part"
     shutil.copytree(folders[TRAIN], out)
     (out / "manifest.json").unlink()
@@ -553,7 +553,7 @@ def test_a_task_that_lacks_a_file_is_made_again(folders, tmp_path, name):
 
 
 def test_a_part_that_was_complete_is_made_from_its_beginning(folders, tmp_path):
-    """Nothing of it is used, and who reads it has it, whole, until the new one is."""
+    """The old part is not reused, and it can be read until the new one is complete."""
     out = tmp_path / "part"
     shutil.copytree(folders[TRAIN], out)
     with pytest.raises(KeyboardInterrupt):
@@ -564,7 +564,7 @@ def test_a_part_that_was_complete_is_made_from_its_beginning(folders, tmp_path):
 
 
 def test_batches_of_two_sizes_are_two_features(folders, tmp_path):
-    """A cell reads the part of its own batch size, whatever lies beside it, and says when there is none."""
+    """A cell reads only the part of its own batch size, and reports if it is missing."""
     other = [replace(part, batch=25) for part in (TRAIN, TESTS)]
     both = open_drifting(
         [*(folders[part] for part in (START, TRAIN, TESTS)), *extract(tmp_path, other).values()]
@@ -593,7 +593,7 @@ def test_another_seed_gives_other_features(features):
 
 
 def test_parts_of_one_extraction_do_not_depend_on_those_before(folders, tmp_path):
-    """One object extracts all parts, in an order in which each leaves statistics behind."""
+    """One object extracts all parts, so that each starts after the statistics of another."""
     extraction = Extraction(IMAGES, STREAM, make_small())
     parts = [Part("joint", 0, 0, 10, 1), TRAIN, replace(TRAIN, seed=1), TESTS, START]
     for part in parts:
@@ -618,7 +618,7 @@ def test_parts_of_other_data_or_another_network_are_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [("short", "bytes instead of"), ("gone", "is missing")])
-def test_damage_is_named(folders, tmp_path, change, message):
+def test_damaged_part_is_reported_by_name(folders, tmp_path, change, message):
     shutil.copytree(folders[TRAIN], tmp_path / "part")
     path = tmp_path / "part" / "task2" / "pooled.npy"
     path.write_bytes(path.read_bytes()[:-1]) if change == "short" else path.unlink()
@@ -627,7 +627,7 @@ def test_damage_is_named(folders, tmp_path, change, message):
 
 
 @pytest.mark.parametrize("change", [{"part": "nonsense"}, {"part": None}, {"counts": {"tasks": 3}}])
-def test_a_damaged_manifest_is_named(folders, tmp_path, change):
+def test_damaged_manifest_is_reported_by_name(folders, tmp_path, change):
     shutil.copytree(folders[START], tmp_path / "part")
     path = tmp_path / "part" / "manifest.json"
     write_json(path, read_json(path) | change)
@@ -635,13 +635,13 @@ def test_a_damaged_manifest_is_named(folders, tmp_path, change):
         open_drifting([tmp_path / "part"])
 
 
-def test_a_seed_that_was_not_extracted_is_named(features):
+def test_seed_that_was_not_extracted_is_reported(features):
     with pytest.raises(UserError, match="the drifting features lack seed 7"):
         run_cell(features, drifting_cell("er", seeds=[0, 7]))
 
 
 def test_a_batch_of_one_image_with_maps_of_one_position_is_refused(tmp_path):
-    """It has no variance. Maps of several positions have one, and so do two images."""
+    """It has no variance. Maps with several positions and batches of two images have one."""
     small, large = load(tmp_path, side=8), load(tmp_path)
     assert small.map_size == (1, 1) and large.map_size == (2, 2)
     with pytest.raises(
@@ -656,8 +656,8 @@ def test_a_batch_of_one_image_with_maps_of_one_position_is_refused(tmp_path):
 # Views, and networks without batch norm
 
 
-def test_a_view_shows_the_images_that_the_views_features_are_of(tmp_path):
-    """Bit for bit, block after block; seed s sees view 1 + s mod 3."""
+def test_parts_use_the_augmented_images_of_their_view(tmp_path):
+    """Images are equal bit for bit in every block. Seed s reads view 1 + s mod 3."""
     seen: list[torch.Tensor] = []
 
     def recording() -> Backbone:
@@ -682,14 +682,14 @@ def test_a_view_shows_the_images_that_the_views_features_are_of(tmp_path):
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_without_batch_norm_drifting_features_are_frozen_ones(tmp_path, views):
-    """Up to what the size of a batch does to rounding."""
+    """They are equal up to rounding, which depends on the batch size."""
     seed = 4
     view = view_of(seed, views)
     kinds = {"train": {"kept": ALL}, "tests": {"passes": 2}, "joint": {"passes": 1}}
     parts = [START, *(Part(kind, seed, view, 10, **others) for kind, others in kinds.items())]
     drifting = open_drifting(list(extract(tmp_path, parts, make_bare).values()))
     extract_features(IMAGES, make_bare(), tmp_path / "frozen", view=view_of(seed, views))
-    if view_of(seed, views) > 1:  # has no test images
+    if view_of(seed, views) > 1:  # this view has no test images
         frozen = SimpleNamespace(
             train_maps=torch.from_numpy(np.load(tmp_path / "frozen/train_maps.npy")),
             train_pooled=torch.from_numpy(np.load(tmp_path / "frozen/train_pooled.npy")),
@@ -716,7 +716,7 @@ def test_without_batch_norm_drifting_features_are_frozen_ones(tmp_path, views):
 
 @pytest.fixture
 def tested(monkeypatch):
-    """Each evaluation: the method's state, and the pooled test vectors of all tasks that were tested."""
+    """Record the method's state and the pooled test vectors of each evaluation."""
     seen = []
 
     def recording(tests, stream, method, device="cpu"):
@@ -733,7 +733,7 @@ CASES = [(m, "plain") for m in METHODS.names()] + [("er", "sharc"), ("derpp", "s
 
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_seeds_together_equal_seeds_apart(features, tested, method, variant):
-    """Bit for bit; each on the features of its own seed."""
+    """Results are equal bit for bit; each seed reads the features of that seed."""
     cell = drifting_cell(method, variant)
     together = run_cell(features, cell)
     ours = list(tested)
@@ -763,7 +763,7 @@ def test_every_way_of_storing_works_on_drifting_features(features, changes):
 @pytest.mark.parametrize("selection", ["last", "batches", "reservoir"])
 @pytest.mark.parametrize("unit", ["slots", "floats", "nonzero", "bytes"])
 def test_a_plain_float16_memory_reads_no_maps(features, mapless, selection, unit):
-    """It gives the same run where none were kept."""
+    """The run is the same if no maps were kept."""
     for method in ("er", "derpp"):
         cell = drifting_cell(method, selection=selection, budget_unit=unit, seeds=[1])
         assert run_cell(mapless, cell)["matrix"] == run_cell(features, cell)["matrix"]
@@ -776,7 +776,7 @@ def test_what_is_beyond_the_next_task_is_not_tested(features):
 
 
 def test_a_memory_stores_the_maps_of_the_visit(features):
-    """Of its own seed, dropped channels zero, and replays their means."""
+    """Maps are those of its seed, with dropped channels zero; it replays their means."""
     cell = drifting_cell("er", storage="float32", budget_unit="slots")
     memory = learner.make_memory(features, STREAM, cell)
     head = learner.make_head("linear", 0, len(SEEDS), SHAPE[0], CLASSES)
@@ -792,7 +792,7 @@ def test_a_memory_stores_the_maps_of_the_visit(features):
 
 
 def test_before_the_stream_the_frozen_features_are_tested(features, tmp_path):
-    """Up to what the size of a batch does to rounding."""
+    """They are equal up to rounding, which depends on the batch size."""
     network = make_small()
     extract_features(IMAGES, evaluated(network, BatchNorms(network.body).statistics()), tmp_path / "frozen")
     wanted = open_features(tmp_path / "frozen").test_pooled[features.test_order]
@@ -817,7 +817,7 @@ def test_joint_trains_on_the_shuffled_stream_and_is_tested_once(features, tested
 
 
 def test_clsers_average_is_tested_on_the_statistics_that_the_network_came_with(features, tested):
-    """It is a copy that never saw a training image; the trained network's statistics drift."""
+    """The average is a copy that never processes training images; only the trained network drifts."""
     for name in ("stable", "plastic", "net"):
         tested.clear()
         settings = drifting_cell("clser").method_settings | {"evaluated": name}
@@ -883,7 +883,7 @@ def test_a_grid_makes_the_parts_that_its_cells_read(tmp_path, monkeypatch):
 
 
 def test_a_job_shows_a_seed_its_view_of_the_training_images(tmp_path, monkeypatch):
-    """The parts of test images alone are of the images as they are."""
+    """Parts with only test images use unaugmented images."""
     shown = {}
 
     class Recording(Extraction):
@@ -906,7 +906,7 @@ def test_a_job_shows_a_seed_its_view_of_the_training_images(tmp_path, monkeypatc
 
 
 def test_no_code_of_methods_and_memories_is_behind_the_features():
-    """A change of it costs no extraction; a change of the streams or of the batch norms does."""
+    """Changing methods or memories triggers no extraction; changing streams or batch norms does."""
     roots = features_code(make_config())
     files = provenance._closure(provenance._files_of(roots), provenance.STAGE_WITHOUT)
     names = {str(path.relative_to(provenance.PACKAGE)) for path in files}

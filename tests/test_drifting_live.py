@@ -1,7 +1,7 @@
-"""A training loop with the network inside it, in plain torch, against the learner on drifting features.
+"""The learner on drifting features, compared with a plain torch training loop that contains the network.
 
-The loop follows what was observed of the published code (tests/peer/README.md, sections 2, 3 and 5). The two
-sides share the stream, the head's first weights, the replay's draws and an associative memory, nothing else.
+The loop follows the behaviour of the published code (tests/peer/README.md, sections 2, 3 and 5). Both sides
+share only the stream, the head's initial weights, the replay's draws and an associative memory.
 """
 
 import math
@@ -40,7 +40,7 @@ PAPER_RUNS = [("er", 0.0), ("er", 0.5), ("derpp", 0.0), ("derpp", 0.8)]
 
 
 class Network(nn.Module):
-    """Two convolutions, whose batch norms move at different speeds."""
+    """Two convolutions with batch norms of different momentum."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class Network(nn.Module):
 
 
 def make_network() -> Network:
-    """The same network at every call, in float64."""
+    """Return the same float64 network at every call."""
     torch.manual_seed(1)
     network = Network().double()
     for norm in (network.norm1, network.norm2):
@@ -74,9 +74,9 @@ def make_backbone() -> Backbone:
 
 
 def make_images() -> SimpleNamespace:
-    """A pattern and a colour per class, and images that grow brighter, so that the statistics drift.
+    """Return images with a pattern and a colour per class that become brighter, so that statistics drift.
 
-    24 training images per class leave a batch of 8 at the end of each task.
+    With 24 training images per class, each task ends with a batch of 8.
     """
     source = np.random.default_rng(0)
     patterns = source.normal(size=(CLASSES, 3, 8, 8)) * 0.7 + source.normal(size=(CLASSES, 3, 1, 1))
@@ -106,12 +106,12 @@ def first_weights(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def uniform_draws(seed: int):
-    """Rows (10,) in [0, 1): what a replay minibatch is drawn by, one after the other."""
+    """Return an iterator of rows (10,) in [0, 1), one for each replay minibatch."""
     return iter(torch.rand(200, BATCH, generator=torch.Generator().manual_seed(seed)))
 
 
 class Blend:
-    """An associative memory whose recall depends on all that was written and forgotten, and on the cue."""
+    """An associative memory whose recall depends on all writes and forgets and on the cue."""
 
     def __init__(self):
         self.sum, self.weight = torch.zeros(SHAPE).double(), 0.0
@@ -132,7 +132,7 @@ class Blend:
 
 
 class Live:
-    """A whole run. rows: per task the accuracies in percent; stored: per task rows of samples, in order."""
+    """A whole run. rows: accuracies in percent by task; stored: stored samples by task, in order."""
 
     def __init__(self, method: str, theta: float, seed: int):
         self.method, self.theta, self.seed = method, theta, seed
@@ -192,7 +192,7 @@ class Live:
         return [everything[i] for i in (next(self.draws) * len(everything)).long().tolist()]
 
     def accuracy(self, task: int) -> list[float]:
-        """Class-IL and Task-IL, with the statistics of the moment."""
+        """Return Class-IL and Task-IL accuracy with the current statistics."""
         index, own = STREAM.test[task], torch.tensor(STREAM.classes_per_task[task])
         with torch.no_grad():
             maps = self.network.eval()(torch.from_numpy(IMAGES.test_images[index.numpy()]))
@@ -208,7 +208,7 @@ def vectors(rows: list[SimpleNamespace]) -> torch.Tensor:
 
 
 def projected(gradient: torch.Tensor, past: list[torch.Tensor]) -> torch.Tensor:
-    """GEM with margin 0.5 and ridge 1e-3: the dual's minimum over all sets of multipliers at the margin."""
+    """Return GEM's step (margin 0.5, ridge 1e-3): the best over all sets of multipliers at the margin."""
     matrix = torch.stack(past)
     product = matrix @ gradient
     if bool((product >= 0).all()):
@@ -228,7 +228,7 @@ def projected(gradient: torch.Tensor, past: list[torch.Tensor]) -> torch.Tensor:
 
 
 class CodeLoop(Live):
-    """Masks, budget, forgetting, writing and reading at the visit; whole batches; the authors' replay."""
+    """The code's protocol: memory operations at the visit, whole batches, the authors' replay."""
 
     def learn(self, order: torch.Tensor) -> None:
         held: list[SimpleNamespace] = []
@@ -267,7 +267,7 @@ class CodeLoop(Live):
 
 
 def filled(held: list, entries: int, new: list) -> tuple[list, int]:
-    """The authors' buffer of a task after a batch, and its counter."""
+    """Return the authors' buffer of a task after a batch, and its counter."""
     allowance, needed = SLOTS * math.prod(SHAPE), sum(row.needed for row in new)
     if not held or entries + needed <= allowance:
         return held + new, entries + needed
@@ -279,7 +279,7 @@ def filled(held: list, entries: int, new: list) -> tuple[list, int]:
 
 
 class PaperLoop(Live):
-    """The last samples, masked by the head at the task's end, completed at the start of every later one."""
+    """The paper's protocol: the last samples, masked at the task's end, completed before each later task."""
 
     def learn(self, order: torch.Tensor) -> None:
         if self.theta:
@@ -344,7 +344,7 @@ def make_cell(method: str, theta: float, protocol: str, seeds: list[int]):
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
-    """All parts that the cells read, in float64."""
+    """All parts that the cells read, extracted in float64."""
     root = tmp_path_factory.mktemp("live")
     parts = parts_of([make_cell(method, 0.5, "paper", SEEDS) for method in PASSES], Kept(None))
     for part in parts:
@@ -355,7 +355,7 @@ def features(tmp_path_factory):
 
 
 def product(features, cell) -> SimpleNamespace:
-    """The learner on drifting features, with the loop's weights, draws and associative memory."""
+    """Run the learner on drifting features with the loop's weights, draws and associative memory."""
     head = make_head("linear", 0, len(cell.seeds), SHAPE[0], CLASSES).double()
     for r, seed in enumerate(cell.seeds):
         head.weight[r], head.bias[r] = first_weights(seed)
@@ -382,7 +382,7 @@ def product(features, cell) -> SimpleNamespace:
 
 
 def check_equal(ours: SimpleNamespace, live: Live, replica: int = 0) -> None:
-    """Heads and accuracies after each task, and what each task's memory holds."""
+    """Assert equal heads and accuracies after each task, and equal stored samples."""
     for task, heads in enumerate(live.heads):
         for got, wanted in zip(ours.heads[task], heads, strict=True):
             torch.testing.assert_close(got[replica], wanted, rtol=TOLERANCE, atol=TOLERANCE)
@@ -415,14 +415,14 @@ def test_a_live_loop_under_the_codes_protocol_gives_the_same_run(method, theta, 
 
 @pytest.mark.parametrize(("method", "theta"), PAPER_RUNS)
 def test_a_live_loop_under_the_papers_protocol_gives_the_same_runs(method, theta, features):
-    """Two seeds at once."""
+    """Two seeds run together."""
     ours = product(features, make_cell(method, theta, "paper", SEEDS))
     for replica, seed in enumerate(SEEDS):
         check_equal(ours, PaperLoop(method, theta, seed).run(), replica)
 
 
 def test_the_loops_accuracies_depend_on_the_drift_and_its_weights_do_not():
-    """So the runs above compare test features too: their accuracies are no constants, nor guesses."""
+    """Hence the runs above also compare test features: accuracies are neither constant nor at chance."""
     drifting, frozen = CodeLoop("er", 0.5, 3), CodeLoop("er", 0.5, 3)
     for layer in (frozen.network.norm1, frozen.network.norm2):
         layer.momentum = 0.0

@@ -1,4 +1,4 @@
-"""ER-ACE against the paper's loss, one replica at a time."""
+"""ER-ACE compared with the paper's loss, one replica at a time."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from sharc_core.methods.er_ace import cross_entropy_among
 
 
 def among(classes: list[int], net: Net, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of a softmax that has those classes only."""
+    """Return the cross-entropy of a softmax over the given classes only."""
     place = {label: position for position, label in enumerate(classes)}
     labels = torch.tensor([place[label] for label in batch.y[net.r].tolist()])
     return F.cross_entropy(net.logits(batch)[:, classes], labels)
@@ -28,7 +28,7 @@ def among(classes: list[int], net: Net, batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("current", ["batch", "task"])
 @pytest.mark.parametrize("is_filled", [True, False])
 def test_update_is_the_papers(scene, current, is_filled):  # noqa: F811
-    """Task 1 of classes 1 and 3, after 0; class 2 is to come."""
+    """Task 1 has classes 1 and 3; class 0 was seen before, class 2 comes later."""
     batch = Batch(scene.batch.x, torch.where(scene.batch.y % 2 == 0, 1, 3))
     batch.y[0] = 3  # one replica's batch lacks a class of the task
     replay = scene.memory.minibatches[0]
@@ -57,7 +57,7 @@ def test_among_all_classes_it_is_the_cross_entropy():
 
 
 def test_old_classes_are_not_pushed_down(scene):  # noqa: F811
-    """Nothing to replay: only the rows of the batch's own classes move, as SGD moves all of them."""
+    """Without replay, only the rows of the batch's classes change, whereas SGD changes all rows."""
     scene.memory.is_filled = False
     batch = Batch(scene.batch.x, torch.where(scene.batch.y < 2, 2, 3))
     for name, moved in (("er_ace", [False, False, True, True]), ("sgd", [True] * 4)):
@@ -69,7 +69,7 @@ def test_old_classes_are_not_pushed_down(scene):  # noqa: F811
 
 
 def test_it_forgets_less_than_er():
-    """With a small reservoir, on easy clusters: the direction of the paper's claim, not a number."""
+    """On easy clusters with a small reservoir, test the direction of the paper's claim, not its size."""
     features = make_features(separation=3.0, train_per_class=60)
     forgotten = {}
     for name in ("er", "er_ace"):
@@ -80,7 +80,7 @@ def test_it_forgets_less_than_er():
 
 
 def test_without_the_current_task_in_the_memory_its_classes_are_never_predicted():
-    """Hence the trait by which a grid refuses that: nothing trains them against the old classes."""
+    """Nothing trains them against the old classes, so a grid refuses this combination."""
     cell = make_cell("er_ace", seeds=[0])
     assert cell.selection == "last"
     document = run_cell(make_features(separation=3.0, train_per_class=60), cell)

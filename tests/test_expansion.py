@@ -1,4 +1,4 @@
-"""`~` and variables in the paths of a grid file are expanded once, at any key, or refused with one line."""
+"""`~` and variables in the paths of a grid file are expanded once at any key, or refused with one line."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_every_path_is_expanded(path, expected):
     ],
 )
 @pytest.mark.parametrize("key", ["data_dir", "backbone.0.weights", "datasets.mine.path"])
-def test_what_cannot_be_expanded_is_one_line_with_key_and_variable(path, message, key):
+def test_failed_expansion_names_key_and_variable(path, message, key):
     top, *below = key.split(".")
     value = path
     for part in reversed(below):
@@ -109,7 +109,7 @@ def test_the_variables_that_were_used_are_known():
     }
 
 
-def test_an_alias_of_itself_ends():
+def test_self_referencing_alias_terminates():
     values = {"datasets": {}, "data_dir": "~"}
     values["datasets"]["x"] = values
     assert expanded(values)[0]["data_dir"] == "/home/me"

@@ -1,6 +1,6 @@
-"""What clusters and laptops do to a running grid, really done to one: killed jobs, two at once, damage.
+"""Faults of clusters and laptops, applied to a real grid: killed jobs, concurrent runs, damaged files.
 
-Every test ends with what was disturbed whole again and equal, bit for bit, to what it was. Full disks:
+Every test ends with complete results that equal the original ones bit for bit. For full disks see
 test_full_disk.py.
 """
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture(scope="module")
 def disturbed(smoke_run, tmp_path_factory):
-    """One grid, trained anew and disturbed again and again until it is whole: what was said each time."""
+    """Retrain one grid with several faults until it is complete; return the output of each run."""
     folder = tmp_path_factory.mktemp("disturbed") / "copy"
     shutil.copytree(smoke_run, folder)
     undisturbed = smoke_results(folder)
@@ -59,7 +59,7 @@ def disturbed(smoke_run, tmp_path_factory):
 
     process = start_snakemake(folder, *cells)
     held = wait_for(lambda: jobs_of(process, "cell.py"), "a cell")[0]
-    held.send_signal(signal.SIGSTOP)  # so that the first is not done before the second has begun
+    held.send_signal(signal.SIGSTOP)  # so that the first run does not end before the second starts
     try:
         told["second"] = snakemake(folder, *cells)
     finally:
@@ -72,7 +72,7 @@ def disturbed(smoke_run, tmp_path_factory):
 
 
 @pytest.mark.reliability("killed-cell")
-def test_a_killed_cell(disturbed):
+def test_killed_cell_is_reported_with_its_log(disturbed):
     run = disturbed["killed cell"]
     assert run.returncode == 1
     assert "Error in rule cell" in run.stdout
@@ -81,22 +81,22 @@ def test_a_killed_cell(disturbed):
 
 
 @pytest.mark.reliability("killed-snakemake")
-def test_snakemake_itself_killed(disturbed):
-    """With all its children, as when a machine loses its power. The lock stays; Snakemake says what to do."""
+def test_killed_snakemake_leaves_a_lock_that_unlock_removes(disturbed):
+    """All children are killed too, as in a power failure. The lock remains, and the error names --unlock."""
     assert disturbed["locked"].returncode == 1 and "--unlock" in disturbed["locked"].stdout
     assert disturbed["unlock"].returncode == 0
 
 
 @pytest.mark.reliability("two-runs-one-folder")
-def test_two_grids_at_once_in_a_folder(disturbed):
-    """The second is refused, the first goes on."""
+def test_second_run_in_a_folder_is_refused(disturbed):
+    """The second run is refused, and the first one continues."""
     assert disturbed["second"].returncode == 1
     assert "Directory cannot be locked" in disturbed["second"].stdout
     assert disturbed["first"].returncode == 0, disturbed["first"].stdout
 
 
 @pytest.mark.reliability("killed-extraction")
-def test_an_extraction_killed_half_way(copy):
+def test_killed_extraction_is_repeated_with_the_same_bits(copy):
     (view,) = (copy / "data/features").glob("*/*/view0")
     target = str((view / "manifest.json").relative_to(copy))
     before = {path.name: path.read_bytes() for path in view.glob("*.npy")}
@@ -116,22 +116,22 @@ def test_an_extraction_killed_half_way(copy):
 
 
 @pytest.mark.reliability("interrupted-change")
-def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
-    """A cell re-run by a call that died before the tables: the next call makes them anew."""
+def test_interrupted_retraining_updates_the_tables_in_the_next_run(copy, undisturbed):
+    """A call retrains a cell but not the tables. The next call updates the tables."""
     cells, table = matrices(undisturbed), "results/smoke/tables/class_il.csv"
     values = yaml.safe_load((copy / "config/smoke.yaml").read_text())
     values |= {"training": {"lr": 0.2}, "cells": {"keep_replaced": True}}
     replaced = (copy / cells[0]).read_bytes()
     (copy / "config/changed.yaml").write_text(yaml.safe_dump(values))
     changed = ("--configfile", "config/changed.yaml")
-    # one cell is changed: no table is made of it and of the others
+    # only one cell is changed: no table may mix it with the others
     assert snakemake(copy, cells[0], *changed).returncode == 0
     (kept,) = copy.glob("results/smoke/outdated/*/*/*.json")
     assert kept.read_bytes() == replaced != (copy / cells[0]).read_bytes()
     mixed = snakemake(copy, table, "--allowed-rules", "runs", "tables", *changed)
     assert mixed.returncode == 1
     assert "does not match this grid (it was trained with other settings" in mixed.stdout
-    # as far as the tables, and back: now it is they that are behind
+    # make the tables, then restore the cells: now the tables are outdated
     there = snakemake(copy, table, *changed)
     assert there.returncode == 0, there.stdout
     assert {"runs", "tables"} <= set(ran(there.stdout))
@@ -143,10 +143,10 @@ def test_an_interrupted_change_reaches_the_tables(copy, undisturbed):
 
 
 @pytest.mark.reliability("copied-results", "clocks")
-def test_clocks_that_disagree(copy, undisturbed):
-    """An hour between two nodes' clocks: inputs are younger than what was made from them, or will be.
+def test_clock_skew_reruns_only_what_is_missing(copy, undisturbed):
+    """Two nodes' clocks differ by an hour, so inputs may be newer than their outputs.
 
-    So are the scripts: a checkout dates them anew.
+    Scripts may be newer too, because a checkout sets new mtimes.
     """
     later = time.time() + 3600
     for path in [*copy.glob("data/*/**/manifest.json"), *copy.glob("results/smoke/matrices/**/*.json")]:
@@ -169,7 +169,7 @@ def flip(path: Path) -> None:
 
 
 def refused(folder: Path, *targets: str) -> str:
-    """The one line of a run that fails, without a traceback."""
+    """Assert that a run fails with one error line and without a traceback; return the line."""
     run = snakemake(folder, *targets, *SMOKE)
     assert run.returncode == 1
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
@@ -178,8 +178,8 @@ def refused(folder: Path, *targets: str) -> str:
 
 
 @pytest.mark.reliability("damaged-inputs")
-def test_damaged_files_are_named_by_the_job_that_reads_them(copy, undisturbed):
-    """A flipped bit each in features, weights and images; what the line says to delete is made again."""
+def test_damaged_files_are_reported_by_the_job_that_reads_them(copy, undisturbed):
+    """One bit is flipped in features, weights and images. What the error says to delete is rebuilt."""
     cell = "results/smoke/matrices/s_digits/resnet_small-pretrain/sgd.json"
     (copy / cell).unlink()
     (view,) = (copy / "data/features").glob("*/*/view0")
@@ -221,9 +221,9 @@ def test_damaged_files_are_named_by_the_job_that_reads_them(copy, undisturbed):
 
 @pytest.mark.reliability("two-runs-one-data-folder")
 def test_two_projects_share_a_data_folder(tmp_path, project):
-    """Started at once: both make the same images and features, neither disturbs the other.
+    """Both runs start at the same time and make the same images and features.
 
-    The weights, which no run of theirs has made, are taken as they are.
+    They use the existing weights, which neither run has made.
     """
     (reference,) = (project / "data/features").glob("*/*/view0")
     target = str((reference / "manifest.json").relative_to(project))
@@ -249,7 +249,7 @@ def test_two_projects_share_a_data_folder(tmp_path, project):
 
 @pytest.mark.reliability("two-runs-one-data-folder")
 def test_features_can_be_read_while_another_grid_makes_them_anew(copy):
-    """A run in another folder with the same data_dir may have begun before they were there."""
+    """A run in another folder with the same data_dir may have started before the features existed."""
     (view,) = (copy / "data/features").glob("*/*/view0")
     before = view.stat().st_ino
     target = str((view / "manifest.json").relative_to(copy))
@@ -259,7 +259,7 @@ def test_features_can_be_read_while_another_grid_makes_them_anew(copy):
         while process.poll() is None:
             try:
                 open_features(view)
-            except (UserError, FileNotFoundError):  # just where folders cannot change places in one step
+            except (UserError, FileNotFoundError):  # only on systems that cannot exchange folders in one step
                 time.sleep(0.2)
                 open_features(view)
             opened += 1

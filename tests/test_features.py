@@ -1,4 +1,4 @@
-"""Feature cache: streamed, whole or absent, the same whatever the batch, and refused when damaged."""
+"""Feature cache: streaming, atomic writes, independence of the batch size, and refusal of damaged files."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_pooled_is_exactly_the_pooled_map(folder):
     shape=st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 8), st.integers(1, 8)),
     seed=st.integers(0, 2**31),
 )
-def test_pooling_does_not_depend_on_the_company(shape, seed):
+def test_pooling_does_not_depend_on_other_maps(shape, seed):
     maps = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).half()
     together = pool(maps)
     assert torch.equal(torch.stack([pool(one) for one in maps]), together)
@@ -106,7 +106,7 @@ def test_batch_composition_does_not_matter(backbone, tmp_path):
         torch.testing.assert_close(other, results[0], rtol=2e-3, atol=2e-3)
 
 
-def test_same_bits_again(folder, backbone):
+def test_extraction_is_reproducible(folder, backbone):
     before = {name: (folder / name).read_bytes() for name in [*ARRAYS, "manifest.json"]}
     extract_features(random_images(), backbone, folder, batch_size=8)
     assert before == {name: (folder / name).read_bytes() for name in before}
@@ -121,7 +121,7 @@ def test_arrays_are_mapped_not_read(folder):
 
 
 class Streamed:
-    """An array that only hands out small slices and remembers the largest."""
+    """An array that only returns small slices and remembers the largest."""
 
     def __init__(self, array):
         self.array, self.largest, self.shape = array, 0, array.shape
@@ -176,7 +176,7 @@ def test_interruption_keeps_what_was_there(folder, backbone):
     assert open_features(folder, verify=True).manifest == before
 
 
-def test_progress(backbone, tmp_path, monkeypatch):
+def test_progress_reports_images_and_time_left(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "SECONDS_BETWEEN_LINES", -1)
     lines = []
     extract_features(random_images(), backbone, tmp_path / "f", batch_size=10, progress=lines.append)
@@ -198,7 +198,7 @@ def test_disk_space_is_checked_first(backbone, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("factor", "message"), [(1e8, "more than float16 holds"), (float("nan"), "are not finite")]
 )
-def test_maps_that_float16_cannot_hold(backbone, tmp_path, monkeypatch, factor, message):
+def test_maps_beyond_float16_are_refused(backbone, tmp_path, monkeypatch, factor, message):
     whole = type(backbone).forward
     monkeypatch.setattr(type(backbone), "forward", lambda self, x: whole(self, x) * factor)
     with pytest.raises(UserError, match=message):
@@ -248,7 +248,7 @@ def damage(folder, name, how):
         ("altered", "was altered"),
     ],
 )
-def test_damage_is_named(folder, how, message):
+def test_damaged_arrays_are_reported_by_name(folder, how, message):
     damage(folder, "train_maps.npy", how)
     with pytest.raises(UserError, match=rf"train_maps\.npy {message}.*delete the folder"):
         open_features(folder)
@@ -256,7 +256,7 @@ def test_damage_is_named(folder, how, message):
 
 @pytest.mark.reliability("silent-damage")
 def test_silent_damage_is_found_on_request(folder):
-    """The disk's own: neither size nor time of the file tells."""
+    """Damage by the disk changes neither the size nor the mtime of a file."""
     path = folder / "test_pooled.npy"
     status = path.stat()
     damage(folder, path.name, "altered")
@@ -271,7 +271,7 @@ def test_fresh_features_are_not_hashed_again(folder, monkeypatch):
     open_features(folder)
 
 
-def test_arrays_that_are_not_the_manifests(folder):
+def test_arrays_that_differ_from_the_manifest_are_refused(folder):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": [128, 2, 8]}))
     with pytest.raises(UserError, match=r"holds float16 \(23, 128, 4, 4\) instead of .*\(23, 128, 2, 8\)"):
@@ -279,7 +279,7 @@ def test_arrays_that_are_not_the_manifests(folder):
 
 
 @pytest.mark.reliability("damaged-json")
-def test_damaged_manifest(folder):
+def test_damaged_manifest_is_refused(folder):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["shape"]
@@ -289,7 +289,7 @@ def test_damaged_manifest(folder):
 
 
 def test_bfloat16_maps_are_close_and_finite(backbone, tmp_path, folder):
-    """Extracted under autocast; here on the CPU, as on a GPU."""
+    """Features are extracted under autocast, here on the CPU."""
     config = BackboneConfig(
         arch="resnet_small", weights=backbone.weights, image_size=32, precision="bfloat16"
     )

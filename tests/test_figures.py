@@ -1,4 +1,4 @@
-"""Figures: their files, reproducible bytes, and what they draw."""
+"""Figures: their files, reproducible bytes, and content."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""Writing: whatever the system has against it is one line that names the path."""
+"""Writing files: system errors give one line with the path, and concurrent writes are safe."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def test_every_system_error_is_one_line(error, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_where_a_folder_is_needed(tmp_path):
+def test_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot write .*/file/x.json: "):
         write_json(tmp_path / "file" / "x.json", {})
@@ -104,7 +104,7 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
 
 
 def whole(folder: Path) -> bool:
-    """Whether both files of a folder are one writer's."""
+    """Return whether both files of a folder come from one writer."""
     return (folder / "a").read_text() == (folder / "b").read_text()
 
 
@@ -115,7 +115,7 @@ def fill(folder: Path, who: str) -> None:
 
 @pytest.fixture(params=["exchanged", "moved aside"])
 def put(request, monkeypatch, tmp_path_factory):
-    """How one folder takes another's place: in one step, or in two where the system cannot."""
+    """Test replacement of a folder in one step, and in two on systems that cannot exchange folders."""
     if request.param == "moved aside":
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     elif not files._exchange(tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")):
@@ -126,7 +126,7 @@ def put(request, monkeypatch, tmp_path_factory):
 @pytest.mark.reliability("two-runs-one-data-folder")
 @pytest.mark.parametrize("before", [True, False], ids=["there before", "not there before"])
 def test_of_two_writers_of_a_folder_both_end_well(tmp_path, put, before):
-    """The second ends while the first is still writing, and the other way round."""
+    """Either writer may end while the other is still writing."""
     target = tmp_path / "target"
     if before:
         target.mkdir()
@@ -141,7 +141,7 @@ def test_of_two_writers_of_a_folder_both_end_well(tmp_path, put, before):
 
 
 def test_a_folder_that_appears_at_the_last_moment(tmp_path, put, monkeypatch):
-    """Between the look at what is there and the renaming, as another process would do it."""
+    """Another process creates the folder between the check and the rename."""
     target, real, calls = tmp_path / "target", os.replace, []
 
     def replace(source, destination):
@@ -179,7 +179,7 @@ while time.monotonic() < end:
 @pytest.mark.reliability("two-runs-one-data-folder")
 @pytest.mark.slow
 def test_processes_that_write_a_folder_at_once(tmp_path):
-    """Really at once, again and again: no error, and at no moment a half-written folder."""
+    """Real processes write repeatedly without errors, and readers never see a partial folder."""
     target = tmp_path / "target"
     root = Path(__file__).parents[1]
     writers = [
@@ -190,11 +190,11 @@ def test_processes_that_write_a_folder_at_once(tmp_path):
     while any(writer.poll() is None for writer in writers):
         try:
             folder = os.open(target, os.O_RDONLY)
-        except FileNotFoundError:  # not there yet, or just being exchanged
+        except FileNotFoundError:  # the folder does not exist yet or is being exchanged
             continue
         try:
             texts = [Path(f"/proc/self/fd/{folder}/{name}").read_text() for name in "ab"]
-        except FileNotFoundError:  # it was replaced and is being deleted
+        except FileNotFoundError:  # the folder was replaced and is being deleted
             continue
         finally:
             os.close(folder)
@@ -222,7 +222,7 @@ def test_processes_that_write_a_folder_at_once(tmp_path):
         (b"null", "is not a JSON object"),
     ],
 )
-def test_damaged_json_is_named(tmp_path, content, message):
+def test_damaged_json_is_reported_by_name(tmp_path, content, message):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"x\.json {message}.*: delete it and run again$") as caught:
         read_json(tmp_path / "x.json")

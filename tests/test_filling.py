@@ -1,4 +1,4 @@
-"""Whole batches, as the published code stores them, and the reservoir."""
+"""Selection of whole batches, as in the published code, and the reservoir."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ RESERVOIRS = [name for name, kind in KINDS.items() if kind.uses_memory and not k
 )
 @settings(max_examples=200, deadline=None)
 def test_invariants_of_whole_batches(costs, batch, allowance):
-    """No sample twice, in the order of the visit; only the oldest are dropped, only a batch's first come."""
+    """No sample is stored twice; only the oldest are dropped and only the first of a batch are added."""
     held = whole_batches(costs, batch, allowance)
     assert held and len(set(held)) == len(held) and held == sorted(held)
     before = [whole_batches(costs[:end], batch, allowance) for end in range(batch, len(costs), batch)]
@@ -47,15 +47,15 @@ def test_invariants_of_whole_batches(costs, batch, allowance):
 
 
 def test_whole_batches_by_hand():
-    """Two batches fit; the third makes room for all of itself, and is then taken only in part."""
+    """Two batches fit. The third drops enough for all its samples, but may be added only in part."""
     assert whole_batches([1] * 6, 2, 4) == [2, 3, 4, 5]
-    # the third batch needs 4: dropping one sample of 4 is enough, and so one of its samples comes
+    # the third batch needs 4: dropping one sample of cost 4 is enough, so one of its samples is added
     assert whole_batches([4, 1, 1, 1, 2, 2], 2, 7) == [1, 2, 3, 4]
-    # nothing that could be dropped makes room for 9: the batch is not stored
+    # dropping all samples does not make room for 9: the batch is not stored
     assert whole_batches([1, 1, 5, 4], 2, 8) == [0, 1]
-    # the first batch is stored whatever it costs; then nothing fits until all of it may go
+    # the first batch is always stored; a later batch fits only if all of it is dropped
     assert whole_batches([9, 9, 1, 1], 2, 4) == [2, 3]
-    # where more must be dropped than a batch has samples, all of the batch comes
+    # if more samples must be dropped than the batch has, the whole batch is added
     assert whole_batches([1, 1, 1, 1, 2, 2], 2, 4) == [4, 5]
     assert whole_batches([1, 1, 1, 1, 1, 3, 3], 5, 6) == [5, 6]
 
@@ -88,7 +88,7 @@ def test_a_reservoir_keeps_every_visit_equally_often():
 
 @pytest.fixture
 def reservoir():
-    """A reservoir memory that has been through two tasks of a derpp cell, with every visit noted."""
+    """Return a reservoir memory after two tasks of a derpp cell, and the logits of every visit."""
 
     def run(variant: str, **changes):
         cell = make_cell("derpp", variant, selection="reservoir", seeds=[0, 1], **changes)
@@ -114,7 +114,7 @@ def reservoir():
 
 
 def test_a_reservoir_hands_back_what_was_admitted(reservoir):
-    """Samples of both tasks, with their labels, vectors and the logits of their visit."""
+    """It has samples of both tasks, with their labels, vectors and logits at the visit."""
     memory, logits = reservoir("plain", buffer=30)
     assert memory.samples_stored == 30
     for r in range(2):
@@ -133,7 +133,7 @@ def test_a_reservoir_hands_back_what_was_admitted(reservoir):
 
 
 def test_a_reservoir_replays_masked_maps_until_they_are_completed(reservoir):
-    """Samples that the associative memory has learnt come back complete; twice as many fit the budget."""
+    """Samples that the associative memory has learnt are completed; twice as many fit the budget."""
     memory, _ = reservoir("sharc", buffer=12, theta=0.5)
     assert memory.samples_stored == 24
     masked = memory.replay.batch.x.clone()
@@ -174,7 +174,7 @@ def test_a_reservoir_stays_within_its_budget(unit, variant, buffer, storage):
 @pytest.mark.parametrize("method", RESERVOIRS)
 @pytest.mark.parametrize("variant", ["plain", "sharc", "random"])
 def test_reservoirs_of_five_seeds_are_those_of_one(method, variant):
-    """A random saliency draws the same with any other seeds; without completion its zeros show in the run."""
+    """A random saliency draws the same channels with any other seeds. Without completion its zeros matter."""
     features = make_features(channels=16, train_per_class=60)
     changes = {"selection": "reservoir", "seeds": [0, 1, 2]}
     if variant == "random":
@@ -219,7 +219,7 @@ def test_a_reservoir_cannot_replay_tasks():
 def test_what_a_reservoir_cannot_be_combined_with_is_one_line(path, value, message):
     with pytest.raises(UserError, match=f"memory.selection reservoir cannot be combined with {message}:"):
         load_grid(changed(path, value) | {"memory": {"selection": "reservoir"}})
-    if "count" not in message:  # methods that it does not concern take everything
+    if "count" not in message:  # methods that do not use a reservoir allow the combination
         load_grid(changed(path, value) | {"memory": {"selection": "reservoir"}, "methods": ["gem", "agem"]})
 
 

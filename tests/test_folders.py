@@ -1,4 +1,4 @@
-"""Folders of any name: `make` and Snakemake work in them, or one line says why not before anything runs."""
+"""Folders of any name: `make` and Snakemake work in them, or fail with one line before anything runs."""
 
 import os
 import shlex
@@ -32,14 +32,14 @@ if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
 
 
 def make(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
-    """`make` with a stand-in for Python, which leaves its arguments in the file log."""
+    """Run `make` with a fake Python that writes its arguments to the file log."""
     environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     environment |= {"LOG": str(folder / "log")} | more
     return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def clone(folder: Path) -> Path:
-    """What `make` reads, and the stand-in."""
+    """Copy the files that `make` reads, and the fake Python, to a folder."""
     (folder / "envs").mkdir(parents=True)
     for name in ("Makefile", "envs/install.sh", "requirements.lock"):
         shutil.copy(ROOT / name, folder / name)
@@ -58,7 +58,7 @@ def test_make_takes_any_name_of_a_folder(tmp_path, name, where):
         {} if where == "clone" else {"VENV": name if where == "both" else str(tmp_path / "envs" / name)}
     )
     if name[0] == "-" and where == "both":
-        environment["VENV"] = f"./{name}"  # or the stand-in's own shell takes it for an option
+        environment["VENV"] = f"./{name}"  # otherwise the fake Python's shell takes it for an option
     run = make(folder, PYTHON="./python3", **environment)
     assert run.returncode == 0, run.stderr
     place = folder / environment.get("VENV", ".venv")
@@ -111,7 +111,7 @@ def test_the_interpreter_may_have_a_blank_or_arguments(tmp_path):
         ("fine", {"PYTHON": "false"}, "false is no Python 3.11 or newer"),
     ],
 )
-def test_what_cannot_work_is_one_line_before_anything_is_installed(tmp_path, name, environment, message):
+def test_unsupported_names_give_a_one_line_error_before_installing(tmp_path, name, environment, message):
     folder = clone(tmp_path / name)
     run = make(folder, **({"PYTHON": "./python3"} | environment))
     assert run.returncode != 0
@@ -134,7 +134,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_installed(tmp_path, nam
 @pytest.mark.reliability("odd-folders")
 @pytest.mark.parametrize("name", [*NAMES, "a:b", "a{b}", "a<b"])
 def test_the_interpreter_of_a_job_is_quoted(tmp_path, name):
-    """As Snakemake makes the command, run by the shell that Snakemake takes."""
+    """Format the command as Snakemake does and run it with Snakemake's shell."""
     interpreter = tmp_path / name / "bin/python"
     interpreter.parent.mkdir(parents=True)
     interpreter.write_text('#!/bin/sh\nprintf "%s" "$1"\n')
@@ -148,14 +148,14 @@ def test_the_interpreter_of_a_job_is_quoted(tmp_path, name):
 
 
 def test_snakemake_still_formats_the_interpreter_into_its_commands():
-    """What shell_safe rests on; once Snakemake quotes it itself, it has to go."""
+    """shell_safe relies on this. Remove it once Snakemake quotes the interpreter itself."""
     text = (Path(snakemake.__file__).parent / "script/__init__.py").read_text()
     assert '"{py_exec} {fname:q}", py_exec=py_exec' in text and "py_exec = sys.executable" in text
 
 
 @pytest.mark.reliability("unusable-folders")
 @pytest.mark.parametrize("name", ["a b", "it's", "a$b", "a&b", "a#b", "~a", "a*", "a\nb", "a;b", "a(b)"])
-def test_a_cluster_needs_a_plain_name(name):
+def test_cluster_jobs_need_a_plain_interpreter_path(name):
     with pytest.raises(UserError, match="jobs on a cluster cannot be started with .*VENV=") as caught:
         shell_safe(f"/home/{name}/.venv/bin/python", submits=True)
     assert str(caught.value).isprintable()
@@ -165,7 +165,7 @@ def test_a_cluster_needs_a_plain_name(name):
 @pytest.mark.reliability("odd-folders")
 @pytest.mark.pipeline
 def test_a_cell_is_trained_by_an_environment_in_a_folder_with_blanks(project, tmp_path):
-    """Started as users start it: no fork, an interpreter and a project below such a folder."""
+    """Start Snakemake as users do, without forks, with interpreter and project below such a folder."""
     folder = tmp_path / 'Bär\'s "own" $HOME & #1'
     copy_project(folder)
     venv.create(folder / "my env", symlinks=True)
@@ -243,7 +243,7 @@ rule data:
 
 
 def parent(project: Path, folder: Path, **changes: str) -> None:
-    """Another workflow in a folder of its own, which uses the project as a module."""
+    """Write another workflow that uses the project as a module."""
     parts = {
         "own": OWN,
         "config": 'config: config["bench"]',
@@ -277,7 +277,7 @@ def test_another_workflow_uses_this_one_as_a_module(project, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"all", "data"}),  # the other workflow's own first rule is its default target
+        ({}, {"all", "data"}),  # the first rule of the other workflow is its default target
         ({"own": ""}, {"sharc_all", "sharc_report", "sharc_cell"}),
         ({"own": "", "names": ""}, {"all", "report", "cell"}),
         ({"own": "", "config": ""}, {"sharc_all", "sharc_document"}),
@@ -285,7 +285,7 @@ def test_another_workflow_uses_this_one_as_a_module(project, tmp_path):
         ({"names": " as *_of_bench"}, {"all", "data"}),
     ],
 )
-def test_forms_of_a_module(project, tmp_path, changes, expected):
+def test_module_forms_give_the_expected_rules(project, tmp_path, changes, expected):
     parent(project, tmp_path, **changes)
     run = run_snakemake(tmp_path, "--dry-run", *TRIGGERS)
     assert run.returncode == 0, run.stdout

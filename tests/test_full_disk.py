@@ -1,6 +1,6 @@
-"""Disks that are full or fill up, really: small ones in memory, mounted where root may, skipped elsewhere.
+"""Real full disks: small file systems in memory, mounted if the tests run as root and skipped otherwise.
 
-Whatever is being written: one clear line that names it, nothing half-written, and with room the same bits.
+A write fails with one line that names the file, leaves no partial file, and succeeds once there is space.
 """
 
 import os
@@ -34,10 +34,10 @@ from sharc_core.stages.preflight import check_inputs
 
 
 class Disk(SimpleNamespace):
-    """A file system of its own at `path`."""
+    """A small file system at `path`."""
 
     def fill(self, leave: int = 0) -> None:
-        """Take all its room but so many bytes (a page of memory, 4 KiB, is the least it gives or takes)."""
+        """Fill the disk except `leave` bytes. It allocates pages of 4 KiB."""
         with open(self.path / "filler", "wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(self.path).free - leave)
 
@@ -51,7 +51,7 @@ class Disk(SimpleNamespace):
 
 @pytest.fixture
 def new_disk():
-    """Mounts a small disk at a path, of so many bytes and with the content of the folder that was there."""
+    """Mount a disk of the given size at a path, with the content of the existing folder."""
     mounted = []
 
     def mount(path: Path, size: int) -> Disk:
@@ -101,7 +101,7 @@ def drawn(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("room", ["none", "half"])
 @pytest.mark.parametrize("what", ["cell", "runs", "tables", "figures", "report"])
-def test_results_on_a_full_disk(tmp_path, new_disk, drawn, what, room):
+def test_full_disk_while_writing_results_leaves_no_partial_file(tmp_path, new_disk, drawn, what, room):
     write = {
         "cell": lambda folder: write_json(folder / "er.json", CELLS[1] | {"padding": "x" * 10_000}),
         "runs": lambda folder: write_runs(RUNS, folder / "runs.csv"),
@@ -134,15 +134,15 @@ def test_results_on_a_full_disk(tmp_path, new_disk, drawn, what, room):
 
 
 def command_of(rule: str, **values) -> str:
-    """A rule's shell command, filled in."""
+    """Return a rule's formatted shell command."""
     found = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     shell = found.split(f"\nrule {rule}:\n")[1].split("    shell:\n")[1].split("\n\n")[0]
     return filled_in("".join(re.findall(r'"(.*)"', shell)), **values)
 
 
 @pytest.mark.reliability("disk-full-results")
-def test_a_batchs_document_on_a_full_disk(tmp_path, new_disk):
-    """It lies on that disk already: putting it in its place needs no room."""
+def test_moving_a_batchs_document_needs_no_space(tmp_path, new_disk):
+    """The document is already on the disk, so moving it needs no space."""
     disk = new_disk(tmp_path / "disk", 8 * 2**20)
     finished, document = disk.path / "it's finished", disk.path / "$(it's) done.json"
     finished.write_text("x" * 100_000)
@@ -153,8 +153,8 @@ def test_a_batchs_document_on_a_full_disk(tmp_path, new_disk):
 
 
 @pytest.mark.reliability("disk-full-results")
-def test_a_cards_copy_on_a_full_disk(tmp_path, new_disk):
-    """The one file that a shell command copies."""
+def test_failed_copy_of_a_card_leaves_no_file(tmp_path, new_disk):
+    """The card is the only file that a shell command copies."""
     card, copy = tmp_path / "it's a card", tmp_path / "disk/$(it's) done.json"
     card.write_text("x" * 100_000)
     disk = new_disk(tmp_path / "disk", 8 * 2**20)
@@ -172,7 +172,7 @@ def test_a_cards_copy_on_a_full_disk(tmp_path, new_disk):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["prepared", "weights", "features"])
 def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what):
-    """Each stage checks for room first where it can; here the room goes while it works."""
+    """Stages check for space first if they can; here the disk fills up while they write."""
     shutil.copytree(small_features / "data", tmp_path / "data")
     disk = new_disk(tmp_path / "data", 64 * 2**20)
     layout = Layout(small_grid(tmp_path))
@@ -193,7 +193,7 @@ def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what
             fill()
             prepare_data(layout.source("s_glyphs"), path)
         elif what == "weights":
-            pretrain_backbone(layout.grid, "small", progress=fill)  # first told after an epoch
+            pretrain_backbone(layout.grid, "small", progress=fill)  # first called after an epoch
         else:
             extract()
 
@@ -230,7 +230,7 @@ def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what
 
 @pytest.mark.reliability("disk-full-before", "read-only-folder")
 def test_a_disk_that_is_full_from_the_start(tmp_path, new_disk, monkeypatch):
-    """Before any job: Snakemake, which keeps files of its own, would end in a traceback."""
+    """The check runs before any job, because Snakemake's own files would cause a traceback."""
     disk = new_disk(tmp_path / "results", 4 * 2**20)
     wanted = small_grid(tmp_path)
     check_inputs(wanted)
@@ -268,8 +268,8 @@ def errors(said: str) -> list[str]:
 
 @pytest.mark.reliability("disk-full-inputs", "disk-full-results")
 @pytest.mark.pipeline
-def test_a_grid_on_disks_that_fill_up(copy, undisturbed, new_disk):
-    """Data's while features are extracted, then results' while cells are trained, then there is room."""
+def test_grid_finishes_after_disks_filled_up(copy, undisturbed, new_disk):
+    """The data disk fills up during extraction, then the results disk during training."""
     shutil.rmtree(copy / "data/features")
     shutil.rmtree(copy / "results/smoke/matrices")
     data, results = new_disk(copy / "data", 64 * 2**20), new_disk(copy / "results/smoke", 16 * 2**20)

@@ -1,4 +1,4 @@
-"""Pinned numbers: every method and variant on the toy features, so that no change passes unnoticed.
+"""Pinned numbers of every method and variant on the toy features.
 
 A change that is meant to alter results updates tests/golden.json with
 `PYTHONPATH=. python tests/test_golden.py` and says why in its commit.
@@ -21,7 +21,7 @@ CASES = [(m, v) for m in BUILT_IN for v in ("plain", "sharc") if v == "plain" or
 
 
 def measure(method: str, variant: str) -> dict[str, float]:
-    """Mean over seeds of each metric, in percent, and what was stored."""
+    """Return the mean over seeds of each metric in percent, and the costs."""
     document = run_cell(
         make_features(separation=2.0),
         make_cell(method, variant, buffer=None if method in ("sgd", "joint") else 24),
@@ -41,8 +41,8 @@ def measure(method: str, variant: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("method", "variant"), CASES)
-def test_numbers_are_what_they_were(method, variant):
-    """Within one test image of 90 on one seed of three: another processor may round a tie differently."""
+def test_results_equal_the_pinned_numbers(method, variant):
+    """The tolerance is one test image of 90 on one of three seeds: processors may round ties differently."""
     expected = json.loads(GOLDEN.read_text())[f"{method}-{variant}"]
     assert measure(method, variant) == pytest.approx(expected, abs=100 / 30 / 3)
 

@@ -1,4 +1,4 @@
-"""Closed-form gradients against autograd, on an obvious torch implementation of one replica at a time."""
+"""Closed-form gradients compared with autograd on a plain torch implementation of one replica."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def head(request):
 
 
 def reference_logits(head, vector: torch.Tensor, r: int, x: torch.Tensor) -> torch.Tensor:
-    """One replica's logits from its row of parameters, with torch's own layers."""
+    """Return one replica's logits from its row of parameters with torch's layers."""
     views = {k: v[0] for k, v in head._views(vector[None]).items()}
     if "weight" in views:
         return F.linear(x[r], views["weight"], views["bias"])
@@ -35,7 +35,7 @@ def make_batch(seed: int = 0, size: int = B) -> Batch:
 
 
 def autograd(head, loss) -> torch.Tensor:
-    """(R, P): loss(r, logits function) differentiated replica by replica."""
+    """Return the gradients (R, P) of loss(r, logits function), one replica at a time."""
     rows = []
     for r in range(R):
         vector = head.vector[r].clone().requires_grad_()
@@ -44,7 +44,7 @@ def autograd(head, loss) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def test_logits(head):
+def test_logits_equal_torchs_layers(head):
     batch = make_batch()
     for r in range(R):
         torch.testing.assert_close(
@@ -62,7 +62,7 @@ def test_cross_entropy_and_mse_gradients(head):
 
 
 def test_a_loss_in_plain_torch_equals_the_closed_forms(head):
-    """Alone and in sums: `loss` differentiates by the logits, and the chain to the parameters is the same."""
+    """`loss` differentiates by the logits and continues with the same chain rule, alone and in sums."""
     now, then = make_batch(0), make_batch(1, 3)
 
     def cross_entropy(logits):
@@ -84,7 +84,7 @@ def test_a_loss_in_plain_torch_equals_the_closed_forms(head):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
 def test_any_function_of_the_logits_is_differentiated_as_by_full_autograd(head, mode):
-    """One without a closed form here: focal loss with a penalty on the logits; within a run and outside."""
+    """Test focal loss with a penalty on the logits, which has no closed form here."""
     batch = make_batch()
 
     def focal(logits, y):  # (..., B, C) -> (...)
@@ -102,12 +102,12 @@ def test_any_function_of_the_logits_is_differentiated_as_by_full_autograd(head, 
     "function", [lambda z: z.square().mean(), lambda z: z.square().mean(2), lambda z: z.sum((0, 2))]
 )
 def test_a_loss_without_one_value_per_replica_is_refused(head, function):
-    """A mean over all replicas would train each with 1 / R of its gradient, and nobody would notice."""
+    """A mean over all replicas would silently train each with 1 / R of its gradient."""
     with pytest.raises(ValueError, match=r"shape \(R,\) = \(3,\), but this has"):
         head.loss(make_batch().x, function)
 
 
-def test_widths(head):
+def test_heads_have_the_expected_sizes(head):
     assert (head.replicas, head.features, head.classes) == (R, D, C)
 
 
@@ -119,7 +119,7 @@ def test_descend_is_a_gradient_step(head):
     torch.testing.assert_close(head.vector, expected)
 
 
-def test_input_gradient(head):
+def test_input_gradient_equals_autograd(head):
     batch = make_batch()
     slope = F.one_hot(batch.y, C).float()
     x = batch.x.clone().requires_grad_()
@@ -143,7 +143,7 @@ def test_initialisation_is_per_seed_and_bounded(head):
     assert first.abs().max() <= D**-0.5 and first.abs().max() > 0.8 * D**-0.5
 
 
-def test_loss_algebra():
+def test_losses_can_be_scaled_and_added():
     one = Loss([(torch.ones(1), torch.ones(1), 2.0)])
     assert [w for *_, w in (0.5 * one + one).terms] == [1.0, 2.0]
     assert (Loss() + one).terms == one.terms

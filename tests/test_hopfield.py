@@ -1,4 +1,4 @@
-"""The classical Hopfield network: against its definition, by hand, and at its capacity."""
+"""The classical Hopfield network: definition, hand-computed cases, capacity."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ UNITS = 500
 
 
 def hopfield_error(count: int, dropped: float, threshold: str = "median", **settings) -> float:
-    """Share of wrong signs among the dropped units of `count` random patterns of 500 units."""
+    """Return the share of wrong signs among the dropped units of `count` random patterns of 500 units."""
     source = torch.Generator().manual_seed(3)
     maps = torch.randn(count, UNITS, 1, 1, generator=source).sign()
     mask = torch.rand(count, UNITS, generator=source) >= dropped
@@ -27,7 +27,7 @@ def hopfield_error(count: int, dropped: float, threshold: str = "median", **sett
 @pytest.mark.parametrize("threshold", ["median", "mean"])
 @pytest.mark.parametrize("update", ["synchronous", "asynchronous"])
 def test_hebbian_capacity(update, threshold):
-    """Below 0.138 N random patterns recall is nearly free of error, far above it is lost."""
+    """Recall of fewer than 0.138 N random patterns is nearly exact; far above, it fails."""
     settings = {"rule": "hebbian", "update": update, "threshold": threshold}
     below = hopfield_error(int(0.08 * UNITS), 0.5, **settings)
     above = hopfield_error(int(0.6 * UNITS), 0.5, **settings)
@@ -43,7 +43,7 @@ def test_pseudo_inverse_stores_more_than_hebb(threshold):
 
 
 def test_thresholds_by_hand():
-    """Units of five and of four maps: the median, half way between the middle two, or one below the top."""
+    """Thresholds of five and four maps: the median, the midpoint of the middle two, or below the maximum."""
     five = torch.tensor([[0.0, 3, 1, 2], [0, 1, 1, 2], [9, 2, 1, 2], [0, 5, -1, 2], [3, 9, -1, 2]])
     assert middle(five).tolist() == [0, 3, 0, 2]
     assert middle(five[:4]).tolist() == [0, 2.5, 0, 2]
@@ -62,7 +62,7 @@ def test_thresholds_by_hand():
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_pseudo_inverse_takes_the_same_patterns_again_after_forgetting(near, beta):
-    """Written, faded and rewritten 17 times; random ones, and copies of 4 with 2 % of the signs flipped."""
+    """Write, forget and rewrite 17 times: random patterns, and copies of 4 with 2 % of the signs flipped."""
     source = torch.Generator().manual_seed(6)
     maps = torch.randn(4 if near else 40, 400, generator=source).sign()
     if near:
@@ -77,13 +77,13 @@ def test_pseudo_inverse_takes_the_same_patterns_again_after_forgetting(near, bet
     assert torch.linalg.eigvalsh(memory.weights.double()).max() < 1 + 1e-3
     mask = torch.rand(40, 400, generator=source) >= 0.5
     recalled = memory.read(maps, mask, torch.zeros(40))
-    # a unit on which a hidden flip is all that tells a copy from its nine fellows cannot be known
+    # a hidden flip that alone distinguishes a copy from the other nine cannot be recalled
     side = memory.bipolar(recalled.flatten(1)) != memory.bipolar(maps.flatten(1))
     assert side[~mask].float().mean() < 0.01
 
 
 def by_hand(weights: list[list[float]], seed: int = 0, **settings):
-    """Three units of values -1 and 1 with these weights."""
+    """Return a network of three units with values -1 and 1 and these weights."""
     kind = ASSOCIATIVE_MEMORIES.get("hopfield")
     memory = kind(kind.Settings(**settings), (3, 1, 1), 1, seed)
     memory.write(torch.tensor([[-1.0] * 3, [1.0] * 3]).view(2, 3, 1, 1), torch.zeros(2))
@@ -96,7 +96,7 @@ def recall_by_hand(memory, kept: list[bool]) -> list[float]:
     return memory.read(cue_, torch.tensor([kept]), torch.zeros(1)).flatten().tolist()
 
 
-# Unit 0 pushes unit 1 up and unit 2 down, which pull each other: updated at once they swap for ever.
+# Unit 0 drives unit 1 up and unit 2 down, which attract each other: synchronous updates swap them for ever.
 CYCLE = [[0.0, 0.5, -0.5], [0.5, 0.0, 1.0], [-0.5, 1.0, 0.0]]
 
 
@@ -114,9 +114,9 @@ def test_synchronous_updates_can_cycle_where_asynchronous_settle():
 
 @pytest.mark.parametrize("update", ["synchronous", "asynchronous"])
 def test_a_unit_does_not_hold_itself(update):
-    """With what the diagonal says units would stay as the first sweep leaves them."""
+    """With the diagonal, units would keep the values of the first sweep."""
     weights = [[5.0, 0.1, -1.0], [0.1, 5.0, 0.5], [-1.0, 0.5, 5.0]]
-    for seed in range(6):  # unit 1, up by unit 0 if it comes first, has to give in to unit 2
+    for seed in range(6):  # unit 1 goes up with unit 0 if updated first, and must later follow unit 2
         memory = by_hand(weights, seed, update=update)
         before = memory.weights.clone()
         assert recall_by_hand(memory, [True, False, False]) == [1, -1, -1]
@@ -125,7 +125,7 @@ def test_a_unit_does_not_hold_itself(update):
 
 @pytest.mark.parametrize("update", ["synchronous", "asynchronous"])
 def test_observed_units_are_clamped_in_every_sweep(update):
-    weights = [[0.0, 1.0, -5.0], [1.0, 0.0, 0.5], [-5.0, 0.5, 0.0]]  # 0 and 2, both seen up, repel
+    weights = [[0.0, 1.0, -5.0], [1.0, 0.0, 0.5], [-5.0, 0.5, 0.0]]  # 0 and 2, both observed, repel
     for seed in range(6):
         memory = by_hand(weights, seed, update=update)
         assert recall_by_hand(memory, [True, False, True]) == [1, 1, 1]
@@ -147,7 +147,7 @@ def test_forgetting_scales_the_weights_and_keeps_the_values():
     torch.testing.assert_close(recalled.flatten(), torch.tensor([9.0, 6, 1]), rtol=1e-4, atol=1e-4)
     for _ in range(20):
         memory.forget(1.0)
-    assert not memory.weights.any()  # undecided units get the values of the lower side: still its means
+    assert not memory.weights.any()  # undecided units take the mean of the lower side
     recalled = memory.read(torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1), mask, torch.zeros(1))
     torch.testing.assert_close(recalled.flatten(), torch.tensor([9.0, 2, 1]), rtol=1e-4, atol=1e-4)
 
@@ -159,7 +159,7 @@ def test_pseudo_inverse_weights_are_the_projection_on_the_patterns():
     memory.write(maps[:10], torch.zeros(10))
     threshold = memory.threshold.clone()
     memory.write(maps[10:], torch.zeros(20))
-    memory.write(maps[:5], torch.zeros(5))  # once more: already in the span
+    memory.write(maps[:5], torch.zeros(5))  # written again: already in the span
     assert torch.equal(memory.threshold, threshold)
     patterns_ = memory.bipolar(maps.flatten(1)).double()
     projection = patterns_.T @ torch.linalg.pinv(patterns_.T)
@@ -167,7 +167,7 @@ def test_pseudo_inverse_weights_are_the_projection_on_the_patterns():
 
 
 def test_a_pattern_written_after_forgetting_is_held():
-    """Faded weights are no projection any more; the newest pattern is a fixed point all the same."""
+    """After forgetting, the weights are no projection, but the newest pattern is still a fixed point."""
     source = torch.Generator().manual_seed(5)
     maps = torch.randn(40, 100, 1, 1, generator=source).sign()
     memory = make("hopfield", (100, 1, 1), threshold="mean")
@@ -188,7 +188,7 @@ def test_hebbian_weights_and_values_by_hand():
     assert torch.equal(memory.bipolar(maps.flatten(1)), signs)
     torch.testing.assert_close(memory.weights, signs.T @ signs / 3)
     mask = torch.tensor([[True, False, False]])
-    # the first unit is up: the second follows it, the third opposes it; values are the sides' means
+    # the first unit is up: the second follows, the third is opposite; values are the means of the sides
     recalled = memory.read(torch.tensor([8.0, 0, 0]).view(1, 3, 1, 1), mask, torch.zeros(1))
     assert recalled.flatten().tolist() == [8, 8, 0.5]
 

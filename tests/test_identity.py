@@ -1,4 +1,4 @@
-"""A data set is its content: neither its place nor its dates, and every image that is another."""
+"""The identity of a data set depends on its content, not on its location or mtimes."""
 
 import os
 import shutil
@@ -54,8 +54,8 @@ def identity(path: Path, data_dir: Path, is_checked: bool = True, **values) -> d
 
 @pytest.mark.reliability("same-images")
 @pytest.mark.parametrize("is_checked", [True, False])
-def test_a_copy_is_the_same_data(tree, tmp_path, is_checked):
-    """Elsewhere, with other dates, moved, over links, with hidden and left-out files, in another data_dir."""
+def test_copied_folder_has_the_same_identity(tree, tmp_path, is_checked):
+    """The copy may be moved or linked, have other mtimes and skipped files, or use another data_dir."""
     before = identity(tree, tmp_path / "data", is_checked)
     assert set(before) == {"source", "settings", "content"}
     assert "path" not in before["settings"] and str(tmp_path) not in str(before)
@@ -75,13 +75,13 @@ def test_a_copy_is_the_same_data(tree, tmp_path, is_checked):
 @pytest.mark.parametrize("ending", ["zip", "tar", "tgz"])
 @pytest.mark.parametrize("is_checked", [True, False])
 def test_a_copy_of_an_archive_is_the_same_data(tree, tmp_path, ending, is_checked):
-    """Packed again in another order, with other dates, below a folder: it holds the same files."""
+    """The archive is packed again in another order, with other mtimes, below a folder."""
     before = identity(packed(tree, tmp_path / f"a.{ending}"), tmp_path / "data", is_checked)
     dated(tree, 10**9)
     for name, top in (("b", ""), ("c", "top/"), ("d", "./")):
         path = packed(tree, tmp_path / f"{name}.{ending}", top, zipfile.ZIP_DEFLATED)
         assert identity(path, tmp_path / "data", is_checked) == before
-    if ending != "zip":  # which states other checksums than a hash of the content
+    if ending != "zip":  # a zip uses its own checksums instead of a hash of the content
         assert before == identity(tree, tmp_path / "data")
 
 
@@ -118,8 +118,8 @@ def changes() -> dict:
 
 @pytest.mark.reliability("changed-images")
 @pytest.mark.parametrize("change", changes())
-def test_what_is_prepared_differently_is_other_data(tree, tmp_path, change):
-    """In a folder and in each kind of archive, with the dates of all files as they were."""
+def test_changed_content_changes_the_identity(tree, tmp_path, change):
+    """Test a folder and each kind of archive, with unchanged mtimes."""
     dated(tree, 10**9)
     paths = {"": tree} | {e: tmp_path / f"a.{e}" for e in ("zip", "tar", "tgz")}
     before = {e: identity(packed(tree, p) if e else p, tmp_path / "data") for e, p in paths.items()}
@@ -141,8 +141,8 @@ def test_settings_are_part_of_the_identity(tmp_path):
     assert identity(tree, tmp_path / "data") != identity(tree, tmp_path / "data", test_split="val")
 
 
-def test_nothing_is_read_twice(tree, tmp_path, monkeypatch):
-    """Neither by another source, nor for another seed, nor to know the identity after a check."""
+def test_images_are_read_only_once_for_the_identity(tree, tmp_path, monkeypatch):
+    """Another source, another seed or a check do not read them again."""
     read, real = [], Container.read
     monkeypatch.setattr(Container, "read", lambda self, names: (read.extend(names), real(self, names))[1])
     identity(tree, tmp_path / "data")
@@ -156,7 +156,7 @@ def test_nothing_is_read_twice(tree, tmp_path, monkeypatch):
     assert len(read) == len(NAMES) + 8
     read.clear()
     identity(packed(tree, tmp_path / "a.zip"), tmp_path / "data", is_checked=False)
-    assert read == []  # a zip states the checksums
+    assert read == []  # a zip contains checksums
 
 
 @pytest.mark.reliability("image-notes")
@@ -209,7 +209,7 @@ def test_a_damaged_note_is_found_out_again(tree, tmp_path, text):
 
 
 def test_missing_images_have_an_identity_for_planning(tmp_path):
-    """To pre-train on images that are yet to come can be planned; everything else asks for them."""
+    """Pre-training on missing images can be planned; everything else needs the images."""
     source = folder_source(tmp_path / "gone", tmp_path / "data")
     assert source.identity()["content"] is None
     for action in (source.check, source.class_names, source.counts, lambda: source.prepare(tmp_path / "out")):
@@ -244,7 +244,7 @@ def test_a_check_of_another_version_is_made_again(tree, tmp_path, monkeypatch):
 
 @pytest.mark.reliability("same-images")
 def test_names_of_prepared_folders_and_features_follow_the_content(tree, tmp_path):
-    """A fresh clone with a copied data_dir and copied images plans nothing again."""
+    """A new clone with a copied data_dir and copied images plans no work."""
 
     def paths(path: Path) -> list[str]:
         block = {"source": "image_folder", "path": str(path), "tasks": 2}
@@ -267,7 +267,7 @@ def test_names_of_prepared_folders_and_features_follow_the_content(tree, tmp_pat
 @pytest.mark.reliability("same-images")
 @pytest.mark.slow
 def test_mini_imagenet_in_each_form(tmp_path):
-    """A copy elsewhere with other dates is the same data, one with a changed file is not."""
+    """A copy with other mtimes has the same identity; a copy with a changed file does not."""
     kind = SOURCES.get("mini_imagenet")
 
     def found(path: Path, data_dir: str = "data") -> dict:

@@ -1,4 +1,4 @@
-"""Names of any system and script, links, hidden files: which files are images, and what is left out."""
+"""Which files are images and which are skipped: names of any system and script, links, hidden files."""
 
 import io
 import os
@@ -26,7 +26,7 @@ IMAGE = picture()
 
 
 def counted(path: Path, tmp_path: Path, **values) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Numbers of images by split and class, and the lines of the check without the path."""
+    """Return the number of images by split and class, and the lines of the check without the path."""
     said = []
     source = folder_source(path, tmp_path / "data", **values)
     source.check(said.append)
@@ -54,7 +54,7 @@ def tree(tmp_path) -> Path:
 
 
 def test_linked_folders_and_files_are_read(tree, tmp_path):
-    """Classes, splits, the data set, images, links to links, relative ones: as torchvision does."""
+    """Links to classes, splits, the data set, images and other links are followed, as in torchvision."""
     store = fill(tmp_path / "store", [f"{i}/{n}.png" for i in range(6) for n in range(2)])
     for split in ("train", "test"):
         (tree / split / "linked").symlink_to(store / "0")
@@ -80,7 +80,7 @@ def test_linked_folders_and_files_are_read(tree, tmp_path):
 
 
 @pytest.mark.reliability("links")
-def test_links_that_lead_round_end(tree, tmp_path):
+def test_cyclic_links_are_skipped(tree, tmp_path):
     (tree / "train/a/up").symlink_to("..")
     (tree / "train/b/self").symlink_to("self")
     (tree / "test/a/top").symlink_to(tree)
@@ -101,7 +101,7 @@ def test_links_between_two_folders_end(tree, tmp_path):
 
 @pytest.mark.reliability("links")
 def test_links_that_multiply_are_stopped(tree, tmp_path, monkeypatch):
-    """Twenty folders that hold two links to the next one each: a million paths."""
+    """Twenty folders with two links each to the next one give a million paths."""
     monkeypatch.setattr(archives, "COUNT_LIMIT", 1000)
     for number in range(20):
         place = tree / f"train/a/{number}"
@@ -116,7 +116,7 @@ def test_links_that_multiply_are_stopped(tree, tmp_path, monkeypatch):
 def test_dangling_links_are_counted(tree, tmp_path, target):
     (tree / "train/a/gone.png").symlink_to(target)
     (tree / "test/c").symlink_to(target)
-    (tree / "elsewhere").symlink_to(target)  # in no split
+    (tree / "elsewhere").symlink_to(target)  # outside the splits
     index, said = counted(tree, tmp_path)
     assert index == both({"a": 1, "b": 1})
     assert said == ["2 files were left out, e.g. test/c (a broken link)"]
@@ -128,12 +128,12 @@ def test_a_class_of_dangling_links_is_refused(tree, tmp_path):
     refused(tree, tmp_path, r"class folder train/a can be taken, e\.g\. train/a/0\.png: a broken link")
 
 
-def test_what_is_no_file_is_counted_and_not_opened(tree, tmp_path):
+def test_special_files_are_counted_and_not_opened(tree, tmp_path):
     os.mkfifo(tree / "train/a/1.png")
     assert counted(tree, tmp_path)[1] == ["1 file was left out, e.g. train/a/1.png (not a regular file)"]
 
 
-def test_a_folder_that_may_not_be_read_is_named(tree, tmp_path, monkeypatch):
+def test_unreadable_folder_is_reported_by_name(tree, tmp_path, monkeypatch):
     real = os.scandir
 
     def scandir(path):
@@ -199,7 +199,7 @@ CLASSES = {
 @pytest.mark.reliability("any-script")
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_and_files_in_any_script(tmp_path, name):
-    """In folders and archives, composed in train and decomposed in test, in names of classes and of files."""
+    """Names are composed in train and decomposed in test, in folders and archives."""
     text = CLASSES[name]
     forms = {
         "train": unicodedata.normalize("NFC", text),
@@ -230,8 +230,8 @@ def test_two_spellings_in_one_split_are_one_class(tmp_path, text):
 
 
 @pytest.mark.reliability("any-script")
-def test_names_that_are_no_text(tmp_path):
-    """Bytes that are not UTF-8: files are read, a class is to be renamed."""
+def test_files_may_have_undecodable_names_but_classes_may_not(tmp_path):
+    """Files whose names are not UTF-8 are read, but a class must be renamed."""
     tree = fill(tmp_path / "images", split_names(["a", "b"]))
     os.rename(tree / "train/a/0.png", os.fsencode(tree / "train/a") + b"/b\xe4r.png")
     assert counted(tree, tmp_path)[0]["train"] == {"a": 2, "b": 2}
@@ -254,7 +254,7 @@ def test_natural_order_of_digits():
 @pytest.mark.slow
 @given(st.lists(st.text(max_size=8), max_size=8))
 @settings(max_examples=200, deadline=None)
-def test_natural_order_is_one_for_any_names(names):
+def test_natural_order_is_total(names):
     ordered = sorted(names, key=natural)
     assert sorted(set(names), key=natural) == list(dict.fromkeys(ordered))
     assert all(natural(a) <= natural(b) for a, b in pairwise(ordered))
@@ -264,7 +264,7 @@ def test_natural_order_is_one_for_any_names(names):
 
 
 def zipped(path: Path, members: dict[bytes | str, bytes], system: int = 3, extra=lambda name: b"") -> Path:
-    """A zip whose members have these names: text with the flag for UTF-8, bytes without."""
+    """Write a zip whose members have these names: text with the UTF-8 flag, bytes without it."""
     local, central = b"", b""
     for name, content in members.items():
         raw, flag = (name.encode(), 0x800) if isinstance(name, str) else (name, 0)
@@ -294,7 +294,7 @@ def members(names: list, join=lambda *parts: "/".join(parts)) -> dict:
 @pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize("system", [0, 3, 10, 19])
 def test_backslashes_in_a_zip(tmp_path, system):
-    """As written on Windows by .NET and others; also for a system that is said to be Unix."""
+    """Some programs on Windows write them, even in archives that claim to come from Unix."""
     names = members(["a", "b"], lambda *parts: "\\".join(parts))
     path = zipped(tmp_path / "a.zip", names | {"train\\c\\": b"", "top.txt": b""}, system)
     assert counted(path, tmp_path) == (both({"a": 1, "b": 1}), [])
@@ -313,7 +313,7 @@ def test_backslashes_in_a_zip(tmp_path, system):
         ("cp437", ["½", "ß²"], ["½", "ß²"]),
         ("cp850", ["Bär", "b"], ["Bär", "b"]),
         ("ascii", ["a", "b"], ["a", "b"]),
-        ("cp932", ["表", "猫"], None),  # of unknown code pages only the number of classes is right
+        ("cp932", ["表", "猫"], None),  # with unknown code pages only the number of classes is right
         ("gbk", ["猫", "狗"], None),
         ("cp866", ["кот", "пёс"], None),
         ("euc-kr", ["고양", "개"], None),
@@ -328,7 +328,7 @@ def test_names_in_a_zip_without_the_flag_for_utf8(tmp_path, encoding, names, rea
 
 
 def test_a_zips_extra_field_for_names_in_unicode(tmp_path):
-    """Info-ZIP's: it counts only when it belongs to the name, by its checksum."""
+    """Info-ZIP's field is used only if its checksum matches the name."""
     raw = {name.encode("gbk"): content for name, content in members(["猫", "狗"]).items()}
 
     def stated(name: bytes) -> bytes:
@@ -342,7 +342,7 @@ def test_a_zips_extra_field_for_names_in_unicode(tmp_path):
 
 @pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize("prefix", ["./", "/", ".//", "top/./", "./top/", "top//"])
-def test_prefixes_in_a_tar(tmp_path, prefix):
+def test_path_prefixes_in_a_tar_are_removed(tmp_path, prefix):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name, content in members(["a", "b"]).items():
             member = tarfile.TarInfo(prefix + name)
@@ -361,7 +361,7 @@ SYSTEM = [
 
 @pytest.mark.reliability("foreign-archives")
 @pytest.mark.parametrize("name", SYSTEM)
-def test_what_systems_leave_is_neither_taken_nor_mentioned(tree, tmp_path, name):
+def test_system_files_are_ignored_silently(tree, tmp_path, name):
     fill(tree, [name])
     assert counted(tree, tmp_path) == (both({"a": 1, "b": 1}), [])
     path = zipped(
@@ -409,7 +409,7 @@ def test_every_reason_has_its_line(tree, tmp_path):
     assert source.left_out() == left_out
 
 
-def test_lines_about_files_give_the_terminal_no_orders(tree, tmp_path):
+def test_control_characters_in_file_names_are_escaped(tree, tmp_path):
     names = ["train/a/1\n\x1b[31m.avif", os.fsdecode(b"train/b/\xe4.avif")]
     for name in names:
         (tree / name).write_bytes(IMAGE)
@@ -424,12 +424,12 @@ def test_frames_that_are_not_read_are_counted(tree, tmp_path):
         kind = name.rpartition(".")[2].upper()
         (tree / name).write_bytes(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     line = "3 images hold several frames, of which the first is taken, e.g. train/a/1.gif"
-    for _ in range(2):  # a remembered check says so too
+    for _ in range(2):  # the second time the check is cached
         assert counted(tree, tmp_path)[1] == [line]
 
 
 def test_sizes_are_those_of_the_upright_images(tmp_path):
-    """Two lying and two standing images are of one size, once they are upright."""
+    """Two landscape and two portrait images have the same size after orientation."""
     exif = Image.Exif()
     exif[0x112] = 6
     tree = fill(tmp_path / "images", [])

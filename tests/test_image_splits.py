@@ -1,4 +1,4 @@
-"""test_split, test_fraction and split_seed: which images are held out, and what is refused."""
+"""test_split, test_fraction and split_seed: held-out images and refused settings."""
 
 import random
 import tarfile
@@ -21,7 +21,7 @@ def class_names(classes: dict[str, int]) -> list[str]:
 
 
 def split_of(path: Path, tmp_path: Path, **values) -> dict[str, dict[str, list[str]]]:
-    """File names, without their folders, by split and class."""
+    """Return file names without folders, by split and class."""
     index = folder_source(path, tmp_path / "data", **values).index()
     return {
         s: {c: [Path(f).name for f in files] for c, files in classes.items()} for s, classes in index.items()
@@ -113,10 +113,10 @@ def test_a_share_of_every_class_is_held_out(classes, tmp_path, fraction, test):
     assert said == []
 
 
-def test_the_split_is_the_same_everywhere(classes, tmp_path, monkeypatch):
-    """Of a folder, a zip, a tar below another folder, in whatever order they list their files."""
+def test_split_does_not_depend_on_the_container_or_file_order(classes, tmp_path, monkeypatch):
+    """A folder, a zip and a tar with a top folder give the same split in any order of files."""
     expected = split_of(classes, tmp_path, test_fraction=0.3, split_seed=5)
-    assert expected["test"]["a"] == ["1.png", "6.png", "9.png"]  # a change would split everyone's data anew
+    assert expected["test"]["a"] == ["1.png", "6.png", "9.png"]  # a change would change every user's split
     files = sorted(p for p in classes.rglob("*.png"))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in random.Random(0).sample(files, len(files)):
@@ -144,7 +144,7 @@ def test_seeds_and_fractions_differ_and_classes_do_not_depend_on_each_other(clas
     assert fourth == splits[0]["test"]
 
 
-def test_classes_below_one_folder_and_a_training_folder_alone(classes, tmp_path):
+def test_folder_above_the_classes_does_not_change_the_split(classes, tmp_path):
     expected = split_of(classes, tmp_path, test_fraction=0.3)
     for name in ("set", "train", "archive/pictures/train"):
         (tmp_path / "moved" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def test_without_a_split_too_what_is_left_out_is_counted(classes, tmp_path):
         (["notes.txt"], "has no images: expected <class>/<image> with an extension"),
     ],
 )
-def test_layouts_that_do_not_fit_a_fraction(tmp_path, names, message):
+def test_layouts_that_do_not_fit_a_fraction_are_refused(tmp_path, names, message):
     refused(fill(tmp_path / "images", names), tmp_path, message, test_fraction=0.5)
 
 

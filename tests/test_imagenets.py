@@ -1,4 +1,4 @@
-"""mini-ImageNet in all its forms, and Tiny-ImageNet: what comes out, in which order, and what is refused."""
+"""mini-ImageNet in all its formats, and Tiny-ImageNet: content, order and refusal of bad input."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ def refused(action, message: str, kind: type = UserError) -> None:
 
 
 def whole_classes(written: Written) -> dict[str, np.ndarray]:
-    """By class, its five images: those to train on and then those to test on."""
+    """Return the five images of each class, first training and then test images."""
     train, test = (a.reshape(100, -1, 84, 84, 3) for a in (written.train_images, written.test_images))
     return {wnid: np.concatenate([train[i], test[i]]) for i, wnid in enumerate(MINI_IMAGENET)}
 
@@ -53,7 +53,7 @@ def pickles(tmp_path_factory) -> Written:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, pickles) -> Path:
-    """<split>/<class>/<image>, lossless; names whose natural order is not that of their letters."""
+    """Write <split>/<class>/<image> losslessly, with names that need natural sorting."""
     root = tmp_path_factory.mktemp("files")
     for number, (wnid, images) in enumerate(whole_classes(pickles).items()):
         folder = root / ("train", "val", "test")[number % 3] / wnid
@@ -78,7 +78,7 @@ def test_the_split_of_the_original_is_the_default():
     assert (settings.train_per_class, settings.test_per_class, settings.size) == (500, 100, 84)
 
 
-def test_pickles(tmp_path, pickles):
+def test_pickles_are_read(tmp_path, pickles):
     data = prepared(tmp_path, mini(tmp_path, pickles.path))
     pickles.check(data)
     assert data.classes == MINI_IMAGENET
@@ -103,7 +103,7 @@ def test_pickles_of_python_3(tmp_path, protocol):
     ],
 )
 def test_pickles_with_labels(tmp_path, names, pickles):
-    """`data`, `labels` and `catname2label`: a class's images are in the order of the file."""
+    """With `data`, `labels` and `catname2label`, a class's images keep the order of the file."""
     contents, _ = mini_files(3, 2)
     for name, (images, numbers) in zip(names, contents.values(), strict=True):
         labels, by_name = np.zeros(len(images), int), {}
@@ -111,7 +111,7 @@ def test_pickles_with_labels(tmp_path, names, pickles):
             by_name[wnid], labels[rows] = label, label
         content = {"data": images, "labels": labels.tolist(), "catname2label": by_name}
         (tmp_path / name).write_bytes(pickle.dumps(content))
-    # of the same class, not of the same file: 300 images each of classes that are there already
+    # a further file with 300 images of each existing class, which must not be read
     (tmp_path / "miniImageNet_category_split_train_phase_val.pickle").write_bytes(b"not read")
     pickles.check(prepared(tmp_path, mini(tmp_path, tmp_path)))
 
@@ -128,7 +128,7 @@ def test_an_index_array_will_do_for_a_list(tmp_path, pickles):
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", ".zip", ".tar", ".tgz"])
 @pytest.mark.parametrize("top", ["", "mini/"])
-def test_image_files(tmp_path, pickles, files, ending, top):
+def test_image_files_are_read(tmp_path, pickles, files, ending, top):
     path = tmp_path / f"images{ending}"
     if not ending:
         shutil.copytree(files, path / top)
@@ -143,8 +143,8 @@ def test_image_files(tmp_path, pickles, files, ending, top):
 
 
 @pytest.mark.slow
-def test_classes_without_splits_and_in_several(tmp_path, pickles):
-    """Of a class that lies below several, those below train come first, then val, then test."""
+def test_images_of_a_class_in_several_splits_are_ordered(tmp_path, pickles):
+    """The images of a class below several splits are ordered train, val, test."""
     images = whole_classes(pickles)
     for number, wnid in enumerate(MINI_IMAGENET):
         for i, image in enumerate(images[wnid]):
@@ -177,7 +177,7 @@ def test_other_sizes_are_brought_to_one(tmp_path, pickles, files):
 
 
 def parquet_files(folder: Path, pickles: Written, labels: str) -> None:
-    """Two files of a train and one of a validation part; images as {bytes, path}, as the hubs have them."""
+    """Write two train files and one validation file, with images as {bytes, path} as on hubs."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [(wnid, image) for wnid, images in whole_classes(pickles).items() for image in images]
     names = sorted(MINI_IMAGENET, key=natural, reverse=True)
@@ -202,7 +202,7 @@ def parquet_files(folder: Path, pickles: Written, labels: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", ["text", "numbers"])
-def test_parquet(tmp_path, pickles, labels):
+def test_parquet_files_are_read(tmp_path, pickles, labels):
     parquet_files(tmp_path / "files/data", pickles, labels)
     pickles.check(prepared(tmp_path, mini(tmp_path, tmp_path / "files")))
 
@@ -239,7 +239,7 @@ def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
         refused(mini(tmp_path, path).check, message)
 
 
-# --- mini-ImageNet: where it is looked for, and what is wrong with it --------------------------------
+# --- mini-ImageNet: default places and bad input ----------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["mirror", "data/downloads"])
@@ -250,7 +250,7 @@ def test_without_a_path_it_is_looked_for(tmp_path, pickles, place):
 
 
 @pytest.mark.reliability("incomplete-mirror")
-def test_without_any_the_line_says_where_to_put_it(tmp_path):
+def test_error_for_missing_data_says_where_to_put_it(tmp_path):
     source = mini(tmp_path, None, tmp_path / "mirror")
     places = f"{tmp_path / 'mirror/mini-imagenet'} or {tmp_path / 'data/downloads/mini-imagenet'}"
     message = rf"about 1\.3 GB as pickles\) has no official download: put a folder {places} there, with"
@@ -284,7 +284,7 @@ class Hostile:
 
 
 def first(content: dict) -> tuple[dict, str]:
-    """The classes of the validation file, and its first."""
+    """Return the classes of the validation file, and the first one."""
     classes = content["val"]["class_dict"]
     return classes, next(iter(classes))
 
@@ -393,8 +393,8 @@ def tiny(folder: Path, written: Written):
 
 
 @pytest.mark.slow
-def test_tiny_imagenet(tmp_path):
-    """Its validation images, which the annotations sort into classes, are the test split."""
+def test_tiny_imagenet_is_read(tmp_path):
+    """The test split is the validation images, sorted into classes by the annotations."""
     written = write_tiny(tmp_path / "mirror", 11, 2)
     data = prepared(tmp_path, tiny(tmp_path, written))
     written.check(data)
@@ -466,7 +466,7 @@ def test_a_mirror_of_stand_ins_serves_every_source(tmp_path):
 
 
 def test_the_documentation_names_every_setting_and_pickle():
-    """docs/config.md: settings with their defaults, the pickles' names, the archives with their sizes."""
+    """docs/config.md lists settings with defaults, names of pickles, and archives with sizes."""
     text = (Path(__file__).parents[1] / "docs/config.md").read_text()
     for name in ("cifar10", "cifar100", "mini_imagenet", "tiny_imagenet"):
         kind = SOURCES.get(name)

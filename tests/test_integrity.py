@@ -23,7 +23,7 @@ def entries(folder):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Names of the files that are hashed from here on."""
+    """Record the names of the files that are hashed."""
     found, real = [], integrity.sha256_file
     monkeypatch.setattr(integrity, "sha256_file", lambda path: found.append(path.name) or real(path))
     return found
@@ -63,12 +63,12 @@ def test_a_touched_file_alone_is_hashed_again(folder, entries, hashed):
     assert hashed == ["b.npy"]
 
 
-def test_a_flipped_bit_is_named(folder, entries):
+def test_flipped_bit_is_reported_by_file_name(folder, entries):
     stamp(folder, list(entries))
     flip(folder / "b.npy")
     with pytest.raises(UserError, match=r"b\.npy was altered .*: delete the folder and run again"):
         check_files(folder, entries)
-    with pytest.raises(UserError, match="altered"):  # and is not taken as checked afterwards
+    with pytest.raises(UserError, match="altered"):  # the file is not marked as checked
         check_files(folder, entries)
 
 
@@ -81,7 +81,7 @@ def test_silent_damage_needs_verify(folder, entries):
         check_files(folder, entries, verify=True)
 
 
-def test_missing_and_short_files_are_named(folder, entries):
+def test_missing_and_short_files_are_reported_by_name(folder, entries):
     os.truncate(folder / "a.npy", 10)
     with pytest.raises(UserError, match=r"a\.npy has 10 bytes instead of 5,000"):
         check_files(folder, entries)

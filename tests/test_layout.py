@@ -1,4 +1,4 @@
-"""The paths of cached data, weights and features depend on what these are made from, and on nothing else."""
+"""Paths of cached data, weights and features depend only on what these are made from."""
 
 import copy
 from pathlib import Path
@@ -34,13 +34,13 @@ def test_pretraining_settings_decide_where_pretrained_features_lie():
 
 
 @pytest.mark.parametrize("change", [{"name": "another"}, {"views": 3}, {"resize_size": 32}])
-def test_what_changes_no_map_changes_no_hash(change):
+def test_settings_that_change_no_map_change_no_hash(change):
     other = features(**change)
     assert other.parent.name.rsplit("-", 1)[1] == features().parent.name.rsplit("-", 1)[1]
 
 
 @pytest.mark.parametrize("change", [{"resize_size": 40}, {"interpolation": "bicubic"}, {"mean": [0.5] * 3}])
-def test_what_a_network_is_shown_decides_where_weights_and_features_lie(change):
+def test_input_settings_change_the_paths_of_weights_and_features(change):
     values = copy.deepcopy(BASE)
     values["backbone"] |= change
     assert moved(paths(BASE), paths(values)) == {
@@ -55,8 +55,8 @@ def test_precision_is_that_of_the_features_only():
     assert moved(paths(BASE), paths(values)) == {"features s_digits resnet_small-pretrain"}
 
 
-def test_what_torchvisions_weights_say_may_be_said_as_well():
-    """The default input may be spelt out, and `default` names the same weights as its version."""
+def test_spelling_out_torchvisions_defaults_changes_no_path():
+    """The default input may be given explicitly, and `default` means the same weights as its version."""
     block = {"arch": "resnet50", "weights": "imagenet1k_v2", "name": "net"}
     spellings = [block, block | {"image_size": 224, "resize_size": 232}, block | {"weights": "default"}]
     folders = {

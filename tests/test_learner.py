@@ -1,4 +1,4 @@
-"""Laws that hold for every method, both variants, whatever the numbers."""
+"""Properties of whole runs of every method, plain and with SHARC."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from sharc_core.methods import METHODS, Method, Task
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream, split_classes
 
-torch.set_num_threads(1)  # as a cell's job has: with more, kernels round by the number of replicas
+torch.set_num_threads(1)  # as in a cell's job; with more threads, rounding depends on the number of replicas
 
 REPLAYING = [m for m in METHODS.names() if METHODS.get(m).uses_memory]
 CASES = [(m, "plain") for m in METHODS.names()] + [(m, "sharc") for m in REPLAYING]
@@ -28,14 +28,14 @@ def features():
 
 
 def outcome(document: dict) -> dict:
-    """What must be equal between equal runs: everything but the time."""
+    """Return everything that must be equal between equal runs, which excludes times."""
     costs = {k: v for k, v in document["costs"].items() if k != "train_seconds"}
     return {"matrix": document["matrix"], "untrained": document["untrained"], "costs": costs}
 
 
 @pytest.fixture
 def weights(monkeypatch):
-    """Each method's state at its evaluations: accuracies alone would hide differences in rounding."""
+    """Record each method's state at its evaluations, because accuracies hide differences in rounding."""
     seen = []
 
     def recording(tests, stream, method, device="cpu"):
@@ -50,10 +50,10 @@ def weights(monkeypatch):
 @pytest.mark.parametrize(("method", "variant"), CASES)
 @pytest.mark.parametrize(("kind", "channels"), [("linear", 320), ("mlp", 128)])
 def test_five_together_equal_five_apart(weights, method, variant, kind, channels):
-    """Bit for bit, at sizes where a linear-algebra library changes its ways with the number of replicas.
+    """Results are equal bit for bit at sizes where libraries choose kernels by the number of replicas.
 
-    It holds for feature widths that are multiples of 16, as backbones' are: rows of other widths lie
-    differently in memory for each replica, and kernels then round differently in the last bit.
+    This holds for feature widths that are multiples of 16, as those of backbones are. Rows of other widths
+    are aligned differently for each replica, and kernels may then differ in the last bit.
     """
     features = make_features(channels=channels, train_per_class=30)
     cell = make_cell(method, variant, seeds=[0, 1, 2, 3, 4], head=HeadConfig(kind=kind, hidden=64))
@@ -89,7 +89,7 @@ def test_task_il_is_never_below_class_il(features, method, variant):
 
 
 def scored(features, scores: torch.Tensor) -> dict:
-    """Accuracies of a method that gives these scores, (images, C), in the order of the test images."""
+    """Return the accuracies of a method with these scores (images, C), in the order of the test images."""
     stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     order = torch.cat(stream.test)
     assert torch.equal(order, order.sort().values), "evaluated task by task, which is in order here"
@@ -98,7 +98,7 @@ def scored(features, scores: torch.Tensor) -> dict:
 
 
 def test_a_class_that_scores_minus_infinity_is_never_predicted(features):
-    """Task 0 is seen, and known by heart; of task 1 one class; of task 2 none."""
+    """Task 0 and one class of task 1 are always predicted correctly; the other classes were never seen."""
     right = torch.nn.functional.one_hot(features.test_labels, 6).float()
     right[:, 3:] = -torch.inf
     found = scored(features, right)
@@ -137,19 +137,19 @@ def test_theta_zero_is_plain_replay(features, method, read):
 @pytest.mark.parametrize("method", REPLAYING)
 @pytest.mark.parametrize("read", ["per_task", "at_store"])
 def test_perfect_recall_equals_full_maps(features, method, read):
-    """Equal slots, half of every map dropped, and top-1 retrieval that finds the very map again."""
+    """With equal slots and half of every map dropped, top-1 retrieval returns the exact map."""
     plain = run_cell(features, make_cell(method, "plain", budget_unit="slots"))
     sharc = run_cell(features, make_cell(method, "sharc", budget_unit="slots", read=read))
     assert sharc["costs"]["recall_mse"] == [0.0, 0.0, 0.0]
     assert sharc["matrix"] == plain["matrix"]
     stored, full = sharc["costs"]["episodic_bytes"], plain["costs"]["episodic_bytes"]
-    # completed once, the whole map is what is kept and counted
+    # a map completed at store is kept and counted as a whole
     assert stored == full if read == "at_store" else stored < full
 
 
 @pytest.mark.parametrize("kind", ["none", "mean"])
 def test_imperfect_recall_changes_the_run(features, kind):
-    """Were the recalled map not what is replayed, this would equal plain replay."""
+    """If the recalled maps were not replayed, this would equal plain replay."""
     plain = run_cell(features, make_cell("er", "plain", budget_unit="slots"))
     sharc = run_cell(
         features,
@@ -161,10 +161,9 @@ def test_imperfect_recall_changes_the_run(features, kind):
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_permuting_classes_permutes_results(method):
-    """Relabel the classes and let the class order undo it: the same tasks, the same accuracies.
+    """Relabelled classes in the inverse class order give the same tasks and accuracies.
 
-    The head's initial weights are the one thing tied to a class's number, so they are made equal here
-    by a head that starts at zero (fan-in scaling of nothing).
+    Only the head's initial weights depend on a class's number, so the head starts at zero here.
     """
     features = make_features()
     swapped = make_features()
@@ -181,7 +180,7 @@ def test_permuting_classes_permutes_results(method):
 
 
 def test_a_methods_copies_of_the_head_are_counted(features):
-    """learner_bytes: the head, and for CLS-ER its two averages too."""
+    """learner_bytes counts the head and, for CLS-ER, its two averages."""
     head = 4 * (12 * 6 + 6)
     for method in METHODS.names():
         (counted,) = set(run_cell(features, make_cell(method))["costs"]["learner_bytes"])
@@ -192,7 +191,7 @@ def test_a_methods_copies_of_the_head_are_counted(features):
 
 
 def test_derpp_stores_the_logits_of_the_trained_head(features, weights, monkeypatch):
-    """Those of the head at the end of each task, neither the untrained one's nor the last one's."""
+    """They come from the head at the end of each task, not from the initial or the final head."""
     made = []
     monkeypatch.setattr(
         "sharc_core.learning.learner.make_memory", lambda *args: made.append(make_memory(*args)) or made[0]
@@ -225,7 +224,7 @@ def test_er_whole_memory_differs_from_minibatch(features):
 
 
 def test_replay_remembers_more_than_sgd(features):
-    """Not a number, a sanity check of the whole loop: on easy data ER must beat SGD in Class-IL by far."""
+    """On easy data ER must be far better than SGD in Class-IL, as a check of the whole loop."""
     easy = make_features(separation=4.0)
     last = {
         m: np.mean(
@@ -251,8 +250,8 @@ def test_divergence_is_one_clear_line(features):
         run_cell(wild, make_cell("er", training=Training(lr=1e20)))
 
 
-def test_predictions_that_are_no_numbers_are_one_clear_line(features, monkeypatch):
-    """The trained head is finite; the scores are not, after training or (here by NaN features) before it."""
+def test_nan_predictions_give_a_one_line_error(features, monkeypatch):
+    """The head is finite, but the scores are not: before training by NaN features, or after it."""
     broken = make_features()
     broken.test_pooled[0, 0] = torch.nan
     with pytest.raises(UserError, match=r"toy/clser-\S+: predicted scores are NaN before any training"):
@@ -267,7 +266,7 @@ def test_predictions_that_are_no_numbers_are_one_clear_line(features, monkeypatc
 
 
 def test_hooks_receive_the_task(features, monkeypatch):
-    """begin_task and end_task in turn, with classes in the stream's order; JOINT has one task."""
+    """begin_task and end_task alternate, with classes in the stream's order. JOINT has one task."""
     calls = []
     for name in ("begin_task", "end_task"):
         monkeypatch.setattr(
@@ -288,7 +287,7 @@ def test_hooks_receive_the_task(features, monkeypatch):
 
 
 def test_adaptive_theta_runs_its_seeds_one_by_one(features):
-    """Seeds store different numbers of samples; each is what it is alone, and the document is one."""
+    """Seeds store different numbers of samples. Each equals a single run, and they share a document."""
     cell = make_cell("er", "sharc", theta=None, mass=0.7)
     together = run_cell(features, cell)
     assert together["seeds"] == [0, 1, 2] and together["cell"] == cell.settings
@@ -301,7 +300,7 @@ def test_adaptive_theta_runs_its_seeds_one_by_one(features):
 
 
 def test_all_the_mass_is_plain_replay(features):
-    """Holds because no channel's saliency is exactly zero here: one that is holds no mass and is dropped."""
+    """No channel's saliency is exactly zero here; such a channel has no mass and would be dropped."""
     plain = run_cell(features, make_cell("er", budget_unit="slots"))
     sharc = run_cell(features, make_cell("er", "sharc", theta=None, mass=1.0, budget_unit="slots"))
     assert sharc["matrix"] == plain["matrix"]
@@ -324,7 +323,7 @@ def test_threads_do_not_change_bits(features):
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
 @pytest.mark.parametrize("method", ["er", "gem"])
 def test_every_memory_runs_in_a_cell(weights, kind, method):
-    """Together as apart, bit for bit, with forgetting; what it keeps is what was planned."""
+    """Seeds together equal seeds apart bit for bit, with forgetting, and its bytes equal the planned ones."""
     features = make_features(channels=32, train_per_class=20)
     memory = ASSOCIATIVE_MEMORIES.get(kind)
     settings = memory.Settings(**QUICK.get(kind, {}))
@@ -348,7 +347,7 @@ def test_every_memory_runs_in_a_cell(weights, kind, method):
 
 
 def test_a_memory_that_cannot_hold_the_maps_says_so_before_training(features, monkeypatch):
-    """Whether or not its bytes are charged, and though making it raises nothing."""
+    """It is refused whether or not its bytes are charged, although constructing it raises nothing."""
 
     def refuse(settings, shape, classes, samples):
         raise UserError(f"cannot hold maps of {shape}")
@@ -366,7 +365,7 @@ def test_a_memory_that_cannot_hold_the_maps_says_so_before_training(features, mo
         (2, make_cell("er", budget_split=[1.0, 0.01, 1.0])),
         (3, make_cell("er", "sharc", budget_split=[1.0, 1.0, 0.01])),
         (3, make_cell("er", "sharc", theta=None, mass=0.5, budget_split=[1.0, 1.0, 0.001])),
-        # the third share would hold a sample, but not one and its part of the class means
+        # the third share holds a sample, but not together with its part of the class means
         (
             3,
             make_cell(

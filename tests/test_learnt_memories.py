@@ -1,4 +1,4 @@
-"""Memories that learn weights, the predictive coding network and the autoencoder: what both must do."""
+"""Memories that learn weights: tests of both the predictive coding network and the autoencoder."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_recalls_better_than_the_class_mean(name, masks):
 
 @pytest.mark.slow
 @both
-def test_state_is_all_there_is(name):
+def test_state_determines_all_later_reads_and_writes(name):
     maps, labels = sparse_maps()
     masked, mask = cue(maps, 4)
     memory, other = make(name), make(name)
@@ -49,7 +49,7 @@ def test_state_is_all_there_is(name):
 
 
 def test_a_network_that_forgot_all_still_reads_when_loaded():
-    """Its weights are the prior's again: they do not tell whether it was written."""
+    """Its weights equal the prior again, so they do not show whether it was written."""
     maps, labels = sparse_maps()
     masked, mask = cue(maps, 4)
     memory, other = make("pcn"), make("pcn")
@@ -102,7 +102,7 @@ def test_the_scale_is_that_of_the_first_write():
 
 
 def test_each_write_draws_its_own_masks(monkeypatch):
-    """Also one that follows a load."""
+    """A write after loading a state does so too."""
     drawn = []
     draw = type(make("autoencoder")).draw
     monkeypatch.setattr(
@@ -127,7 +127,7 @@ def test_an_unwritten_state_stays_unwritten(name):
 
 
 @both
-def test_the_seed_decides(name):
+def test_equal_seeds_give_equal_states(name):
     maps, labels = sparse_maps()
     states = []
     for seed in (0, 0, 1):
@@ -168,7 +168,7 @@ def test_odd_maps_leave_finite_memories(name, maps):
     memory.write(maps, labels)
     memory.write(maps, labels)
     masked, mask = cue(maps, 4)
-    mask[0] = False  # nothing at all observed
+    mask[0] = False  # nothing is observed
     assert torch.isfinite(memory.read(masked, mask, labels)).all()
     assert all(torch.isfinite(value).all() for value in memory.state_dict().values())
 
@@ -176,7 +176,7 @@ def test_odd_maps_leave_finite_memories(name, maps):
 @both
 @pytest.mark.parametrize("extra", [{}, {"hidden": 300}])
 def test_size_is_known_and_independent_of_the_number_of_maps(name, extra):
-    """With 300 hidden units the basis of the span is the map's own."""
+    """With 300 hidden units the basis of the span is the basis of the map."""
     short = {"rounds": 2} if name == "pcn" else {"steps": 2}
     memory = make(name, **extra, **short)
     maps, labels = sparse_maps()

@@ -1,4 +1,4 @@
-"""Every table, figure and report says where its numbers come from, and says so of several places."""
+"""Every table, figure and report contains the provenance of its numbers, from one or several runs."""
 
 import json
 
@@ -30,7 +30,7 @@ def document(*place, commit=A, dirty=False, versions=None, **settings) -> dict:
 
 @pytest.fixture
 def cells():
-    """Two commits, one of them changed, two versions of torch."""
+    """Return cells of two commits, one of them dirty, and two versions of torch."""
     return [
         document("sgd"),
         document("er", commit=B, dirty=True, versions={"torch": "3"}),
@@ -40,7 +40,7 @@ def cells():
 
 
 def members(cells):
-    """The study has what ran at the first commit."""
+    """Return memberships in which the study contains the cells of the first commit."""
     with_study = [{"task_il": ["main", "early"], "class_il": ["main"]}, {"task_il": ["main", "early"]}]
     return [with_study[0], *[{"task_il": ["main"], "class_il": ["main"]}] * 2, with_study[1]]
 
@@ -63,8 +63,8 @@ EARLY = {
 }
 
 
-def test_csv_tables_have_columns(tables):
-    """Those of a study are of the study's own runs. As the last columns: none of the others moved."""
+def test_csv_tables_have_provenance_columns(tables):
+    """They are the last columns. A study's table lists only the study's runs."""
     frame = pd.read_csv(tables / "study_early.csv")
     assert list(frame.columns)[-7:] == COLUMNS
     for name, value in EARLY.items():
@@ -97,7 +97,7 @@ def test_markdown_ends_and_latex_begins_with_a_sentence(tables, name):
 
 
 def test_a_scenario_names_its_own_data_only(tables):
-    """The glyphs are reported in Task-IL alone."""
+    """The glyphs are reported only in Task-IL."""
     assert "s_glyphs" in pd.read_csv(tables / "task_il.csv")["data"][0]
     assert "s_glyphs" not in pd.read_csv(tables / "class_il.csv")["data"][0]
 
@@ -127,7 +127,7 @@ def test_the_order_of_the_cells_does_not_matter(cells):
 
 
 def test_different_bits_under_one_name_are_both_named(cells):
-    """Weights that were pre-trained anew, on another machine, between two cells."""
+    """Weights were pre-trained again on another machine between two cells."""
     cells[0]["trainings"][0]["origin"] |= {"weights": "4f" * 32, "host": "Linux aarch64"}
     said = sentence(lineage(runs_table(cells), CONFIG))
     assert "weights tiny sha256:3e3e3e3e3e3e and sha256:4f4f4f4f4f4f" in said
@@ -135,7 +135,7 @@ def test_different_bits_under_one_name_are_both_named(cells):
 
 
 @pytest.mark.slow
-def test_figures_and_report_say_it_too(cells, tmp_path):
+def test_figures_and_report_contain_provenance(cells, tmp_path):
     runs = runs_table(cells, members(cells))
     studies = {"early": SubGrid(figure="bytes")}
     write_figures(cells, runs, tmp_path, studies, CONFIG)

@@ -1,4 +1,4 @@
-"""Episodic memory: budgets are never exceeded, and what is handed back is what was stored."""
+"""Episodic memory: budgets are never exceeded, and replayed samples are the stored ones."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ FEATURES = make_features(classes=6, train_per_class=25)
 
 
 def fill(cell, features=FEATURES):
-    """A memory that has seen the whole stream."""
+    """Return a memory after the whole stream."""
     stream = make_stream(features.train_labels, features.test_labels, 6, cell.stream)
     memory = make_memory(features, stream, cell)
     head = make_head("linear", 0, len(cell.seeds), features.train_pooled.shape[1], 6)
@@ -88,7 +88,7 @@ def test_budgets_are_never_exceeded(
         assert spent + state <= Budget(unit, buffer, tasks, shape, logits).total
 
 
-def test_theta_buys_samples():
+def test_larger_theta_stores_more_samples():
     """At theta = 0.75 four times as many samples fit the paper's budget of floats."""
     plain = fill(make_cell("er", buffer=12))
     sharc = fill(make_cell("er", "sharc", buffer=12, theta=0.75))
@@ -148,7 +148,7 @@ def test_tasks_together_are_the_replay_set():
 
 
 def test_stored_labels_are_the_samples_own():
-    """Two classes a task in random order: a permuted label would be another class's."""
+    """Tasks have two classes in random order, so a permuted label would be wrong."""
     cell = make_cell("er", "sharc", buffer=30)
     memory = fill(cell)
     stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
@@ -160,7 +160,7 @@ def test_stored_labels_are_the_samples_own():
 
 @pytest.mark.parametrize("read", ["per_task", "at_store"])
 def test_dropped_channels_become_the_mean_of_the_samples_class(read):
-    """By hand, from the features. Labels that reach the associative memory out of order give other means."""
+    """Compare with means of the features. Labels in the wrong order would give other means."""
     cell = make_cell("er", "sharc", buffer=30, associative_memory="mean", associative_settings={}, read=read)
     memory = fill(cell)
     stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
@@ -170,7 +170,7 @@ def test_dropped_channels_become_the_mean_of_the_samples_class(read):
             maps, labels = FEATURES.train_maps[index].float(), FEATURES.train_labels[index]
             means = torch.stack([maps[labels == label].mean(0) for label in labels])
             kept = stored.sparse[r].mask
-            if read == "at_store":  # what is stored is the completed map: find the kept channels in it
+            if read == "at_store":  # the completed map is stored: find the kept channels in it
                 kept = (stored.sparse[r].decode() == maps).flatten(2).all(2)
                 assert (kept.sum(1) >= 6).all() and not kept.all()
             completed = torch.where(kept[:, :, None, None], maps, means)
@@ -180,7 +180,7 @@ def test_dropped_channels_become_the_mean_of_the_samples_class(read):
 
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
 def test_stored_logits_are_the_heads_at_storing_time(variant):
-    """Of the whole sample, as they were: the head that goes on learning does not change them."""
+    """They are computed from the whole sample, and later training does not change them."""
     cell = make_cell("derpp", variant, buffer=30)
     stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
     memory = make_memory(FEATURES, stream, cell)
@@ -200,7 +200,7 @@ def test_stored_logits_are_the_heads_at_storing_time(variant):
 
 
 def test_samples_completed_at_store_are_not_completed_again():
-    """Class means that go on moving complete a sample differently later, unless it is stored completed."""
+    """Class means change later and complete a sample differently, unless it is stored completed."""
     features = make_features()
     stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     outcome = {}
@@ -223,7 +223,7 @@ def test_samples_completed_at_store_are_not_completed_again():
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("kind", ["none", "mean"])
 def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, storage):
-    """By hand. A map that is stored completed is quantised again, and its error is that of the stored map."""
+    """A map that is stored completed is quantised again, and its error is that of the stored map."""
     changes = {"associative_memory": kind, "associative_settings": {}, "budget_unit": "slots"}
     once, per_task = (
         fill(make_cell("er", "sharc", buffer=30, storage=storage, read=read, **changes))
@@ -233,7 +233,7 @@ def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, s
     for kept, sparse in zip(once.stored, per_task.stored, strict=True):
         assert torch.equal(kept.index, sparse.index)
         for r, index in enumerate(kept.index):
-            # the same samples, head and saliency: what one reading dropped, the other did
+            # both have the same samples, head and saliency, and so drop the same channels
             mask = sparse.sparse[r].mask
             dropped = ~mask[:, :, None, None].expand(-1, -1, 2, 2)
             assert dropped.float().mean() == 0.5
@@ -244,7 +244,7 @@ def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, s
     for read, memory in (("at_store", once), ("per_task", per_task)):
         by_seed = torch.stack(expected[read]).view(3, 3).double().mean(0).tolist()  # tasks x seeds
         assert memory.recall_mse() == pytest.approx(by_seed, rel=1e-6)
-    # The quantised zeros of "none" and the unquantised values of float32 are what they were.
+    # The quantised zeros of "none" and the unquantised values of float32 are unchanged.
     exact = kind == "none" or storage == "float32"
     assert (once.recall_mse() == pytest.approx(per_task.recall_mse(), rel=1e-9)) == exact
 
@@ -252,7 +252,7 @@ def test_recall_error_is_that_of_the_dropped_entries_of_what_is_replayed(kind, s
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 @pytest.mark.parametrize("read", ["per_task", "at_store"])
 def test_associative_memories_learn_the_full_maps_of_the_stored_samples(monkeypatch, read, storage):
-    """As the features have them, neither masked nor quantised, and of no other sample."""
+    """The maps equal those of the features, without masks or quantisation, and no others are learnt."""
     written = {}
     kind = ASSOCIATIVE_MEMORIES.get("mean")
     write = kind.write
@@ -274,7 +274,7 @@ def test_associative_memories_learn_the_full_maps_of_the_stored_samples(monkeypa
 
 
 def test_every_seed_has_its_own_associative_memory():
-    """Its seed depends on the run's seed only, not on other runs or their order."""
+    """Its seed depends only on the run's seed, not on other runs or their order."""
 
     def seeds(runs):
         stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
@@ -296,7 +296,7 @@ def test_a_budget_too_small_for_the_state_is_an_error():
 
 @pytest.mark.parametrize("unit", ["slots", "floats", "bytes"])
 def test_a_buffer_smaller_than_the_tasks_is_an_error_in_every_unit(unit):
-    """Rather than a memory that stores everything (a slice from minus zero) or nothing."""
+    """Otherwise a slice from minus zero would store everything."""
     with pytest.raises(UserError, match="a buffer of 2 .* holds no sample of task 1 of 3"):
         fill(make_cell("er", buffer=2, budget_unit=unit))
 
@@ -340,7 +340,7 @@ def test_int8_storage_buys_samples_and_replays_what_it_stored():
     ],
 )
 def test_bytes_of_a_sample_by_hand(method, changes, sample):
-    """An int8 channel has a float16 scale, 2 bytes, which is counted and paid for."""
+    """The float16 scale of an int8 channel counts as 2 bytes."""
     memory = fill(make_cell(method, buffer=12, budget_unit="bytes", **({"storage": "int8"} | changes)))
     full = 12 * 4 * 2 + 2 + (6 * 4 if method == "derpp" else 0)
     each = 12 * full // 3 // sample
@@ -387,7 +387,7 @@ def test_unequal_split_gives_tasks_unequal_shares():
 
 
 def test_what_a_task_leaves_is_carried_over():
-    """A share of 11 / 3 slots: three each, or with what is left over all eleven."""
+    """A share of 11 / 3 slots stores three samples per task, or eleven in total with carrying."""
     equal = fill(make_cell("er", buffer=11))
     carried = fill(make_cell("er", buffer=11, budget_split="carry"))
     assert [s.index.shape[1] for s in equal.stored] == [3, 3, 3]
@@ -400,7 +400,7 @@ def test_forgetting_follows_its_schedule(monkeypatch):
     monkeypatch.setattr(kind, "forget", lambda self, beta: calls.append((self.written, beta)))
     changes = {"associative_memory": "mean", "associative_settings": {}, "seeds": [0]}
     fill(make_cell("er", "sharc", forget_every=2, forget_beta=0.3, **changes))
-    assert calls == [(8, 0.3)]  # once, before the second task's maps are written
+    assert calls == [(8, 0.3)]  # called once, before the second task's maps are written
     calls.clear()
     fill(make_cell("er", "sharc", forget_every=1, forget_beta=0.1, **changes))
     assert calls == [(8, 0.1), (16, 0.1)]
@@ -411,7 +411,7 @@ def test_forgetting_follows_its_schedule(monkeypatch):
 
 @pytest.mark.parametrize("unit", ["slots", "floats"])
 def test_carrying_uses_the_whole_buffer(unit):
-    """Eleven slots do not divide among three tasks; the remainder is carried over."""
+    """Eleven slots are not divisible by three tasks; the remainder is carried over."""
     carried = fill(make_cell("er", buffer=11, budget_unit=unit, budget_split="carry"))
     assert carried.samples_stored == 11
     assert fill(make_cell("er", buffer=11, budget_unit=unit)).samples_stored == 9

@@ -1,4 +1,4 @@
-"""A representation or a selection is one new file. Throw-away ones are added and run here."""
+"""A representation or a selection is one new file. Temporary ones are added and run here."""
 
 import importlib
 import sys
@@ -178,7 +178,7 @@ def test_a_new_representation_is_a_valid_storage(add):
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
 @pytest.mark.parametrize("selection", ["last", "batches", "reservoir", "herding"])
 def test_a_new_representation_runs(add, variant, selection):
-    """What is stored fits the budget, shared bytes included, and the coarse values change the run."""
+    """Stored bytes, including shared ones, fit the budget, and the coarse values change the run."""
     add(REPRESENTATIONS, "throwaway_palette", PALETTE)
     settings = REPRESENTATIONS.get("throwaway_palette").Settings(levels=16, top=2.0).model_dump()
     cell = make_cell("er", variant, buffer=40, budget_unit="bytes", seeds=[0, 1], selection=selection)
@@ -192,7 +192,7 @@ def test_a_new_representation_runs(add, variant, selection):
     assert document["costs"]["samples_stored"][0] > exact["costs"]["samples_stored"][0], "it is smaller"
 
 
-def test_what_all_samples_share_is_charged_once(add):
+def test_shared_bytes_are_charged_once(add):
     add(REPRESENTATIONS, "throwaway_palette", PALETTE)
     palette = REPRESENTATIONS.get("throwaway_palette")((12, 2, 2))
     for split, carry in ((None, False), (None, True), ((3.0, 1.0, 2.0), False)):
@@ -203,7 +203,7 @@ def test_what_all_samples_share_is_charged_once(add):
 
 
 def test_pooled_vectors_are_a_representation(add):
-    """They need no maps, buy as many samples as their values allow, and nothing completes them."""
+    """They need no maps, store as many samples as their values allow, and are not completed."""
     add(REPRESENTATIONS, "throwaway_pooled", POOLED)
     name = "throwaway_pooled"
     grid = load_grid(BASE | {"storage": name, "variants": "plain"})
@@ -240,7 +240,7 @@ def test_a_new_selection_runs(add):
 
 
 def test_a_new_selection_of_the_stream_runs(add):
-    """Its traits decide what it cannot be combined with, as for the reservoir."""
+    """Its traits define unsupported combinations, as for the reservoir."""
     add(SELECTIONS, "throwaway_ring", RING)
     values = BASE | {"memory": {"selection": "throwaway_ring"}}
     found = [cell for cell in cells(load_grid(values)) if cell.buffer]

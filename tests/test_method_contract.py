@@ -1,6 +1,6 @@
-"""What every method must fulfil, judged by the traits that its class declares.
+"""The contract of every method, tested against the traits that its class declares.
 
-A method that you add is tested here without a line of yours. What holds for whole runs: test_learner.py.
+An added method is tested here automatically. For whole runs see test_learner.py.
 """
 
 import copy
@@ -22,13 +22,13 @@ from sharc_core.methods import METHODS, Task
 R, B, D, C = 3, 6, 8, 6
 TASKS = [(0, 1), (2, 3), (4, 5)]
 HEADS = get_args(HeadConfig.model_fields["kind"].annotation)
-UNCOUNTED = 4096  # bytes that counters and drawn random numbers may take
+UNCOUNTED = 4096  # bytes allowed for counters and drawn random numbers
 
 ALL = pytest.mark.parametrize("name", METHODS.names())
 
 
 class Untouchable:
-    """In the place of the memory of a method that says that it uses none."""
+    """Replaces the memory of a method that declares that it uses none; any access fails."""
 
     def __getattr__(self, name: str):
         raise AssertionError(f"uses_memory is False, but the method asks for memory.{name}")
@@ -44,13 +44,13 @@ def random_batch(classes: tuple[int, ...], source: torch.Generator, logits: bool
 
 
 def make_stream() -> list[list[Batch]]:
-    """Four minibatches of each task."""
+    """Return four minibatches of each task."""
     source = torch.Generator().manual_seed(0)
     return [[random_batch(classes, source, False) for _ in range(4)] for classes in TASKS]
 
 
 def make_memory(name: str) -> FixedMemory | Untouchable:
-    """Past samples, with logits only where the method declares that it needs them."""
+    """Return a memory of past samples, with logits only if the method declares that it needs them."""
     kind, source = METHODS.get(name), torch.Generator().manual_seed(1)
     if not kind.uses_memory:
         return Untouchable()
@@ -66,7 +66,7 @@ def make_method(name: str, head: str | None = None, features: int = D):
 
 
 def learn(method, memory, stream: list[list[Batch]], tasks: list[tuple[int, ...]] = TASKS) -> None:
-    """Go through the hooks as the learner does."""
+    """Call the hooks as the learner does."""
     with torch.no_grad():
         for number, (classes, batches) in enumerate(zip(tasks, stream, strict=True)):
             if isinstance(memory, FixedMemory):
@@ -79,7 +79,7 @@ def learn(method, memory, stream: list[list[Batch]], tasks: list[tuple[int, ...]
 
 
 def some_features() -> torch.Tensor:
-    """(R, n, D), the same for every replica, and not contiguous: as the learner hands test features over."""
+    """Return features (R, n, D), equal for every replica and not contiguous, as the learner passes them."""
     return torch.rand(9, D, generator=torch.Generator().manual_seed(2)).expand(R, -1, -1)
 
 
@@ -105,7 +105,7 @@ def test_titles_are_distinct():
 
 
 @ALL
-def test_it_runs_with_the_heads_that_it_declares_and_the_grid_refuses_the_others(name):
+def test_method_runs_with_declared_heads_and_the_grid_refuses_the_others(name):
     for head in HEADS:
         values = {key: value for key, value in BASE.items() if key != "methods"}
         values |= {"methods": [name], "head": {"kind": head}}
@@ -164,7 +164,7 @@ def test_predictions_are_scores_and_change_nothing(name):
 
 @ALL
 def test_replicas_do_not_mix(name):
-    """All together equal each alone, in everything that the method keeps."""
+    """All attributes of replicas trained together equal those of replicas trained alone."""
     together, memory = make_method(name), make_memory(name)
     learn(together, memory, make_stream())
 
@@ -188,7 +188,7 @@ def test_replicas_do_not_mix(name):
 
 @pytest.mark.parametrize("name", [n for n in METHODS.names() if not METHODS.get(n).order_matters])
 def test_the_order_of_the_samples_matters_only_if_it_says_so(name):
-    """Shuffled within their tasks, tasks in reverse, or all tasks at once: the same predictions."""
+    """Shuffling within tasks, reversing tasks or joining tasks gives the same predictions."""
     method, stream = make_method(name), make_stream()
     learn(method, make_memory(name), stream)
     expected = method.predict(some_features())
@@ -219,8 +219,8 @@ def tensors(value: object) -> Iterator[torch.Tensor]:
 
 
 @ALL
-def test_what_it_keeps_is_counted(name):
-    """Tensors in its attributes, the head aside, take no more than extra_bytes."""
+def test_kept_tensors_are_counted(name):
+    """Tensors in the attributes, without the head, take at most extra_bytes."""
     wide = 512
     method = make_method(name, features=wide)
     stream = [[Batch(b.x.repeat(1, 1, wide // D), b.y) for b in batches] for batches in make_stream()]

@@ -1,6 +1,6 @@
-"""Updates against an obvious autograd implementation, one replica and one tensor at a time.
+"""Updates compared with a plain autograd implementation, one replica and one tensor at a time.
 
-What every method must fulfil, whatever it does: test_method_contract.py.
+For the contract of every method see test_method_contract.py.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ from sharc_core.heads import Batch, make_head
 from sharc_core.methods import METHODS, traits
 
 R, B, D, C, LR = 3, 5, 6, 4, 0.1
-PARAMETERS = C * D + C  # of one replica; the rest of a head's row is padding
+PARAMETERS = C * D + C  # of one replica; the rest of the row is padding
 REFERENCES = ["sgd", "joint", "er", "mer", "derpp", "clser", "agem", "gem"]  # see `reference`
 
 
 class FixedMemory:
-    """Hands out known batches: minibatches in a fixed cycle, past tasks as given."""
+    """Returns known batches: minibatches in a fixed cycle, and the given past tasks."""
 
     def __init__(self, minibatches: list[Batch], tasks: list[Batch]):
         self.minibatches, self.past, self.calls = minibatches, tasks, 0
@@ -48,7 +48,7 @@ def random_batch(seed: int, size: int = B) -> Batch:
 
 @pytest.fixture
 def scene():
-    """A head with sizeable weights, a current batch, a memory of two minibatches and three tasks."""
+    """A head with large weights, a current batch, and a memory of two minibatches and three tasks."""
     head = make_head("linear", 0, R, D, C)
     head.initialise([0, 1, 2])
     head.vector.mul_(3)
@@ -62,7 +62,7 @@ def make(name: str, head, **settings):
 
 
 class Net:
-    """One replica as plain torch: weight and bias that require gradients."""
+    """One replica in plain torch, with weight and bias that require gradients."""
 
     def __init__(self, head, r: int):
         self.r = r
@@ -91,7 +91,7 @@ def together(one: Batch, other: Batch) -> Batch:
 
 
 def reference(name: str, scene, r: int) -> torch.Tensor:
-    """The parameters of replica r after one step of the method, by the book."""
+    """Return the parameters of replica r after one step of the method, computed from its definition."""
     net, now, memory = Net(scene.head, r), scene.batch, scene.memory
     first, second = memory.minibatches
     if name in ("sgd", "joint"):
@@ -101,7 +101,7 @@ def reference(name: str, scene, r: int) -> torch.Tensor:
     if name == "derpp":
         distil = F.mse_loss(net.logits(first), first.logits[r])
         return net.step(net.ce(now) + 0.1 * distil + 0.5 * net.ce(second))
-    if name == "clser":  # both averages still equal the head: no consistency loss (tested apart, below)
+    if name == "clser":  # both averages still equal the head: no consistency loss (tested below)
         return net.step(net.ce(together(now, first)))
     if name == "agem":
         g, ref = net.gradient(net.ce(now)), net.gradient(net.ce(first))
@@ -122,7 +122,7 @@ def reference(name: str, scene, r: int) -> torch.Tensor:
 
 
 def test_every_update_of_a_head_has_a_reference():
-    """Here, or in a test file of the method's own: tests/test_<name>.py."""
+    """It is here or in tests/test_<name>.py."""
     for name in METHODS.names():
         if METHODS.get(name).trains_head and name not in REFERENCES:
             own = Path(__file__).with_name(f"test_{name}.py")
@@ -149,7 +149,7 @@ def test_er_whole_is_the_mean_over_past_tasks(scene):
 
 
 def test_mer_by_sample_is_riemers_algorithm(scene):
-    """Two batches of per-sample SGD with both Reptile steps, written out."""
+    """Compare with two batches of per-sample SGD with both Reptile steps."""
     method = make("mer", scene.head, inner="sample", beta=0.3, gamma=0.6, batches=2)
     expected = []
     for r in range(R):
@@ -188,7 +188,7 @@ def test_clser_teacher_is_the_better_average(scene):
 
 
 def test_clser_loss_is_pooled_cross_entropy_and_consistency_with_the_better_average(scene):
-    """The authors' loss on two averages that differ from the head; fewer samples replayed than new ones."""
+    """Both averages differ from the head, and fewer samples are replayed than are new."""
     method = make("clser", scene.head, reg=0.7)
     g = torch.Generator().manual_seed(0)
     for average in (method.stable, method.plastic):
@@ -222,7 +222,7 @@ def test_derpp_weighs_logits_and_labels_as_set(scene):
 
 
 def test_clser_averages_follow_their_schedule(scene):
-    """With both rates at 1 every step averages: decay min(1 - 1/(step+1), decay), from the first step on."""
+    """With both rates at 1 every step averages with decay min(1 - 1/(step+1), decay)."""
     method = make("clser", scene.head, stable_rate=1.0, plastic_rate=1.0, stable_decay=0.6, plastic_decay=0.2)
     stable, plastic = method.stable.vector.clone(), method.plastic.vector.clone()
     for step in range(1, 5):

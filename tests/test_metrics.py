@@ -28,7 +28,7 @@ percent = st.floats(0, 100)
 matrices = st.integers(2, 5).flatmap(lambda t: arrays(float, (2, t, t), elements=percent))
 
 
-def test_hand_computed():
+def test_metrics_match_hand_computed_values():
     assert acc(A) == pytest.approx((70 + 50 + 96) / 3)
     assert bwt(A) == pytest.approx(((70 - 90) + (50 - 80)) / 2)
     # the row before the task is learned minus the untrained head, for tasks 2 and 3
@@ -60,7 +60,7 @@ def test_joint_has_only_acc():
 
 
 def test_metrics_in_code_by_hand():
-    """The code takes the best of all rows, including the last and the test before a task is learned."""
+    """The code takes the best of all rows, including the last row and tests before a task is learned."""
     assert bwt_in_code(A, UNTRAINED) == bwt(A)
     assert forgetting_in_code(A) == pytest.approx(((90 - 70) + (80 - 50)) / 2)
     improved = np.array([[40.0, 70.0, 99.0], [55.0, 60.0, 0.0], [80.0, 65.0, 90.0]])

@@ -1,4 +1,4 @@
-"""torchvision's weights from a mirror folder: a real checkpoint file, its name carrying its checksum."""
+"""torchvision's weights from a mirror folder, with a real checkpoint whose name contains its checksum."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from sharc_core.common.files import sha256_file
 
 @pytest.fixture
 def mirrored(tmp_path):
-    """A mirror with one checkpoint, and an entry that would fail if it were asked for a download."""
+    """A mirror with one checkpoint, and a weights entry whose download fails."""
     state = {"conv1.weight": torch.arange(6.0)}
     torch.save(state, tmp_path / "new.pth")
     path = tmp_path / f"net-{sha256_file(tmp_path / 'new.pth')[:8]}.pth"
@@ -31,7 +31,7 @@ def test_the_mirror_comes_first(mirrored):
 
 
 @pytest.mark.reliability("damaged-torchvision-weights")
-def test_a_damaged_file_is_named(mirrored):
+def test_damaged_file_is_reported_by_name(mirrored):
     mirrored.path.write_bytes(mirrored.path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"net-.*\.pth is damaged .*get it again"):
         download(mirrored.entry, mirrored.path.parent)
@@ -39,7 +39,7 @@ def test_a_damaged_file_is_named(mirrored):
 
 @pytest.mark.reliability("unsafe-weights")
 def test_nothing_is_unpickled(mirrored):
-    """A checkpoint with code in it is refused even when its checksum fits its name."""
+    """A checkpoint that contains code is refused even if its checksum matches its name."""
     torch.save({"x": SimpleNamespace(a=1)}, mirrored.path)
     path = mirrored.path.with_name(f"net-{sha256_file(mirrored.path)[:8]}.pth")
     mirrored.path.rename(path)
@@ -49,6 +49,6 @@ def test_nothing_is_unpickled(mirrored):
 
 
 @pytest.mark.reliability("incomplete-mirror")
-def test_without_it_the_message_says_where_to_put_it(mirrored, tmp_path):
+def test_error_for_a_missing_file_says_where_to_put_it(mirrored, tmp_path):
     with pytest.raises(UserError, match=r"no network.*into the mirror folder"):
         download(mirrored.entry, tmp_path / "empty")

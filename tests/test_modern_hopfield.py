@@ -1,4 +1,4 @@
-"""The modern Hopfield network against its definition."""
+"""The modern Hopfield network compared with its definition."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sharc_core.common.errors import UserError
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("full_state", [True, False])
 def test_modern_hopfield_equals_its_definition(similarity, iterations, full_state):
-    """The update written out with loops over the entries that are compared."""
+    """Compare with a plain loop over maps."""
     memory = make(
         "modern_hopfield", beta=2.0, similarity=similarity, iterations=iterations, full_state=full_state
     )
@@ -74,7 +74,7 @@ def test_large_beta_is_top_one_retrieval_and_exact():
 
 
 def test_modern_hopfield_ends_at_a_fixed_point():
-    """After many updates another one changes nothing: q = softmax(beta sim(q, X)) X on the free entries."""
+    """After many updates q = softmax(beta sim(q, X)) X holds on the free entries."""
     maps, labels = patterns()
     masked, mask = cue(maps)
     memory = make("modern_hopfield", beta=1.5, iterations=200)
@@ -89,7 +89,7 @@ def test_modern_hopfield_ends_at_a_fixed_point():
 
 @pytest.mark.parametrize("similarity", ["euclidean", "dot"])
 def test_well_separated_patterns_are_recalled_exactly(similarity):
-    """Random signs in 4,000 dimensions, half of them hidden: one update at large beta finds the pattern."""
+    """One update at large beta recalls random signs in 4,000 dimensions of which half are hidden."""
     source = torch.Generator().manual_seed(2)
     maps = torch.randn(200, 1000, 2, 2, generator=source).sign()
     mask = torch.rand(200, 1000, generator=source) < 0.5

@@ -1,4 +1,4 @@
-"""Nearest class mean against scikit-learn's NearestCentroid, after whole runs."""
+"""Nearest class mean compared with scikit-learn's NearestCentroid after whole runs."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sharc_core.learning.learner import run_cell
 
 @pytest.fixture
 def methods(monkeypatch):
-    """The method of every evaluation of a run."""
+    """Record the method at every evaluation of a run."""
     seen, evaluate = [], learner.evaluate
 
     def recording(tests, stream, method, device="cpu"):
@@ -24,7 +24,7 @@ def methods(monkeypatch):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_predictions_are_nearest_centroids(methods, seed):
-    """On the complete stream, of classes of unequal size, whatever the order of the samples."""
+    """Compare on the complete stream with classes of unequal size, for any order of samples."""
     features = make_features(channels=32, separation=0.2, seed=seed)
     kept = torch.rand(len(features.train_labels), generator=torch.Generator().manual_seed(seed))
     kept = kept < (1 + features.train_labels) / 6
@@ -44,7 +44,7 @@ def test_predictions_are_nearest_centroids(methods, seed):
 
 
 def test_classes_that_were_not_seen_are_not_predicted(methods):
-    """Nothing before training; then the tasks so far, whose accuracies do not change in Task-IL."""
+    """No class is predicted before training. Task-IL accuracies of seen tasks do not change later."""
     document = run_cell(make_features(separation=2.0), make_cell("ncm"))
     assert set(sum(document["untrained"]["task_il"], [])) == {0.0}
     for r in range(3):

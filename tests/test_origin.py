@@ -1,4 +1,4 @@
-"""Where a run happened: commit and state of the checkout, host, data and weights."""
+"""The origin of a run: commit and state of the checkout, host, data and weights."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ def git(folder, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository with one committed file of code and one beside it."""
+    """A repository with one committed file in the package and one outside it."""
     root = tmp_path / "project"
     (root / "sharc_core").mkdir(parents=True)
     (root / "sharc_core/mine.py").write_text("x = 1\n")
@@ -57,14 +57,14 @@ def test_a_staged_change_is_a_change(checkout):
 
 
 @pytest.mark.parametrize("path", ["out/runs.csv", "mine.yaml", "sharc_core/__pycache__/mine.cpython-311.pyc"])
-def test_results_grid_files_and_compiled_code_do_not(checkout, path):
+def test_results_grid_files_and_compiled_code_do_not_make_it_dirty(checkout, path):
     """The first results of a run must not make those that follow look changed."""
     (checkout / path).parent.mkdir(exist_ok=True)
     (checkout / path).write_text("x\n")
     assert state(checkout)["dirty"] is False
 
 
-def test_ignored_code_does_not(checkout):
+def test_ignored_code_does_not_make_it_dirty(checkout):
     (checkout / ".git/info/exclude").write_text("scratch.py\n")
     (checkout / "sharc_core/scratch.py").write_text("x\n")
     assert state(checkout)["dirty"] is False
@@ -86,7 +86,7 @@ def test_outside_a_checkout_before_the_first_commit_and_without_git(tmp_path, ch
     assert state(checkout) == NOWHERE
 
 
-def test_a_hook_of_another_checkout_is_not_asked(checkout, tmp_path, monkeypatch):
+def test_environment_variables_of_git_are_ignored(checkout, tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()
     git(other, "init", "--quiet")
@@ -98,10 +98,10 @@ def test_a_hook_of_another_checkout_is_not_asked(checkout, tmp_path, monkeypatch
     assert found == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": False}
 
 
-def test_asking_writes_nothing(checkout):
-    """Jobs of a grid ask all at once."""
+def test_reading_the_state_writes_nothing(checkout):
+    """Jobs of a grid read the state concurrently."""
     index = checkout / ".git/index"
-    os.utime(checkout / "README.md", (1, 1))  # git would like to note that the file is unchanged
+    os.utime(checkout / "README.md", (1, 1))  # git would update its index for the unchanged file
     before = index.read_bytes(), index.stat().st_mtime_ns
     assert state(checkout)["dirty"] is False
     assert (index.read_bytes(), index.stat().st_mtime_ns) == before

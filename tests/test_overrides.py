@@ -144,7 +144,7 @@ def _has(value, expected) -> bool:
         ("seeds=" + "[" * 30 + "]" * 30, r"more than 100,000 values, or nested deeper than 20"),
     ],
 )
-def test_what_is_ambiguous_is_one_line_that_says_how(argument, message):
+def test_ambiguous_override_error_shows_the_right_form(argument, message):
     with pytest.raises(UserError, match=message) as caught:
         grid_with(argument)
     line = str(caught.value)
@@ -163,7 +163,7 @@ def test_a_grid_file_stays_strict():
 
 @pytest.mark.reliability("command-line-values")
 def test_every_key_of_a_grid_can_be_given_as_text():
-    """A complete grid in which all values are texts, as in --config, equals the one with typed values."""
+    """A complete grid whose values are all texts, as in --config, equals the typed grid."""
 
     def as_text(value):
         if isinstance(value, dict):
@@ -185,7 +185,7 @@ def test_every_key_of_a_grid_can_be_given_as_text():
 
 @pytest.mark.reliability("command-line-values")
 @pytest.mark.pipeline
-def test_snakemake_takes_them(project):
+def test_snakemake_applies_overrides(project):
     command = ["--configfile", "config/smoke.yaml", "--dry-run", "--config"]
     run = snakemake(project, *command, "seeds=[7]", "training={lr: 0.03}", "results_dir=results/other")
     assert run.returncode == 0, run.stdout

@@ -1,4 +1,4 @@
-"""config/paper.yaml: it lists the whole grid without any data, and runs on stand-ins for the archives."""
+"""config/paper.yaml: a dry run without data, and a run on synthetic archives."""
 
 import json
 
@@ -20,8 +20,8 @@ from sharc_core.results.published import load_published
 PAPER = ROOT / "config/paper.yaml"
 
 
-def test_the_grid_is_the_papers():
-    """Every published number has a run, under the name that the published table gives it."""
+def test_every_published_number_has_a_run():
+    """The run has the names that the published table uses."""
     grid = load_config(PAPER)
     runs = set()
     for cell, members in memberships(grid):
@@ -43,7 +43,7 @@ def test_the_grid_is_the_papers():
     assert (backbone.arch, backbone.weights, backbone.image_size) == ("resnet18", "imagenet1k_v1", 224)
 
 
-def test_the_figures_are_the_papers():
+def test_grid_has_the_figures_of_the_paper():
     grid = load_config(PAPER)
     figures = {name: (grid.studies[name].figure, sub_grid_of(grid, name)) for name in grid.studies}
     assert figures["curves"][0] == "learning_curves" and figures["curves"][1].buffers == [200]
@@ -63,8 +63,8 @@ def test_the_figures_are_the_papers():
     assert part.sharc.theta == {s: [t / 10 for t in range(1, 10)] for s in part.scenarios}
 
 
-def test_the_grid_of_rules_has_each_of_them():
-    """config/fidelity.yaml: every rule of ER or GEM with either memory, at both thetas, in both scenarios."""
+def test_fidelity_grid_has_every_rule():
+    """config/fidelity.yaml has every rule of ER and GEM, both memories, thetas and scenarios."""
     grid = load_config(ROOT / "config/fidelity.yaml")
     rules = {f"paper+{rule}" for rule in RULES if rule not in ("logits_at", "evaluated", "batch_norm")}
     parts = {name: sub_grid_of(grid, name) for name in grid.studies}
@@ -78,7 +78,7 @@ def test_the_grid_of_rules_has_each_of_them():
     assert grid.sharc.theta == parts["rules"].sharc.theta == {s: [0.4, 0.8] for s in grid.scenarios}
 
 
-def test_the_published_codes_grid_is_the_papers_with_the_codes_rules_images_memory_and_backbone():
+def test_published_code_grid_differs_only_in_the_rules_and_inputs_of_the_code():
     paper, code = load_config(PAPER), load_config(ROOT / "config/published_code.yaml")
     for key in ("datasets", "methods", "variants", "buffers", "scenarios", "seeds", "training", "head"):
         assert getattr(code, key) == getattr(paper, key), key
@@ -111,10 +111,10 @@ def test_a_dry_run_lists_the_whole_grid_without_data_and_a_run_says_what_is_miss
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
-    """The paper's grid on small archives in the original formats and a backbone of random weights.
+    """Run the paper's grid on small archives in the original formats with a random backbone.
 
-    All data sets, methods, variants, scenarios, studies and protocols; fewer buffers, seeds and thetas, and
-    in batches, because a job takes seconds to start.
+    It has all data sets, methods, variants, scenarios, studies and protocols, but fewer buffers, seeds and
+    thetas. Cells run in batches, because a job takes seconds to start.
     """
     folder = tmp_path_factory.mktemp("paper")
     copy_project(folder)
@@ -128,7 +128,7 @@ def stand_in(tmp_path_factory):
     values |= {"mirror": "mirror", "seeds": [0, 1], "buffers": [200], "cells": {"per_job": 100}}
     values["studies"]["theta"]["sharc"]["theta"] = [0.1, 0.5, 0.9]
     values["studies"]["protocols"]["sharc"]["theta"] = [0.8]
-    # memories that stop learning early: less work, the same way through the code
+    # memories that stop learning early use the same code with less work
     values["sharc"]["associative_settings"] |= {
         "bayespcn": {"hidden": 8, "steps": 5},
         "bayespcn_exact": {"hidden": 8, "steps": 5},

@@ -1,4 +1,4 @@
-"""Drifting features and all methods on them against the authors' classes with a network in the loop."""
+"""Drifting features and all methods on them, compared with the authors' classes with a network."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def array(name: str) -> torch.Tensor:
 
 
 class Network(torch.nn.Module):
-    """The fixture's network up to its maps, under the fixture's names."""
+    """The fixture's network up to its maps, with the fixture's layer names."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ def make_backbone() -> Backbone:
 
 @pytest.fixture(scope="module", autouse=True)
 def _authors_order():
-    """Each task's order, and JOINT's."""
+    """Use the authors' order of each task and of JOINT."""
     with pytest.MonkeyPatch.context() as patch:
 
         def order(self, task, epoch, seeds):
@@ -87,7 +87,7 @@ def stream():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, stream):
-    """All parts that the seven methods and JOINT read, extracted in float64."""
+    """The parts that the seven methods and JOINT read, extracted in float64."""
     prepared = SimpleNamespace(
         manifest={"classes": list("abcdef")},
         train_images=ARRAYS["train_images"],
@@ -109,7 +109,7 @@ def features(folders):
 
 
 def drifting_cell(method: str, **sharc) -> Cell:
-    """The run's cell as a grid file asks for it; stored in float64."""
+    """Return the run's cell as a grid file defines it, with storage in float64."""
     given = SETTINGS.get(f"{method}_t0", {"settings": {}})["settings"]
     names = NAMES.get(method, {})
     given = {names.get(name, name): value for name, value in given.items()}
@@ -163,7 +163,7 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
             seen.averages[name].append(evaluate(tests_of_average, stream, predictor(names[name])))
         return evaluate(tests, stream, tested, device)
 
-    if method_name == "clser":  # the code tests its averages too, each through a network of its own
+    if method_name == "clser":  # the code tests its averages too, each with a separate network
         views = replicas_of(features, [0], 1, 10)
         seen.averages = {"stable": [], "plastic": []}
 
@@ -175,15 +175,15 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
 
 
 def parts_matrix(rows, scenario: str) -> list[list[float]]:
-    """Row i up to the task after i, as the authors test."""
+    """Return row i up to the task after i, which is what the authors test."""
     found = torch.stack([row[scenario][0] for row in rows])
     assert bool(found[0, 2:].isnan().all()), "tasks beyond the next one are not tested"
     return [found[i, : min(i + 2, 3)].tolist() for i in range(3)]
 
 
 @pytest.mark.parametrize("key", METHOD_KEYS)
-def test_features_and_statistics_are_the_authors(key, features, folders):
-    """Pooled test features after each task and the running statistics, by the passes of each method."""
+def test_features_and_statistics_equal_the_authors(key, features, folders):
+    """Compare pooled test features and running statistics after each task."""
     passes = METHODS.get(key).passes
     steps = [12 * passes * (task + 1) for task in range(3)]
     assert steps == RUNS[key]["passes_after_task"]
@@ -202,8 +202,8 @@ def test_features_and_statistics_are_the_authors(key, features, folders):
 
 
 @pytest.mark.parametrize("key", METHOD_KEYS)
-def test_runs_are_the_authors(key, features, stream):
-    """Heads, memories and accuracies."""
+def test_runs_equal_the_authors(key, features, stream):
+    """Compare heads, memories and accuracies."""
     seen = replay(key, features, stream)
     assert not seen.left, "every draw was used"
     for task, heads in enumerate(seen.heads):
@@ -230,7 +230,7 @@ def test_runs_are_the_authors(key, features, stream):
         assert [s.index.shape[1] for s in seen.store.stored] == RUNS[key]["stored_after_task"]
 
 
-def test_joint_is_the_authors(features, stream):
+def test_joint_equals_the_authors(features, stream):
     seen = replay("joint", features, stream)
     ((w, b),) = seen.heads[-1].values()
     assert all(bool(row["class_il"].isnan().all()) for row in seen.rows[:2]), "JOINT is tested at its end"

@@ -1,7 +1,7 @@
-"""BayesPCN against the authors' own class: numbers that it gave on small inputs (see peer/README.md).
+"""BayesPCN compared with results of the authors' class on small inputs (see peer/README.md).
 
-Everything is float64. Each comparison starts from the stored state, so that rounding does not add up. How far
-runs can agree is known from a second implementation of the same rules; the tolerances are those.
+Everything is float64. Each comparison starts from the stored state, so that rounding does not accumulate. The
+tolerances come from a second implementation of the same rules.
 """
 
 import json
@@ -30,7 +30,7 @@ def peer() -> dict[str, torch.Tensor]:
 
 
 class Replayed(KIND):
-    """Starts from given hidden units instead of draws, and keeps what the optimisation passes through."""
+    """Starts from given hidden units instead of draws, and records the steps of the optimisation."""
 
     def draw_start(self, what, offset, count):
         return self.starts[what][offset : offset + count].clone()
@@ -52,7 +52,7 @@ class Replayed(KIND):
 
 
 def make(peer, strategy: str, state: str, log_joint: str | None = None) -> Replayed:
-    """A memory in a stored state: "" is the initial one, or write0, write1."""
+    """Return a memory in a stored state: initial (""), write0 or write1."""
     settings = KIND.Settings(hidden=HIDDEN, log_joint=STRATEGIES[log_joint or strategy])
     memory = Replayed(settings, SHAPE, 4)
     names = [f"{strategy}_{state}_{part}" for part in ("R", "U", "top_mean", "top_var")]
@@ -66,7 +66,7 @@ def make(peer, strategy: str, state: str, log_joint: str | None = None) -> Repla
 
 
 def close(found, expected, relative: float) -> None:
-    """Largest difference by the largest value."""
+    """Assert that the largest difference, relative to the largest value, is within the tolerance."""
     assert found.dtype == expected.dtype == torch.float64 and found.shape == expected.shape
     assert (found - expected).abs().max() <= relative * expected.abs().max()
 
@@ -84,8 +84,8 @@ def same_state(memory, peer, name: str, relative: float) -> None:
 @strategies
 @pytest.mark.parametrize("by", STRATEGIES)
 @pytest.mark.parametrize("coupled", [True, False])
-def test_log_joint_and_gradients_at_a_point(peer, strategy, by, coupled):
-    """With all entries free, and in Gram form with all of them clamped; normalising constants included."""
+def test_log_joint_and_gradients_equal_the_authors(peer, strategy, by, coupled):
+    """Compare with all entries free, and in Gram form with all clamped, including constants."""
     memory = make(peer, strategy, "write1", log_joint=by)
     x, hidden = peer["point_obs"], peer["point_hidden"][None]
     name = f"{strategy}_point_{by}_{'coupled' if coupled else 'alone'}"
@@ -97,7 +97,7 @@ def test_log_joint_and_gradients_at_a_point(peer, strategy, by, coupled):
         close(value[0], peer[f"{name}_log_joint"], 1e-13)
         close(gradient[0], peer[f"{name}_grad_hidden"], 1e-13)
     (block,) = free.blocks
-    close(10 * block.adam.first, peer[f"{name}_grad_obs"], 1e-13)  # of one step, which takes a tenth
+    close(10 * block.adam.first, peer[f"{name}_grad_obs"], 1e-13)  # the first moment is a tenth
 
 
 # --- writing and forgetting --------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_log_joint_and_gradients_at_a_point(peer, strategy, by, coupled):
 
 @strategies
 @pytest.mark.parametrize("batch", [0, 1])
-def test_writing(peer, strategy, batch):
+def test_writing_equals_the_authors(peer, strategy, batch):
     memory = make(peer, strategy, "write0" if batch else "")
     memory.starts["write"] = peer["start_write"][batch]
     maps = peer["maps"][10 * batch : 10 * batch + 10].double()
@@ -131,8 +131,8 @@ def test_writing(peer, strategy, batch):
 
 @strategies
 @pytest.mark.parametrize("batch", [0, 1])
-def test_conjugate_updates(peer, strategy, batch):
-    """From the stored hidden units."""
+def test_conjugate_updates_equal_the_authors(peer, strategy, batch):
+    """Start from the stored hidden units."""
     memory = make(peer, strategy, "write0" if batch else "")
     name = f"{strategy}_write{batch}"
     x = peer["maps"][10 * batch : 10 * batch + 10].double().flatten(1)
@@ -141,7 +141,7 @@ def test_conjugate_updates(peer, strategy, batch):
 
 
 @strategies
-def test_forgetting(peer, strategy):
+def test_forgetting_equals_the_authors(peer, strategy):
     memory = make(peer, strategy, "write1")
     for name in ("forget1", "forget2"):
         memory.forget(0.1)
@@ -161,10 +161,10 @@ def read(memory, peer, kind: int, members: slice) -> torch.Tensor:
 @strategies
 @pytest.mark.parametrize(("mode", "block"), [("alone", 1024), ("batch", 1024), ("batch", 32)])
 @pytest.mark.parametrize("kind", range(3), ids=MASKS)
-def test_reading(peer, monkeypatch, strategy, kind, mode, block):
-    """All cues in one call; batches of one or ten cues share nothing but the stop of the batch.
+def test_reading_equals_the_authors(peer, monkeypatch, strategy, kind, mode, block):
+    """Read all cues in one call; cues in batches of one or ten share only the stop of the batch.
 
-    With small blocks of columns, what no cue of a mask has free comes from Gram matrices.
+    With small blocks, columns that are observed in all cues of a mask use Gram matrices.
     """
     monkeypatch.setattr(cues, "BLOCK", block)
     memory = make(peer, strategy, "write1")
@@ -179,8 +179,8 @@ def test_reading(peer, monkeypatch, strategy, kind, mode, block):
         assert error.median() <= 1e-8 and error.max() <= 5e-2
     steps = torch.stack([active for *_, active in trace]).sum(0)
     other = (steps != peer[f"{name}_steps"]).sum()
-    # lone cues of p_pred creep up to the tolerance, where rounding decides at which step they stop: a second
-    # implementation had 1 to 3 of 20 elsewhere, ours has 4 in one case
+    # single cues of p_pred approach the tolerance slowly, so rounding decides when they stop: a second
+    # implementation differs for 1 to 3 of 20 cues, ours for 4 in one case
     assert other <= (4 if (mode, strategy) == ("alone", "p_pred") else 0)
     x, weights = recalled.flatten(1), memory.layers[0].mean
     ends = Grams((x @ x.T)[None], (x @ weights.T)[None], gram_of(weights), 256)
@@ -192,7 +192,7 @@ def test_reading(peer, monkeypatch, strategy, kind, mode, block):
 
 @pytest.mark.slow
 @strategies
-def test_traces_of_reading(peer, strategy):
+def test_reading_traces_equal_the_authors(peer, strategy):
     kind, name = MASKS.index("own80"), f"{strategy}_read_own80_alone_trace"
     for cue in range(5):
         memory = make(peer, strategy, "write1")

@@ -1,4 +1,4 @@
-"""Updates and masks against other people's code: mammoth's methods, SHARC's masks (tests/peer/README.md)."""
+"""Updates compared with mammoth's methods, and masks with SHARC's code (tests/peer/README.md)."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ STEPS, PER_TASK = 40, 10
 
 
 def under_mammoth(method: str) -> dict:
-    """Settings that `protocol: mammoth` gives a method."""
+    """Return the settings of a method under `protocol: mammoth`."""
     found = {}
     for rule in rules_of(MAMMOTH):
         found |= RULES[rule].get("method_settings", {}).get(method, {})
@@ -36,7 +36,7 @@ def under_mammoth(method: str) -> dict:
 
 
 class Replay:
-    """Hands out the fixture's replay batches of one step, and past tasks whole."""
+    """Returns the fixture's replay batches of one step, and whole past tasks."""
 
     def __init__(self, step: int):
         self.rows = list(ARRAYS["replay"][step])
@@ -58,7 +58,7 @@ def samples(index: torch.Tensor) -> Batch:
 
 
 def trained(key: str, **changes) -> SimpleNamespace:
-    """A method after the 40 steps, in float64."""
+    """Return a method after the 40 steps in float64."""
     name = key.split("_")[0]
     given = {NAMES.get(k, k): v for k, v in SETTINGS[key].items() if not k.startswith(("lr", "current"))}
     if name == "mer":
@@ -72,7 +72,7 @@ def trained(key: str, **changes) -> SimpleNamespace:
         method._draws = list(ARRAYS["uniform"].flip(0)[:, :, None])
     for step in range(STEPS):
         batch, replay = samples(ARRAYS["cur"][step]), Replay(step)
-        if name == "mer":  # mammoth forces a batch of one
+        if name == "mer":  # mammoth requires batches of one sample
             batch = Batch(batch.x[:, :1], batch.y[:, :1])
         method.lr = SETTINGS[key].get("lr_with_replay", 0.1) if replay else 0.1
         method.observe(batch, replay)
@@ -94,14 +94,14 @@ def test_updates_under_mammoths_protocol_are_mammoths(key):
 
 
 def test_adding_two_means_is_mammoths_step_of_twice_the_length():
-    """On equally large batches the sum of two means is twice their joint mean."""
+    """For batches of equal size the sum of two means is twice their joint mean."""
     summed = trained("er", mean="separate")
     torch.testing.assert_close(summed.head.weight[0], ARRAYS["er_lr2_w"], rtol=1e-12, atol=1e-12)
     assert not torch.allclose(summed.head.weight[0], ARRAYS["er_w"])
 
 
 def test_our_ridge_leaves_the_projection_without_one():
-    """Ours is 1e-10 of unit gradients, theirs 1e-10 of the gradients themselves."""
+    """Ours is 1e-10 on normalised gradients, theirs is 1e-10 on the gradients."""
     ours = trained("gem_ridge0", ridge=None)
     is_theirs(ours.head, "gem_ridge0", tolerance=1e-6)
     is_theirs(trained("gem_ridge0").head, "gem_ridge0")

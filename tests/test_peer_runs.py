@@ -1,4 +1,4 @@
-"""Whole runs under `protocol: code` against those of the authors' own classes (tests/peer/README.md)."""
+"""Whole runs under `protocol: code` compared with runs of the authors' classes (tests/peer/README.md)."""
 
 import json
 from collections import defaultdict
@@ -23,13 +23,13 @@ from sharc_core.selection.batches import whole_batches
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, make_stream
 
-torch.set_num_threads(1)  # small products: more threads only wait for each other
+torch.set_num_threads(1)  # more threads do not help with small products
 
 PEER = Path(__file__).with_name("peer")
 ARRAYS = np.load(PEER / "runs.npz", allow_pickle=False)
 RUNS = json.loads((PEER / "runs.json").read_text())["runs"]
 KEYS = sorted(RUNS)
-# every method and every setting of the associative memory; the other six runs take as long and agree as well
+# every method and every setting of the associative memory; the other six runs agree too, but take long
 OWN_MEMORY = ["er_t0.5", "er_t0.8", "er_m70_t0.5", "gem_t0.8", "agem_t0.5", "derpp_t0.5", "mer_t0.8"]
 OWN_MEMORY += ["mer_b2_t0.5", "clser_t0.8", "clser_fast_t0.5"]
 NAMES = {
@@ -51,7 +51,7 @@ def array(name: str) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def features():
-    """The runs' maps, exact and in float64."""
+    """The runs' exact maps in float64."""
     train, test = array("train_maps").double(), array("test_maps").double()
     return Features(
         train_maps=train,
@@ -66,7 +66,7 @@ def features():
 
 
 def code_cell(key: str):
-    """The run's cell, as a grid file with `protocol: code` asks for it; stored in float64."""
+    """Return the run's cell as a grid file with `protocol: code` defines it, with storage in float64."""
     run = RUNS[key]
     method, theta = run["method"], run["theta"]
     names = NAMES.get(method, {})
@@ -95,7 +95,7 @@ def code_cell(key: str):
 
 
 class Draws:
-    """Hands out the positions that the authors' run drew, one minibatch after the other."""
+    """Returns the positions that the authors' run drew, one minibatch after the other."""
 
     def __init__(self, key: str):
         drawn = ARRAYS[f"{key}_drawn"] if f"{key}_drawn" in ARRAYS else np.zeros((0, 0, 10), int)
@@ -106,7 +106,7 @@ class Draws:
 
 
 class Recorded:
-    """An associative memory that hands back what the authors' one recalled."""
+    """An associative memory that returns what the authors' memory recalled."""
 
     state_bytes = 0
 
@@ -129,7 +129,7 @@ class Recorded:
 
 
 def own_memory(key: str, cell):
-    """Our BayesPCN in float64, with the authors' prior and starts."""
+    """Return our BayesPCN in float64 with the authors' prior and initial states."""
     kind = ASSOCIATIVE_MEMORIES.get("bayespcn")
     am = kind(kind.Settings.model_validate(cell.associative_settings), (16, 2, 2), 6)
     prior, top = array("R0"), array("top_mean0")
@@ -152,7 +152,7 @@ def own_memory(key: str, cell):
 
 
 def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace:
-    """Run the learner on the authors' draws; everything that the fixture has, as we got it."""
+    """Run the learner on the authors' draws; return our values of everything in the fixture."""
     run, cell = RUNS[key], code_cell(key)
     order = array("order").long()
     monkeypatch.setattr(Stream, "order", lambda self, task, epoch, seeds: order[task][None])
@@ -231,7 +231,7 @@ def check_heads(key: str, seen, tolerance: float) -> None:
 
 
 def check_accuracies(seen) -> None:
-    """Of every network that the code tests; the trained one's log carries the run's name."""
+    """Compare the accuracies of every network that the code tests."""
     for name, results in seen.run["results"].items():
         for scenario, key in (("class_il", "class"), ("task_il", "task")):
             for task, row in enumerate(results[f"results_{key}"]):
@@ -242,7 +242,7 @@ def check_accuracies(seen) -> None:
     for scenario, name in (("class_il", "class"), ("task_il", "task")):
         ours = torch.stack([row[scenario][0] for row in seen.rows])
         for task, row in enumerate(logged[f"results_{name}"]):
-            # what the list holds beyond the next task the code's forgetting metric filled up with zeros
+            # the code's forgetting metric pads the rows with zeros after the next task
             tested = min(task + 2, 3)
             assert ours[task, :tested].tolist() == pytest.approx(row[:tested], abs=1e-9)
         matrix, untrained = ours.numpy(), seen.untrained[scenario][0].numpy()
@@ -255,8 +255,8 @@ def check_accuracies(seen) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_whole_runs_are_the_authors(key, features, monkeypatch):
-    """Heads, stored samples, masks, counts, buffer after every step, metrics; what is recalled is given."""
+def test_whole_runs_equal_the_authors(key, features, monkeypatch):
+    """Compare heads, samples, masks, buffers after every step and metrics, with given recalled maps."""
     seen = replay(key, features, monkeypatch)
     run = seen.run
     check_heads(key, seen, 1e-12)
@@ -292,8 +292,8 @@ def test_whole_runs_are_the_authors(key, features, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", OWN_MEMORY)
-def test_whole_runs_with_our_associative_memory(key, features, monkeypatch):
-    """Nothing is given but the authors' draws: what our BayesPCN recalls is what theirs did."""
+def test_whole_runs_with_our_associative_memory_equal_the_authors(key, features, monkeypatch):
+    """Only the authors' draws are given, and our BayesPCN recalls what theirs did."""
     cell = code_cell(key)
     am = own_memory(key, cell)
     seen = replay(key, features, monkeypatch, am)

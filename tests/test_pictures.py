@@ -1,4 +1,4 @@
-"""Pixels are those that a viewer shows, or the file is refused by name; orientation, frames, transparency."""
+"""Pixels equal those in a viewer, or the file is refused by name: orientation, frames, transparency."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ COLOURS = Image.fromarray(np.arange(0, 180, 10, dtype=np.uint8).reshape(2, 3, 3)
 
 
 def pixels(content: bytes) -> list:
-    """All pixels, row after row."""
+    """Return all pixels row by row."""
     image = decode(content, "x")
     assert image.mode == "RGB"
     return np.asarray(image).reshape(-1, 3).tolist()
@@ -38,7 +38,7 @@ def refused(content: bytes, message: str) -> None:
 
 # --- orientation -----------------------------------------------------------------------------------
 
-UPRIGHT = {  # what (0 40 80 / 120 160 200) becomes
+UPRIGHT = {  # (0 40 80 / 120 160 200) after orientation
     1: [[0, 40, 80], [120, 160, 200]],
     2: [[80, 40, 0], [200, 160, 120]],
     3: [[200, 160, 120], [80, 40, 0]],
@@ -74,7 +74,7 @@ def test_images_are_turned_upright(kind, options, orientation, mode):
 
 
 def test_orientation_in_other_blocks_and_damaged_ones():
-    """XMP counts, too; a damaged EXIF block says nothing, as in a viewer."""
+    """As in a viewer, XMP is used and a damaged EXIF block is ignored."""
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     assert decode(encoded(RAMP, "JPEG", xmp=xmp), "x").size == (2, 3)
     for exif in (
@@ -132,7 +132,7 @@ GREY = {
 
 
 @pytest.mark.parametrize("name", GREY)
-def test_grey(name):
+def test_grey_pixels_are_decoded(name):
     content, expected = GREY[name]
     assert grey(content) == expected
 
@@ -180,13 +180,13 @@ COLOUR = {
 
 
 @pytest.mark.parametrize("name", COLOUR)
-def test_colour(name):
+def test_colour_pixels_are_decoded(name):
     content, expected = COLOUR[name]
     assert pixels(content) == expected
 
 
 def without_adobe(content: bytes) -> bytes:
-    """A JPEG without its Adobe marker."""
+    """Return a JPEG without its Adobe marker."""
     start = content.index(b"\xff\xee")
     (length,) = struct.unpack(">H", content[start + 2 : start + 4])
     return content[:start] + content[start + 2 + length :]
@@ -194,7 +194,7 @@ def without_adobe(content: bytes) -> bytes:
 
 @pytest.mark.reliability("unreadable-pixels")
 def test_cmyk_in_a_jpeg():
-    """Adobe writes the opposite of the ink, and says that it does; without its marker nobody knows."""
+    """Adobe inverts the ink and marks the file; without the marker the meaning is unknown."""
     red = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
     assert np.abs(np.array(pixels(red)) - [255, 0, 0]).max() <= 2
     refused(without_adobe(red), "has CMYK pixels and no Adobe marker, .*: convert it to RGB")
@@ -202,7 +202,7 @@ def test_cmyk_in_a_jpeg():
 
 # --- transparency ----------------------------------------------------------------------------------
 
-HALF = [[128, 255, 128]]  # half of green (0, 255, 0) on white, within a level
+HALF = [[128, 255, 128]]  # green (0, 255, 0) at half opacity on white, up to one level
 TRANSPARENT = {
     "PNG": (png(2, 8, 6, bytes([0, 255, 0, 127, 9, 9, 9, 0])), [*HALF, [255, 255, 255]]),
     "PNG of 16 bits": (png(1, 16, 6, struct.pack(">4H", 0, 65535, 0, 32639)), HALF),
@@ -301,7 +301,7 @@ SAMPLES = [content for content, _ in [*GREY.values(), *COLOUR.values(), *TRANSPA
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(20))
 def test_a_damaged_file_is_pixels_or_one_line(seed):
-    """Whatever byte is changed and wherever it is cut: never an exception of Pillow's."""
+    """Changed bytes and truncation never cause an exception of Pillow."""
     rng = np.random.default_rng(seed)
     for content in SAMPLES:
         damaged = bytearray(content)
@@ -329,7 +329,7 @@ def test_of_several_frames_the_first_is_taken(kind, options):
 
 
 def test_results_keep_their_order_and_few_wait():
-    """Memory is bounded by the threads, not by the number of images."""
+    """Memory use depends on the number of threads, not on the number of images."""
     begun = []
     results = in_order(lambda number: begun.append(number) or number, range(1000), threads=3)
     assert next(results) == 0

@@ -1,4 +1,4 @@
-"""A real `snakemake` on the smoke grid, in a copy of the project in a temporary folder."""
+"""A real `snakemake` on the smoke grid in a copy of the project."""
 
 import zipfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from snake import own_lines, ran, snakemake
 pytestmark = pytest.mark.pipeline
 
 
-def test_outputs(project):
+def test_smoke_grid_writes_all_outputs(project):
     out = project / "results/smoke"
     runs = pd.read_csv(out / "runs.csv")
     # sgd: 2 scenarios x 2 seeds; er plain the same; er sharc one theta per scenario
@@ -36,8 +36,8 @@ def test_outputs(project):
     ]
 
 
-def test_snakemakes_own_report(project):
-    """Tables, figures and page with captions, categories and labels; written without a network."""
+def test_snakemakes_own_report_contains_captions_and_labels(project):
+    """It has tables, figures and page with captions, categories and labels, and needs no network."""
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     for path in ("own.html", "own.zip"):
         arguments = ("--configfile", "config/smoke.yaml", "--report", path)
@@ -63,7 +63,7 @@ def test_snakemakes_own_report(project):
 
 
 def test_default_data_sets_do_not_leak_in(project):
-    """A grid file stands for itself: config.yaml also has s_glyphs."""
+    """A grid file is independent of config.yaml, which also has s_glyphs."""
     assert not list((project / "data/prepared").glob("s_glyphs*"))
     assert not list((project / "results/smoke/matrices").glob("s_glyphs"))
 
@@ -75,7 +75,7 @@ def test_nothing_to_be_done_again(project):
 
 
 def planned_outputs(project: Path, config: Path) -> list[str]:
-    """Outputs of all jobs that a dry run would make; a job with several names them in one line."""
+    """Return the outputs of all jobs of a dry run; a job lists several outputs in one line."""
     dry = snakemake(project, "--configfile", str(config), "--dry-run")
     assert dry.returncode == 0, dry.stdout + dry.stderr
     text = dry.stdout + dry.stderr
@@ -84,12 +84,12 @@ def planned_outputs(project: Path, config: Path) -> list[str]:
 
 
 def planned(project: Path, config: Path) -> list[str]:
-    """Outputs of the cell jobs that a dry run would make."""
+    """Return the outputs of the cell jobs of a dry run."""
     return [line for line in planned_outputs(project, config) if "/matrices/" in line]
 
 
 def stages(outputs: list[str]) -> list[str]:
-    """The folders below data/ or results/smoke/ that outputs lie in, or their names there."""
+    """Return the folders of outputs below data/ or results/smoke/, or their names there."""
     names = {Path(line.split(", ")[0]).parts for line in outputs}
     return sorted(parts[1] if parts[0] == "data" else parts[2] for parts in names)
 
@@ -122,8 +122,8 @@ def test_a_new_method_reruns_nothing_old(project):
 
 
 @pytest.mark.reliability("other-studies")
-def test_studies_share_the_grids_cells(project):
-    """Only what the grid lacks is trained, be it wanted in the other scenario; tables and figures follow."""
+def test_studies_train_only_cells_that_the_grid_lacks(project):
+    """Only cells that the grid lacks are trained, even for another scenario; tables and figures follow."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     values["studies"] = {
         "again": {"figure": "learning_curves"},
@@ -187,7 +187,7 @@ def test_editing_a_method_reruns_it_but_a_comment_does_not(project):
             "read_all(list(snakemake.input),",
             ["figures", "provenance.json", "report.html", "runs.csv", "tables"],
         ),
-        # a docstring of a table, a message, and a new data source, at once
+        # also change a message and add a data source
         ("report/tables.py", '"""', '"""Anew: ', []),
     ],
 )
@@ -211,7 +211,7 @@ def test_edited_code_reruns_its_stage_and_what_comes_after(project, file, old, n
 
 
 def dry(project: Path, **changes) -> tuple[list[str], str]:
-    """Planned outputs of the smoke grid with keys changed, and all that was said."""
+    """Return the planned outputs of the smoke grid with changed keys, and the output of the dry run."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text()) | changes
     (project / "config/changed.yaml").write_text(yaml.safe_dump(values))
     run = snakemake(project, "--configfile", "config/changed.yaml", "--dry-run")
@@ -238,7 +238,7 @@ def test_names_that_run_together_are_told_apart(project):
     )
     features = [name for name in outputs if "/features/" in name]
     assert len(features) == 4
-    # both are pre-trained on the same data, which is made once
+    # both are pre-trained on the same data, which are made once
     assert len([name for name in outputs if "/prepared/pretraining-" in name]) == 1
 
 
@@ -249,7 +249,7 @@ def test_torchvision_weights_are_no_input_file(project):
 
 
 def test_each_view_is_a_job_and_an_input_of_the_cells(project):
-    """Seeds 0 and 1 need two of the three views; the pre-trained weights are those of one view."""
+    """Seeds 0 and 1 need two of three views, and the weights do not depend on the number of views."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     outputs, text = dry(project, backbone=values["backbone"] | {"views": 3}, results_dir="results/views")
     features = sorted(Path(name).parent.name for name in outputs if "/features/" in name)
@@ -282,7 +282,7 @@ def test_a_broken_default_grid_is_one_line(project, text, message):
 
 
 def test_the_recall_study_is_a_target_of_its_own(project):
-    """No part of `all`, although the grid file has its block; its files are made from the same features."""
+    """It is not part of `all` although the grid file has its block, and it uses the same features."""
     values = yaml.safe_load((project / "config/smoke.yaml").read_text())
     values["sharc"]["associative_memory"] = ["none", "modern_hopfield"]
     values["recall"] = {

@@ -1,4 +1,4 @@
-"""The plan of a call on a finished grid: what is offered, what is forced, the last line."""
+"""The plan of a call on a finished grid: outdated stages, forced targets, the summary."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ RECALL = {"recall_tables", "recall_figures", "recall_pictures", "recall_provenan
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A finished grid with its recall study."""
+    """A finished grid with a recall study."""
     done = finished_grid(tmp_path_factory.mktemp("made"))
     add_recall(done)
     return done
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def plan(made, tmp_path, monkeypatch):
-    """Plans of calls on a copy of its results."""
+    """Return a function that plans a call on a copy of the results."""
     shutil.copytree(made.results, tmp_path / "results")
 
     def plan(*arguments: str, is_main: bool = True, rename: str = "{}", **changes) -> Plan:
@@ -43,7 +43,7 @@ def plan(made, tmp_path, monkeypatch):
 
 
 def finish(plan: Plan) -> None:
-    """Write the record with the keys that this code has, as the jobs would."""
+    """Write the record with the current keys, as the jobs would."""
     for stages in (plan.stages, *(study.stages for study in plan.studies)):
         values = read_json(stages.record) | {"stages": stages.keys}
         listed = set(values["files"]) | {stages.record.name}
@@ -94,7 +94,7 @@ def test_a_damaged_table_reaches_what_comes_after_it(plan):
     assert not study.is_in_all and set(now.to_force()) == {*study.stages.files["recall_tables"], study.record}
 
 
-def test_the_last_line_is_about_what_was_asked_for(plan):
+def test_summary_matches_the_requested_targets(plan):
     assert plan("all").summary().startswith("Report: ")
     assert plan(plan().report).summary().startswith("Report: ")
     assert plan(plan().runs).summary() == "Done: 0 cells trained, 4 up to date"
@@ -109,14 +109,14 @@ def test_the_end_of_a_call_that_failed_does_not_name_the_report(plan):
     now.progress = SimpleNamespace(print=lines.append, failures=lambda: ["Failed: cell x (log: x.log)"])
     now.print_end(has_failed=True)
     assert lines == ["Failed: cell x (log: x.log)"]
-    now.progress.failures = list  # Snakemake gave up for another reason
+    now.progress.failures = list  # Snakemake failed for another reason
     now.print_end(has_failed=True)
     assert len(lines) == 1
     now.print_end()
     assert lines[1] == now.summary()
 
 
-def test_what_is_asked_for_again_is_made_again(plan):
+def test_forced_rules_are_planned_again(plan):
     finish(plan())
     assert plan("-R", "cell").to_train == list(plan().cells)
     assert plan("--forcerun", "sharc_cell", rename="sharc_{}").to_train == list(plan().cells)
@@ -127,7 +127,7 @@ def test_what_is_asked_for_again_is_made_again(plan):
 
 
 @pytest.mark.parametrize("arguments", [["--report"], ["--delete-all-output"]])
-def test_who_only_looks_is_offered_everything(plan, arguments):
+def test_inspecting_calls_list_all_work(plan, arguments):
     finish(plan())
     look = plan(*arguments)
     assert look.to_train == list(look.cells) and look.to_copy == list(look.cards)

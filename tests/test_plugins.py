@@ -1,6 +1,6 @@
-"""A plug-in of every kind is one new file: throw-away ones, run through a real grid.
+"""A plug-in of every kind is one new file. Temporary ones are run in a real grid.
 
-A throw-away study is in test_studies.py.
+For a temporary study see test_studies.py.
 """
 
 import pandas as pd

@@ -1,4 +1,4 @@
-"""The predictive coding network: its short cuts against its plain definition."""
+"""The predictive coding network: optimised computations compared with the plain definition."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ PHI = {"relu": torch.relu, "gelu": torch.nn.functional.gelu, "none": lambda unit
 
 
 def plain_energy(maps, units, weights, mean, activation) -> torch.Tensor:
-    """SHARC eq. 5, written out; units (n, layers, h). One number per sample."""
+    """Return SHARC eq. 5 for each sample; units (n, layers, h)."""
     layers = [maps, *units.unbind(1)]
     total = (layers[-1] - mean).square().sum(1) / 2
     for below, above, w in zip(layers, layers[1:], weights, strict=False):
@@ -21,7 +21,7 @@ def plain_energy(maps, units, weights, mean, activation) -> torch.Tensor:
 
 
 def plain_settle(maps, units, sizes, weights, mean, activation, steps, energies):
-    """Backtracking gradient steps on the hidden units, gradients by autograd on the whole weights."""
+    """Take backtracking gradient steps on the hidden units, with autograd on the whole weights."""
     for step in range(steps + 1):
         units = units.detach().requires_grad_()
         energy = plain_energy(maps, units, weights, mean, activation)
@@ -89,7 +89,7 @@ def test_writing_lowers_the_energy(momentum):
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("masks", [2, 24])
 def test_reading_equals_its_definition_and_never_raises_the_energy(activation, layers, masks):
-    """Against gradient steps on the observed part of the whole energy, one cue at a time."""
+    """Compare with gradient steps on the observed part of the energy, one cue at a time."""
     memory = make("pcn", activation=activation, layers=layers, rounds=5, read_steps=15)
     maps, labels = sparse_maps()
     memory.write(maps, labels)
@@ -113,7 +113,7 @@ def test_reading_equals_its_definition_and_never_raises_the_energy(activation, l
         )
         prediction = PHI[activation](units[:, 0]) @ weights[0]
         torch.testing.assert_close(full[i].flatten(), prediction[0].float(), rtol=1e-4, atol=1e-5)
-        # the unobserved entries at their prediction add nothing, and no step on them would help
+        # at their prediction the unobserved entries add no energy and have no gradient
         whole = torch.where(observed, masked[i].flatten().double(), prediction[0])[None].requires_grad_()
         energy = plain_energy(whole, units, weights, mean, activation)
         torch.testing.assert_close(energy.detach(), energies[-1])
@@ -124,7 +124,7 @@ def test_reading_equals_its_definition_and_never_raises_the_energy(activation, l
 
 
 def test_a_step_on_hidden_units_costs_the_same_for_any_map(monkeypatch):
-    """Inside the loops nothing has a side as long as the map."""
+    """No tensor inside the loops has a side as long as the map."""
     sides = []
     energy = Network.energy
 
@@ -147,7 +147,7 @@ def test_a_step_on_hidden_units_costs_the_same_for_any_map(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 5, 100])
-def test_cues_settled_side_by_side_do_not_meet(monkeypatch, together):
+def test_cues_settled_together_do_not_interact(monkeypatch, together):
     memory = make("pcn")
     maps, labels = sparse_maps()
     memory.write(maps, labels)

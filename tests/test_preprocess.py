@@ -1,4 +1,4 @@
-"""Preprocessing: as torchvision's weights say unless the config says otherwise, equal to their transforms."""
+"""Preprocessing follows torchvision's weights unless the config overrides it."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ TORCHVISIONS = [
 
 @pytest.mark.parametrize(("arch", "name", "entry"), TORCHVISIONS)
 @pytest.mark.parametrize("size", [(32, 32), (300, 300), (40, 61), (501, 333)])
-def test_it_is_what_the_weights_transforms_do(arch, name, entry, size):
+def test_preprocessing_equals_torchvisions_transforms(arch, name, entry, size):
     images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     wanted = entry.transforms()(images.permute(0, 3, 1, 2))
     got = Preprocess(resolve(config(arch, name)))(images)
@@ -111,7 +111,7 @@ def dataset_form(images: np.ndarray, **others) -> InputFormat:
 
 
 def uneven_images(count: int = 9, size: tuple[int, int] = (12, 10)) -> np.ndarray:
-    """Each colour with a mean and a deviation of its own."""
+    """Return images whose colours have different means and deviations."""
     source = np.random.default_rng(0)
     images = source.normal([60, 130, 220], [20, 40, 60], (count, *size, 3))
     return images.clip(0, 255).astype(np.uint8)
@@ -119,7 +119,7 @@ def uneven_images(count: int = 9, size: tuple[int, int] = (12, 10)) -> np.ndarra
 
 @pytest.mark.parametrize("counted", [4096, 4, 1])
 def test_the_data_sets_mean_and_deviation_are_those_of_all_pixels(counted, monkeypatch):
-    """However many images are counted at a time."""
+    """The result does not depend on the number of images per block."""
     monkeypatch.setattr(preprocess_module, "COUNTED", counted)
     images = uneven_images()
     form = dataset_form(images, image_size=24)

@@ -1,4 +1,4 @@
-"""Device placement on a pretended GPU: no tensor is on the wrong device, and results equal the CPU's bits."""
+"""Device placement on a pretended GPU: no tensor is on the wrong device, and results equal the CPU's."""
 
 import numpy as np
 import pytest
@@ -97,19 +97,19 @@ def quick(kind: str) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
-def test_every_method(features, method, variant):
+def test_every_method_equals_the_cpu(features, method, variant):
     check(features, make_cell(method, variant, seeds=[0, 1]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
-def test_every_associative_memory(features, kind):
+def test_every_associative_memory_equals_the_cpu(features, kind):
     check(features, make_cell("er", "sharc", seeds=[0], forget_every=2, forget_beta=0.1, **quick(kind)))
 
 
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
 def test_associative_memories_are_on_the_cells_device(features, kind):
-    """On the CPU they would give the same numbers, but slowly."""
+    """On the CPU they would give the same numbers more slowly."""
     stream = make_stream(features.train_labels, features.test_labels, 6, StreamConfig(tasks=3))
     with pretended_gpu():
         memory = make_memory(features, stream, make_cell("er", "sharc", seeds=[0], **quick(kind)), GPU)
@@ -124,7 +124,7 @@ def test_associative_memories_are_on_the_cells_device(features, kind):
 @pytest.mark.parametrize(
     ("saliency", "head"), [*((s, "linear") for s in SALIENCIES.names()), ("gradient", "mlp")]
 )
-def test_every_saliency(features, saliency, head):
+def test_every_saliency_equals_the_cpu(features, saliency, head):
     head = HeadConfig(kind=head, hidden=8)
     check(features, make_cell("agem", "sharc", seeds=[0, 1], saliency=saliency, head=head))
 
@@ -143,7 +143,7 @@ def test_every_saliency(features, saliency, head):
         ),
     ],
 )
-def test_other_ways_of_storing(features, method, variant, changes):
+def test_other_storage_options_equal_the_cpu(features, method, variant, changes):
     check(features, make_cell(method, variant, seeds=[0, 1]).model_copy(update=changes))
 
 
@@ -151,7 +151,7 @@ def test_other_ways_of_storing(features, method, variant, changes):
 
 
 @pytest.mark.slow
-def test_features(tmp_path):
+def test_features_equal_the_cpu(tmp_path):
     save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
     config = BackboneConfig(arch="resnet_small", weights=str(path), image_size=24, resize_size=28)
     data = random_images(train=9, test=3)
@@ -170,7 +170,7 @@ def test_features(tmp_path):
 
 
 @pytest.mark.slow
-def test_drifting_and_adapted_features(tmp_path):
+def test_drifting_and_adapted_features_equal_the_cpu(tmp_path):
     save_file(build_classifier("resnet_small", 5).state_dict(), path := tmp_path / "w.safetensors")
     config = BackboneConfig(
         arch="resnet_small", weights=str(path), image_size=24, batch_norm="drifting", normalisation="dataset"

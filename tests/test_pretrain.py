@@ -1,4 +1,4 @@
-"""Pre-training: deterministic, learns, and its card tells the truth."""
+"""Pre-training: determinism, learning, and the card."""
 
 import json
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 
 def coloured_squares(classes: int = 4, train: int = 24, test: int = 8, side: int = 16) -> PreparedData:
-    """Noise with a bright square whose colour is the class: learnable within seconds."""
+    """Return noise with a bright square whose colour is the class, which is learnt in seconds."""
     draws = np.random.default_rng(0)
     colours = np.array([[c >> 2 & 1, c >> 1 & 1, c & 1] for c in range(classes)]) * 200
 
@@ -46,7 +46,7 @@ def config(**pretraining) -> BackboneConfig:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(folder with w.safetensors and w.json, the card, the lines of progress)"""
+    """The folder with w.safetensors and w.json, the card, and the progress lines."""
     folder, lines = tmp_path_factory.mktemp("pretrained"), []
     card = pretrain(
         config(), coloured_squares(), folder / "w.safetensors", folder / "w.json", progress=lines.append
@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
     return folder, card, lines
 
 
-def test_it_learns(trained):
+def test_pretraining_learns_the_classes(trained):
     _, card, lines = trained
     assert len(card["train_loss"]) == 3
     assert card["train_loss"][-1] < card["train_loss"][0] - 0.3
@@ -62,7 +62,7 @@ def test_it_learns(trained):
     assert [line.split(":")[0] for line in lines[:3]] == [f"epoch {i}/3" for i in (1, 2, 3)]
 
 
-def test_time_left_is_told(tmp_path, monkeypatch):
+def test_time_left_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("sharc_core.backbones.pretraining.SECONDS_BETWEEN_LINES", -1)
     lines = []
     pretrain(
@@ -90,13 +90,13 @@ def test_one_cycle_is_torchs(total):
 
 
 @pytest.mark.parametrize("total", range(1, 10))
-def test_one_cycle_of_few_steps(total):
+def test_one_cycle_of_few_steps_stays_within_bounds(total):
     shares = [one_cycle(step, total) for step in range(total)]
     assert all(0 < share <= 1 for share in shares)
     assert max(shares) > 0.5
 
 
-def test_card(trained):
+def test_card_describes_the_training(trained):
     folder, card, _ = trained
     assert json.loads((folder / "w.json").read_text()) == card
     assert card["weights_sha256"] == sha256_file(folder / "w.safetensors")
@@ -148,7 +148,7 @@ def test_same_seed_same_bits_other_seed_other_bits(trained, tmp_path):
 
 @pytest.mark.slow
 def test_other_architectures_and_flips(tmp_path):
-    """A torchvision network with batch statistics and dropout goes the same way."""
+    """The torchvision network has batch norm and dropout."""
     settings = {"epochs": 1, "batch_size": 32, "flip": True}
     arch = BackboneConfig(arch="mobilenet_v3_small", weights="pretrain", image_size=32, pretrain=settings)
     first = pretrain(arch, coloured_squares(), tmp_path / "a.safetensors", tmp_path / "a.json")
@@ -158,7 +158,7 @@ def test_other_architectures_and_flips(tmp_path):
 
 
 @pytest.mark.reliability("numbers-out-of-range")
-def test_divergence_is_told_and_leaves_nothing(tmp_path):
+def test_divergence_is_an_error_and_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match=r"diverged in epoch 1: lower backbone\.pretrain\.lr \(1e\+30\)"):
         pretrain(config(lr=1e30), coloured_squares(), tmp_path / "w.safetensors", tmp_path / "w.json")
     assert list(tmp_path.iterdir()) == []

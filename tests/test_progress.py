@@ -1,4 +1,4 @@
-"""What a run shows: a line per finished job, what is running on a terminal, failed jobs, the last line."""
+"""The progress display: a line per finished job, running jobs on a terminal, failed jobs, the summary."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 
 class Run:
-    """Records as Snakemake logs them, at times of a clock that stands until it is set."""
+    """Sends log records as Snakemake does, with a manual clock."""
 
     def __init__(self, stream=None, **arguments):
         self.now, self.number = 0.0, 0
@@ -59,7 +59,7 @@ def test_one_line_per_job_with_what_is_left():
     assert run.lines == ["[1/6] features s_digits/net/view0 (40 s, more than 6 s left)"]
     first, second = run.start("cell", cell="s_digits/net/sgd"), run.start("cell", cell="s_digits/net/er")
     run.finish(first, after=10)
-    # three cells of 10 s, of which one has run for 10 s, and the tables, two at once
+    # remaining: three cells of 10 s, of which one has run for 10 s, and the tables; two jobs at a time
     assert run.lines[1] == "[2/6] cell s_digits/net/sgd (10 s, 1 more running, about 13 s left)"
     third = run.start("cell", cell="s_digits/net/gem")
     run.finish(second)
@@ -128,7 +128,7 @@ def test_a_silent_one_remembers_failures():
 
 
 def last_line(stream: io.StringIO) -> str:
-    """What stands in the terminal's last line."""
+    """Return the last line of the terminal."""
     return stream.getvalue().rsplit("\n", 1)[-1].split(CLEAR)[-1].rstrip("\r")
 
 
@@ -163,7 +163,7 @@ def settings(**changes) -> SimpleNamespace:
 
 @pytest.fixture
 def logger():
-    """Snakemake's logger with the handler that it sets up by default, and what that writes."""
+    """Snakemake's logger with its default handler, and the stream of the handler."""
     logger, stream = logging.getLogger(LOGGER), io.StringIO()
     before = logger.handlers
     handler = ColorizingTextHandler(stream=stream)
@@ -174,7 +174,7 @@ def logger():
 
 
 def attached(logger, is_run: bool = True, **changes) -> tuple[bool, bool]:
-    """Whether Progress prints lines, and whether Snakemake's lines about jobs are hidden."""
+    """Return whether Progress prints lines and whether Snakemake's lines about jobs are hidden."""
     workflow = SimpleNamespace(output_settings=settings(**changes))
     progress = follow(workflow, is_run, [], lambda: None)
     record = logging.LogRecord("snakemake", logging.INFO, "", 0, "x", None, None)
@@ -186,7 +186,7 @@ def attached(logger, is_run: bool = True, **changes) -> tuple[bool, bool]:
     return shows, hides
 
 
-def test_it_takes_the_place_of_snakemakes_lines(logger):
+def test_progress_replaces_snakemakes_lines(logger):
     logger, _ = logger
     assert attached(logger) == (True, True)
     error = logging.LogRecord("snakemake", logging.ERROR, "", 0, "Error in rule cell:", None, None)
@@ -195,12 +195,12 @@ def test_it_takes_the_place_of_snakemakes_lines(logger):
 
 
 @pytest.mark.parametrize("changes", [{"verbose": True}, {"printshellcmds": True}])
-def test_it_steps_aside_where_snakemakes_lines_are_wanted(logger, changes):
+def test_progress_is_off_if_snakemakes_lines_are_requested(logger, changes):
     assert attached(logger[0], **changes) == (False, False)
 
 
 @pytest.mark.parametrize("choice", ["PROGRESS", "ALL"])
-def test_quiet_is_quiet(logger, choice):
+def test_quiet_option_hides_progress(logger, choice):
     from snakemake.settings.enums import Quietness
 
     assert attached(logger[0], quiet={Quietness[choice]}) == (False, False)
@@ -214,8 +214,8 @@ def test_a_dry_run_and_a_logger_plugin_are_left_alone(logger):
     assert attached(logger) == (False, False)
 
 
-def test_snakemake_has_what_is_relied_on():
-    """Names that are not documented: were one changed, Snakemake's own lines would be shown."""
+def test_snakemake_has_the_internals_that_are_used():
+    """The names are undocumented. If one changed, Snakemake's own lines would be shown."""
     events = {event.value for event in LogEvent}
     assert events >= {*module.HIDDEN_EVENTS, "run_info", "job_error", "group_error"}
     assert STREAM in LoggerManager._default_streamhandler.__code__.co_consts

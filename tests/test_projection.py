@@ -1,4 +1,4 @@
-"""GEM's QP against a generic solver, and the constraints that projected gradients must meet."""
+"""GEM's QP compared with a generic solver, and the constraints of projected gradients."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ KINDS = ["random", "few directions", "nearly parallel", "nearly opposed", "ident
 
 
 def cone(kind: str, seed: int, k: int, parameters: int, scale: float) -> torch.Tensor:
-    """References (1, k, P) of norm about `scale`, of a kind that GEM's QP may find hard."""
+    """Return references (1, k, P) of norm about `scale`, of a kind that is hard for GEM's QP."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(k, parameters))
     if kind == "few directions":
@@ -40,10 +40,10 @@ def cone(kind: str, seed: int, k: int, parameters: int, scale: float) -> torch.T
 )
 @settings(max_examples=150, deadline=None)
 def test_dual_equals_quadprog(seed, k, rank, margin, ridge):
-    """Rank-deficient Gram matrices (more past tasks than directions) included.
+    """Gram matrices may be rank-deficient, with more past tasks than directions.
 
-    Those leave the dual itself undetermined but for the ridge: at RIDGE two exact solvers agree in the
-    objective, and in the dual only at a larger one.
+    For those only the ridge determines the dual: at RIDGE two exact solvers agree in the objective, but they
+    agree in the dual only at a larger ridge.
     """
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(k, rank))
@@ -74,9 +74,9 @@ def test_dual_equals_quadprog(seed, k, rank, margin, ridge):
 )
 @settings(max_examples=400, deadline=None)
 def test_gem_meets_its_constraints_at_every_scale(kind, seed, k, parameters, scale, length, margin):
-    """The step's cosine with every reference is at least -1e-3, unless next to nothing is left of the step.
+    """The step's cosine with every reference is at least -1e-3, unless the step is almost zero.
 
-    What is left out: violations below 1e-6 of what went in, the rounding of float32.
+    Violations below 1e-6 of the input are rounding of float32 and are ignored.
     """
     g = torch.Generator().manual_seed(seed)
     gradient = torch.randn(1, parameters, generator=g) * length / parameters**0.5
@@ -97,7 +97,7 @@ def test_gem_meets_its_constraints_at_every_scale(kind, seed, k, parameters, sca
 )
 @settings(max_examples=150, deadline=None)
 def test_gem_is_the_nearest_allowed_gradient(seed, k, parameters, scale, length):
-    """The primal problem of the paper (eq. 8), which knows no ridge, at its own natural scale."""
+    """Compare with the primal problem of the paper (eq. 8), which has no ridge, at its natural scale."""
     rng = np.random.default_rng(seed)
     gradient = rng.normal(size=parameters)
     rows = rng.normal(size=(k, parameters))
@@ -109,7 +109,7 @@ def test_gem_is_the_nearest_allowed_gradient(seed, k, parameters, scale, length)
 
 @pytest.mark.parametrize("scale", [1e-5, 1.0, 1e3])
 def test_gem_margin_bounds_the_dual_of_the_gradients_themselves(scale):
-    """Memory strength as the paper has it: v >= margin in g + G' v, whatever the gradients' lengths."""
+    """Memory strength as in the paper: v >= margin in g + G' v, for gradients of any length."""
     g = torch.Generator().manual_seed(3)
     references = torch.randn(1, 4, 30, generator=g) * scale * torch.tensor([1, 2, 0.5, 3])[:, None]
     gradient = -references.mean(1) + 0.1 * scale * torch.randn(1, 30, generator=g)
@@ -157,7 +157,7 @@ def test_agem_meets_its_constraint(seed):
 
 
 def test_gem_ignores_a_zero_reference():
-    """A task whose memory is learnt perfectly has no gradient: the others decide alone."""
+    """A task whose memory is learnt perfectly has no gradient, so only the others matter."""
     g = torch.Generator().manual_seed(0)
     gradient, references = torch.randn(4, 20, generator=g), torch.randn(4, 3, 20, generator=g)
     padded = torch.cat([torch.zeros(4, 1, 20), references, torch.zeros(4, 2, 20)], 1)
@@ -172,7 +172,7 @@ def test_agem_survives_a_zero_reference():
 
 @pytest.mark.parametrize("copies", [2, 5])
 def test_gem_survives_equal_references(copies):
-    """Linearly dependent memory gradients: the QP that other implementations call not positive definite."""
+    """Linearly dependent memory gradients give a QP that other solvers refuse as not positive definite."""
     gradient = -torch.ones(1, 10)
     references = torch.ones(1, copies, 10)
     projected = project_many(gradient, references, 0.0)

@@ -1,4 +1,4 @@
-"""The code's rules: each an option whose law holds, and a protocol that is nothing but those options."""
+"""The rules of the published code: each option, and protocols as presets of these options."""
 
 import copy
 import math
@@ -30,16 +30,16 @@ from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
 
 EIGHTHS = st.integers(0, 7).map(lambda n: n / 8)
-SPARSE = make_features(classes=6, train_per_class=25)  # about half of its entries are zero, as after a ReLU
+SPARSE = make_features(classes=6, train_per_class=25)  # about half of the entries are zero, as after a ReLU
 SPARSE.train_maps = (SPARSE.train_maps - 0.9).clamp_min(0)
-OF_CELLS = [rule for rule in RULES if rule != "batch_norm"]  # that one is the backbone's
+OF_CELLS = [rule for rule in RULES if rule != "batch_norm"]  # batch_norm concerns the backbone
 
 
 # --- importance ----------------------------------------------------------------------------------
 
 
 def slow_absolute(row: list[float], theta: float) -> set[int]:
-    """Drop the channel of least |alpha|, the later one of equals, floor(theta K) times."""
+    """Drop the channel of the smallest |alpha|, of equal ones the last, floor(theta K) times."""
     kept = list(range(len(row)))
     for _ in range(math.floor(theta * len(row))):
         kept.remove(min(kept, key=lambda k: (abs(row[k]), -k)))
@@ -47,7 +47,7 @@ def slow_absolute(row: list[float], theta: float) -> set[int]:
 
 
 def slow_positive(row: list[float], theta: float) -> set[int]:
-    """Every channel whose positive part is not below NumPy's percentile of the positive parts."""
+    """Keep every channel whose positive part is not below NumPy's percentile of the positive parts."""
     importance = [max(value, 0.0) for value in row]
     least = np.percentile(np.array(importance), 100 * theta)
     return {k for k, value in enumerate(importance) if value >= least}
@@ -55,8 +55,8 @@ def slow_positive(row: list[float], theta: float) -> set[int]:
 
 @given(seed=st.integers(0, 999), channels=st.integers(2, 33), theta=EIGHTHS, levels=st.integers(1, 40))
 @settings(max_examples=150, deadline=None)
-def test_both_importances_are_what_a_slow_loop_says(seed, channels, theta, levels):
-    """Integers, so that there are ties; eighths, so that the loops round nothing."""
+def test_importances_equal_a_plain_loop(seed, channels, theta, levels):
+    """Integers give ties, and eighths avoid rounding in the loops."""
     g = torch.Generator().manual_seed(seed)
     saliency = torch.randint(-levels, levels + 1, (4, channels), generator=g).float()
     for importance, slow in (("absolute", slow_absolute), ("positive", slow_positive)):
@@ -68,7 +68,7 @@ def test_both_importances_are_what_a_slow_loop_says(seed, channels, theta, level
 @given(seed=st.integers(0, 999), channels=st.integers(2, 60), silent=st.floats(0, 1))
 @settings(max_examples=80, deadline=None)
 def test_positive_importance_drops_nothing_up_to_the_share_that_has_none(seed, channels, silent):
-    """N channels that are not positive: all stay up to theta = (n - 1) / (K - 1), n go beyond n / K."""
+    """With n channels not positive, all stay up to theta = (n - 1) / (K - 1) and n are dropped at n / K."""
     g = torch.Generator().manual_seed(seed)
     n = round(silent * channels)
     saliency = torch.rand(channels, generator=g) + 0.1
@@ -88,7 +88,7 @@ def test_theta_is_inert_for_symmetric_weights_until_a_half():
 
 
 def test_rounding_drops_no_channel_at_the_percentile():
-    """Theta (K - 1) is a whole number that floats miss by a hair, on either side."""
+    """Theta (K - 1) is an integer from which its float value differs slightly on either side."""
     assert 0.07 * 100 > 7 and 0.29 * 100 < 29
     saliency = torch.arange(1.0, 102)[None]
     kept = [int(percentile_mask(saliency, t / 100).sum()) for t in range(100)]
@@ -107,7 +107,7 @@ def test_positive_importance_by_mass(seed, mass):
 @pytest.mark.parametrize("unit", ["slots", "floats", "nonzero", "bytes"])
 @pytest.mark.parametrize("theta", [0.4, 0.8])
 def test_the_memory_keeps_the_positive_channels(unit, theta):
-    """By hand from the head's rows, zeros' ties and all; ragged numbers of channels within the budget."""
+    """Compare with the head's rows, including ties at zero and samples with different numbers of channels."""
     cell = make_cell(
         "er", "sharc", theta=theta, importance="positive", budget_unit=unit, seeds=[2], buffer=24
     )
@@ -118,7 +118,7 @@ def test_the_memory_keeps_the_positive_channels(unit, theta):
     head.weight[0, 0, :8], head.weight[0, 0, 8:] = -head.weight[0, 0, :8].abs(), head.weight[0, 0, 8:].abs()
     head.weight[0, 1] = head.weight[
         0, 1
-    ].abs()  # eight of twelve channels speak against class 0, none against 1
+    ].abs()  # eight of twelve channels are negative for class 0, none for class 1
     memory.store(stream.order(0, 0, cell.seeds), head)
     (stored,) = memory.stored
     for label, mask in zip(stored.y[0], stored.sparse[0].mask, strict=True):
@@ -133,7 +133,7 @@ def test_the_memory_keeps_the_positive_channels(unit, theta):
 
 
 def test_a_share_is_refused_only_where_not_even_the_fewest_channels_fit():
-    """Of 12 channels, theta = 0.05 always drops one by percentile, and none by rank."""
+    """With 12 channels, theta = 0.05 always drops one by percentile and none by rank."""
     cell = make_cell("er", "sharc", theta=0.05, budget_split=[1.0, 1.0, 0.9], buffer=3)
     assert budget_of(cell.model_copy(update={"importance": "positive"}), (12, 2, 2), 6).allowance(2) == 11
     with pytest.raises(UserError, match="holds no sample of task 3"):
@@ -154,10 +154,8 @@ def test_a_share_is_refused_only_where_not_even_the_fewest_channels_fit():
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_values_that_are_not_zero_are_those_that_fit(
-    method, variant, buffer, theta, importance, read, seed
-):
-    """Counted one by one in what is kept before recall; and one sample more would be too much."""
+def test_nonzero_budget_is_filled_and_not_exceeded(method, variant, buffer, theta, importance, read, seed):
+    """Count the values before recall one by one; one more sample would exceed the budget."""
     sharc = {"theta": theta, "importance": importance, "read": "per_task"} if variant == "sharc" else {}
     cell = make_cell(method, variant, buffer=buffer, budget_unit="nonzero", seeds=[seed], **sharc)
     memory = fill(cell, SPARSE)
@@ -174,7 +172,7 @@ def test_the_values_that_are_not_zero_are_those_that_fit(
         assert spent <= allowance
         if count < len(order) and variant == "plain":
             assert spent + int(np.count_nonzero(SPARSE.train_maps[order[-count - 1]].numpy())) > allowance
-    # bytes are those of what is kept, zeros and all, and of the whole map where it is kept completed
+    # bytes include stored zeros, and the whole map if it is stored completed
     if variant == "sharc" and read == "at_store":
         dense = fill(cell.model_copy(update={"read": read}), SPARSE)
         assert torch.equal(dense.stored[0].index, memory.stored[0].index)
@@ -183,7 +181,7 @@ def test_the_values_that_are_not_zero_are_those_that_fit(
 
 
 def test_many_free_samples_are_counted_over_all_their_parts(monkeypatch):
-    """Maps are read a few at a time, from the end: where a part ends does not matter."""
+    """Maps are read in blocks from the end, and the block size does not matter."""
     cell = make_cell("er", buffer=40, budget_unit="nonzero", seeds=[1])
     whole = fill(cell, SPARSE)
     monkeypatch.setattr("sharc_core.memory.choosing.COUNTED", 7)
@@ -194,7 +192,7 @@ def test_many_free_samples_are_counted_over_all_their_parts(monkeypatch):
 
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
 def test_maps_with_fewer_values_than_channels_are_all_kept(variant):
-    """One value a map: a slot of 48 values a task holds 48 maps, though it holds four times 12 channels."""
+    """With one value per map, a share of 48 values holds 48 maps."""
     features = make_features(train_per_class=25)
     features.train_maps = torch.zeros_like(features.train_maps)
     features.train_maps[:, 0, 0, 0] = 1
@@ -256,7 +254,7 @@ def test_seeds_that_keep_other_numbers_of_samples_are_what_they_are_alone(change
 
 # --- protocols -----------------------------------------------------------------------------------
 
-# The published code and mammoth, written out as a user would: docs/fidelity.md.
+# The published code and mammoth as options of a grid file: see docs/fidelity.md.
 BY_HAND = {
     "sharc": {
         "importance": "positive",
@@ -295,8 +293,8 @@ def test_a_preset_is_its_options_given_one_by_one(protocol, by_hand):
     assert [c.model_copy(update={"protocol": "paper"}) for c in named] == by_hand
 
 
-def test_a_protocol_leaves_alone_what_the_file_says_of_methods_it_does_not_concern():
-    """GEM and A-GEM keep the file's whole batches where mammoth gives the others a reservoir."""
+def test_protocol_keeps_the_files_settings_for_methods_it_does_not_concern():
+    """GEM and A-GEM keep the file's whole batches; under mammoth the others get a reservoir."""
     values = BASE | {"memory": {"selection": "batches"}, "protocol": ["paper", "mammoth"]}
     found = {(c.method, c.protocol): c.selection for c in cells(load_grid(values)) if c.variant == "plain"}
     assert found["agem", "paper"] == found["gem", "paper+ridge"] == "batches"
@@ -325,7 +323,7 @@ def test_methods_that_no_reservoir_concerns_are_those_that_say_so():
 )
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
 def test_a_preset_gives_the_numbers_of_its_options(protocol, options, method, variant):
-    """Bit for bit, with an associative memory that forgets; and not those of the paper's protocol."""
+    """Numbers are equal bit for bit with a memory that forgets, and differ from the paper's protocol."""
     toy = {
         "datasets": {"toy": {"source": "digits", "tasks": 3}},
         "backbone": {"arch": "resnet_small", "weights": "pretrain", "image_size": 32},
@@ -375,7 +373,7 @@ def test_every_rule_changes_the_cells_that_it_concerns_and_no_other():
 
 
 def make_like(cell, paper):
-    """The paper's cell of the same place in the grid."""
+    """Return the paper's cell at the same position in the grid."""
     same = ("method", "variant", "buffer", "scenarios", "theta")
     (found,) = [c for c in paper.values() if all(getattr(c, n) == getattr(cell, n) for n in same)]
     return found
@@ -404,7 +402,7 @@ def test_what_no_rule_changes_is_run_once():
 
 
 def test_the_backbones_rule_gives_the_cells_of_a_drifting_backbone():
-    """It is no cell's own: the rule and the axis are two ways of asking for the same runs."""
+    """The rule and the axis of the backbone select the same runs."""
     values = BASE | {"methods": ["sgd", "joint", "er"], "buffers": [20], "scenarios": ["class_il"]}
     network = load_grid(values).backbones[0].path_name
     by_rule = cells(load_grid(values | {"protocol": ["paper", "paper+batch_norm", "code+batch_norm"]}))
@@ -478,7 +476,7 @@ def test_bad_protocols_are_one_line(value, message):
     assert "\n" not in str(caught.value)
 
 
-def test_ids_say_importance_where_the_protocol_does_not():
+def test_ids_name_the_importance_unless_the_protocol_does():
     for importance, protocol, end in (
         ("absolute", "paper", "modern_hopfield"),
         ("positive", "paper", "modern_hopfield-positive"),
@@ -489,7 +487,7 @@ def test_ids_say_importance_where_the_protocol_does_not():
         assert make_cell("er", "sharc", importance=importance, protocol=protocol).id.endswith(f"-{end}")
 
 
-def test_a_run_by_command_line_takes_a_protocol(capsys):
+def test_command_line_refuses_a_protocol_without_effect(capsys):
     common = ["run", "--dataset", "s_digits", "--method", "gem"]
     assert main([*common, "--protocol", "paper+read"]) == 1
     assert "--protocol paper+read: it changes nothing in gem plain" in capsys.readouterr().err
@@ -499,7 +497,7 @@ def test_a_run_by_command_line_takes_a_protocol(capsys):
     assert "it changes nothing in sgd plain" in capsys.readouterr().err
 
 
-def test_a_memory_of_several_seeds_says_that_they_must_run_apart():
+def test_nonzero_budget_refuses_several_seeds_at_once():
     budget = Budget("nonzero", 24, 3, (12, 2, 2))
     memory = TaskMemory(SPARSE, [0, 1, 2], budget)
     head = make_head("linear", 0, 3, 12, 6)
@@ -519,7 +517,7 @@ def test_the_docs_name_every_rule_with_what_it_sets():
 
 
 def flat(options: dict, above: str = "") -> list[tuple[str, str]]:
-    """Nested keys with dots, values as YAML has them."""
+    """Return nested keys joined by dots, with values in YAML."""
     found = []
     for key, value in options.items():
         nested = isinstance(value, dict)

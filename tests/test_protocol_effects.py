@@ -1,4 +1,4 @@
-"""Effects of protocols, from synthetic runs with known gains and changes."""
+"""Effects of protocols from synthetic runs with known gains and changes."""
 
 import re
 
@@ -15,7 +15,7 @@ from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import blocks, model_label, summarise, varying_settings
 from sharc_core.results.tables import main_tables
 
-NOISE = (0.0, 1.0, -1.0)  # by seed, common to plain and SHARC: it must not widen an interval of the gain
+NOISE = (0.0, 1.0, -1.0)  # by seed, equal for plain and SHARC, so that intervals of gains stay narrow
 
 
 def document(variant: str, protocol: str, accs: list[float], method: str = "er", **changes) -> dict:
@@ -45,7 +45,7 @@ def gaining(
 
 
 def entries_of(*documents: list[dict]) -> list:
-    unique = {}  # protocols whose rules do not change the plain cell share it
+    unique = {}  # protocols that do not change the plain cell share it
     for one in sum(documents, []):
         cell = one["cell"]
         keys = ("dataset", "backbone", "method", "variant", "buffer", "protocol", "budget_unit", "theta")
@@ -61,9 +61,9 @@ def paper_of(plain: float, sharc: float, method: str = "er") -> pd.DataFrame:
 
 KNOWN = (
     gaining("paper", [4.0, 5.0, 6.0]),
-    gaining("paper+importance", [1.0, 2.0, 3.0]),  # the gain is smaller by 3 for every seed
-    gaining("paper+budget", [9.0, 10.1, 10.9], plain=50.0),  # larger by 5, little variation over seeds
-    gaining("paper+read", [0.0, 5.0, 10.0]),  # equal on average, much variation over seeds
+    gaining("paper+importance", [1.0, 2.0, 3.0]),  # smaller by 3 for every seed
+    gaining("paper+budget", [9.0, 10.1, 10.9], plain=50.0),  # larger by 5, with little variation over seeds
+    gaining("paper+read", [0.0, 5.0, 10.0]),  # equal on average, with much variation over seeds
     gaining("paper+forget", [4.0, 5.0, 6.0]),  # equal for every seed
     gaining("code", [2.0, 2.1, 1.9], plain=50.0),
 )
@@ -77,7 +77,7 @@ def test_gains_and_changes_are_computed_seed_by_seed():
     assert list(gains.values()) == pytest.approx([5, 2, 10, 5, 5, 2])
     changes = {e.protocol: e.change for e in comparison.effects if e.change}
     assert [change.difference for change in changes.values()] == pytest.approx([-3, 5, 0, 0, -3])
-    # differences of differences by hand: 5, 5.1 and 4.9, whose t interval is 5 -+ 4.3027 * 0.1 / sqrt(3)
+    # differences of differences: 5, 5.1 and 4.9, whose t interval is 5 -+ 4.3027 * 0.1 / sqrt(3)
     assert (changes["paper+budget"].low, changes["paper+budget"].high) == pytest.approx(
         (4.7516, 5.2484), abs=1e-4
     )
@@ -157,7 +157,7 @@ def test_intervals_decide_where_gains_exist():
 
 
 def test_the_direction_is_relative_to_the_published_gain():
-    """With a published gain below ours, the rule that lowers the gain leads towards it."""
+    """If the published gain is below ours, the rule that lowers the gain leads towards it."""
     _, _, *texts = protocol_findings(entries_of(*KNOWN), paper_of(50.0, 51.0))
     assert "towards it in 1 of 1" in texts[0] and "towards it in 0 of 1" in texts[1]
     assert "Of the -4.00 to the published gain: importance -3.00" in texts[-1]
@@ -190,7 +190,7 @@ def make_one(cell: dict) -> dict:
 
 
 def test_a_plain_run_is_shared_by_the_protocols_that_do_not_change_it():
-    """A rule of SHARC does not change GEM's plain run; the rule of the budget does."""
+    """SHARC's rules do not change GEM's plain run, but the rule of the budget does."""
     documents = [
         gaining("paper", [4.0, 5.0, 6.0], "gem"),
         gaining("paper+importance", [1.0, 2.0, 3.0], "gem"),
@@ -211,7 +211,7 @@ def test_a_plain_run_is_shared_by_the_protocols_that_do_not_change_it():
 
 
 def test_protocols_are_compared_within_a_row():
-    """Another theta or buffer is another row; a row without the paper's protocol has no comparison."""
+    """Another theta or buffer is another row, and a row without the paper's protocol is not compared."""
     other = gaining("paper+read", [30.0, 30.0, 30.0], theta=0.4)
     third = gaining("code", [30.0, 30.0, 30.0], buffer=300)
     rows = comparisons(entries_of(*KNOWN, other, third), no_published())
@@ -229,7 +229,7 @@ def test_each_budget_of_the_papers_protocol_has_its_own_table():
     assert tables[1].rows[2][6].sort == pytest.approx(1.0), "against slots, not floats"
 
 
-def test_the_table_shows_what_was_measured():
+def test_table_has_gains_changes_and_published_gains():
     (table,) = protocol_tables(entries_of(*KNOWN), paper_of(50.0, 58.0))
     rows = {row[3].text: [item.text for item in row] for row in table.rows}
     assert rows["paper"][4:] == ["+5.00", "[+2.52, +7.48]", "–", "–", "+8.00"]
@@ -240,7 +240,7 @@ def test_the_table_shows_what_was_measured():
 
 
 def test_a_drifting_backbone_is_one_of_the_rules():
-    """It is compared with the same network with frozen batch norm, alone and with the code's rules."""
+    """It is compared with the frozen network, alone and together with the code's rules."""
     drifting = {"backbone": "tiny-drifting"}
     runs = [
         *KNOWN,

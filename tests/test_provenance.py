@@ -1,4 +1,4 @@
-"""Code hashes of cells and stages: they change with what the numbers come from, and with nothing else."""
+"""Code hashes of cells and stages depend only on the code that produces the numbers."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from sharc_core.provenance import code_hashes as provenance
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """The package copied, and provenance looking at the copy."""
+    """A copy of the package, to which provenance is redirected."""
     folder = tmp_path / "sharc_core"
     shutil.copytree(provenance.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "PACKAGE", folder)
@@ -35,7 +35,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_its_own_method_and_the_core_count(copy):
+def test_cell_hash_covers_its_method_and_the_core(copy):
     before = provenance.code_hash.__wrapped__("gem", None)
     edit(copy / "methods/projection.py", "RIDGE = 1e-10", "RIDGE = 1e-9")
     after = provenance.code_hash.__wrapped__("gem", None)
@@ -155,13 +155,13 @@ def test_where_a_module_lies_does_not_count(copy):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("import acc, bwt", "import bwt as acc, acc as bwt"),  # another definition by the same name
+        ("import acc, bwt", "import bwt as acc, acc as bwt"),  # another definition under the same name
         ("from .learning.metrics import acc", "from .other import acc"),
         ("import sqrt", "import exp as sqrt"),
         ("from math import sqrt", "from cmath import sqrt"),
     ],
 )
-def test_what_an_imported_name_stands_for_counts(copy, old, new):
+def test_stage_hash_covers_the_definition_of_an_imported_name(copy, old, new):
     (copy / "other.py").write_text("def acc(matrix):\n    return 1\n")
     text = "from .learning.metrics import acc, bwt\nfrom . import other\nfrom math import sqrt\n"
     (copy / "mine.py").write_text(text + "\n\ndef f(x):\n    return sqrt(acc(x) - bwt(x)) + other.acc(x)\n")

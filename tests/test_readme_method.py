@@ -1,4 +1,4 @@
-"""The README's example method, in a copy of the package: a real run, and the contract tests."""
+"""The README's example method in a copy of the package: a real run and the contract tests."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ for cell in cells(load_grid(BASE | {"methods": ["mine"], "scenarios": ["class_il
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """The package and its tests with the README's file added, and nothing else changed."""
+    """A copy of the package and its tests with the README's file added."""
     folder = tmp_path_factory.mktemp("copy")
     for name in ("sharc_core", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "peer")
@@ -50,7 +50,7 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_runs_plain_and_with_sharc_and_learns(copy):
+def test_example_runs_plain_and_with_sharc_and_learns(copy):
     rows = [line.split() for line in run(copy, "-c", RUN).splitlines()]
     assert [row[:3] for row in rows] == [
         ["Mine", variant, buffer] for buffer in ("20", "50") for variant in ("plain", "sharc")
@@ -58,7 +58,7 @@ def test_it_runs_plain_and_with_sharc_and_learns(copy):
     assert all(float(row[3]) > 40 for row in rows), "chance is 10 %, and SGD forgets down to 20 %"
 
 
-def test_it_passes_the_contract_without_a_test_of_its_own(copy):
+def test_example_passes_the_contract_tests(copy):
     arguments = ("-q", "-p", "no:cacheprovider", "tests/test_method_contract.py", "-k", "mine or distinct")
     out = run(copy, "-m", "pytest", *arguments)
     assert "passed" in out and "failed" not in out

@@ -1,4 +1,4 @@
-"""The recall study: its measures against plain loops, its sweeps on small features, its files."""
+"""The recall study: measures compared with plain loops, sweeps on small features, files."""
 
 import math
 from pathlib import Path
@@ -70,7 +70,7 @@ def changed(**values) -> RecallSettings:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> pd.DataFrame:
-    """Four memories' rows, through their files."""
+    """The rows of four memories, written and read."""
     folder = tmp_path_factory.mktemp("rows")
     paths = [folder / f"{name}.csv" for name in ("none", "mean", "hopfield", "modern_hopfield")]
     for path in paths:
@@ -133,11 +133,11 @@ def test_measures_are_those_of_plain_loops(seed):
 
 
 def test_measures_by_hand():
-    """Two maps of two single-pixel channels; the second channel is masked and swapped."""
+    """Two maps have two single-pixel channels, of which the second is masked and swapped."""
     stored = torch.tensor([[1.0, 0.0], [1.0, 2.0]])[:, :, None, None]
     mask = torch.tensor([[True, False], [True, False]])
     found = measure(stored.flip(0), stored, mask, head_for(stored))
-    # error 4 + 4 over spread 1 + 1; the cosines are those of 2 with 0 and of 0 with 2
+    # the error is 4 + 4 over a spread of 1 + 1; cosines are between 2 and 0 and between 0 and 2
     assert found["relative_error"] == 4.0
     assert found["cosine"] == 0.0
     assert found["nearest"] == 0.0 and found["exact"] == 0.0
@@ -224,7 +224,7 @@ def test_top_one_retrieval_is_perfect_on_clean_cues(rows):
     assert (stored == FEATURES.train_maps[0].nbytes).all()
 
 
-def test_nothing_masked_is_perfect_whatever_the_memory(rows):
+def test_unmasked_cues_are_recalled_perfectly_by_every_memory(rows):
     whole = rows[(rows.masked == 0) & (rows.noise == 0)]
     assert len(whole) == 4 * 2 * 2
     assert (whole.relative_error == 0).all() and (whole[list(MEASURES[1:])] == 1).all(axis=None)
@@ -242,7 +242,7 @@ def test_no_memory_has_the_error_of_zeros(rows):
 
 
 def test_equal_points_of_different_sweeps_agree(rows):
-    """Noise 0, the share theta by saliency, and as many maps: the same point four times."""
+    """Noise 0, the share theta by saliency and the same number of maps occur in four sweeps."""
     for _, group in rows.groupby(["memory", "seed"]):
         same = group[(group["mask"] == "saliency") & (group.masked == 0.5) & (group.noise == 0)]
         same = same[(same.patterns == 12) & (same.sweep != "tasks")]
@@ -264,7 +264,7 @@ def test_one_seed_alone_gives_what_it_gave_among_others(rows):
 
 
 @pytest.mark.parametrize("memory", ["mean", "hopfield"])
-def test_forgetting_nothing_is_not_forgetting(memory):
+def test_forgetting_by_zero_equals_not_forgetting(memory):
     def tasks(beta):
         found = run_recall(FEATURES, make_job(memory, changed(forget_beta=beta)))
         found = found[found.sweep == "tasks"]
@@ -312,7 +312,7 @@ def test_points_that_the_data_do_not_allow_say_why():
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_rows_survive_their_file(tmp_path):
+def test_rows_are_unchanged_by_writing_and_reading(tmp_path):
     before = run_recall(FEATURES, make_job("mean"))
     write_rows(before, tmp_path / "mean.csv", MADE_BY, "key")
     after = with_times(read_rows(Recall(), [tmp_path / "mean.csv"], ["key"]))
@@ -331,7 +331,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_damaged_file_is_reported_by_name(tmp_path):
     (tmp_path / "mean.csv").write_text("a,b\n1,2\n")
     with pytest.raises(recall.UserError, match=r"mean\.csv has other columns"):
         read_rows(Recall(), [tmp_path / "mean.csv"], ["key"])
@@ -339,7 +339,7 @@ def test_a_damaged_file_is_named(tmp_path):
         read_rows(Recall(), [tmp_path / "none.csv"], ["key"])
 
 
-def test_tables(rows, tmp_path):
+def test_tables_contain_the_measured_means(rows, tmp_path):
     paths = write_recall_tables(rows, STUDY, tmp_path)
     assert [p.name for p in paths] == ["recall.csv", "recall.md", "recall.tex"]
     table = pd.read_csv(paths[0])
@@ -369,7 +369,7 @@ def test_figures_are_repeatable(rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures(tmp_path):
+def test_pictures_show_recalled_digits_and_errors(tmp_path):
     memories = {"none": {}, "mean": {}, "modern_hopfield": {}, "hopfield": {"max_bytes": 10}}
     found = recall_pictures(memories, count=8, side=10)
     lower, scattered = found
@@ -408,7 +408,7 @@ def test_digit_maps_are_digits():
         {"forget_beta": 2.0},
     ],
 )
-def test_ranges(values):
+def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ValidationError):
         RecallSettings.model_validate(values)
 
@@ -420,7 +420,7 @@ def test_every_key_is_documented_with_its_default():
     assert documented == RecallSettings().model_dump()
 
 
-def test_jobs_of_a_grid():
+def test_grid_has_a_job_per_data_set_and_memory():
     grid = load_grid(
         {
             "datasets": {

@@ -1,4 +1,4 @@
-"""Plug-ins are found by their files, and only what is asked for is imported."""
+"""Plug-ins are found by their files, and only requested ones are imported."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ for name in ("loop_a", "loop_b"):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package whose modules can be added until it is used: (its name, folder, registry)."""
+    """A package to which a test may add modules before it is used: its name and folder."""
     name = f"plugins_{uuid.uuid4().hex}"
     folder = tmp_path / name
     folder.mkdir()
@@ -80,7 +80,7 @@ def test_all_names_are_listed_whatever_was_asked_for_first(package):
 
 
 @pytest.mark.parametrize("asked", ["c", "", None, 3, ["a"], 'a"'])
-def test_an_unknown_name_is_told_the_valid_ones(package, asked):
+def test_error_for_an_unknown_name_lists_the_valid_ones(package, asked):
     name, _ = package
     with pytest.raises(UserError, match="unknown thing .*valid: a, b, loop_a, loop_b"):
         registry(name).get(asked)
@@ -113,7 +113,7 @@ def test_a_module_in_another_encoding_is_no_obstacle(package):
 
 @pytest.mark.slow
 def test_a_cells_job_does_not_wait_for_libraries_it_has_no_use_for():
-    """scikit-learn, SciPy, pandas, torchvision and torch's compiler take longer to load than a small cell."""
+    """Loading scikit-learn, SciPy, pandas, torchvision or torch's compiler takes longer than a small cell."""
     code = """
 import sys
 from sharc_core.grid.cell import Cell

@@ -1,4 +1,4 @@
-"""docs/reliability.md: every row has tests that are marked with its name, and every mark has its row."""
+"""docs/reliability.md: every row has tests marked with its name, and every mark has a row."""
 
 import ast
 import re
@@ -12,13 +12,13 @@ TEXT = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 
 
 def rows() -> list[str]:
-    """The tables' lines without their headers."""
+    """Return the rows of all tables without headers."""
     lines = [line for line in TEXT.splitlines() if line.startswith("|")]
     return [line for line in lines if not line.startswith("| ---") and not line.endswith("| tests |")]
 
 
 def marks() -> Counter[str]:
-    """How many tests are marked with each row's name; read from the files, nothing is imported."""
+    """Return the number of tests with each mark, from the sources without importing them."""
     found: Counter[str] = Counter()
     for file in sorted((ROOT / "tests").glob("test_*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -47,17 +47,17 @@ def test_the_triggers_that_are_explained_are_those_that_are_set():
 
 @pytest.mark.reliability("audit")
 def test_the_audit_covers_the_lock_file():
-    """Whatever cannot be looked up fails it: without --strict pip-audit would call it clean."""
+    """With --strict, packages that pip-audit cannot look up are failures."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = makefile.split("\naudit:")[1].split("\n\n")[0]
     assert "pip_audit --strict" in recipe and "-r requirements.lock" in recipe
 
 
-def test_the_readme_points_there():
+def test_readme_links_to_the_page():
     assert "docs/reliability.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_test_that_the_page_on_fidelity_names_is_there():
+def test_every_test_named_in_fidelity_md_exists():
     text = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
     files = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py")}
     everything = "".join(files.values())

@@ -1,4 +1,4 @@
-"""The report: one reproducible page without network access, escaped names, and findings on known data."""
+"""The report: one reproducible page without external resources, escaped names, and findings."""
 
 import math
 import re
@@ -21,7 +21,7 @@ VOID = {"meta", "link", "br", "input", "img"}
 
 
 class Checker(HTMLParser):
-    """Collects tags, text and every address that a browser would load; fails for unbalanced tags."""
+    """Collects tags, text and every address that a browser would load. Fails for unbalanced tags."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
@@ -176,7 +176,7 @@ def test_findings_on_known_data():
     entries = summarise(runs_table(KNOWN))
     text = [" ".join(finding) for finding in scenario_findings(entries, no_published())]
     assert text[0].startswith("SHARC raises the mean ACC in 1 of 2 pairs.")
-    # differences: ER 8 and 8, GEM -2.5 and -2.5
+    # differences by seed: ER 8 and 8, GEM -2.5 and -2.5
     assert "is above zero in 1, contains zero in 0 and is below zero in 1." in text[0]
     assert "The median difference is +2.75" in text[0]
     assert "Lowered: GEM+ (s_cifar10 200)." in text[0]
@@ -235,7 +235,7 @@ def test_equal_bytes_table_names_the_plain_rows():
         pytest.param([make_document("er", "sharc", tasks=1)], id="SHARC without plain, one task"),
     ],
 )
-def test_small_grids(cells, tmp_path):
+def test_small_grids_have_no_empty_sections(cells, tmp_path):
     page, _ = build(cells, tmp_path, cards=[])
     assert 'id="backbones"' not in page
     assert 'id="paper"' not in page
@@ -262,6 +262,6 @@ def test_a_damaged_figure_is_one_line(tmp_path, content):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_flatten():
+def test_flatten_joins_nested_keys():
     card = {"a": 1, "b": {"c": [1, 2.5], "d": None}, "e": [{"f": True}], "g": 0.1 + 0.2}
     assert flatten(card) == [("a", "1"), ("b.c", "1, 2.5"), ("b.d", "–"), ("e.0.f", "True"), ("g", "0.3")]

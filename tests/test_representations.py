@@ -1,4 +1,4 @@
-"""Representations: what comes back of stored maps, and that the planned bytes are those held."""
+"""Representations: decoded maps, and planned and stored bytes."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def encode(name: str, maps: torch.Tensor, mask: torch.Tensor | None = None):
 
 
 def make_mask(kind: str, samples: int, channels: int, source: torch.Generator) -> torch.Tensor | None:
-    """A mask of the channels to keep: all, equally many of each sample, or any number from one on."""
+    """Return a mask of kept channels: all, the same number per sample, or any number from one."""
     if kind == "all":
         return None
     saliency = torch.rand(samples, channels, generator=source)
@@ -52,7 +52,7 @@ CASES = {
 @given(**CASES)
 @settings(max_examples=60, deadline=None)
 def test_bytes_held_are_those_planned(name, shape, samples, kind, seed):
-    """Never more; equal where the representation promises it and samples that differ are planned as such."""
+    """Stored bytes never exceed the plan, and are equal if the representation is exact."""
     source = torch.Generator().manual_seed(seed)
     maps = torch.rand(samples, *shape, generator=source)
     mask = make_mask(kind, samples, shape[0], source)
@@ -84,7 +84,7 @@ def test_what_is_decoded_fits_the_mask(name, shape, samples, kind, seed):
 
 @pytest.mark.parametrize("name", OF_MAPS)
 def test_value_bytes_is_a_lower_bound(name):
-    """Planning estimates from it how many samples may be stored."""
+    """Planning uses it to estimate how many samples may be stored."""
     representation = REPRESENTATIONS.get(name)((16, 3, 3))
     if representation.value_bytes is not None:
         for keep in (1, 8, 16):
@@ -124,7 +124,7 @@ def test_full_maps_pool_to_the_same_bits():
 
 
 def test_bytes_of_published_maps():
-    """A 512 x 7 x 7 map is 50,176 bytes in float16; a tenth of its channels 5,200 with their numbers."""
+    """A 512 x 7 x 7 map takes 50,176 bytes in float16, and a tenth of its channels 5,200 with numbers."""
     shape = (512, 7, 7)
     float16 = REPRESENTATIONS.get("float16")(shape)
     assert sample_bytes(float16, 512) == slot_bytes(shape) == 50_176 + LABEL_BYTES
@@ -147,8 +147,8 @@ def test_samples_that_differ_in_their_channels_store_how_many_they_keep():
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("theta", [0.0, 0.5])
-def test_what_each_type_gives_back(storage, theta):
-    """float32 and float16 give back what the cache holds; int8 to half a step of each channel's scale."""
+def test_decoded_values_are_within_the_precision_of_the_type(storage, theta):
+    """float32 and float16 return the cached values; int8 errs by at most half a step of a channel's scale."""
     maps = (torch.rand(6, 20, 3, 2) * torch.logspace(-3, 3, 20)[:, None, None]).half()
     maps[0, 3] = 0
     mask = top_mask(torch.rand(6, 20), theta)
@@ -156,7 +156,7 @@ def test_what_each_type_gives_back(storage, theta):
     error = (stored.decode() - maps.float() * mask[:, :, None, None]).abs()
     if storage == "int8":
         step = maps.float().abs().amax((2, 3), keepdim=True) / 127
-        # a float16 scale below 2^-14 is only known to 2^-25, and 127 of them make a value
+        # a float16 scale below 2^-14 has an error of up to 2^-25, which a value multiplies by up to 127
         assert (error <= step * 0.52 + 127 * 2**-25).all()
     else:
         assert not error.any()

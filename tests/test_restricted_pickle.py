@@ -1,4 +1,4 @@
-"""The pickle reader: everything that arrays are pickled with, and nothing that runs."""
+"""The pickle reader loads everything that pickled arrays need and runs no code."""
 
 import io
 import os
@@ -44,7 +44,7 @@ def test_arrays_come_out_as_they_went_in(kind, shape, order, protocol, data):
     array = np.frombuffer(content, dtype if dtype.kind != "b" else np.uint8, count=count)
     array = np.asarray(array.reshape(shape).astype(dtype), order=order)
     found = load(pickled({"a": array, "b": [1, "text", b"\xff", 2.5, None, True]}, protocol))
-    # numpy itself brings an unpickled array into the machine's byte order
+    # numpy converts unpickled arrays to the machine's byte order
     assert found["a"].dtype.newbyteorder("=") == dtype.newbyteorder("=")
     assert found["a"].shape == array.shape
     assert found["a"].astype(dtype).tobytes() == array.tobytes()
@@ -65,12 +65,12 @@ def test_a_name_is_shown_on_one_line():
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_numbers_of_numpy(protocol):
+def test_numpy_scalars_are_loaded(protocol):
     assert load(pickled([np.int64(3), np.float32(0.5)], protocol)) == [3, 0.5]
 
 
 class Asks:
-    """Pickles as a call of whatever it is given."""
+    """An object whose pickle calls the given function."""
 
     def __init__(self, *call):
         self.call = call
@@ -125,12 +125,12 @@ def test_sizes_that_are_only_claimed_fill_no_memory():
         + b"\x8a\x08"
         + struct.pack("<q", huge)
         + b"\x85U\x01b\x87R.",
-        # a state of that shape with one byte of content
+        # a state of this shape with one byte of content
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
         + b"\x8a\x08"
         + struct.pack("<q", huge)
         + b"\x85cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R\x89U\x01xtb.",
-        # a state whose content is a number: bytes(n) would be n zeros
+        # a state whose content is an integer: bytes(n) would be n zeros
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
         + b"K\x01\x85cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R\x89"
         + b"\x8a\x08"

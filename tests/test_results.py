@@ -1,4 +1,4 @@
-"""runs.csv: its columns, order and checks, and reading what was written."""
+"""runs.csv: columns, order, checks and round trips."""
 
 import json
 import random
@@ -90,7 +90,7 @@ def test_order_of_splits_storages_and_masses_depends_on_the_content_alone():
 
 
 def test_splits_storages_and_masses_are_separate_results(tmp_path):
-    """No two cells share an entry, however small the difference, also after reading the file."""
+    """Cells with any difference have separate entries, also after reading the file."""
     cells = unequal_grid()
     write_runs(runs_table(cells), tmp_path / "runs.csv")
     entries = summarise(read_runs(tmp_path / "runs.csv"))

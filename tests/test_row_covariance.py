@@ -1,4 +1,4 @@
-"""The posterior's row covariance as the prior less what few rows took from it, against the full matrix."""
+"""The row covariance as the prior minus a low-rank part, compared with the full matrix."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ HIDDEN = 64
 
 
 def written(count: int, **settings):
-    """A memory of 64 hidden units after so many maps, four at a time, its weights in float64."""
+    """Return a memory of 64 hidden units after `count` maps, four at a time, with float64 weights."""
     settings = KIND.Settings(**{"hidden": HIDDEN, "steps": 40, "batch": 4, **COUPLED, **settings})
     memory, maps = KIND(settings, SHAPE, 1), patterns(count)
     memory.layers[0].mean = memory.layers[0].mean.double()
@@ -23,8 +23,8 @@ def written(count: int, **settings):
 
 @pytest.mark.parametrize("prior", [1e-2, 1.0, 1e2])
 @pytest.mark.parametrize("count", [4, 8, 16])
-def test_as_many_rows_as_were_learnt(count, prior):
-    """Exact, also after forgetting a part, which takes less from the prior but no fewer rows."""
+def test_covariance_is_the_prior_minus_one_row_per_map(count, prior):
+    """The difference is exact, also after forgetting, which scales the low-rank part but keeps its rank."""
     memory, _ = written(count, sigma_prior=prior**0.5)
     source = torch.Generator().manual_seed(0)
     z = torch.rand(3, 5, HIDDEN, generator=source, dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_as_many_rows_as_were_learnt(count, prior):
 
 @pytest.mark.parametrize("prior", [0.3, 1.0, 10.0])
 @pytest.mark.parametrize("beta", [1e-3, 1e-2, 0.3])
-def test_what_many_updates_leave_of_rounding_is_no_row(prior, beta):
+def test_rounding_of_many_updates_adds_no_row(prior, beta):
     memory, _ = written(12, sigma_prior=prior)
     for _ in range(20):
         memory.forget(beta)
@@ -64,7 +64,7 @@ def test_what_many_updates_leave_of_rounding_is_no_row(prior, beta):
 
 @pytest.mark.parametrize("prior", [0.5, 2.0])
 def test_another_ones_prior(prior):
-    """A matrix that is not this prior less some rows is taken as it is."""
+    """A matrix that is not the prior minus a low-rank part is used directly."""
     memory, _ = written(4)
     row_covariance = RowCovariance(memory.layers[0].covariance, prior, 1e-4)
     z = torch.rand(2, 3, HIDDEN, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_another_ones_prior(prior):
 
 @pytest.mark.parametrize("layers", [2, 3])
 def test_reading_is_the_same_in_either_form(monkeypatch, layers):
-    """Masks of one, two and three cues side by side, filled up, and one of more cues than a batch has."""
+    """Masks have one, two and three cues, padded, and more cues than a batch."""
     memory, maps = written(14, layers=layers, sigma_obs=0.1)
     masks = torch.rand(4, 12, generator=torch.Generator().manual_seed(1)) > 0.4
     mask = masks[torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3])]
@@ -84,7 +84,7 @@ def test_reading_is_the_same_in_either_form(monkeypatch, layers):
     torch.testing.assert_close(recalled, full, rtol=1e-6, atol=1e-6)
 
 
-def test_nothing_learnt_is_the_prior():
+def test_covariance_without_writes_is_the_prior():
     memory, _ = written(4)
     memory.forget(1.0)
     row_covariance = RowCovariance(memory.layers[0].covariance, 1.0, 1e-4)
@@ -94,7 +94,7 @@ def test_nothing_learnt_is_the_prior():
 
 
 def test_many_rows_take_the_matrix_itself():
-    """At hidden / 4 rows products with the rows still cost half as much; beyond, the matrix is as good."""
+    """Up to hidden / 4 rows the low-rank products are cheaper; beyond, the full matrix is used."""
     assert taken_from(1.0, written(16)[0].layers[0].covariance) is not None
     memory, _ = written(20)
     row_covariance = RowCovariance(memory.layers[0].covariance, 1.0, 1e-4)
@@ -136,8 +136,8 @@ def test_log_joint_equals_autograd_on_the_maps(layers, masked):
 
 
 @pytest.mark.parametrize("hidden", [1, 2, 3, 4, 5, 10, 64])
-def test_gram_matrix(hidden):
-    """Formed in blocks of rows and columns: R R^T, symmetric to the last bit."""
+def test_gram_matrix_in_blocks_is_exact_and_symmetric(hidden):
+    """R R^T is formed in blocks of rows and columns and is exactly symmetric."""
     weights = torch.randn(hidden, 2500, generator=torch.Generator().manual_seed(hidden))
     for columns in (None, torch.arange(0, 2500, 3)):
         part = (weights if columns is None else weights[:, columns]).double()

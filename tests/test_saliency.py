@@ -1,4 +1,4 @@
-"""Saliencies against their definitions on the maps themselves: autograd, captum, a loop."""
+"""Saliencies compared with their definitions on the maps: autograd, captum, a loop."""
 
 import captum.attr
 import pytest
@@ -11,7 +11,7 @@ K, H, W, CLASSES, N = 12, 2, 3, 6, 4
 
 
 def case(kind: str):
-    """A head of two replicas, maps (2, N, K, H, W) and true classes."""
+    """Return a head of two replicas, maps (2, N, K, H, W) and true classes."""
     head = make_head(kind, 7, 2, K, CLASSES)
     head.initialise([0, 1])
     source = torch.Generator().manual_seed(3)
@@ -24,10 +24,10 @@ def mine(name: str, head, maps, y):
 
 
 def alone(head, r: int):
-    """Replica r as a plain function of maps (n, K, H, W), for captum."""
+    """Return replica r as a function of maps (n, K, H, W) for captum."""
 
     def forward(maps):
-        # every replica sees the maps; only r's logits are returned
+        # all replicas get the maps, but only r's logits are returned
         return head.logits(maps.mean((-2, -1)).expand(2, -1, -1))[r]
 
     return forward
@@ -59,7 +59,7 @@ def test_occlusion_equals_captum_and_the_loop(kind):
     for r in range(2):
         occluder = captum.attr.Occlusion(alone(head, r))
         theirs = occluder.attribute(maps[r], target=y[r], sliding_window_shapes=(1, H, W))
-        # captum gives the whole channel's effect at each of its positions; ours is per entry of the map
+        # captum returns the channel's effect at each position; ours is divided by the number of positions
         torch.testing.assert_close(ours[r], theirs.mean((-2, -1)).float() / (H * W), rtol=1e-4, atol=1e-6)
     x = maps.mean((-2, -1))
     full = head.logits(x).gather(2, y[..., None]).squeeze(2)
@@ -94,7 +94,7 @@ def test_linear_gradient_is_the_weight():
         assert torch.equal(alpha[r], head.weight[r][y[r]] / (H * W))
 
 
-def test_activation_and_random():
+def test_activation_is_the_mean_map_and_random_differs_by_replica():
     head, maps, y = case("linear")
     assert torch.equal(mine("activation", head, maps, y), maps.mean((-2, -1)))
     sources = [torch.Generator().manual_seed(s) for s in (0, 1)]

@@ -1,8 +1,8 @@
-"""Whatever happened before, results are those of a fresh run of the same grid file: a real `snakemake`.
+"""With a real `snakemake`, results equal a fresh run of the same grid file, whatever happened before.
 
-A random walk: settings are changed and changed back, seeds, buffers and methods added and dropped,
-`.snakemake` deleted, results copied, renamed, dated anew, deleted, damaged, jobs killed. After every run
-runs.csv holds what the grid's cells give when they are trained here, all seeds at once.
+In a random walk, settings are changed back and forth, seeds, buffers and methods are added and removed,
+`.snakemake` is deleted, results are copied, renamed, deleted or damaged, and jobs are killed. After every run
+runs.csv equals a training of the grid's cells in this process with all seeds together.
 """
 
 import json
@@ -23,7 +23,7 @@ from sharc_core.stages.build import ensure_features
 
 pytestmark = pytest.mark.pipeline
 STEPS = 6
-# The values that a walk chooses from; small enough that it comes back to grids that it has left.
+# The values of the walk; so few that it returns to earlier grids.
 CHOICES = {
     "training": [{"lr": 0.1}, {"lr": 0.05}],
     "seeds": [[0], [0, 1], [1, 2], [2, 0, 1]],
@@ -32,12 +32,12 @@ CHOICES = {
     "variants": [["plain"], ["plain", "sharc"]],
     "cells": [{}, {"per_job": 2}],
 }
-AFTER = {"runs", "tables", "figures", "report", "provenance", "all"}  # what comes after cells
+AFTER = {"runs", "tables", "figures", "report", "provenance", "all"}  # rules after the cells
 TIMES = ("train_seconds", "commit", "dirty", "host")
 
 
 class Walk:
-    """A project and its grid file, changed at random. here: by grid, runs.csv of cells trained here."""
+    """A project and its grid file, changed at random. here: runs.csv of cells trained here, by grid."""
 
     def __init__(self, folder, number):
         self.folder, self.random, self.here = folder, random.Random(number), {}
@@ -53,7 +53,7 @@ class Walk:
     def documents(self):
         return sorted(self.results.glob("matrices/*/*/*.json"))
 
-    # --- what may happen -----------------------------------------------------------------------------
+    # --- random changes ------------------------------------------------------------------------------
 
     def set_something(self):
         key = self.random.choice(list(CHOICES))
@@ -65,7 +65,7 @@ class Walk:
         return "no .snakemake"
 
     def copy_results(self):
-        """Renamed, with new dates; the old ones are gone."""
+        """Copy the results to another folder with new mtimes and delete the old ones."""
         self.copies += 1
         old, self.grid["results_dir"] = self.results, f"results/walk{self.copies}"
         if old.exists():
@@ -93,7 +93,7 @@ class Walk:
         return f"damaged {path.name}"
 
     def kill(self):
-        """A job, as soon as there is one; there may be none."""
+        """Kill a job as soon as there is one, if any."""
         process = start_snakemake(self.folder, *self.arguments())
         wait_for(lambda: process.poll() is not None or self.jobs(process), "a job or the end")
         for job in self.jobs(process):
@@ -106,7 +106,7 @@ class Walk:
             return []
         return jobs_of(process, "cell.py") + jobs_of(process, "cells.py")
 
-    # --- a run, and what it must give ------------------------------------------------------------------
+    # --- a run and its expected result -----------------------------------------------------------------
 
     def arguments(self):
         path = self.folder / "config/walk.yaml"
@@ -119,7 +119,7 @@ class Walk:
         return done.stdout
 
     def trained_here(self):
-        """runs.csv of the grid as it is, trained in this process."""
+        """Return runs.csv of the current grid, trained in this process."""
         grid = load_config(self.folder / "config/walk.yaml")
         key = json.dumps({k: v for k, v in self.grid.items() if k not in ("results_dir", "cells")})
         if key not in self.here:
@@ -134,8 +134,8 @@ class Walk:
 
 @pytest.mark.reliability("more-seeds", "per-job", "copied-results", "damaged-cell", "lost-notes")
 @pytest.mark.parametrize("number", [1])
-def test_a_walk(copy, monkeypatch, number):
-    monkeypatch.chdir(copy)  # features are looked up below the folder, as by Snakemake
+def test_random_walk_of_settings_ends_in_the_same_bits(copy, monkeypatch, number):
+    monkeypatch.chdir(copy)  # features are searched below the folder, as in Snakemake
     walk = Walk(copy, number)
     happened = []
     walk.run()
@@ -155,14 +155,14 @@ def test_a_walk(copy, monkeypatch, number):
     lines = [
         line for line in checked.stdout.splitlines() if not line.startswith(("Using", "extra: matrices/"))
     ]
-    assert len(lines) == 1, (happened, checked.stdout)  # documents that the grid no longer has are named
+    assert len(lines) == 1, (happened, checked.stdout)  # apart from documents that the grid no longer has
     again = snakemake(copy, "--configfile", "config/walk.yaml")
     assert "Nothing to be done" in again.stdout, (happened, again.stdout)
 
 
 @pytest.mark.reliability("fewer-cells", "more-cells", "shared-setting", "lost-notes")
-def test_what_users_reported(copy):
-    """The cases file's row 1: without .snakemake a changed rate, then a buffer more."""
+def test_changed_settings_without_snakemakes_metadata_retrain_only_their_cells(copy):
+    """Users reported this: .snakemake is missing, the rate is changed, then a buffer is added."""
     shutil.rmtree(copy / ".snakemake")
     grid = yaml.safe_load((copy / "config/smoke.yaml").read_text())
     arguments = "--configfile", "config/changed.yaml"
@@ -189,7 +189,7 @@ def test_what_users_reported(copy):
 
 
 def planned(folder, *arguments) -> set[str]:
-    """Rules of the jobs that would be run."""
+    """Return the rules of the jobs of a dry run."""
     done = snakemake(folder, *arguments, "--dry-run")
     assert done.returncode == 0, done.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith("rule ")]
@@ -197,11 +197,11 @@ def planned(folder, *arguments) -> set[str]:
 
 
 @pytest.mark.reliability("copied-results")
-def test_shared_data(smoke_run, tmp_path):
-    """A fresh clone takes a data_dir that was copied with new dates, over a link, and may only read it."""
+def test_copied_read_only_data_dir_is_reused(smoke_run, tmp_path):
+    """A new clone uses a data_dir through a link; it was copied with new mtimes and is read-only."""
     copy_project(tmp_path / "clone")
     for path in ("data", "results"):
-        # in an order of its own: what was made last is now the oldest
+        # mtimes are reversed: the newest file becomes the oldest
         shutil.copytree(smoke_run / path, tmp_path / path, copy_function=shutil.copyfile)
     age = 1_600_000_000
     for path in sorted(tmp_path.glob("data/**/*"), key=lambda path: -path.stat().st_mtime_ns):
@@ -216,14 +216,14 @@ def test_shared_data(smoke_run, tmp_path):
     assert done.returncode == 0, done.stdout
     shutil.copytree(tmp_path / "results", tmp_path / "clone/elsewhere", copy_function=shutil.copyfile)
     elsewhere = (*arguments, "results_dir=elsewhere/smoke")
-    assert planned(tmp_path / "clone", *elsewhere) == {"provenance", "all"}  # it names data_dir
+    assert planned(tmp_path / "clone", *elsewhere) == {"provenance", "all"}  # the record contains data_dir
     for path in (tmp_path / "data", *(tmp_path / "data").rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
 
 
 @pytest.mark.reliability("edited-table")
-def test_an_edited_table_is_made_again(copy):
-    """From one end of the chain to the other; what comes before it stays."""
+def test_edited_output_reruns_its_rule_and_later_ones(copy):
+    """Rules before the edited file are not rerun."""
     (card,) = copy.glob("results/smoke/backbones/*.json")
     for name, rules in {
         "tables/task_il.md": {"tables", "provenance", "all"},
@@ -241,8 +241,8 @@ def test_an_edited_table_is_made_again(copy):
 
 
 @pytest.mark.reliability("forced")
-def test_asked_for_anew(copy):
-    """By a rule, by a file, with all before it; a finished document that is a target is left alone."""
+def test_forced_rules_and_files_are_rerun(copy):
+    """Force a rule, a file or everything. A finished document that is only a target is not trained again."""
     (document,) = copy.glob("results/smoke/matrices/*/*/sgd.json")
     path = str(document.relative_to(copy))
     assert planned(copy, *SMOKE, "--forcerun", "cell") == {"cell", *AFTER}

@@ -1,4 +1,4 @@
-"""The scorecard on known data: counts, tests and claims, and the same numbers in every format."""
+"""The scorecard on known data: counts, tests, claims, and equal numbers in every format."""
 
 import json
 import math
@@ -75,7 +75,7 @@ def counts(card):
 
 
 def test_counts_of_the_published_tables(published):
-    """The expected counts were made by hand."""
+    """The expected counts were determined by hand."""
     lookup = published_lookup(published)
     pairs = published_pairs(lookup)
     assert len(pairs) == 72
@@ -89,7 +89,7 @@ def test_counts_of_the_published_tables(published):
     assert pair.low == pytest.approx(10.42 - 2.5902 * 0.99419, abs=2e-3)
 
 
-def test_counts_here(published):
+def test_counts_of_our_runs_match_hand_computed_values(published):
     card = scorecard(entries(*KNOWN), published)
     by_name = counts(card)
     here = {name: columns["here"] for (_, name), columns in by_name.items()}
@@ -104,7 +104,7 @@ def test_counts_here(published):
         "plain methods below SGD, mean of their rows": "1 of 3",
         "SHARC rows below SGD": "1 of 3",
         "SHARC methods below SGD, mean of their rows": "1 of 3",
-        # plain GEM's 90.2 is above ER+ 88.4 and A-GEM+ 87.0, and below GEM+ 90.4
+        # plain GEM (90.2) is above ER+ (88.4) and A-GEM+ (87.0) and below GEM+ (90.4)
         "SHARC rows matched by a plain one of no more bytes": "2 of 3",
     }
     first = by_name["Task-IL", "mean ACC raised by SHARC"]
@@ -164,7 +164,7 @@ def test_pairs_at_full_precision(published, tmp_path):
     # ER: mean 3, deviation sqrt(0.5), t = 3 / (0.70711 / sqrt 5) = 9.4868; d_z = 4.2426, Hedges' factor 0.8
     assert here["effect"]["er"] == pytest.approx(0.8 * 3 / math.sqrt(0.5))
     assert here["p_t"]["er"] == pytest.approx(0.000689, abs=2e-6)
-    # Holm: the smallest of three is ER's, times 3; A-GEM's times 2 is smaller, so it gets ER's; GEM's stays
+    # Holm: ER's is the smallest, times 3; A-GEM's times 2 is smaller, so it gets ER's; GEM's is kept
     p = here["p_t"]
     assert p["er"] < p["agem"] < p["gem"] and 2 * p["agem"] < 3 * p["er"]
     assert here["p_holm"].to_dict() == pytest.approx(
@@ -179,12 +179,12 @@ def test_claims_recomputed_from_the_published_table(published):
     checked = check_claims([], published_pairs(published_lookup(published)))
     assert [(c.claim.method, c.buffer) for c in checked] == [("clser", 200), ("derpp", 200), ("derpp", 500)]
     assert [number_text(c.published_gain) for c in checked] == ["12.87", "45.50", "45.49"]
-    for case in checked:  # the percentage in the text of the claim
+    for case in checked:  # the claim's text contains the percentage
         assert case.claim.text.startswith(f"{case.published_gain:.1f} %")
     assert claims_table(checked).rows == []
 
 
-def test_claims_here(published):
+def test_claims_are_checked_against_our_runs(published):
     cells = [cell("clser", [80.0, 80.0, 80.0, 80.0, 80.0]), cell("clser", [88, 88, 88, 90, 86], "sharc")]
     card = scorecard(entries(*cells), published)
     (finding,) = [f for f in card.findings if f.text.startswith("Claim “12.9 %")]
@@ -198,7 +198,7 @@ def test_claims_here(published):
         "1 of the paper's claims needs another grid (config/paper.yaml): 45.5 % for DER++ on S-CIFAR-100, "
         "Class-IL."
     )
-    (row,) = card.tables[1].rows  # the claims that the grid answers
+    (row,) = card.tables[1].rows  # only the claim that the grid answers
     assert (row[0].text, row[-1].text, row[-1].sort) == ("200", "+8.00", 8.0)
 
 
@@ -347,7 +347,7 @@ def test_a_single_seed_is_mentioned():
 
 
 def test_significance_needs_the_correction():
-    """A p-value that is significant alone is not significant among three tests."""
+    """A single significant p-value is not significant among three tests."""
     (setup,) = setups(entries(*KNOWN))
     assert significant(setup, 1) == (1, 3)
     alone = setups(entries(cell("er", [80, 81, 80]), cell("er", [82, 82, 83], "sharc")))[0]

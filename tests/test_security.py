@@ -1,4 +1,4 @@
-"""Names and files that would like to be more: nothing in a grid file, a folder or an image is ever run."""
+"""Hostile names and files: nothing in a grid file, a folder or an image is executed."""
 
 import ast
 import io
@@ -29,7 +29,7 @@ from sharc_core.results.published import no_published
 from sharc_core.results.runs import runs_table
 from sharc_core.results.tables import write_tables
 
-# What a shell, Snakemake's formatting, a wildcard search, a regular expression or a page would see more in.
+# Special characters of shells, Snakemake's formatting, wildcards, regular expressions and HTML.
 NASTY = "a b'c\"d $(touch ran) `touch ran`; touch ran & | * ? [a] # %s %(x)s \\n ~ !x ü"
 HOSTILE = r"a_b & 50% #1 $x$ {y} ~^\z <script>alert(1)</script> | *c*"
 
@@ -40,7 +40,7 @@ HOSTILE = r"a_b & 50% #1 $x$ {y} ~^\z <script>alert(1)</script> | *c*"
 @pytest.mark.reliability("shell")
 @pytest.mark.pipeline
 def test_paths_and_class_names_are_only_names(project, tmp_path):
-    """Every path of a grid, the project's own and the names of classes and images, from data to report."""
+    """All paths of a grid, the project's path, and names of classes and images are hostile."""
     folder = tmp_path / f"project {NASTY}"
     copy_project(folder)
     classes = [
@@ -91,7 +91,7 @@ FORBIDDEN = {
 
 @pytest.mark.reliability("shell")
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_what_the_project_never_does(what):
+def test_forbidden_calls_do_not_occur(what):
     files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
     for folder in ("sharc_core", "workflow", "envs", "benchmarks"):
         files += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.j2")]
@@ -102,8 +102,8 @@ def test_what_the_project_never_does(what):
 
 
 @pytest.mark.reliability("shell")
-def test_what_a_shell_is_told_is_quoted():
-    """Of the rules' commands every part that comes from a grid file or a path (:q is Snakemake's quoting)."""
+def test_shell_commands_quote_their_parts():
+    """Every formatted part of the rules' commands is quoted (:q is Snakemake's quoting)."""
     parts = []
     for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
         for block in re.findall(r"^    shell:\n((?:        .*\n)+)", path.read_text(), re.MULTILINE):
@@ -113,7 +113,7 @@ def test_what_a_shell_is_told_is_quoted():
 
 @pytest.mark.reliability("markup")
 def test_markup_is_made_of_our_own_drawings_and_paragraphs_only():
-    """The page takes two texts as they are: figures, and the paragraph that a study's class has."""
+    """The page includes two texts without escaping: figures, and the explanation of a study's class."""
     found = []
     for path in (ROOT / "sharc_core").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -144,7 +144,7 @@ def test_every_extension_is_one_of_the_formats():
 @pytest.mark.reliability("image-formats")
 @pytest.mark.parametrize("kind", ["EPS", "ICO", "TGA", "PCX", "SGI", "ICNS"])
 def test_other_formats_are_refused_whatever_the_name(kind, monkeypatch):
-    """Pillow goes by the content, and hands PostScript to a program of its own."""
+    """Pillow detects the format from the content and passes PostScript to Ghostscript."""
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("ran"))
     stream = io.BytesIO()
     Image.new("RGB", (32, 32)).save(stream, kind)
@@ -153,7 +153,7 @@ def test_other_formats_are_refused_whatever_the_name(kind, monkeypatch):
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of some hundred bytes that says it has side x side pixels."""
+    """Return a PNG of a few hundred bytes that claims to have side x side pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
@@ -185,7 +185,7 @@ def test_images_that_would_fill_the_memory_are_refused(side, message, monkeypatc
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """Tables, figures and report of results whose every name is hostile; a study's title, too."""
+    """Tables, figures and report of results in which all names and a study's title are hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     cells = make_grid(
         datasets=(HOSTILE,), methods=("sgd", "er"), buffers=(100,), backbone=f"backbone {HOSTILE}"
@@ -253,12 +253,12 @@ def test_tables_escape_hostile_names(hostile):
         assert set(table.dataset) == {HOSTILE}
 
 
-# --- what is said ----------------------------------------------------------------------------------
+# --- what is printed -------------------------------------------------------------------------------
 
 
 @pytest.mark.reliability("terminal")
-def test_names_give_the_terminal_no_orders(tmp_path):
-    """File names may hold line feeds and escape sequences: shown, not sent."""
+def test_control_characters_in_names_are_escaped(tmp_path):
+    """Line feeds and escape sequences in file names are shown in escaped form."""
     for split in ("train", "test"):
         for name in ("a", "b\n\x1b[31merror: all is well"):
             place = tmp_path / "images" / split / name
@@ -272,7 +272,7 @@ def test_names_give_the_terminal_no_orders(tmp_path):
 
 
 @pytest.mark.reliability("terminal")
-def test_a_job_says_its_lines_and_logs_everything(tmp_path, monkeypatch, capsys):
+def test_job_prints_its_lines_and_logs_everything(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "workflow/scripts"))
     from common import job
 

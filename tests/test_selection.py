@@ -1,4 +1,4 @@
-"""Selections: which samples of a task are stored, and that the budget is kept whichever they are."""
+"""Selections: which samples of a task are stored, and that budgets are never exceeded."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ SPARSE.train_maps = (SPARSE.train_maps - 0.9).clamp_min(0)
 
 @dataclass
 class Samples:
-    """Candidates of given labels, costs and vectors, as a selection sees them."""
+    """Candidates with given labels, costs and vectors, as passed to a selection."""
 
     labels: torch.Tensor
     cost: torch.Tensor
@@ -59,7 +59,7 @@ class Samples:
 
 @st.composite
 def samples(draw, least: int = 9):
-    """Up to 40 samples of up to 4 classes; the allowance buys one of any cost at least."""
+    """Draw up to 40 samples of up to 4 classes; the allowance holds at least one of any cost."""
     count, seed = draw(st.integers(1, 40)), draw(st.integers(0, 10**6))
     source = torch.Generator().manual_seed(seed)
     return Samples(
@@ -104,7 +104,7 @@ def test_no_further_sample_of_the_ranking_would_have_fitted(name, candidates):
     chosen, left = KINDS[name]().choose(candidates, candidates.fitting)
     if len(chosen) < len(ranked):
         assert int(candidates.cost[ranked[len(chosen)]]) > left
-    elif len(ranked) < len(candidates.labels):  # it ended where no further one could
+    elif len(ranked) < len(candidates.labels):  # the ranking ends when no further sample could fit
         assert len(ranked) >= candidates.most()
 
 
@@ -132,7 +132,7 @@ BUDGETS = {
 @given(**BUDGETS)
 @settings(max_examples=30, deadline=None)
 def test_no_selection_exceeds_its_budget(name, unit, split, storage, method, buffer, rule):
-    """Counted in what is stored, task by task, with samples that cost the same and ones that do not."""
+    """Count the stored samples of each task, with equal and different costs."""
     rule = {"variant": "plain", "budget_unit": unit, **rule}
     if rule.get("count_associative_memory") and not KINDS[name].takes_associative_bytes:
         return
@@ -159,7 +159,7 @@ def test_no_selection_exceeds_its_budget(name, unit, split, storage, method, buf
         spent = spent_by(stored, cell, memory, task)
         room = budget.allowance(task)
         if name == "batches" and stored.samples <= cell.training.batch_size:
-            return  # a task's first batch is stored whatever it costs
+            return  # a task's first batch is always stored
         total += spent
         if split == "carry":
             room = sum(budget.allowance(t) for t in range(task + 1)) - (total - spent)
@@ -169,13 +169,13 @@ def test_no_selection_exceeds_its_budget(name, unit, split, storage, method, buf
 
 
 def spent_by(stored, cell, memory, task: int) -> int:
-    """What a task's samples take in the budget's unit; channels dropped at storing count as such."""
+    """Return the cost of a task's samples in the budget's unit, without channels dropped at storing."""
     unit = cell.budget_unit
     if unit == "slots":
         return stored.samples
     if unit == "bytes":
         return stored.nbytes(0)
-    # the masks at storing; a completed sample's own mask has all channels
+    # the masks at storing, because a completed sample's mask has all channels
     masked = fill(cell.model_copy(update={"read": "per_task"}), SPARSE) if cell.read != "per_task" else memory
     assert torch.equal(masked.stored[task].index, stored.index)
     mask = masked.stored[task].sparse[0].mask
@@ -186,7 +186,7 @@ def spent_by(stored, cell, memory, task: int) -> int:
 
 @pytest.mark.parametrize("name", OF_TASKS)
 @pytest.mark.parametrize("variant", ["plain", "sharc"])
-def test_seeds_together_are_what_they_are_alone(name, variant):
+def test_seeds_together_equal_seeds_apart(name, variant):
     cell = make_cell("er", variant, selection=name, buffer=30)
     together = run_cell(FEATURES, cell)
     for r, seed in enumerate(cell.seeds):
@@ -196,7 +196,7 @@ def test_seeds_together_are_what_they_are_alone(name, variant):
 
 @pytest.mark.parametrize("name", list(KINDS))
 def test_only_a_selection_of_the_last_samples_lets_maps_be_dropped(name):
-    """What a drifting backbone's extraction keeps."""
+    """Test what the extraction of a drifting backbone keeps."""
     cell = make_cell("er", "sharc", selection=name, batch_norm="drifting", passes=2)
     assert (kept_for([cell]) == Kept(None)) == KINDS[name].needs_all_candidates
 
@@ -207,7 +207,7 @@ def test_only_a_selection_of_the_last_samples_lets_maps_be_dropped(name):
 @given(candidates=samples())
 @settings(max_examples=100, deadline=None)
 def test_balanced_classes_differ_by_one_sample_at_most(candidates):
-    """Unless a class has no more; of each class, the last samples."""
+    """Unless a class has no more samples. The last samples of each class are stored."""
     chosen, _ = KINDS["balanced"]().choose(candidates, candidates.fitting)
     counts = {}
     for label in candidates.labels.unique().tolist():
@@ -220,7 +220,7 @@ def test_balanced_classes_differ_by_one_sample_at_most(candidates):
 
 
 def test_balanced_by_hand():
-    """The class that was visited last comes first; class 2 has a single sample."""
+    """The class visited last is ranked first. Class 2 has a single sample."""
     labels = torch.tensor([0, 0, 1, 2, 0, 1, 0])
     candidates = Samples(labels, torch.ones(7, dtype=torch.int64), torch.rand(7, 2), 5)
     assert KINDS["balanced"]().rank(candidates).tolist() == [6, 5, 3, 4, 2, 1, 0]
@@ -236,7 +236,7 @@ def test_balanced_in_one_class_is_the_last_samples():
 
 
 def test_a_balanced_memory_stores_classes_equally_often():
-    """Where the last samples would not: the task's order has a run of one class at its end."""
+    """The last samples are not balanced, because the task's order ends with a run of one class."""
     cell = make_cell("er", selection="balanced", buffer=30)
     memory = fill(cell)
     last = fill(cell.model_copy(update={"selection": "last"}))
@@ -250,7 +250,7 @@ def test_a_balanced_memory_stores_classes_equally_often():
 
 
 def slow_distances(vectors: list[list[float]], chosen: list[int]) -> dict[int, float]:
-    """Of every vector that is left, the distance between the class mean and the exemplars' with it."""
+    """Return, for every remaining vector, the distance of the class mean to the exemplars' mean with it."""
     scaled = []
     for vector in vectors:
         length = sum(value**2 for value in vector) ** 0.5
@@ -265,10 +265,10 @@ def slow_distances(vectors: list[list[float]], chosen: list[int]) -> dict[int, f
 
 @given(count=st.integers(1, 25), size=st.integers(1, 6), seed=st.integers(0, 10**6), dead=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_herding_is_what_a_slow_loop_says(count, size, seed, dead):
-    """Every choice is as close to the class mean as any could be; so it is greedy, and each prefix is."""
+def test_herding_equals_a_plain_loop(count, size, seed, dead):
+    """Every choice minimises the distance to the class mean, so each prefix is greedy."""
     vectors = torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
-    vectors[0] *= not dead  # a vector of length zero stays one
+    vectors[0] *= not dead  # a zero vector stays zero
     chosen: list[int] = []
     for row in exemplars(vectors):
         distances = slow_distances(vectors.double().tolist(), chosen)
@@ -278,14 +278,14 @@ def test_herding_is_what_a_slow_loop_says(count, size, seed, dead):
 
 
 def test_herding_by_hand():
-    """Unit vectors at 0, 90 and 10 degrees: the mean is nearest to the last, then 90 degrees balances it."""
+    """Of unit vectors at 0, 90 and 10 degrees the last is nearest to the mean, and 90 degrees balances it."""
     angles = torch.tensor([0.0, 90.0, 10.0]).deg2rad()
     vectors = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([[3.0], [1.0], [0.2]])
     assert list(exemplars(vectors)) == [2, 1, 0]
 
 
 def test_a_herding_memory_stores_exemplars_of_each_class():
-    """From the pooled features; with equal quotas; on average closer to the class means than the last."""
+    """They have equal quotas and are on average closer to the class means than the last samples."""
     cell = make_cell("er", selection="herding", buffer=24)
     memory = fill(cell)
     last = fill(cell.model_copy(update={"selection": "balanced"}))
@@ -311,7 +311,7 @@ def phi(index: torch.Tensor) -> torch.Tensor:
 
 
 def test_exemplars_of_all_seeds_are_the_same_samples():
-    """They do not depend on the order of the visit."""
+    """Exemplars do not depend on the order of the stream."""
     memory = fill(make_cell("er", selection="herding", buffer=24))
     for stored in memory.stored:
         assert (stored.index.sort(1).values == stored.index[0].sort().values).all()
@@ -356,7 +356,7 @@ def test_selections_of_one_grids_protocols_have_cells_of_their_own():
 
 
 def test_a_study_cannot_change_the_selection_of_a_cell():
-    """A cell's id does not name it, so results of two selections need two grids."""
+    """A cell's id does not contain the selection, so two selections need two grids."""
     study = {"figure": "theta", "title": "t", "memory": {"selection": "balanced"}, "sharc": {"theta": [0.4]}}
     with pytest.raises(UserError, match="both have a cell .* but selection is"):
         cells(load_grid(BASE | {"studies": {"x": study | {"methods": ["er"]}}}))

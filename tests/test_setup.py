@@ -1,4 +1,4 @@
-"""Setup files agree with each other and give nothing away."""
+"""Setup files agree with each other and name no registry."""
 
 import re
 import tomllib
@@ -48,7 +48,7 @@ def test_setup_files_name_no_registry():
 
 
 def test_every_rule_logs_and_is_benchmarked():
-    """But for putting one file in its place, which says what is wrong on the terminal, and doing nothing."""
+    """Exceptions are rules that only move or copy a file, and targets without work."""
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         text = path.read_text()
         rules = len(re.findall(r"^\s*output:", text, re.M))  # one without output is only a target

@@ -1,4 +1,4 @@
-"""Streaming LDA against scikit-learn on the complete stream, and against the authors' updates."""
+"""Streaming LDA compared with scikit-learn on the complete stream and with the authors' updates."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def make_slda(replicas: int = 1, **settings):
 
 
 def unbalanced(features, seed: int = 0):
-    """The features with fewer training images of the first classes."""
+    """Return the features with fewer training images of the first classes."""
     kept = torch.rand(len(features.train_labels), generator=torch.Generator().manual_seed(seed))
     kept = kept < (1 + features.train_labels) / C
     for name in ("train_maps", "train_pooled", "train_labels"):
@@ -32,7 +32,7 @@ def unbalanced(features, seed: int = 0):
 
 @pytest.mark.parametrize("shrinkage", [1e-4, 0.1, 1.0])
 def test_predictions_are_sklearns(methods, shrinkage):  # noqa: F811
-    """Classes of equal size, equal priors, the same shrinkage: the same scores up to a constant."""
+    """Classes of equal size, equal priors and the same shrinkage give equal scores up to a constant."""
     features = make_features(channels=D, separation=0.2)
     settings = SETTINGS | {"shrinkage": shrinkage, "target": "scaled"}
     document = run_cell(features, make_cell("slda", method_settings=settings))
@@ -52,7 +52,7 @@ def test_predictions_are_sklearns(methods, shrinkage):  # noqa: F811
 
 
 def test_classes_of_unequal_size_have_sklearns_pooled_covariance_and_no_prior(methods):  # noqa: F811
-    """Samples weigh the same, as with priors from the data; scores contain no prior."""
+    """Samples have equal weight, as with priors from the data, but scores contain no prior."""
     features = unbalanced(make_features(channels=D, separation=0.2))
     settings = SETTINGS | {"shrinkage": 0.05, "target": "scaled"}
     run_cell(features, make_cell("slda", method_settings=settings))
@@ -68,7 +68,7 @@ def test_classes_of_unequal_size_have_sklearns_pooled_covariance_and_no_prior(me
 
 
 def authors(x: np.ndarray, y: np.ndarray, shrinkage: float) -> np.ndarray:
-    """Their updates, sample by sample, and their classifier: weights (C, D) and biases (C,)."""
+    """Return weights (C, D) and biases (C,) of the authors' updates, sample by sample."""
     means, counts, covariance = np.zeros((C, D)), np.zeros(C), np.ones((D, D))
     for t, (sample, label) in enumerate(zip(x, y, strict=True)):
         distance = sample - means[label]
@@ -80,7 +80,7 @@ def authors(x: np.ndarray, y: np.ndarray, shrinkage: float) -> np.ndarray:
 
 
 def test_published_updates_and_defaults_are_the_authors():
-    """In minibatches or one by one; the exact covariance differs, and the order matters only to theirs."""
+    """Minibatches give the same. The exact covariance differs and does not depend on the order."""
     features = unbalanced(make_features(channels=D, separation=0.2))
     x, y = features.train_pooled, features.train_labels
     scores = {}
@@ -112,7 +112,7 @@ def test_classes_that_were_not_seen_are_not_predicted():
 
 @pytest.mark.parametrize("target", ["identity", "scaled"])
 def test_one_sample_per_class_is_nearest_mean(target):
-    """No within-class variance yet: nothing to invert but the target."""
+    """There is no within-class variance yet, so only the target is inverted."""
     source = torch.Generator().manual_seed(0)
     x, method = torch.rand(1, C, D, generator=source), make_slda(target=target)
     method.observe(Batch(x, torch.arange(C)[None]), None)
@@ -123,7 +123,7 @@ def test_one_sample_per_class_is_nearest_mean(target):
 
 
 def test_bytes_are_those_of_its_tensors():
-    """Means and classifier, counts and biases, one covariance; no head, no samples."""
+    """They are means, classifier, counts, biases and one covariance, without head and samples."""
     document = run_cell(make_features(channels=D), make_cell("slda"))
     assert document["costs"]["learner_bytes"] == [8 * (2 * (C * D + C) + D * D)] * 3
     assert document["costs"]["episodic_bytes"] == [0] * 3

@@ -1,4 +1,4 @@
-"""Statistics over seeds, against values by hand and scipy's."""
+"""Statistics over seeds compared with scipy and hand-computed values."""
 
 import warnings
 
@@ -44,7 +44,7 @@ def test_paired_test_where_the_tests_are_undefined():
 
 
 def test_holm_by_hand():
-    """Sorted 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1: 0.02, 0.03, 0.06, and at least that for the last."""
+    """Sorted 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1: 0.02, 0.03, 0.06, and at least 0.06 for the last."""
     nan = float("nan")
     corrected = holm([0.01, nan, 0.04, 0.03, 0.005])
     assert np.isnan(corrected.pop(1))

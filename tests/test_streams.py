@@ -1,4 +1,4 @@
-"""Streams partition the data; orders are permutations that depend on their own axis only."""
+"""Streams partition the data; orders are permutations that depend only on their axis."""
 
 import json
 from fractions import Fraction
@@ -71,7 +71,7 @@ def test_tasks_that_do_not_divide_the_classes(classes, tasks):
         split_classes(classes, StreamConfig(tasks=tasks))
 
 
-def test_a_stream_has_a_task():
+def test_stream_without_tasks_is_refused():
     with pytest.raises(ValidationError, match="tasks"):
         StreamConfig(tasks=0)
 

@@ -1,4 +1,4 @@
-"""Registered studies: what every one keeps to, studies that add cells, and one that is added as one file."""
+"""Registered studies: the contract, studies that add cells, and a study added as one file."""
 
 import itertools
 import json
@@ -36,19 +36,19 @@ def study(request) -> Study:
     return STUDIES.get(request.param)()
 
 
-def test_its_settings_have_defaults_and_it_has_a_title(study):
+def test_study_has_default_settings_and_a_title(study):
     assert isinstance(study.settings, Settings) and study.title
     assert study.name not in load_grid(BASE).model_dump(), "no key of a grid that does not have the study"
 
 
-def test_its_name_is_none_of_the_grids(study):
+def test_study_name_differs_from_rules_and_keys_of_a_grid(study):
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     assert study.name not in {*re.findall(r"^rule (\w+):", rules, re.M), "all", "grid", "matrices"}
     assert study.name not in {*models.Grid.model_fields, *loading.RESERVED}
 
 
 def test_its_files_begin_with_its_name(study):
-    """They are then found among others', and no sub-grid's files have such names."""
+    """Hence they can be found, and no sub-grid's files have such names."""
     assert all(name.startswith(f"{study.name}.") for name in study.table_names())
     grid = load_grid(BASE)
     if study.has_jobs():
@@ -59,7 +59,7 @@ def test_its_files_begin_with_its_name(study):
         assert all(re.match(rf"(tables|figures)/{study.name}[._]", name) for name in names)
 
 
-def test_its_jobs_are_functions_of_what_they_name(study):
+def test_jobs_of_a_study_depend_only_on_their_parameters(study):
     grid = load_grid(BASE)
     jobs = study.jobs(grid)
     assert bool(jobs) == study.has_jobs()
@@ -70,8 +70,8 @@ def test_its_jobs_are_functions_of_what_they_name(study):
         assert job_key(study, job, layout) == job_key(study, job, Layout(load_grid(grid.model_dump())))
 
 
-def test_no_other_file_knows_a_study_with_jobs_by_its_name():
-    """A study is its own files: the rest of the package, the rules, scripts and profiles do not name it."""
+def test_no_other_file_mentions_a_study_with_jobs():
+    """Other code of the package, rules, scripts and profiles do not contain its name."""
     names = [name for name in STUDIES.names() if STUDIES.get(name).has_jobs()]
     files = [ROOT / "Snakefile", *ROOT.glob("profiles/*/*"), *ROOT.glob("workflow/*/*.*")]
     files += [path for path in ROOT.glob("sharc_core/**/*.py") if "studies" not in path.parts]
@@ -86,7 +86,7 @@ def test_no_other_file_knows_a_study_with_jobs_by_its_name():
 
 
 class Twice(Study):
-    """ER at another buffer, compared with the grid's own."""
+    """ER at another buffer, compared with the grid's."""
 
     title = "Twice the buffer"
 
@@ -108,7 +108,7 @@ class Twice(Study):
 
 @pytest.fixture
 def twice(monkeypatch):
-    """The registry with one study more."""
+    """Register one more study."""
     registry = Registry("study", "sharc_core.studies")
     registry._entries = {name: STUDIES.get(name) for name in STUDIES.names()}
     registry.register("twice")(Twice)
@@ -130,7 +130,7 @@ def test_a_studys_cells_are_the_grids(twice):
     assert load_grid(grid.without_studies()) == before
 
 
-def test_what_a_file_may_not_call_its_own(twice):
+def test_reserved_and_unknown_names_are_refused(twice):
     with pytest.raises(UserError, match=r"^config: studies.twice: the name 'twice' is reserved"):
         load_grid(BASE | {"twice": {}, "studies": {"twice": {}}})
     with pytest.raises(UserError, match=r"^config: unknown key 'twice.bufer' \(did you mean 'buffer'\?\)"):
@@ -224,7 +224,7 @@ class Norms(Study):
 
 @pytest.fixture(scope="module")
 def added(smoke_run, tmp_path_factory):
-    """The finished smoke grid, a study more, and the grid with its block; run once."""
+    """The finished smoke grid with an added study and its block in the grid file, run once."""
     folder = tmp_path_factory.mktemp("study") / "copy"
     shutil.copytree(smoke_run, folder)
     (folder / "sharc_core/studies/norms.py").write_text(NORMS)
@@ -282,7 +282,7 @@ def test_its_results_are_verified(added, tmp_path):
 
 
 @pytest.mark.pipeline
-def test_what_makes_it_again(added):
+def test_changed_study_code_reruns_only_the_study(added):
     folder, _ = added
     path = folder / "sharc_core/studies/norms.py"
     assert planned(folder) == set()
@@ -300,7 +300,7 @@ def test_what_makes_it_again(added):
     svg.write_bytes(before)
     write(folder, norms={"power": 2})
     assert "study_job" in planned(folder) and "cell" not in planned(folder)
-    write(folder)  # without its block it is still a target, with its defaults, and no part of `all`
+    write(folder)  # without its block it is still a target with defaults, but not part of `all`
     assert "study_job" not in planned(folder) and "study_job" in planned(folder, "norms")
     write(folder, norms={"power": 3})
     assert planned(folder) == set()

@@ -1,4 +1,4 @@
-"""Figures of studies: what is drawn, and what their words say."""
+"""Figures of studies: what is drawn, and their alternative texts."""
 
 import json
 
@@ -17,7 +17,7 @@ from sharc_core.results.summary import summarise
 
 
 def cell(method, value, variant="plain", **axes):
-    """Two seeds, Class-IL ACC one point below and above the value."""
+    """Return a cell of two seeds with Class-IL ACC one point below and above `value`."""
     return document(method, variant, [value - 1, value + 1], **axes)
 
 
@@ -97,7 +97,7 @@ def test_settings_are_drawn_in_the_order_of_their_acc_with_bytes_beside():
 
 
 def protocols():
-    """Plain ER, and SHARC under two protocols, one of which has a plain run of its own."""
+    """Return plain ER and SHARC under several protocols, one of which has a separate plain run."""
     return [
         cell("er", 40.0),
         cell("er", 50.0, "sharc"),

@@ -1,4 +1,4 @@
-"""Studies inside a grid: what they override, which cells they share, and who reports what."""
+"""Studies inside a grid: overridden keys, shared cells, and reported rows."""
 
 import copy
 
@@ -39,7 +39,7 @@ def test_a_study_adds_the_cells_that_the_grid_lacks_and_shares_the_others():
     both, name = ["main", "sweep"], "er-sharc-m20-floats-theta{}-gradient-modern_hopfield"
     assert members["sgd"] == members["er-plain-m20-floats"] == {"task_il": both, "class_il": both}
     assert members["er-plain-m50-floats"] == {"task_il": ["main"], "class_il": ["main"]}
-    # the grid's own theta of Class-IL: the study asks for Task-IL too, the grid does not
+    # the grid's theta of Class-IL: the study also reports Task-IL, the grid does not
     assert members[name.format(0.4)] == {"class_il": both, "task_il": ["sweep"]}
     assert members[name.format(0.8)] == {"task_il": ["main"]}
     assert members[name.format(0.1)] == {"task_il": ["sweep"], "class_il": ["sweep"]}
@@ -86,7 +86,7 @@ def test_data_sets_are_chosen_by_name():
 
 
 def test_one_name_for_two_trainings_is_refused():
-    """A cell's name carries no settings, so that one of the two would be taken for the other."""
+    """A cell's name contains no settings, so one training would be taken for the other."""
     values = with_studies({"slow": {"methods": ["er"], "buffers": [20], "training": {"lr": 0.01}}})
     with pytest.raises(
         UserError, match=r"slow and main both have a cell s_digits, .*, er-plain-m20-floats"
@@ -141,7 +141,7 @@ def test_names_that_are_taken_or_cannot_name_files(name):
 
 
 def documents() -> tuple[list[dict], list[dict]]:
-    """A grid, and a sweep of theta that shares SGD and plain ER with it."""
+    """Return documents of a grid and of a sweep of theta that shares SGD and plain ER."""
     found = make_grid(("s_digits",), ("sgd", "er"), buffers=(100,))
     members = [{scenario: ["main", "sweep"] for scenario in ("task_il", "class_il")} for _ in found]
     members[-1] = {"task_il": ["main"]}

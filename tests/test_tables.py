@@ -49,7 +49,7 @@ def small_grid():
     ]
 
 
-# †: the interval of two equal seeds is a point; the other intervals are +-12.7 deviations wide
+# †: two equal seeds have an interval of width zero; other intervals are +-12.7 deviations wide
 GOLDEN = """\
 | Buffer   | Model   |    s_cifar10 ACC |   s_cifar10 AIA |   s_cifar10 BWT |   s_cifar10 paper |   s_cifar10 diff. |   s_cifar10 bytes |
 |:---------|:--------|-----------------:|----------------:|----------------:|------------------:|------------------:|------------------:|
@@ -347,7 +347,7 @@ def test_latex_structure(published):
     ):
         assert text.count(once) == 1
     assert text.count(r"\cmidrule(lr){3-8}") == 1
-    assert text.count(r"\midrule") == 3  # below the header and above each buffer
+    assert text.count(r"\midrule") == 3  # one below the header and one above each buffer
     for environment in ("table*", "tabular"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
     assert r"\textbf{91.00 $\pm$ 1.41}" in text

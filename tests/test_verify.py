@@ -1,4 +1,4 @@
-"""`python -m sharc_core verify`: every edit, loss and leftover is found and named, and nothing else is."""
+"""`python -m sharc_core verify` reports every edited, missing and leftover file, and nothing else."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MATRICES = "matrices/s_digits/resnet_small-pretrain"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A finished grid with its recall study; tests work in copies of it."""
+    """A finished grid with a recall study. Tests change copies of it."""
     done = finished_grid(tmp_path_factory.mktemp("made"))
     add_recall(done)
     return done
@@ -32,7 +32,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def place(made, tmp_path, monkeypatch):
-    """A copy of results and data, elsewhere."""
+    """A copy of results and data in another folder."""
     shutil.copytree(made.results, tmp_path / "results")
     shutil.copytree(made.data, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -42,7 +42,7 @@ def place(made, tmp_path, monkeypatch):
 @pytest.fixture
 def verify(capsys):
     def call(*arguments: str) -> tuple[int, list[str]]:
-        """Exit status and lines; nothing may go to stderr but one line of an error."""
+        """Return exit status and lines. Only one error line may go to stderr."""
         status = main(["verify", *map(str, arguments)])
         out, err = capsys.readouterr()
         assert not err or (status == 1 and not out and len(err.splitlines()) == 1)
@@ -52,7 +52,7 @@ def verify(capsys):
 
 
 def edit(path, pattern: str, change) -> None:
-    """Change the first match in a file, by hand as it were."""
+    """Change the first match of a pattern in a file, as a manual edit would."""
     text = path.read_text(encoding="utf-8")
     new = re.sub(pattern, change, text, count=1)
     assert new != text
@@ -60,13 +60,13 @@ def edit(path, pattern: str, change) -> None:
 
 
 def other_digit(match: re.Match) -> str:
-    """A number with its third digit after the point changed: as many bytes."""
+    """Change the third digit after the point, which keeps the number of bytes."""
     whole, part = match.group().split(".")
     return f"{whole}.{part[:2]}{(int(part[2]) + 1) % 10}{part[3:]}"
 
 
 def bless(place, name: str) -> None:
-    """Put the checksum of an edited file into the record, too; of a document, its numbers' into itself."""
+    """Update the checksums of an edited file in the record, and of a document's numbers in the document."""
     path = place / "results/provenance.json"
     record = read_json(path)
     edited = place / "results" / name
@@ -119,7 +119,7 @@ def test_a_number_edited_in_a_csv_file(place, verify, name, place_of_it):
     ), lines
     assert lines[1:] == ["results: 1 problem"]
     if not name.endswith("recall.csv"):
-        bless(place, name)  # not only the checksum tells
+        bless(place, name)  # the edit is also found without the checksum
         status, lines = verify()
         assert status == 1 and lines[0].startswith(f"differs: {name}: row 1 has "), lines
 
@@ -158,7 +158,7 @@ def test_a_number_edited_in_a_matrix(place, verify):
 
 
 def test_a_time_edited_in_a_matrix(place, verify):
-    """Wall times are in runs.csv and in no table."""
+    """Wall times are only in runs.csv, not in tables."""
     name = f"{MATRICES}/sgd.json"
     edit(place / "results" / name, r'("train_seconds": \[\s+)0\.\d+', r"\g<1>0.1")
     bless(place, name)
@@ -207,7 +207,7 @@ def test_a_missing_source_of_the_tables(place, verify, name):
         ("figures/theta.svg", "not recorded"),
     ],
 )
-def test_what_is_left_over(place, verify, name, why):
+def test_leftover_files_are_reported(place, verify, name, why):
     (place / "results" / name).write_text("{}")
     told = f"extra: {name}: {why}: delete it, or run the grid that has it"
     assert verify() == (1, [told, "results: 1 problem"])
@@ -242,8 +242,8 @@ def test_a_damaged_matrix_is_a_line_and_no_traceback(place, verify, content, rea
     assert re.match(f"unchecked: tables of the grid: {reason}", lines[1]), lines
 
 
-def test_an_impossible_matrix_is_no_defect_of_ours(place, verify):
-    """A Class-IL accuracy edited above the Task-IL one stops the tables, at no reader's expense."""
+def test_impossible_matrix_is_not_reported_as_a_bug(place, verify):
+    """A Class-IL accuracy above the Task-IL accuracy stops the tables, but must not be called a defect."""
     path = place / "results" / MATRICES / "sgd.json"
     document = read_json(path)
     document["matrix"]["class_il"][0][0][0] = 100.5
@@ -283,7 +283,7 @@ def test_a_damaged_record_is_one_line(place, verify, change, message):
     assert re.match(rf"error: results/provenance\.json {message}", lines[0]), lines
 
 
-def test_without_a_record(place, verify):
+def test_missing_record_is_refused(place, verify):
     assert verify("nowhere") == (1, ["error: nowhere is not a folder of results"])
     (place / "runs/smoke").mkdir(parents=True)
     message = "error: runs/provenance.json is missing: "
@@ -343,7 +343,7 @@ def test_what_the_record_holds(made):
 # --- other code ------------------------------------------------------------------------------------
 
 
-def test_other_code_is_told_where_tables_differ_and_only_there(place, verify, monkeypatch):
+def test_other_code_is_noted_only_where_tables_differ(place, verify, monkeypatch):
     path = place / "results/provenance.json"
     record = read_json(path)
     record["made"]["commit"], record["made"]["versions"]["pandas"] = "0ld" + "0" * 37, "2.0.0"
@@ -363,7 +363,7 @@ def test_other_code_is_told_where_tables_differ_and_only_there(place, verify, mo
     assert lines[-1] == "results: 4 problems"
 
 
-def test_the_same_code_makes_no_excuse(place, verify):
+def test_same_code_gives_no_note(place, verify):
     edit(place / "results/runs.csv", NUMBER, other_digit)
     assert not [line for line in verify()[1] if line.startswith("note")]
 
@@ -380,7 +380,7 @@ def test_other_published_numbers_are_told(place, verify, monkeypatch, tmp_path):
 
 
 def test_inputs_in_the_recorded_and_in_another_folder(place, made, verify):
-    status, lines = verify("results", "--data")  # where they were made, by the whole path
+    status, lines = verify("results", "--data")  # the original folder, given by its absolute path
     assert status == 0 and f"4 inputs in {made.data} have the recorded checksums" in lines[0], lines
     status, lines = verify("results", "--data", "data")
     assert status == 0 and "4 inputs in data have the recorded checksums" in lines[0], lines
@@ -418,7 +418,7 @@ def test_an_altered_or_missing_input(place, verify, pattern, kind):
 
 
 def test_cells_that_ran_with_other_weights_are_told(place, verify):
-    """As when data_dir is made anew on another machine and one more method is run: no file is altered."""
+    """It happens if data_dir is rebuilt on another machine for one more method; no file is altered."""
     path = place / "results/provenance.json"
     record = read_json(path)
     record["weights"]["resnet_small-pretrain"]["sha256"] = "0" * 64
@@ -436,8 +436,8 @@ def verified(project, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.pipeline
-def test_a_real_grid(project, tmp_path):
-    """The smoke grid's results: fine where they were made and elsewhere, until somebody improves a number."""
+def test_smoke_results_are_verified_until_a_number_is_edited(project, tmp_path):
+    """The smoke grid's results verify in place and as a copy, until a number is edited."""
     whole = verified(project, "results/smoke", "--data")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert "11 tables equal those recomputed from 4 matrices (12 rows)" in whole.stdout
@@ -456,7 +456,7 @@ def test_a_real_grid(project, tmp_path):
 
 @pytest.mark.pipeline
 def test_a_call_that_ended_before_the_record_is_made_good_by_the_next(project, tmp_path):
-    """A page made anew without its record: the next call does not take the old record for right."""
+    """A page is rebuilt without its record, and the next call does not accept the old record."""
     copy = tmp_path / "copy"
     shutil.copytree(project, copy)
     smoke = ("--configfile", "config/smoke.yaml")
@@ -466,7 +466,7 @@ def test_a_call_that_ended_before_the_record_is_made_good_by_the_next(project, t
     done = snakemake(copy, "results/smoke/report.html", *smoke)
     assert done.returncode == 0, done.stdout
     assert verified(copy, "results/smoke").stdout.startswith("altered: report.html: ")
-    os.utime(report, ns=before)  # by a clock that is late: times do not tell
+    os.utime(report, ns=before)  # with a slow clock mtimes do not show the change
     done = snakemake(copy, *smoke)
     assert done.returncode == 0, done.stdout
     assert verified(copy, "results/smoke").returncode == 0

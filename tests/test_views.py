@@ -1,4 +1,4 @@
-"""Views: each seed trains on its own augmented copy, together or apart, and all share the test images."""
+"""Views: each seed trains on one augmented copy, together or apart, and all share the test images."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ CASES = [(m, "plain") for m in METHODS.names()] + [("er", "sharc"), ("derpp", "s
 
 @pytest.fixture(scope="module")
 def features():
-    """Views 1 to 3 of the toy features, 32 channels: other training maps, the same test maps."""
+    """Views 1 to 3 of the toy features with 32 channels: different training maps, equal test maps."""
     first, second, third = (make_features(channels=32, seed=0, separation=1 + v / 2) for v in range(3))
     first.further_views = {
         number: View(view.train_maps, view.train_pooled) for number, view in ((2, second), (3, third))
@@ -42,7 +42,7 @@ def features():
 
 
 def seen_by(features, view: int):
-    """The toy features as if `view` were the images as they are."""
+    """Return the toy features with `view` as the only view."""
     plain = make_features(channels=32)
     if view > 1:
         plain.train_maps = features.further_views[view].maps
@@ -52,7 +52,7 @@ def seen_by(features, view: int):
 
 @pytest.fixture
 def heads(monkeypatch):
-    """Each method's state at its evaluations: accuracies alone would hide differences in rounding."""
+    """Record each method's state at its evaluations, because accuracies hide differences in rounding."""
     seen = []
 
     def recording(tests, stream, method, device="cpu"):
@@ -63,7 +63,7 @@ def heads(monkeypatch):
     return seen
 
 
-def test_which_view_a_seed_sees():
+def test_seeds_take_views_in_turn():
     assert view_numbers(1) == [0] and view_numbers(3) == [1, 2, 3]
     assert [view_of(seed, 1) for seed in (0, 1, 7)] == [0, 0, 0]
     assert [view_of(seed, 2) for seed in (0, 1, 2, 3)] == [1, 2, 1, 2]
@@ -74,7 +74,7 @@ def test_which_view_a_seed_sees():
 
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_seeds_together_equal_seeds_apart_on_their_own_view(features, heads, method, variant):
-    """Bit for bit, and each equal to a run whose only features are that view's."""
+    """Results are equal bit for bit, also to a run with only the features of that view."""
     cell = make_cell(method, variant, seeds=[0, 1, 2, 3], views=2)
     together = run_cell(features, cell)
     ours = list(heads)
@@ -90,7 +90,7 @@ def test_seeds_together_equal_seeds_apart_on_their_own_view(features, heads, met
 
 @pytest.mark.parametrize("method", ["sgd", "joint", "er"])
 def test_views_make_a_difference_to_the_seeds_that_see_them(features, heads, method):
-    """Seeds 0 and 2 see view 1 of two views; seed 2 sees another one of three."""
+    """Of two views, seeds 0 and 2 read view 1; of three views, seed 2 reads another one."""
     cell = make_cell(method, seeds=[0, 1, 2])
     plain = seen_by(features, 1)
     last = []
@@ -129,7 +129,7 @@ def test_one_view_gathers_as_a_plain_index(features):
     assert torch.equal(views.maps(1, index[1]), plain.train_maps[index[1]])
 
 
-def test_a_view_that_is_missing_is_named(features):
+def test_missing_view_is_reported(features):
     with pytest.raises(UserError, match="the features lack view 4"):
         run_cell(features, make_cell("er", seeds=[3], views=5))
 
@@ -211,7 +211,7 @@ def test_a_grid_makes_the_views_its_seeds_need_and_shares_them(tmp_path):
 
 
 def test_a_study_with_seeds_of_its_own_has_their_views(tmp_path):
-    """Buffer 40 is run with seed 2 only, which sees view 3; the grid's seeds need views 1 and 2."""
+    """Buffer 40 runs only with seed 2, which reads view 3; the grid's seeds need views 1 and 2."""
     values = grid(tmp_path, views=3).model_dump() | {"seeds": [0, 1], "methods": ["er"], "buffers": [20]}
     studies = {"more": {"buffers": [40], "seeds": [2]}}
     backbone = grid(tmp_path).backbones[0].path_name
