@@ -47,6 +47,7 @@ def test_every_memory_recalls_kept_channels_unchanged(name):
     assert memory.state_bytes == sum(value.nbytes for value in held.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_recalled_maps_share_no_storage_with_the_cue(name):
     memory = make(name)
@@ -115,6 +116,7 @@ def test_same_seed_same_bits(name):
     assert torch.equal(*recalled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 def test_works_where_gradients_are_off(name):
     """A cell trains without autograd."""
@@ -141,6 +143,7 @@ def test_forgetting_keeps_a_memory_usable(name):
     assert torch.isfinite(memory.read(masked, mask, labels)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSOCIATIVE_MEMORIES.names())
 @pytest.mark.parametrize("count", [1, 5])
 def test_degenerate_maps_give_finite_recall(name, count):

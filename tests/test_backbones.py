@@ -135,6 +135,7 @@ def test_description_is_json(weights):
     assert described["name"] == "resnet18-my_weights"
 
 
+@pytest.mark.slow
 @pytest.mark.reliability("unfit-backbone")
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -96,6 +96,7 @@ def test_each_setting_changes_what_is_recalled():
             assert (one - other).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unobserved", ["joint", "exact"])
 @pytest.mark.parametrize("log_joint", ["predictive", "map"])
 def test_recall_of_a_cue_does_not_depend_on_other_cues(monkeypatch, unobserved, log_joint):

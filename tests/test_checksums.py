@@ -64,6 +64,7 @@ def test_pretrained_weights_are_compared_with_their_card(folder, how, message):
     assert not layout.features("s_glyphs", "small").exists()
 
 
+@pytest.mark.slow
 def test_weights_and_features_that_were_deleted_come_back_the_same(folder):
     layout = Layout(small_grid(folder))
     weights, features = layout.weights("small"), layout.features("s_glyphs", "small")

@@ -39,6 +39,7 @@ def run(grid_file, *extra: str) -> int:
     return main(["run", "--config", str(grid_file), "--dataset", "s_digits", "--method", "er", *extra])
 
 
+@pytest.mark.slow
 def test_run_prints_the_accuracy_matrix(grid_file, capsys):
     assert (
         run(grid_file, "--variant", "sharc", "--buffer", "50", "--scenario", "class_il", "--seed", "0") == 0

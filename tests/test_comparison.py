@@ -44,6 +44,7 @@ def outdated(finished, **changes) -> set[str]:
     return outdated_stages(record, keys, AFTER, outputs, {"runs": documents})
 
 
+@pytest.mark.slow
 def test_finished_grid_has_no_outdated_stage(finished):
     assert outdated(finished) == set()
 

@@ -185,6 +185,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
 def test_passes_move_the_statistics_as_torch_does(normed, passes, dtype, tolerance):
@@ -384,6 +385,7 @@ def test_the_extent_of_a_part_is_known_beforehand(tmp_path, part):
 # On disk
 
 
+@pytest.mark.slow
 def test_opened_features_match_the_extracted_parts(folders):
     opened = open_drifting(list(folders.values()), verify=True)
     assert opened.manifest["part"] == "start" and opened.classes == list("abcdef")
@@ -640,6 +642,7 @@ def test_seed_that_was_not_extracted_is_reported(features):
         run_cell(features, drifting_cell("er", seeds=[0, 7]))
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_image_with_maps_of_one_position_is_refused(tmp_path):
     """It has no variance. Maps with several positions and batches of two images have one."""
     small, large = load(tmp_path, side=8), load(tmp_path)
@@ -731,6 +734,7 @@ def tested(monkeypatch):
 CASES = [(m, "plain") for m in METHODS.names()] + [("er", "sharc"), ("derpp", "sharc"), ("gem", "sharc")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_seeds_together_equal_seeds_apart(features, tested, method, variant):
     """Results are equal bit for bit; each seed reads the features of that seed."""

@@ -402,6 +402,7 @@ def check_equal(ours: SimpleNamespace, live: Live, replica: int = 0) -> None:
         torch.testing.assert_close(sparse.decode(), values, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "theta"), CODE_RUNS)
 def test_a_live_loop_under_the_codes_protocol_gives_the_same_run(method, theta, features):
     live = CodeLoop(method, theta, 3).run()
@@ -413,6 +414,7 @@ def test_a_live_loop_under_the_codes_protocol_gives_the_same_run(method, theta, 
         assert any(not bool(row.keep.all()) for rows in live.stored for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "theta"), PAPER_RUNS)
 def test_a_live_loop_under_the_papers_protocol_gives_the_same_runs(method, theta, features):
     """Two seeds run together."""

@@ -171,6 +171,7 @@ def test_a_reservoir_stays_within_its_budget(unit, variant, buffer, storage):
         assert spent > budget.total - costs["episodic_bytes"][0], "the buffer is used"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RESERVOIRS)
 @pytest.mark.parametrize("variant", ["plain", "sharc", "random"])
 def test_reservoirs_of_five_seeds_are_those_of_one(method, variant):

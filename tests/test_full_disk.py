@@ -228,6 +228,7 @@ def test_inputs_on_a_disk_that_fills_up(tmp_path, new_disk, small_features, what
             assert found[name] == reference[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.reliability("disk-full-before", "read-only-folder")
 def test_a_disk_that_is_full_from_the_start(tmp_path, new_disk, monkeypatch):
     """The check runs before any job, because Snakemake's own files would cause a traceback."""

@@ -329,6 +329,7 @@ BAD_PICKLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.reliability("bad-arrays")
 @pytest.mark.parametrize("case", BAD_PICKLES)
 def test_bad_pickles_are_one_line(tmp_path, case):
@@ -435,6 +436,7 @@ BAD_ZIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.reliability("bad-arrays")
 @pytest.mark.parametrize("case", BAD_ZIPS)
 def test_bad_zips_are_one_line(tmp_path, case):

@@ -70,6 +70,7 @@ def test_five_together_equal_five_apart(weights, method, variant, kind, channels
             assert together["costs"][cost][r] == alone["costs"][cost][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_seeds_differ_and_repeat(features, method, variant):
     cell = make_cell(method, variant)
@@ -320,6 +321,7 @@ def test_threads_do_not_change_bits(features):
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ASSOCIATIVE_MEMORIES.names())
 @pytest.mark.parametrize("method", ["er", "gem"])
 def test_every_memory_runs_in_a_cell(weights, kind, method):

@@ -71,6 +71,7 @@ def test_csv_tables_have_provenance_columns(tables):
         assert frame[name].tolist() == [value] * len(frame) and len(frame) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["task_il.csv", "class_il.csv", "task_il_pairs.csv", "class_il_pairs.csv", "scorecard.csv"]
 )

@@ -58,6 +58,7 @@ def finish(plan: Plan) -> None:
         write_json(stages.record, values)
 
 
+@pytest.mark.slow
 def test_a_finished_grid_has_nothing_to_be_made(plan):
     before = plan()
     assert before.to_train == before.to_copy == [] and not before.studies[0].to_measure

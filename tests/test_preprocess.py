@@ -50,6 +50,7 @@ def test_preprocessing_equals_torchvisions_transforms(arch, name, entry, size):
     assert got.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_shapes_follow_the_weights_image_size():
     assert check_backbone(config("vit_b_16", "imagenet1k_swag_e2e_v1")) == (768, 24, 24)
     assert check_backbone(config("vit_b_16", "imagenet1k_v1")) == (768, 14, 14)

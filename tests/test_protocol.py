@@ -317,6 +317,7 @@ def test_methods_that_no_reservoir_concerns_are_those_that_say_so():
     assert {m for m, selection in selections.items() if selection == "last"} == by_task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "options", "method"),
     [("code", BY_HAND, "er"), ("code", BY_HAND, "gem"), ("mammoth", MAMMOTH_BY_HAND, "er")],

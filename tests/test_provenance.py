@@ -61,6 +61,7 @@ def stage(*roots) -> str:
     return provenance.stage_hash.__wrapped__(*roots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("roots", "file", "old", "new"),
     [

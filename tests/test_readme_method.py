@@ -50,6 +50,7 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_example_runs_plain_and_with_sharc_and_learns(copy):
     rows = [line.split() for line in run(copy, "-c", RUN).splitlines()]
     assert [row[:3] for row in rows] == [
@@ -58,6 +59,7 @@ def test_example_runs_plain_and_with_sharc_and_learns(copy):
     assert all(float(row[3]) > 40 for row in rows), "chance is 10 %, and SGD forgets down to 20 %"
 
 
+@pytest.mark.slow
 def test_example_passes_the_contract_tests(copy):
     arguments = ("-q", "-p", "no:cacheprovider", "tests/test_method_contract.py", "-k", "mine or distinct")
     out = run(copy, "-m", "pytest", *arguments)

@@ -109,6 +109,7 @@ def test_the_page_loads_nothing(default):
     assert page.startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_every_figure_has_an_alternative_text_with_its_numbers(default):
     _, checker = default
     assert len(checker.labels) == 4
@@ -249,6 +250,7 @@ def test_missing_figure_is_one_line(tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.reliability("damaged-json")
 @pytest.mark.parametrize("content", [b"", b"not a drawing", b"\xff<svg"])
 def test_a_damaged_figure_is_one_line(tmp_path, content):

@@ -464,6 +464,7 @@ def test_csv_markdown_latex_and_report_have_the_same_numbers(everything, publish
     assert numbers == 2 * (2 + 6 * 2 * 2)
 
 
+@pytest.mark.slow
 def test_scorecard_in_csv_markdown_and_report(everything, published):
     folder, grid_entries = everything
     tables = markdown_tables((folder / "scorecard.md").read_text(encoding="utf-8"))

@@ -128,6 +128,7 @@ BUDGETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_TASKS)
 @given(**BUDGETS)
 @settings(max_examples=30, deadline=None)

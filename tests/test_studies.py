@@ -143,6 +143,7 @@ def test_reserved_and_unknown_names_are_refused(twice):
         load_grid(BASE | {"twice": {"buffer": 3}})
 
 
+@pytest.mark.slow
 def test_its_tables_and_sentences_are_the_grids(twice, tmp_path):
     cells = make_grid(("s_digits",), ("sgd", "er"), buffers=(100,))
     runs = runs_table(

@@ -72,6 +72,7 @@ def test_seeds_take_views_in_turn():
     assert needed_views([5], 1) == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_seeds_together_equal_seeds_apart_on_their_own_view(features, heads, method, variant):
     """Results are equal bit for bit, also to a run with only the features of that view."""
