@@ -74,6 +74,15 @@ storage_settings: {int8: {}}
 method_settings: {gem: {margin: 0.5}}
 studies:
   x: {figure: theta, title: t, datasets: [s_digits], methods: [er], sharc: {theta: [0.1]}, storage: int8}
+tune:
+  settings: {training.lr: [0.1]}
+  trials: 3
+  sampler: random
+  validation: 0.1
+  seeds: [9]
+  seed: 0
+  select_by: class_il
+tuned: null
 recall: {patterns: 20, theta: 0.5, masked: [0.5], noise: [0.5], counts: [5], later_tasks: [0], seeds: [0]}
 data_dir: data
 results_dir: results

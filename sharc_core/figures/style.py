@@ -107,9 +107,14 @@ def _round_bytes(count: float) -> str:
 
 def look(method: str, entries: Sequence[Entry]) -> tuple[str, str]:
     """Return the colour and marker of a method; methods that users add take those of FURTHER in order."""
+    return method_look(method, [entry.method for entry in entries])
+
+
+def method_look(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    """Return the colour and marker of a method among those of a figure."""
     if method in COLOURS:
         return COLOURS[method], MARKERS[method]
-    others = unique((e.method for e in entries if e.method not in COLOURS), str)
+    others = unique((name for name in methods if name not in COLOURS), str)
     return FURTHER[others.index(method) % len(FURTHER)]
 
 

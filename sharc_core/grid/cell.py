@@ -17,7 +17,7 @@ Variant = Literal["plain", "sharc"]
 Importance = Literal["absolute", "positive"]
 Device = Literal["auto", "cpu", "cuda"]
 # Fields newer than the format of documents. Empty ones are left out, so that older documents still match.
-OPTIONAL = {"storage_settings"}
+OPTIONAL = {"storage_settings", "tuned"}
 
 
 class Training(Settings):

@@ -10,7 +10,8 @@ from typing import Any
 
 from sharc_core.common.errors import UserError, shown
 
-PATHS = {"data_dir", "results_dir", "mirror", "path", "weights"}  # keys of any block whose text is a path
+# keys of any block whose text is a path
+PATHS = {"data_dir", "results_dir", "mirror", "path", "weights", "tuned"}
 # $$, $NAME, ${...}; any other $ is an ordinary character
 VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_][A-Za-z0-9_]*)|\{([^}]*)\})")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

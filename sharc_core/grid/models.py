@@ -21,6 +21,7 @@ from sharc_core.grid.expansion import without_folders
 from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
 from sharc_core.grid.study_settings import STUDIES, added_sub_grids, with_study_settings
 from sharc_core.grid.sub_grid import SubGrid
+from sharc_core.grid.tuned import Tuned, read_tuned
 from sharc_core.streams.settings import StreamConfig
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # a 64-bit integer in runs.csv
@@ -96,6 +97,7 @@ class Grid(Settings):
     storage_settings: dict[str, dict[str, Any]] = {}
     method_settings: dict[str, dict[str, Any]] = {}
     studies: dict[SubGridName, SubGrid] = {}
+    tuned: Tuned | None = None
     data_dir: WorkflowPath = "data"
     results_dir: WorkflowPath = "results"
     mirror: str | None = None
@@ -112,6 +114,17 @@ class Grid(Settings):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return listed(value)
+
+    @field_validator("tuned", mode="before")
+    @classmethod
+    def _read_tuned(cls, value: Any) -> Any:
+        """Replace the path of the file by its content, so that the grid's identity and record contain it."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return read_tuned(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("protocol")
     @classmethod

@@ -103,9 +103,29 @@ def _unrolled(grid: Grid) -> list[Cell]:
     unique: dict[tuple[str, str, str], Cell] = {}
     for protocol in grid.protocol:
         for cell in _cells_under(under_protocol(grid, protocol), protocol, grid.memory.selection):
+            if grid.tuned is not None:
+                cell = _merged(unique, grid.tuned.applied(cell))
             if unique.setdefault(cell.place, cell) != cell:
                 raise AssertionError(f"two cells are called {cell.id}: this is a defect of SHARC-Bench")
     return list(unique.values())
+
+
+def _merged(unique: dict[tuple[str, str, str], Cell], cell: Cell) -> Cell:
+    """Return a tuned cell; if another one was tuned to the same theta, both as one, which replaces it.
+
+    Raises UserError if the two differ in other settings.
+    """
+    known = unique.pop(cell.place, None)
+    if known is None:
+        return cell
+    scenarios = list(dict.fromkeys([*known.scenarios, *cell.scenarios]))
+    known, cell = (one.model_copy(update={"scenarios": scenarios}) for one in (known, cell))
+    if known != cell:
+        raise UserError(
+            f"config: tuned: two cells of {cell.dataset} became {cell.id}, with other values of further "
+            "settings: tune sharc.theta alone, or one scenario per grid"
+        )
+    return cell
 
 
 def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:

@@ -13,6 +13,7 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, write_text
 from sharc_core.common.formats import DASH
 from sharc_core.grid.sub_grid import MAIN_FIGURES
+from sharc_core.grid.tuned import tuned_note
 from sharc_core.provenance.lineage import facts, lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.findings import scenario_findings
@@ -63,7 +64,7 @@ def write_report(
                 "id": scenario,
                 "name": scenario_name(scenario),
                 "findings": scenario_findings(chosen, published),
-                "tables": main_tables(chosen, published),
+                "tables": main_tables(chosen, published, tuned_note(values or {})),
                 "equal_bytes": equal_bytes_table(chosen),
                 "pairs": pair_tables(chosen),
                 "figures": {

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import escape_markdown
+from sharc_core.grid.tuned import tuned_note
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.scorecard import scorecard
@@ -35,7 +36,7 @@ def write_all_tables(
     grid's keys and values, which may have settings of registered studies.
     """
     paths = [
-        *write_tables(runs, published, folder, config),
+        *write_tables(runs, published, folder, config, tuned_note(values or {})),
         *write_scorecard(runs, published, folder, config),
         *write_study_tables(runs, published, folder, sub_grids, config),
     ]

@@ -58,18 +58,18 @@ AXIS_NAMES = {
 
 
 def write_tables(
-    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN
+    runs: pd.DataFrame, published: pd.DataFrame, folder: Path | str, config: str = UNKNOWN, note: str = ""
 ) -> list[Path]:
     """Write {scenario}.md, .csv, .tex and {scenario}_pairs.csv for every scenario; return the paths.
 
     runs: results.runs_table. published: published.load_published, or no_published. config: the grid's hash,
-    which is part of every table's provenance.
+    which is part of every table's provenance. note: as for main_tables.
     """
     paths: list[Path] = []
     entries = summarise(runs)
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
         chosen = [entry for entry in entries if entry.scenario == scenario]
-        main, pairs = main_tables(chosen, published), pair_tables(chosen)
+        main, pairs = main_tables(chosen, published, note), pair_tables(chosen)
         origin = lineage(runs_of(runs, MAIN, scenario), config)
         base = Path(folder) / scenario
         contents = {
@@ -112,19 +112,19 @@ def write_study_tables(
 # --- the paper's layout --------------------------------------------------------------------------------
 
 
-def main_tables(entries: Sequence[Entry], published: pd.DataFrame) -> list[Table]:
+def main_tables(entries: Sequence[Entry], published: pd.DataFrame, note: str = "") -> list[Table]:
     """Return the paper's layout for one scenario: a table per backbone and budget.
 
     Rows: methods without a buffer, then per buffer every method, plain before SHARC. Columns per data
     set: ACC, AIA, BWT (mean and sample deviation), the paper's ACC and the difference from it where the paper
     has the data set, bytes. Bold: the best mean ACC of a buffer and data set; several rows if they show the
-    same number.
+    same number. note: a sentence for the captions, without full stop.
     """
     lookup = published_lookup(published)
-    return [_main_table(block, lookup) for block in blocks(entries)]
+    return [_main_table(block, lookup, note) for block in blocks(entries)]
 
 
-def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
+def _main_table(entries: Sequence[Entry], lookup: dict, note: str) -> Table:
     varying = varying_settings(entries)
     datasets = unique((entry.dataset for entry in entries), natural_key)
     with_paper = {entry.dataset for entry in entries if published_for(entry, lookup)}
@@ -149,7 +149,7 @@ def _main_table(entries: Sequence[Entry], lookup: dict) -> Table:
         names = ["ACC", "AIA", "BWT", *(["paper", "diff."] if dataset in with_paper else []), "bytes"]
         header += names
         groups.append((dataset, len(names)))
-    caption = _caption(entries, varying, bool(with_paper))
+    caption = _caption(entries, varying, bool(with_paper), note)
     return Table(block_title(entries), caption, groups, header, body, breaks)
 
 
@@ -215,7 +215,7 @@ def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
     return number_text(max(e.acc for e in entries if (e.buffer, e.dataset) == (buffer, dataset)))
 
 
-def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool) -> str:
+def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool, note: str) -> str:
     rows = [entry for entry in entries if entry.is_sharc]
     sharc = next(iter(rows), None)
     parts = [f"Values are in percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
@@ -245,6 +245,8 @@ def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool)
             f"paper: published ACC ({SOURCE}: {SETTING}); diff.: our ACC minus the paper's; {OUTSIDE}: the "
             "published mean lies outside the 95 % Student-t interval of our mean over the seeds"
         )
+    if note:
+        parts.append(note)
     return ". ".join(parts) + "."
 
 

@@ -1,0 +1,122 @@
+"""The study `tune`: settings chosen on validation data, with the same number of trials for every method."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.common.errors import UserError
+from sharc_core.grid.cell import Cell
+from sharc_core.grid.models import Grid
+from sharc_core.grid.tuned import with_values
+from sharc_core.grid.unroll import cells
+from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.saliency import SALIENCIES
+from sharc_core.selection import SELECTIONS
+from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.tune.search import check_extent
+from sharc_core.studies.tune.settings import COLUMNS, Range, TuneJob, TuneSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sharc_core.features.cache import Features
+
+
+@STUDIES.register("tune")
+class Tune(Study):
+    """Every cell of the grid that has a setting to tune. `tuned` in a grid file takes what it chose."""
+
+    title = "Tuned settings"
+    is_part_of_all = False  # it takes longer than the cells, which are trained once per seed
+    columns = COLUMNS
+    no_jobs = (
+        "nothing to tune: no setting of tune.settings concerns a cell of the grid, or every backbone has "
+        "batch_norm drifting, which has no features of held-out images"
+    )
+
+    class Settings(TuneSettings):
+        """What is tuned and how, under `tune`."""
+
+    def jobs(self, grid: Grid) -> list[Job]:
+        """Return one job per cell that has a setting to tune, in the grid's order.
+
+        Raises UserError for a value that a cell cannot have, and a grid search that does not fit `trials`.
+        """
+        return [
+            Job(cell.dataset, cell.backbone, cell.id, self._settings(cell), _code(cell))
+            for cell in self._tunable(grid)
+        ]
+
+    def _tunable(self, grid: Grid) -> list[Cell]:
+        """Return the cells that are tuned, with values as in the grid file."""
+        found = []
+        for cell in cells(grid.model_copy(update={"tuned": None})):
+            space = self.settings.space(cell)
+            if not space or cell.batch_norm == "drifting":
+                continue
+            try:
+                check_extent(self.settings, space)
+                for name, options in space.items():
+                    ends = [options.low, options.high] if isinstance(options, Range) else options
+                    for value in ends:
+                        with_values(cell, {name: value})
+            except UserError as error:
+                raise UserError(f"config: tune: {error}") from None
+            found.append(cell)
+        return found
+
+    def _settings(self, cell: Cell) -> dict:
+        """Return the settings of a cell's job. The grid's seeds are not part of them."""
+        trained = cell.model_copy(update={"seeds": self.settings.seeds})
+        return TuneJob(cell=trained.model_dump(mode="json"), tune=self.settings).model_dump(mode="json")
+
+    @staticmethod
+    def run(job: Job, features: "Features", progress: Callable[[str], None]) -> "pd.DataFrame":
+        """Run all trials of one cell."""
+        from sharc_core.studies.tune.measure import run_tuning
+
+        return run_tuning(features, TuneJob.model_validate(dict(job.settings)), progress)
+
+    def table_names(self) -> list[str]:
+        """Return one table in three formats, and the file of the chosen settings."""
+        return [f"tune.{kind}" for kind in ("csv", "md", "tex", "json")]
+
+    def table_code(self) -> Roots:
+        """Return the module of the tables."""
+        return ("studies.tune.table",)
+
+    def write_tables(self, results: Results, folder: Path) -> None:
+        """Write the chosen settings with their accuracies and the spread of all trials."""
+        from sharc_core.studies.tune.table import write_tune_tables
+
+        write_tune_tables(results.rows, self.settings, folder, results.config)
+
+    def figure_names(self, backbones: Backbones) -> list[str]:
+        """Return one figure of all trials."""
+        return [f"tune_trials.{kind}" for kind in ("svg", "png")]
+
+    def figure_code(self) -> Roots:
+        """Return the modules of the figure and of what it shows."""
+        return "studies.tune.figure", "studies.tune.table"
+
+    def write_figures(self, results: Results, folder: Path) -> None:
+        """Draw the accuracy of every trial."""
+        from sharc_core.studies.tune.figure import write_tune_figure
+
+        write_tune_figure(results.rows, folder)
+
+    def sentences(self, results: Results) -> list[str]:
+        """Return how far the grid's own settings are from the chosen ones."""
+        from sharc_core.studies.tune.table import sentence
+
+        return [sentence(results.rows)]
+
+
+def _code(cell: Cell) -> Roots:
+    """Return roots of the code that a cell's trials depend on."""
+    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
+    plugins = zip(registries, cell.plugins, strict=True)
+    files = [Path(registry.module_file(name)) for registry, name in plugins if name is not None]
+    return "studies.tune.measure", *files
