@@ -1,4 +1,4 @@
-"""`python -m sharc_core`: train one cell without Snakemake, check a grid file, verify finished results."""
+"""`python -m sharc_core`: train one cell, check a grid file, verify finished results, export features."""
 
 import argparse
 import sys
@@ -38,9 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="also verify data, weights and features, in FOLDER (default: the grid's data_dir)",
     )
+    features = commands.add_parser("features", help="export the features of a data set")
+    export = features.add_subparsers(dest="action", required=True).add_parser(
+        "export", help="write features as files that `source: features` reads"
+    )
+    export.add_argument("--config", default="config.yaml", help="grid file (default: %(default)s)")
+    export.add_argument("--dataset", required=True)
+    export.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
+    export.add_argument("--out", required=True, help="a new .npz or .safetensors file, or a new folder")
+    export.add_argument("--pooled", action="store_true", help="vectors (N, K) instead of maps (N, K, h, w)")
     options = parser.parse_args(arguments)
     try:
-        return {"run": _run, "check": _check, "verify": _verify}[options.command](options)
+        chosen = {"run": _run, "check": _check, "verify": _verify, "features": _export}
+        return chosen[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -80,6 +90,23 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         print(f"{options.results}: fine; {'; '.join(verdict.checked)}")
     return int(bool(problems))
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from sharc_core.grid.loading import load_config
+    from sharc_core.stages.export import export_features
+    from sharc_core.stages.preflight import check_inputs
+
+    grid, out = load_config(options.config), Path(options.out)
+    _check_names(grid, options.dataset, options.backbone)
+    check_inputs(grid, progress=_say)
+    written = export_features(grid, options.dataset, out, options.backbone, options.pooled, progress=_say)
+    shape = written.train_pooled.shape[1:] if options.pooled else written.train_maps.shape[1:]
+    samples = len(written.train_labels), len(written.test_labels)
+    print(f"{out}: {samples[0]:,} train and {samples[1]:,} test samples, each {' x '.join(map(str, shape))}")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -162,19 +189,11 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
     choice: dataset, method, variant, scenario, seed (a list) and, or None, buffer, backbone, theta,
     associative_memory, protocol.
     """
-    from sharc_core.common.registry import nearest
     from sharc_core.grid.cell import Scenario
     from sharc_core.grid.loading import load_grid
     from sharc_core.grid.models import listed
 
-    for kind, name, known in (
-        ("data set", choice.dataset, list(grid.datasets)),
-        ("backbone", choice.backbone, [b.path_name for b in grid.all_backbones]),
-    ):
-        if name is not None and name not in known:
-            raise UserError(
-                f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
-            )
+    _check_names(grid, choice.dataset, choice.backbone)
     values = grid.without_studies()
     theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
     if theta is None and choice.variant == "sharc" and choice.scenario in get_args(Scenario):
@@ -187,10 +206,11 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
         "associative_memory": listed(grid.sharc.associative_memory)[0] if memory is None else memory,
         "saliency": listed(grid.sharc.saliency)[0],
     }
-    backbone = next(b for b in grid.all_backbones if choice.backbone in (None, b.path_name))
+    backbones = [b for b in grid.all_backbones if choice.backbone in (None, b.path_name)]
+    has_features = grid.datasets[choice.dataset].has_features
     values |= {
         "datasets": {choice.dataset: grid.datasets[choice.dataset].model_dump()},
-        "backbone": backbone.model_dump(),
+        "backbone": None if has_features else backbones[0].model_dump(),
         "methods": [choice.method],
         "variants": [choice.variant],
         "buffers": [grid.buffers[0] if choice.buffer is None else choice.buffer],
@@ -201,6 +221,21 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
         "storage": listed(grid.storage)[0],
     }
     return load_grid(values)
+
+
+def _check_names(grid: "Grid", dataset: str, backbone: str | None) -> None:
+    """Raise UserError for a data set, or a backbone of the data set, that the grid does not have."""
+    from sharc_core.common.registry import nearest
+
+    backbones = [one.path_name for name, one in grid.all_pairs if name == dataset]
+    for kind, name, known in (
+        ("data set", dataset, list(grid.datasets)),
+        ("backbone", backbone, backbones),
+    ):
+        if name is not None and name not in known:
+            raise UserError(
+                f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
+            )
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sharc_core.backbones.names import network_and_batch_norm
+from sharc_core.backbones.own_features import NAME as OWN_FEATURES
 from sharc_core.common.errors import UserError, shown
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import LARGEST, has_control
@@ -121,7 +122,13 @@ def check_datasets(grid: Grid) -> None:
 
 
 def check_backbones(grid: Grid) -> None:
-    """Check the names of backbones, and epochs against a drifting batch norm. Raises UserError."""
+    """Check that data sets have backbones, their names, and epochs against a drifting batch norm.
+
+    Raises UserError.
+    """
+    _check_own_features(grid)
+    if grid.backbone is None:
+        return
     names = [backbone.path_name for backbone in grid.backbones]
     is_drifting = any(map(sets_drifting, grid.protocol)) or any(
         b.batch_norm == "drifting" for b in grid.backbones
@@ -151,3 +158,23 @@ def check_backbones(grid: Grid) -> None:
     repeated = {n for n in names if names.count(n) > 1}
     if repeated:
         raise UserError(f"config: backbone: two are called {repeated.pop()!r}: give each a name")
+
+
+def _check_own_features(grid: Grid) -> None:
+    """Refuse images without a backbone, and a backbone or protocol that cannot be used with features."""
+    images = [name for name, dataset in grid.datasets.items() if not dataset.has_features]
+    if images and grid.backbone is None:
+        raise UserError(
+            f"config: backbone is missing: {images[0]} has images; only data sets of source features need "
+            "none"
+        )
+    if len(images) < len(grid.datasets) and OWN_FEATURES in [b.network_name for b in grid.backbones]:
+        raise UserError(
+            f"config: backbone: the name {OWN_FEATURES!r} stands for data sets of source features: give "
+            "another"
+        )
+    if not images and (drifting := [name for name in grid.protocol if sets_drifting(name)]):
+        raise UserError(
+            f"config: protocol: {drifting[0]} changes a backbone's batch norm, and no backbone runs on data "
+            "sets of source features: remove the rule batch_norm"
+        )

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sharc_core.backbones import BackboneConfig
+from sharc_core.backbones.own_features import OWN_FEATURES, OwnFeatures
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, short_sha256
 from sharc_core.common.settings import Name, Settings, WorkflowPath, no_repeats
 from sharc_core.datasets import SOURCES, Source
+from sharc_core.datasets.feature_source import has_features
 from sharc_core.grid.blocks import BudgetConfig, MemoryConfig, Sharc
 from sharc_core.grid.cell import OPTIONAL, Device, HeadConfig, Scenario, Training, Variant
 from sharc_core.grid.expansion import without_folders
@@ -66,6 +68,11 @@ class DatasetConfig(StreamConfig):
         """How the classes are split into tasks."""
         return StreamConfig(**{key: getattr(self, key) for key in StreamConfig.model_fields})
 
+    @property
+    def has_features(self) -> bool:
+        """Whether the data set has features in place of images, so that no backbone runs."""
+        return has_features(self.source)
+
     def open_source(self, data_dir: str, mirror: str | None) -> Source:
         """Create the data source and validate its settings."""
         kind = SOURCES.get(self.source)
@@ -79,7 +86,7 @@ class Grid(Settings):
     model_config = ConfigDict(extra="allow")
 
     datasets: dict[Name, DatasetConfig] = Field(min_length=1)
-    backbone: BackboneConfig | list[BackboneConfig]
+    backbone: BackboneConfig | list[BackboneConfig] | None = None  # None: no data set has images
     methods: list[str] = Field(
         default=["sgd", "joint", "er", "mer", "gem", "agem", "derpp", "clser"], min_length=1
     )
@@ -165,7 +172,8 @@ class Grid(Settings):
     @property
     def backbones(self) -> list[BackboneConfig]:
         """The backbone axis: every network with each of its values of batch_norm."""
-        return [variant for backbone in listed(self.backbone) for variant in backbone.variants]
+        networks = [] if self.backbone is None else listed(self.backbone)
+        return [variant for network in networks for variant in network.variants]
 
     @property
     def all_backbones(self) -> list[BackboneConfig]:
@@ -177,6 +185,19 @@ class Grid(Settings):
         drifting = [backbone.model_copy(update={"batch_norm": "drifting"}) for backbone in backbones]
         names = {backbone.path_name for backbone in backbones}
         return [*backbones, *{d.path_name: d for d in drifting if d.path_name not in names}.values()]
+
+    def backbones_of(self, dataset: str) -> list[BackboneConfig] | list[OwnFeatures]:
+        """The backbone axis of a data set. Features are not multiplied by backbones."""
+        return [OWN_FEATURES] if self.datasets[dataset].has_features else self.backbones
+
+    @property
+    def all_pairs(self) -> list[tuple[str, BackboneConfig | OwnFeatures]]:
+        """Names of data sets, each with its backbones of `all_backbones`. Images come first, by backbone."""
+        own: list[str] = [name for name, dataset in self.datasets.items() if dataset.has_features]
+        images = [name for name in self.datasets if name not in own]
+        pairs: list[tuple[str, BackboneConfig | OwnFeatures]] = []
+        pairs += [(name, backbone) for backbone in self.all_backbones for name in images]
+        return pairs + [(name, OWN_FEATURES) for name in own]
 
     def source(self, dataset: str) -> Source:
         """Create the data source of a data set."""

@@ -13,6 +13,7 @@ from sharc_core.common.registry import Registry
 from sharc_core.common.settings import NAME
 from sharc_core.common.validation_messages import explain
 from sharc_core.datasets import SOURCES, Source
+from sharc_core.datasets.feature_source import has_features
 from sharc_core.grid.blocks import Sharc
 from sharc_core.grid.models import Grid
 
@@ -56,7 +57,12 @@ def memory_of(sharc: Sharc, name: str, key: str = "sharc.associative_memory") ->
 def pretrain_source(grid: Grid, backbone: BackboneConfig) -> Source:
     """Create the source of the data that a backbone is pre-trained on. Raises UserError for bad settings."""
     block = dict(backbone.pretrain.dataset)
-    kind = SOURCES.get(block.pop("source", "(none given)"))
+    source = block.pop("source", "(none given)")
+    kind = SOURCES.get(source)
+    if has_features(source):
+        raise UserError(
+            "pretrain.dataset: source features has no images to pre-train on: name another source"
+        )
     try:
         settings = kind.Settings.model_validate(block)
     except ValidationError as error:

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 from sharc_core.backbones import BackboneConfig
+from sharc_core.backbones.own_features import OwnFeatures
 from sharc_core.common.errors import UserError
 from sharc_core.features.drifting.part import Kept
 from sharc_core.features.views import needed_views
@@ -56,12 +57,12 @@ def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
     A drifting backbone has names of parts (see sharc_core.features.drifting.part) in place of views.
     """
     by_pair: dict[tuple[str, str], list[Cell]] = {
-        (name, backbone.path_name): [] for backbone in grid.all_backbones for name in grid.datasets
+        (name, backbone.path_name): [] for name, backbone in grid.all_pairs
     }
     for cell in cells(grid):
         by_pair[cell.dataset, cell.backbone].append(cell)
     extracted: list[tuple[str, str, int | str]] = []
-    for backbone, name in product(grid.all_backbones, grid.datasets):
+    for name, backbone in grid.all_pairs:
         pair = (name, backbone.path_name)
         views: Sequence[int | str]
         if backbone.batch_norm == "drifting":
@@ -76,7 +77,7 @@ def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
 
 def kept_maps(grid: Grid, dataset: str, backbone: str) -> Kept:
     """Return which training maps of a drifting backbone are kept for the grid's cells."""
-    (config,) = (one for one in grid.all_backbones if one.path_name == backbone)
+    (config,) = (one for name, one in grid.all_pairs if (name, one.path_name) == (dataset, backbone))
     chosen = [cell for cell in cells(grid) if (cell.dataset, cell.backbone) == (dataset, backbone)]
     return kept_for(chosen, config.maps == "all")
 
@@ -131,10 +132,11 @@ def _merged(unique: dict[tuple[str, str, str], Cell], cell: Cell) -> Cell:
 def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
     """Return the cells of one protocol. given: memory.selection in the grid file."""
     unrolled: list[Cell] = []
-    for (name, dataset), backbone, method in product(grid.datasets.items(), grid.backbones, grid.methods):
+    pairs = [(name, backbone) for name in grid.datasets for backbone in grid.backbones_of(name)]
+    for (name, backbone), method in product(pairs, grid.methods):
         common: dict[str, Any] = {
             "dataset": name,
-            "stream": dataset.stream,
+            "stream": grid.datasets[name].stream,
             "backbone": backbone.path_name,
             "views": backbone.views,
             "batch_norm": backbone.batch_norm,
@@ -171,7 +173,7 @@ def _cells_under(grid: Grid, protocol: str, given: str) -> list[Cell]:
     return unrolled
 
 
-def _passes(backbone: BackboneConfig, method: str) -> int | None:
+def _passes(backbone: BackboneConfig | OwnFeatures, method: str) -> int | None:
     """Return the passes of a training batch through a drifting backbone, None for any other."""
     if backbone.batch_norm != "drifting":
         return None

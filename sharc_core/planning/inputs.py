@@ -66,6 +66,10 @@ class Inputs:
         paths += [] if weights is None else [str(weights)]  # torchvision manages its own weights
         return paths + ([] if before is None else [f"{before}/manifest.json"])
 
+    def needs_network(self, cache: str) -> bool:
+        """Whether features are what a backbone extracts, and not the user's."""
+        return not self._layout.grid.datasets[self.caches[cache][0]].has_features
+
     def is_drifting(self, cache: str) -> bool:
         """Return whether features belong to one seed, as those of a drifting backbone do.
 

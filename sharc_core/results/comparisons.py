@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sharc_core.backbones.names import BATCH_NORMS, network_and_batch_norm
+from sharc_core.backbones.own_features import NAME as OWN_FEATURES
 from sharc_core.common.formats import DASH, natural_key
 from sharc_core.grid.protocol import concerning
 from sharc_core.results.display_names import scenario_key
@@ -323,7 +324,9 @@ def published_key(entry: Entry) -> tuple:
 def setting_here(ours: Sequence[Setup]) -> str:
     """Name the backbones, their batch norm and the associative memories, which differ from the paper's."""
     names = dict.fromkeys(e.backbone for s in ours for e in s.entries)
-    backbones = [
+    own = [f"{OWN_FEATURES}, as given"] if OWN_FEATURES in names else []
+    names.pop(OWN_FEATURES, None)
+    backbones = own + [
         f"{', '.join(chosen)}, {words}"
         for batch_norm, words in BATCH_NORMS.items()
         if (chosen := [name for name in names if network_and_batch_norm(name)[1] == batch_norm])

@@ -21,10 +21,12 @@ from sharc_core.common.device import keep_memory, resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import disk_errors
 from sharc_core.datasets import PreparedData, Source, open_prepared
+from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import Features, extract_features, open_views
 from sharc_core.features.drifting.extract import Extraction
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.own import write_features
 from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.stages.layout import Layout
@@ -86,8 +88,16 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
 def build_features(
     grid: Grid, dataset: str, backbone: str, view: int | str, progress: Progress = None
 ) -> None:
-    """Extract a view of a prepared data set with a backbone, or a part with a drifting backbone."""
-    layout, device = Layout(grid), resolve_device(grid.device)
+    """Extract a view of a prepared data set with a backbone, or a part with a drifting backbone.
+
+    The features of a data set that has its own are written as they are, without a backbone.
+    """
+    layout = Layout(grid)
+    source = layout.source(dataset)
+    if isinstance(source, FeatureSource):
+        out = layout.features(dataset, backbone, view)
+        return write_features(source, layout.prepared(dataset), out, progress)
+    device = resolve_device(grid.device)
     config, mirror = layout.backbones[backbone], Path(grid.mirror) if grid.mirror else None
     check_weights(config, layout.weights(backbone), layout.card(backbone), mirror)
     prepared, form = open_prepared(layout.prepared(dataset)), resolve(config)
@@ -118,13 +128,13 @@ def ensure_features(
     """Return the features of a data set, in all views that the grid's cells train on.
 
     Missing features are extracted, after missing data and weights are prepared. backbone: its name; the
-    grid's first by default. Raises UserError for a data set or backbone that the grid does not have.
+    data set's first by default. Raises UserError for a data set or backbone that the grid does not have.
     """
     layout = Layout(grid)
-    backbone = backbone or next(iter(layout.backbones))
-    for name, known in ((dataset, grid.datasets), (backbone, layout.backbones)):
-        if name not in known:
-            raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
+    _check_known(dataset, list(grid.datasets))
+    names = [one.path_name for name, one in grid.all_pairs if name == dataset]
+    backbone = backbone or names[0]
+    _check_known(backbone, names)
     chosen = [key for key in extracted_views(grid) if key[:2] == (dataset, backbone)]
     folders = {key[2]: layout.features(*key) for key in chosen}
     missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
@@ -132,8 +142,13 @@ def ensure_features(
         _ensure_inputs(layout, dataset, backbone, progress)
     for view in missing:
         build_features(grid, dataset, backbone, view, progress)
-    is_drifting = layout.backbones[backbone].batch_norm == "drifting"
+    is_drifting = any(isinstance(view, str) for view in folders)
     return (open_drifting if is_drifting else open_views)(list(folders.values()))
+
+
+def _check_known(name: str, known: list[str]) -> None:
+    if name not in known:
+        raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
 
 
 def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.architectures import ARCHITECTURES
+from sharc_core.backbones.own_features import NAME as OWN_FEATURES
 from sharc_core.backbones.preprocess import resolve
 from sharc_core.backbones.weights import weights_entry
 from sharc_core.common.files import digest, sha256_file
@@ -25,9 +26,14 @@ from sharc_core.grid.unroll import kept_maps
 from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import library_versions, stage_hash
 
+OWN_CODE = ("features.own",)  # roots of the code that writes the user's features
+
 
 class Layout:
-    """Paths of one grid's files. It reads each input file once; create a new Layout when files may change."""
+    """Paths of one grid's files. It reads each input file once; create a new Layout when files may change.
+
+    backbones: the networks of the grid. The pseudo backbone of own features is none of them.
+    """
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -47,7 +53,7 @@ class Layout:
         return self._once(key, lambda: pretrain_source(self.grid, config))
 
     def prepared(self, dataset: str) -> Path:
-        """Return the folder of the prepared images of a data set."""
+        """Return the folder of the prepared images of a data set; of the labels, if it has features."""
         return self.data / "prepared" / f"{dataset}-{self._data_digest(self.source(dataset))}"
 
     def pretraining_data(self, backbone: str) -> Path:
@@ -55,7 +61,9 @@ class Layout:
         return self.data / "prepared" / f"pretraining-{self._data_digest(self.pretraining_source(backbone))}"
 
     def weights(self, backbone: str) -> Path | None:
-        """Return the weights file of a backbone; None for weights of torchvision."""
+        """Return the weights file of a backbone; None for weights of torchvision and for own features."""
+        if backbone == OWN_FEATURES and backbone not in self.backbones:
+            return None
         config = self.backbones[backbone]
         if config.weights == "pretrain":
             file = f"{config.network_name}-{digest(self._identity(config))}.safetensors"
@@ -65,7 +73,7 @@ class Layout:
     def card(self, backbone: str) -> Path | None:
         """Return the card of weights that are pre-trained here, None for all others."""
         weights = self.weights(backbone)
-        is_ours = self.backbones[backbone].weights == "pretrain"
+        is_ours = weights is not None and self.backbones[backbone].weights == "pretrain"
         return weights.with_suffix(".json") if weights is not None and is_ours else None
 
     def views(self, backbone: str) -> list[int]:
@@ -77,6 +85,9 @@ class Layout:
 
         view: its number, or the name of a part for a drifting backbone. The default is the first view.
         """
+        prepared = self.data / "features" / self.prepared(dataset).name
+        if self.grid.datasets[dataset].has_features:
+            return prepared / f"{OWN_FEATURES}-{digest(_made_by(*OWN_CODE))}" / "view0"
         config = self.backbones[backbone]
         view = self.views(backbone)[0] if view is None else view
         settings = [self._identity(config), config.precision]
@@ -84,8 +95,7 @@ class Layout:
             stream = self.grid.datasets[dataset].stream.document
             settings.append([config.batch_norm, *stream.values(), config.views])
         key = digest([*settings, *_made_by(*features_code(config))])
-        folder = self.data / "features" / self.prepared(dataset).name / f"{backbone}-{key}"
-        return folder / (f"view{view}" if isinstance(view, int) else view)
+        return prepared / f"{backbone}-{key}" / (f"view{view}" if isinstance(view, int) else view)
 
     def read_by(self, cells: Sequence[Cell]) -> list[Path]:
         """Return folders of features that cells of one data set and backbone read, as open_for takes them."""

@@ -14,6 +14,7 @@ from sharc_core.common.errors import Missing, UserError, shown
 from sharc_core.common.files import read_json
 from sharc_core.common.settings import fit_for_snakemake
 from sharc_core.datasets import Source
+from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.features.drifting.part import Part
 from sharc_core.grid.drifting_parts import extent
@@ -25,6 +26,8 @@ from sharc_core.stages.build import Progress
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.stream import split_classes
 
+Shape = tuple[int, int, int]
+Shapes = dict[tuple[str, str], Shape]  # of the maps, by data set and backbone
 ROOM = 1_000_000  # bytes of the smallest results; Snakemake itself fails with less free space
 
 
@@ -52,7 +55,7 @@ def check_inputs(
         with _prefixed(f"datasets.{name}"):
             _check_source(source, progress, planning)
             split_classes(len(source.class_names()), dataset.stream)
-    shapes = {}
+    shapes: dict[str, Shape] = {}
     with _prefixed("backbone"):
         _check_used(grid)
     for backbone in grid.all_backbones:
@@ -66,14 +69,23 @@ def check_inputs(
             check_stated(backbone)
             if backbone.weights == "pretrain":
                 _check_pretraining(grid, backbone, sources, progress, planning)
-    _check_disk(grid, shapes, {name: _counts(source) for name, source in sources.items()})
+    of_pairs = {
+        (name, one.path_name): source.map_shape()
+        if isinstance(source, FeatureSource)
+        else shapes[one.path_name]
+        for name, one in grid.all_pairs
+        for source in [sources[name]]
+    }
+    _check_disk(grid, of_pairs, {name: _counts(source) for name, source in sources.items()})
     if not planning:
         _check_room(grid)
-    _check_budgets(grid, shapes, {name: len(source.class_names()) for name, source in sources.items()})
+    _check_budgets(grid, of_pairs, {name: len(source.class_names()) for name, source in sources.items()})
 
 
 def _check_used(grid: Grid) -> None:
-    """Refuse settings of drifting features for a network that has none in the grid or its studies."""
+    """Refuse backbones that no data set uses, and settings of drifting features for one that never drifts."""
+    if grid.backbones and all(dataset.has_features for dataset in grid.datasets.values()):
+        raise UserError("no data set uses it, as all have source features: remove the block")
     drifting = {config.network_name for config in grid.all_backbones if config.batch_norm == "drifting"}
     for backbone in grid.backbones:
         given = [("passes", backbone.passes is not None), ("maps", backbone.maps == "all")]
@@ -194,13 +206,14 @@ def _pretraining_content(
     return source.content_ids()
 
 
-def _check_disk(grid: Grid, shapes: dict[str, tuple], counts: dict[str, dict[str, int] | None]) -> None:
+def _check_disk(grid: Grid, shapes: Shapes, counts: dict[str, dict[str, int] | None]) -> None:
     """Check the free space for missing features of the data sets whose number of images is known."""
     sizes = {}
     for dataset, backbone, view in extracted_views(grid):
         known = counts[dataset]
         if known is not None:
-            sizes[dataset, backbone, view] = _extent(grid, dataset, view, known, shapes[backbone])[1]
+            shape = shapes[dataset, backbone]
+            sizes[dataset, backbone, view] = _extent(grid, dataset, view, known, shape)[1]
     place = Path(grid.data_dir)
     if sum(sizes.values()) > free_bytes(place):  # only then look which features exist
         layout = Layout(grid)
@@ -215,7 +228,8 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     """Return a line per backbone on its missing features: images, bytes and minutes. Call check_inputs first.
 
     needed: folders of features for cells that are still to be trained. The minutes are for one core, measured
-    with a few images of random noise. Data sets with an unknown number of images are left out.
+    with a few images of random noise. Data sets with an unknown number of images are left out, and those of
+    features, which are only copied.
     """
     layout = Layout(grid)
     totals: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
@@ -224,7 +238,12 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     for dataset, backbone, view in extracted_views(grid):
         counts = counted[dataset]
         folder = layout.features(dataset, backbone, view)
-        if counts is None or folder not in needed or (folder / "manifest.json").exists():
+        if (
+            backbone not in shapes
+            or counts is None
+            or folder not in needed
+            or (folder / "manifest.json").exists()
+        ):
             continue
         images, size = _extent(grid, dataset, view, counts, shapes[backbone])
         in_train_mode = isinstance(view, str) and view.startswith(("train", "joint"))
@@ -268,8 +287,8 @@ def _check_room(grid: Grid) -> None:
             )
 
 
-def _check_budgets(grid: Grid, shapes: dict[str, tuple], classes: dict[str, int]) -> None:
+def _check_budgets(grid: Grid, shapes: Shapes, classes: dict[str, int]) -> None:
     """Check the budget of each cell against the size of its maps."""
     for cell in cells(grid):
         with _prefixed(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
-            budget_of(cell, shapes[cell.backbone], classes[cell.dataset])
+            budget_of(cell, shapes[cell.dataset, cell.backbone], classes[cell.dataset])

@@ -241,7 +241,8 @@ def _inputs_of(layout: Layout, documents: Iterable[Mapping[str, Any]]) -> dict[s
             features |= {f"features/{name}": features_sha256 for name, features_sha256 in hashes.items()}
             prepared = f"prepared/{next(iter(hashes)).split('/')[0]}"
             data[dataset] = Data(folder=prepared, sha256=training["origin"]["data"])
-            weights[backbone] = _weights(layout, backbone, training["origin"]["weights"])
+            if backbone in layout.backbones:  # own features come from the data alone
+                weights[backbone] = _weights(layout, backbone, training["origin"]["weights"])
     return {"data": data, "weights": weights, "features": features}
 
 
@@ -253,7 +254,8 @@ def _inputs_in_data_dir(layout: Layout, pairs: Iterable[tuple[str, str]]) -> dic
         manifest = read_json(folder / "manifest.json")
         features[_below(layout.data, folder)] = features_hash(manifest)
         data[dataset] = Data(folder=f"prepared/{layout.prepared(dataset).name}", sha256=manifest["dataset"])
-        weights[backbone] = _weights(layout, backbone, manifest["backbone"]["sha256"])
+        if backbone in layout.backbones:
+            weights[backbone] = _weights(layout, backbone, manifest["backbone"]["sha256"])
     return {"data": data, "weights": weights, "features": features}
 
 

@@ -254,7 +254,9 @@ def _other_inputs(record: Record, documents: list[dict]) -> list[str]:
     features, counts = record.features, dict.fromkeys(("data", "weights", "features"), 0)
     for document in documents:
         cell, trainings = document["cell"], document["trainings"]
-        recorded = (record.data.get(cell["dataset"]), record.weights.get(cell["backbone"]))
+        data = record.data.get(cell["dataset"])
+        # own features have no weights; the hash of the data stands in their place
+        recorded = (data, record.weights.get(cell["backbone"], data))
         for kind, inputs in zip(("data", "weights"), recorded, strict=True):
             expected = None if inputs is None else inputs.sha256
             counts[kind] += any(training["origin"][kind] != expected for training in trainings)

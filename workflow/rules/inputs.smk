@@ -66,7 +66,7 @@ rule features:
     resources:
         mem_mb=growing(16000),
         runtime=growing(240),
-        gpu=GPUS,
+        gpu=lambda w: GPUS if PLAN.inputs.needs_network(w.cache) else 0,
     conda:
         "../../envs/sharc.yaml"
     script:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.backbones import BackboneConfig
+from sharc_core.backbones.own_features import OwnFeatures
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.plug_in_settings import memory_of
 from sharc_core.provenance.code_hashes import job_hash
@@ -122,9 +123,13 @@ def memory_settings(grid: Grid) -> dict[str, dict[str, Any]]:
     return memories
 
 
-def measured_backbones(grid: Grid) -> list[BackboneConfig]:
-    """Return the backbones whose maps are recalled: a drifting one has different maps for every seed."""
-    return [backbone for backbone in grid.backbones if backbone.batch_norm != "drifting"]
+def measured_pairs(grid: Grid) -> list[tuple[str, BackboneConfig | OwnFeatures]]:
+    """Return data sets and backbones whose maps are recalled.
+
+    A drifting backbone has different maps for every seed.
+    """
+    pairs = [(name, backbone) for name in grid.datasets for backbone in grid.backbones_of(name)]
+    return [(name, backbone) for name, backbone in pairs if backbone.batch_norm != "drifting"]
 
 
 def recall_jobs(grid: Grid, settings: RecallSettings) -> list[RecallJob]:
@@ -132,8 +137,8 @@ def recall_jobs(grid: Grid, settings: RecallSettings) -> list[RecallJob]:
     return [
         RecallJob(
             dataset=name,
-            tasks=dataset.tasks,
-            class_order_seed=dataset.class_order_seed,
+            tasks=grid.datasets[name].tasks,
+            class_order_seed=grid.datasets[name].class_order_seed,
             backbone=backbone.path_name,
             associative_memory=memory,
             associative_kind=values["kind"],
@@ -141,9 +146,7 @@ def recall_jobs(grid: Grid, settings: RecallSettings) -> list[RecallJob]:
             training=grid.training,
             study=settings,
         )
-        for (name, dataset), backbone, (memory, values) in product(
-            grid.datasets.items(), measured_backbones(grid), memory_settings(grid).items()
-        )
+        for (name, backbone), (memory, values) in product(measured_pairs(grid), memory_settings(grid).items())
     ]
 
 
