@@ -228,14 +228,12 @@ def _check_names(grid: "Grid", dataset: str, backbone: str | None) -> None:
     from sharc_core.common.registry import nearest
 
     backbones = [one.path_name for name, one in grid.all_pairs if name == dataset]
-    for kind, name, known in (
-        ("data set", dataset, list(grid.datasets)),
-        ("backbone", backbone, backbones),
+    for kind, owner, name, known in (
+        ("data set", "the grid", dataset, list(grid.datasets)),
+        ("backbone", dataset, backbone, backbones),
     ):
         if name is not None and name not in known:
-            raise UserError(
-                f"unknown {kind} {name!r}{nearest(name, known)}; the grid has: {', '.join(known)}"
-            )
+            raise UserError(f"unknown {kind} {name!r}{nearest(name, known)}; {owner} has: {', '.join(known)}")
 
 
 def _say(line: str) -> None:

@@ -221,6 +221,7 @@ ROWS = np.tile([2, 0, 1], 4)
         (wrong(train_features=np.zeros((12, 5), complex)), "has type complex128: features are float16"),
         (wrong(train_features=np.zeros((12, 5, 2))), r"shape \(12, 5, 2\): give vectors \(N, D\) or maps"),
         (wrong(train_features=np.zeros((0, 5))), r"is empty, its shape is \(0, 5\)"),
+        (wrong(train_features=np.zeros((12, 2**15), "i1")), "has 32,768 channels per sample: at most 32,767"),
         (wrong(train_features=np.zeros(12)), r"shape \(12,\): give vectors"),
     ],
 )

@@ -179,7 +179,7 @@ def test_features_are_not_multiplied_by_the_backbones(folder):
     assert {(job.dataset, job.backbone) for job in jobs} == {
         ("mine", "own_features"), ("s_glyphs", "small"), ("s_glyphs", "other")
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"the grid has no 'small'; it has: own_features"):
+    with pytest.raises(UserError, match=r"mine has no 'small'; it has: own_features"):
         ensure_features(mixed(folder), "mine", "small")
 
 

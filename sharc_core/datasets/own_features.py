@@ -25,6 +25,7 @@ CHECK = 1  # version of the check; cached facts of another version are ignored
 LINES = 5  # seconds between lines of progress
 BLOCK = 2**22  # numbers that are checked at a time
 LARGEST = 2**63 - 1  # label
+CHANNELS = 2**15 - 1  # most channels, whose numbers memories store as int16
 
 
 @SOURCES.register("features")
@@ -178,6 +179,11 @@ def _check_features(array: Array) -> None:
         )
     if len(array.shape) not in (2, 4):
         raise UserError(f"{array.where} has shape {array.shape}: give vectors (N, D) or maps (N, K, h, w)")
+    if array.shape[1] > CHANNELS:
+        raise UserError(
+            f"{array.where} has {array.shape[1]:,} channels per sample: at most {CHANNELS:,} are supported, "
+            "project the features to fewer"
+        )
     if 0 in array.shape:
         raise UserError(f"{array.where} is empty, its shape is {array.shape}: both splits need samples")
 

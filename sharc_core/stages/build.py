@@ -131,10 +131,10 @@ def ensure_features(
     data set's first by default. Raises UserError for a data set or backbone that the grid does not have.
     """
     layout = Layout(grid)
-    _check_known(dataset, list(grid.datasets))
+    _check_known("the grid", dataset, list(grid.datasets))
     names = [one.path_name for name, one in grid.all_pairs if name == dataset]
     backbone = backbone or names[0]
-    _check_known(backbone, names)
+    _check_known(dataset, backbone, names)
     chosen = [key for key in extracted_views(grid) if key[:2] == (dataset, backbone)]
     folders = {key[2]: layout.features(*key) for key in chosen}
     missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
@@ -146,9 +146,9 @@ def ensure_features(
     return (open_drifting if is_drifting else open_views)(list(folders.values()))
 
 
-def _check_known(name: str, known: list[str]) -> None:
+def _check_known(owner: str, name: str, known: list[str]) -> None:
     if name not in known:
-        raise UserError(f"the grid has no {name!r}; it has: {', '.join(known)}")
+        raise UserError(f"{owner} has no {name!r}; it has: {', '.join(known)}")
 
 
 def _ensure_inputs(layout: Layout, dataset: str, backbone: str, progress: Progress) -> None:
