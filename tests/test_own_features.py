@@ -176,6 +176,16 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     assert opened(path).map_shape() == (5, 1, 1), "a new source reads it again"
 
 
+@pytest.mark.reliability("image-notes")
+@pytest.mark.parametrize("damage", ["", '{"classes": 3}', '{"classes": [], "counts": [], "shape": null}'])
+def test_a_damaged_result_of_the_check_is_made_again(tmp_path, damage):
+    path = save(tmp_path / "mine.npz", arrays())
+    opened(path).check()
+    (note,) = (tmp_path / "data/checked").glob("*.json")
+    note.write_text(damage)
+    assert opened(path).class_names() == ["0", "1", "2"]
+
+
 def wrong(**values) -> dict[str, np.ndarray]:
     """The arrays with some changed; None removes one."""
     return {name: array for name, array in (arrays() | values).items() if array is not None}

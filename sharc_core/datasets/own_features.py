@@ -98,8 +98,7 @@ class OwnFeatures(FeatureSource):
 
     def _facts(self, progress=None) -> dict[str, Any]:
         """Return what `check` found out: classes, counts and shape. A damaged cache is made again."""
-        facts = self._note.facts
-        if {"classes", "counts", "shape"} - set(facts):
+        if not _is_complete(self._note.facts):
             self._note.add(**self._examined(progress))
         return self._note.facts
 
@@ -142,6 +141,17 @@ class OwnFeatures(FeatureSource):
                     "sample one label"
                 )
         return numbered(labels, self.files.class_names(), where)
+
+
+def _is_complete(facts: dict[str, Any]) -> bool:
+    """Whether cached facts have the form of those that the check finds out."""
+    try:
+        numbers = [*facts["shape"], *(facts["counts"][split] for split in SPLITS)]
+        names = facts["classes"]
+    except (KeyError, TypeError):
+        return False
+    is_sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return is_sound and len(numbers) == 5 and all(isinstance(number, int) for number in numbers)
 
 
 def map_shape(array: Array) -> tuple[int, int, int]:
