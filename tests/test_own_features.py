@@ -173,6 +173,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     save(path, arrays(dtype="float64"))
     with pytest.raises(UserError, match=r"mine\.npz was changed while it was read: run again"):
         list(source.maps("train", 5))
+    with pytest.raises(UserError, match="was changed while it was read"):
+        source.labels()
     assert opened(path).map_shape() == (5, 1, 1), "a new source reads it again"
 
 

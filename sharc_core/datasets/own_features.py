@@ -76,8 +76,10 @@ class OwnFeatures(FeatureSource):
         self._facts(progress)
 
     def labels(self) -> dict[str, np.ndarray]:
-        """Return the labels as indices into the class names. Raises UserError as `check` does."""
-        return self._numbered()[1]
+        """Return the labels as indices into the class names. Raises UserError as `check` and `maps` do."""
+        first, labels = self._first, self._numbered()[1]
+        self._check_unchanged(first)
+        return labels
 
     def maps(self, split: str, size: int) -> Iterator[np.ndarray]:
         """Yield the maps of a split. Raises UserError, at the end, if the files have changed."""
@@ -85,6 +87,9 @@ class OwnFeatures(FeatureSource):
         for block in array.rows(size):
             yield half(block, array.where, start).reshape(len(block), *map_shape(array))
             start += len(block)
+        self._check_unchanged(first)
+
+    def _check_unchanged(self, first: str) -> None:
         if self._fingerprint() != first:
             raise UserError(f"{self.files.path} was changed while it was read: run again")
 
