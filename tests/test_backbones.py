@@ -8,12 +8,13 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
+from test_config import changed
 
 from sharc_core.backbones import Backbone, BackboneConfig, check_backbone, load_backbone
 from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
 from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import PretrainConfig
-from sharc_core.common.device import resolve_device
+from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import sha256_file
 from sharc_core.common.pooling import pool
@@ -275,7 +276,7 @@ def test_weights_are_fetched_only_for_missing_features(tmp_path, monkeypatch):
     )
     fetched = []
     monkeypatch.setattr(
-        "sharc_core.stages.build.download", lambda entry, mirror: fetched.append((entry, mirror))
+        "sharc_core.backbones.registered.download", lambda entry, mirror: fetched.append((entry, mirror))
     )
     done = Layout(grid).features("s_digits", "resnet18-imagenet1k_v1") / "manifest.json"
     done.parent.mkdir(parents=True)
@@ -362,3 +363,22 @@ def test_device_names_are_resolved_or_refused(monkeypatch):
         resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.reliability("no-gpu")
+def test_one_gpu_of_several_and_apples(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="cuda:2 was asked for, but torch sees GPUs 0 to 1"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="mps was asked for, but torch sees no Apple GPU"):
+        resolve_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("mps") == torch.device("mps")
+    assert device_text("mps").startswith("Apple GPU")
+    assert load_grid(changed("device", "cuda:1")).device == "cuda:1"
+    for key, name in (("device", "cuda:x"), ("device", "cuda1"), ("cells.device", "mps")):
+        with pytest.raises(UserError, match=f"^config: {key}: .*{name}"):
+            load_grid(changed(key, name))

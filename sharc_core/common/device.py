@@ -2,23 +2,44 @@
 
 import contextlib
 import ctypes
+import platform
+import re
 
 import torch
 
 from sharc_core.common.errors import UserError
 
+NAMED = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+NAMES = "auto, cpu, cuda, cuda:<number>, mps"
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a device. Raises ValueError for an unknown one, on a machine with or without it."""
+    if not NAMED.fullmatch(name):
+        raise ValueError(f"must be one of {NAMES}")
+    return name
+
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name: cpu, cuda, or auto, which is the GPU if there is one, else the CPU.
+    """Return the device of a name: cpu, cuda, cuda:N, mps, or auto, which is a CUDA GPU or else the CPU.
 
-    Raises UserError for an unknown name and for `cuda` without a usable GPU.
+    Raises UserError for an unknown name and for a GPU that is not there.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}; valid: auto, cpu, cuda")
+    if not NAMED.fullmatch(name):
+        raise UserError(f"unknown device {name!r}; valid: {NAMES}")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("mps was asked for, but torch sees no Apple GPU: use device: auto or cpu")
+        return torch.device("mps")
     available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UserError("cuda was asked for, but torch sees no usable GPU: use device: auto or cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if name.startswith("cuda") and not available:
+        raise UserError(f"{name} was asked for, but torch sees no usable GPU: use device: auto or cpu")
+    count = torch.cuda.device_count() if ":" in name else 0
+    if ":" in name and int(name[5:]) >= count:
+        raise UserError(
+            f"{name} was asked for, but torch sees GPUs 0 to {count - 1} only: choose one of them"
+        )
+    return torch.device("cuda" if name == "auto" and available else "cpu" if name == "auto" else name)
 
 
 def keep_memory() -> None:
@@ -41,5 +62,7 @@ def device_text(device: torch.device | str) -> str:
     """Return `cpu`, or the GPU's model and the versions of its libraries, on which numbers depend."""
     if torch.device(device).type == "cpu":
         return "cpu"
+    if torch.device(device).type == "mps":
+        return f"Apple GPU (macOS {platform.mac_ver()[0]}, {platform.machine()})"
     libraries = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     return f"{torch.cuda.get_device_name(device)} ({libraries})"

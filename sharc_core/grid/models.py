@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.own_features import OWN_FEATURES, OwnFeatures
+from sharc_core.common.device import checked_name
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, short_sha256
 from sharc_core.common.settings import Name, Settings, WorkflowPath, no_repeats
@@ -29,6 +30,7 @@ from sharc_core.streams.settings import StreamConfig
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # a 64-bit integer in runs.csv
 SubGridName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples whose bytes still fit into 64 bits
+FeatureDevice = Annotated[str, AfterValidator(checked_name)]  # also one GPU of several, and Apple's
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # keys that change no result
 SCHEDULING = {"per_job", "keep_replaced"}  # keys of `cells` that change no result
 GPU_BATCH = 8  # default number of cells per job on a GPU
@@ -108,7 +110,7 @@ class Grid(Settings):
     data_dir: WorkflowPath = "data"
     results_dir: WorkflowPath = "results"
     mirror: str | None = None
-    device: Device = "auto"
+    device: FeatureDevice = "auto"
     cells: CellsConfig = CellsConfig()
 
     @model_validator(mode="before")

@@ -38,7 +38,8 @@ def _plan_of(workflow: Any, root: str) -> Plan:
     is_called = values is workflow.modifier_stack[0].globals["config"]
     grid, values, variables = read_grid(values, workflow.config_settings.config if is_called else {})
     workflow.register_envvars(*variables)  # or paths could differ in jobs on a cluster
-    if not submits and "gpu" not in workflow.global_resources and resolve_device("auto").type == "cuda":
+    has_gpu = grid.device == "mps" or resolve_device("auto").type == "cuda"
+    if not submits and "gpu" not in workflow.global_resources and has_gpu:
         # local jobs take turns, unless --resources gpu=... allows more
         workflow.register_resource("gpu", 1)
     call = Call(workflow)
