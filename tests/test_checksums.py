@@ -180,7 +180,7 @@ def test_every_way_to_weights_is_checked_before_they_are_read(folder, monkeypatc
         raise UserError("read")
 
     monkeypatch.setattr(build, "check_weights", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(build, "load_backbone", read)
+    monkeypatch.setattr("sharc_core.backbones.registered.load_backbone", read)
     with pytest.raises(UserError, match="^read$"):
         build_features(small_grid(folder), "s_glyphs", "small", 0)
     layout = Layout(small_grid(folder))

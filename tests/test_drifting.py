@@ -897,7 +897,7 @@ def test_a_job_shows_a_seed_its_view_of_the_training_images(tmp_path, monkeypatc
     monkeypatch.setattr("sharc_core.stages.build.Extraction", Recording)
     monkeypatch.setattr("sharc_core.stages.build.open_prepared", lambda folder: IMAGES)
     monkeypatch.setattr("sharc_core.stages.build.check_weights", lambda *_: None)
-    monkeypatch.setattr("sharc_core.stages.build.load_backbone", lambda *_, **__: make_small())
+    monkeypatch.setattr("sharc_core.backbones.registered.load_backbone", lambda *_, **__: make_small())
     backbone = make_config(views=3).model_dump()
     datasets = {"greys": {"source": "digits", "tasks": 2}}
     values = {"datasets": datasets, "backbone": backbone, "data_dir": str(tmp_path)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sharc_core.backbones.config import BackboneConfig
+from sharc_core.backbones.packages import packaged_file
 from sharc_core.backbones.weights import weights_entry
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json, sha256_file
@@ -20,15 +21,18 @@ def check_weights(
     """Verify a weights file's SHA-256 if it is known. Raises UserError naming the file and the remedy.
 
     The card states the checksum of weights that were pre-trained here, the grid may state the checksum of a
-    local file, and the names of torchvision's files contain the first digits of theirs. weights, card: paths
-    of the Layout. Files in a mirror are verified when they are read.
+    local file, and the names of torchvision's files contain the first digits of theirs. That of a package's
+    file is part of this project. weights, card: paths of the Layout. Files in a mirror are verified when they
+    are read.
     """
     if card is not None:
         assert weights is not None
         _check_pretrained(weights, card)
     elif config.is_local_file:
         check_stated(config)
-    else:
+    elif config.is_packaged:
+        packaged_file(config)
+    elif config.is_torchvision:
         _check_downloaded(config, mirror)
 
 

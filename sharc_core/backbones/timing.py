@@ -4,11 +4,10 @@ import time
 
 import torch
 
-from sharc_core.backbones.architectures import build_classifier, cut_at_maps
 from sharc_core.backbones.batch_norm import BatchNorms, evaluated
 from sharc_core.backbones.config import BackboneConfig
-from sharc_core.backbones.model import Backbone, maps_shape
-from sharc_core.backbones.preprocess import resolve
+from sharc_core.backbones.model import Backbone
+from sharc_core.backbones.networks import network_of
 
 
 def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, float]:
@@ -17,12 +16,12 @@ def seconds_per_image(config: BackboneConfig, train_mode: bool) -> tuple[float, 
     train_mode: if false, the first number is 0 and not measured. Batches have ten images. The network has
     random weights, which take the same time.
     """
-    form = resolve(config)
-    body = cut_at_maps(build_classifier(config.arch, side=form.image_size), config.arch)
+    network = network_of(config)
+    form, body = network.form, network.body()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        backbone = Backbone(body, config, maps_shape(config, form.image_size), "", form, fuse=False)
+        backbone = Backbone(body, config, (0, 0, 0), "", form, fuse=False)  # its maps are not looked at
         images = torch.randn(10, 3, form.image_size, form.image_size)
         with torch.inference_mode():
             seconds = [0.0, _seconds(evaluated(backbone, BatchNorms(body).statistics()), images)]

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from sharc_core.backbones import load_backbone
 from sharc_core.backbones.batch_norm import adapted
 from sharc_core.backbones.checksums import check_weights
-from sharc_core.backbones.preprocess import of_images, resolve
+from sharc_core.backbones.networks import network_of
+from sharc_core.backbones.preprocess import of_images
 from sharc_core.backbones.pretraining import pretrain
-from sharc_core.backbones.weights import download, weights_entry
 from sharc_core.common.device import keep_memory, resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import disk_errors
@@ -36,9 +35,10 @@ Progress = Callable[[str], None] | None
 
 
 def fetch_weights(grid: Grid, progress: Progress = None) -> None:
-    """Download torchvision's weights for features that are not extracted yet.
+    """Download the weights of torchvision and timm for features that are not extracted yet.
 
-    They go to torch's cache, where jobs look for them; a file of the mirror stays there. Raises UserError.
+    They go to the libraries' caches, where jobs look for them; a file of the mirror stays there. Raises
+    UserError.
     """
     layout = Layout(grid)
     missing = {
@@ -46,12 +46,12 @@ def fetch_weights(grid: Grid, progress: Progress = None) -> None:
     }
     mirror = Path(grid.mirror) if grid.mirror else None
     for config in grid.all_backbones:
-        if config.is_torchvision and config.path_name in missing:
-            entry = weights_entry(config.arch, config.weights)
+        if (config.is_torchvision or config.weights == "timm") and config.path_name in missing:
+            if config.is_torchvision:
+                check_weights(config, None, None, mirror)
             if progress:
-                progress(f"weights: {entry}")
-            check_weights(config, None, None, mirror)
-            download(entry, mirror)
+                progress(f"weights: {config.path_name}")
+            network_of(config).fetch(mirror)
 
 
 def prepare_data(source: Source, folder: Path, progress: Progress = None) -> None:
@@ -72,7 +72,7 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
     assert weights is not None and card is not None  # it is pre-trained here
     try:
         pretrain(
-            layout.backbones[backbone],
+            network_of(layout.backbones[backbone]).completed,
             open_prepared(layout.pretraining_data(backbone)),
             weights,
             card,
@@ -100,13 +100,13 @@ def build_features(
     device = resolve_device(grid.device)
     config, mirror = layout.backbones[backbone], Path(grid.mirror) if grid.mirror else None
     check_weights(config, layout.weights(backbone), layout.card(backbone), mirror)
-    prepared, form = open_prepared(layout.prepared(dataset)), resolve(config)
+    network = network_of(config)
+    prepared, form = open_prepared(layout.prepared(dataset)), network.form
     if config.normalisation == "dataset":
         form = of_images(form, prepared.train_images)
     keep_memory()
-    model = load_backbone(
-        config, layout.weights(backbone), device, mirror, form, fuse=config.batch_norm == "frozen"
-    )
+    weights, fuse = layout.weights(backbone), config.batch_norm == "frozen"
+    model = network.load(weights, device, mirror, form, fuse)
     out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
     if config.batch_norm == "drifting":
         extraction = Extraction(prepared, stream, model, device, progress)

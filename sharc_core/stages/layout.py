@@ -11,9 +11,8 @@ from typing import Any
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.architectures import ARCHITECTURES
+from sharc_core.backbones.networks import network_of
 from sharc_core.backbones.own_features import NAME as OWN_FEATURES
-from sharc_core.backbones.preprocess import resolve
-from sharc_core.backbones.weights import weights_entry
 from sharc_core.common.files import digest, sha256_file
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.features.drifting.part import Part
@@ -61,7 +60,10 @@ class Layout:
         return self.data / "prepared" / f"pretraining-{self._data_digest(self.pretraining_source(backbone))}"
 
     def weights(self, backbone: str) -> Path | None:
-        """Return the weights file of a backbone; None for weights of torchvision and for own features."""
+        """Return the weights file of a backbone.
+
+        None for own features, and for weights that a library or package holds.
+        """
         if backbone == OWN_FEATURES and backbone not in self.backbones:
             return None
         config = self.backbones[backbone]
@@ -139,7 +141,7 @@ class Layout:
 
     def _identity(self, config: BackboneConfig) -> list:
         """Return everything that determines a backbone: architecture, input and origin of the weights."""
-        settings = [config.arch, asdict(resolve(config))]
+        settings = self._once(("network", config.path_name), lambda: _network_identity(config))
         if config.weights == "pretrain":
             data = self._data_digest(self.pretraining_source(config.path_name))
             pretraining = config.pretrain.model_dump()
@@ -147,7 +149,8 @@ class Layout:
             return [settings, pretraining, data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
-        return [settings, weights_entry(config.arch, config.weights).name]
+        key = ("packaged weights", config.path_name)
+        return [settings, self._once(key, lambda: network_of(config).weights_identity)]
 
     def _data_digest(self, source: Source) -> str:
         """Return a hash of the settings, files, code and libraries that prepared images come from."""
@@ -178,7 +181,14 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
         "adapted": ["features.cache", "backbones.batch_norm", "streams.stream"],
     }
     chosen = roots.get(str(config.batch_norm), ["features.cache"])
-    return *chosen, Path(ARCHITECTURES.module_file(config.arch))
+    return *chosen, *network_of(config).code
+
+
+def _network_identity(config: BackboneConfig) -> list:
+    """Return what determines a network's computation, besides its code: architecture, input, settings."""
+    network = network_of(config)
+    further = [network.further] if network.further else []
+    return [config.arch, asdict(network.form), *further]
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:

@@ -5,9 +5,10 @@ import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from sharc_core.backbones import BackboneConfig, check_backbone, has_batch_norm
+from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.advice import advice
 from sharc_core.backbones.checksums import check_stated
+from sharc_core.backbones.networks import network_of
 from sharc_core.backbones.timing import seconds_per_image
 from sharc_core.common.device import resolve_device
 from sharc_core.common.errors import Missing, UserError, shown
@@ -61,7 +62,7 @@ def check_inputs(
     for backbone in grid.all_backbones:
         with _prefixed("backbone"):
             shapes[backbone.path_name] = _check_backbone(backbone)
-            if backbone.batch_norm != "frozen" and not has_batch_norm(backbone) and progress:
+            if backbone.batch_norm != "frozen" and progress and not network_of(backbone).has_batch_norm():
                 progress(
                     f"note: {backbone.network_name} has no batch norm: its features are the same with "
                     f"batch_norm {backbone.batch_norm} and frozen"
@@ -99,7 +100,7 @@ def _check_used(grid: Grid) -> None:
 def _check_backbone(backbone: BackboneConfig) -> tuple[int, int, int]:
     """Return the shape of the maps. The error for a weights file with other tensor names includes advice."""
     try:
-        return check_backbone(backbone)
+        return network_of(backbone).check()
     except UserError as error:
         raise UserError(advice(backbone) or str(error)) from None
 
@@ -234,7 +235,7 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     layout = Layout(grid)
     totals: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
     counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
-    shapes = {name: check_backbone(config) for name, config in layout.backbones.items()}
+    shapes = {name: network_of(config).check() for name, config in layout.backbones.items()}
     for dataset, backbone, view in extracted_views(grid):
         counts = counted[dataset]
         folder = layout.features(dataset, backbone, view)
