@@ -31,7 +31,7 @@ def test_every_dependency_is_in_the_lock():
     extras = project["optional-dependencies"]
     locked = re.findall(r"--extra (\w+)", (ROOT / "Makefile").read_text())
     # only users of these features install them, and their tests are skipped without them
-    assert set(extras) - set(locked) == {"imagenet", "tune"}
+    assert set(extras) - set(locked) == {"imagenet", "timm", "tune"}
     wanted = project["dependencies"] + [one for name in locked for one in extras[name]]
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower()

@@ -3,8 +3,11 @@
 from sharc_core.backbones.config import BackboneConfig
 from sharc_core.backbones.network import Network
 from sharc_core.backbones.registered import Registered
+from sharc_core.backbones.timm_networks import Timm
 
 
 def network_of(config: BackboneConfig) -> Network:
     """Return the network that a config describes. Nothing is built, read or checked yet."""
+    if config.is_timm:
+        return Timm(config)
     return Registered(config)

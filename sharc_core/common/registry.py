@@ -36,6 +36,7 @@ class Registry:
         self.kind = kind
         self.package = package
         self._entries: dict[str, object] = {}
+        self._families: dict[str, Callable[[str], object]] = {}
         self._searched: set[str] = set()
 
     def register(self, name: str) -> Callable:
@@ -47,6 +48,18 @@ class Registry:
             entry.name = name
             self._entries[name] = entry
             return entry
+
+        return decorate
+
+    def register_family(self, prefix: str) -> Callable:
+        """Return a decorator of a function that makes the entry of any name with a prefix that ends in "/".
+
+        The function gets the name and raises UserError if there is no such entry. `names` omits families.
+        """
+
+        def decorate(make):
+            self._families[prefix] = make
+            return make
 
         return decorate
 
@@ -64,13 +77,26 @@ class Registry:
             for module, text in self._sources.items():
                 if registration.search(text):
                     importlib.import_module(module)
+        if isinstance(name, str) and "/" in name and (make := self._family(name)):
+            return make(name)
         # names that a module registers in a loop are known only after its import
         if not isinstance(name, str) or (name not in self._entries and name not in self.names()):
             valid = self.names()
+            families = [f"{prefix}<name>" for prefix in sorted(self._families)]
             raise UserError(
-                f"unknown {self.kind} {shown(name)}{nearest(name, valid)}; valid: {', '.join(valid)}"
+                f"unknown {self.kind} {shown(name)}{nearest(name, valid)}; "
+                f"valid: {', '.join([*valid, *families])}"
             )
         return self._entries[name]
+
+    def _family(self, name: str) -> Callable[[str], object] | None:
+        """Return the function that makes entries with the name's prefix, after the import of its module."""
+        prefix = name.split("/")[0] + "/"
+        registration = re.compile(rf"""\.register_family\(\s*["']{re.escape(prefix)}["']""")
+        for module, text in self._sources.items():
+            if prefix not in self._families and registration.search(text):
+                importlib.import_module(module)
+        return self._families.get(prefix)
 
     @functools.cached_property
     def _sources(self) -> dict[str, str]:

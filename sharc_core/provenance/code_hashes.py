@@ -61,7 +61,8 @@ STAGE_WITHOUT = {
     "studies.base",
 }
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
-SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors"}  # imported by stages, but change no numbers
+# Imported by stages, but change no numbers
+SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors", "huggingface_hub"}
 
 
 class _Import(NamedTuple):
