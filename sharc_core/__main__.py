@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--method", required=True)
     run.add_argument("--variant", default="plain", help="plain or sharc (default: %(default)s)")
     run.add_argument("--buffer", type=int, help="slots (default: the grid's first)")
-    run.add_argument("--scenario", default="class_il", help="task_il or class_il (default: %(default)s)")
+    run.add_argument(
+        "--scenario", default="class_il", help="task_il, class_il or domain_il (default: %(default)s)"
+    )
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="one or more (default: 0)")
     run.add_argument("--backbone", help="name of one of the grid's backbones (default: its first)")
     run.add_argument("--theta", type=float, help="share of the channels dropped (default: the grid's first)")
@@ -195,7 +197,7 @@ def one_run(grid: "Grid", choice: argparse.Namespace) -> "Grid":
 
     _check_names(grid, choice.dataset, choice.backbone)
     values = grid.without_studies()
-    theta = grid.sharc.theta.get(choice.scenario) if choice.theta is None else choice.theta
+    theta = grid.sharc.theta_of(choice.scenario) if choice.theta is None else choice.theta
     if theta is None and choice.variant == "sharc" and choice.scenario in get_args(Scenario):
         raise UserError(
             f"the grid's sharc.theta has no value for scenario {choice.scenario}: add one or give --theta"

@@ -67,7 +67,7 @@ def changed(path: str, value) -> dict:
         ("seeds", [-1], r"seeds\.0: .*greater than or equal to 0"),
         ("sharc.theta", 1.0, r"theta.*less than 1.*1\.0"),
         ("sharc.theta", {"task_il": 0.5}, "sharc.theta has no value for scenario class_il"),
-        ("scenarios", ["domain_il"], "scenarios.0: .*domain_il"),
+        ("scenarios", ["domain_il"], "scenarios: domain_il does not fit data set s_digits"),
         ("scenarios", ["clas_il"], "did you mean 'class_il'"),
         ("variants", ["plane"], "did you mean 'plain'"),
         ("methods", ["err"], r"methods: unknown method 'err' \(did you mean 'er'\?\); valid: agem, clser"),

@@ -437,7 +437,7 @@ def test_grid_has_a_job_per_data_set_and_memory():
     )
     study = study_of(grid, "recall")
     jobs = [RecallJob.model_validate(job.settings) for job in study.jobs(grid)]
-    assert [(j.dataset, j.associative_memory, j.tasks) for j in jobs] == [
+    assert [(j.dataset, j.associative_memory, j.stream.tasks) for j in jobs] == [
         ("a", "modern_hopfield", 5),
         ("a", "mean", 5),
         ("b", "modern_hopfield", 2),

@@ -65,7 +65,7 @@ def test_split_partitions_the_classes(tasks, size, seed):
         assert sum(parts, []) == list(range(tasks * size))
 
 
-@pytest.mark.parametrize(("classes", "tasks"), [(10, 3), (10, 10), (1, 1), (7, 2)])
+@pytest.mark.parametrize(("classes", "tasks"), [(10, 3), (10, 20), (7, 2)])
 def test_tasks_that_do_not_divide_the_classes(classes, tasks):
     with pytest.raises(UserError, match=f"tasks: {tasks} does not divide {classes} classes"):
         split_classes(classes, StreamConfig(tasks=tasks))

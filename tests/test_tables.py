@@ -396,6 +396,6 @@ def test_a_published_file_without_the_columns_is_refused(tmp_path):
 
 def test_unknown_scenarios_are_refused(tmp_path):
     runs = runs_table(small_grid())
-    runs["scenario"] = "domain_il"
-    with pytest.raises(UserError, match="unknown scenario 'domain_il'"):
+    runs["scenario"] = "instance_il"
+    with pytest.raises(UserError, match="unknown scenario 'instance_il'"):
         write_tables(runs, no_published(), tmp_path)

@@ -39,6 +39,7 @@ def _is_union_tag(part: str | int) -> bool:
         "int",
         "str",
         "constrained-float",
+        "constrained-int",
         "BackboneConfig",
         "BudgetConfig",
         "Mass",

@@ -54,6 +54,11 @@ class Sharc(Settings):
     complete: Literal["all", "last_batches"] = "all"
     forget: Forget = Forget()
 
+    def theta_of(self, scenario: str) -> Theta | list[Theta] | None:
+        """Return the thetas of a scenario, if any. Domain-IL takes Class-IL's: both are among all classes."""
+        by_name: dict[str, Theta | list[Theta]] = dict(self.theta.items())
+        return by_name.get(scenario, by_name.get("class_il") if scenario == "domain_il" else None)
+
     @model_validator(mode="before")
     @classmethod
     def _same_theta_everywhere(cls, values: Any) -> Any:

@@ -12,7 +12,7 @@ from sharc_core.common.settings import Settings
 from sharc_core.grid.axes import AXES, IN_ID
 from sharc_core.streams.settings import StreamConfig, WithStream
 
-Scenario = Literal["task_il", "class_il"]
+Scenario = Literal["task_il", "class_il", "domain_il"]
 Variant = Literal["plain", "sharc"]
 Importance = Literal["absolute", "positive"]
 Device = Literal["auto", "cpu", "cuda"]

@@ -90,13 +90,13 @@ def check_plug_ins(grid: Grid) -> None:
     ):
         for name in names:
             memory_of(grid.sharc, name, key)
-    missing = set(grid.scenarios) - set(grid.sharc.theta)
+    missing = {scenario for scenario in grid.scenarios if grid.sharc.theta_of(scenario) is None}
     if missing and "sharc" in grid.variants:
         raise UserError(f"config: sharc.theta has no value for scenario {sorted(missing)[0]}")
 
 
 def check_datasets(grid: Grid) -> None:
-    """Check the settings of each data set, and buffers and budgets against its tasks. Raises UserError."""
+    """Check the settings of each data set. Raises UserError."""
     for name, dataset in grid.datasets.items():
         _check_registered(SOURCES, [dataset.source], f"datasets.{name}.source")
         try:
@@ -105,7 +105,14 @@ def check_datasets(grid: Grid) -> None:
             kind = SOURCES.get(dataset.source).Settings
             also = list(DatasetConfig.model_fields)
             raise UserError(f"config: {explain(error, kind, f'datasets.{name}', also)}") from None
-        tasks = dataset.stream.tasks
+        except UserError as error:
+            raise UserError(f"config: datasets.{name}: {error}") from None
+
+
+def check_shares(grid: Grid) -> None:
+    """Check buffers and budgets against the tasks of each data set. Raises UserError."""
+    for name, dataset in grid.datasets.items():
+        tasks = dataset.stream.count
         for budget in listed(grid.budget):
             if isinstance(budget.split, list) and len(budget.split) != tasks:
                 raise UserError(

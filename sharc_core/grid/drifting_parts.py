@@ -41,7 +41,7 @@ def extent(
     values are assumed to be zero.
     """
     train, test, vector = counts["train"], counts["test"], 4 * shape[0]
-    after = sum(int(test * sum(stream.shares[: task + 2])) for task in range(stream.tasks))
+    after = sum(int(test * sum(stream.shares[: task + 2])) for task in range(stream.count))
     images = {"start": test, "train": train, "joint": train + test, "tests": after}[part.kind]
     if part.kind in ("start", "tests"):
         return images, images * vector + 16 * (train + test)
@@ -49,7 +49,7 @@ def extent(
     if part.kept is not None:
         most = math.ceil(train * max(stream.shares))
         kept = most if part.kept.samples is None else min(most, max(part.kept.samples, 2 * part.kept.full))
-        size += stream.tasks * kept * 2 * math.prod(shape)
+        size += stream.count * kept * 2 * math.prod(shape)
     return images, size
 
 
@@ -80,7 +80,7 @@ def _kept_by(cell: Cell) -> Kept:
     is_unknown = cell.budget_unit == "bytes" and representation.value_bytes is None
     if is_any or is_unknown or theta > 0.99:
         return Kept(None)
-    share = 1 / cell.stream.tasks
+    share = float(max(cell.stream.shares))
     if isinstance(cell.budget_split, list):
         share = max(cell.budget_split) / sum(cell.budget_split)
     slots = cell.buffer * share + 1

@@ -15,12 +15,14 @@ from sharc_core.grid.checks import (
     check_backbones,
     check_datasets,
     check_plug_ins,
+    check_shares,
     check_values,
 )
 from sharc_core.grid.expansion import expanded
 from sharc_core.grid.memory_checks import check_combinations
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.protocol import rules_of, with_protocol
+from sharc_core.grid.stream_checks import check_streams, with_tasks
 from sharc_core.grid.study_settings import is_taken
 from sharc_core.grid.sub_grid import MAIN, MAIN_FIGURES, OF_SHARC, overridden
 from sharc_core.methods import METHODS
@@ -44,6 +46,9 @@ def load_grid(values: dict[str, Any]) -> Grid:
     check_axes(grid)
     check_plug_ins(grid)
     check_datasets(grid)
+    grid = with_tasks(grid)
+    check_shares(grid)
+    check_streams(grid)
     check_backbones(grid)
     for protocol in grid.protocol:
         check_combinations(under_protocol(grid, protocol), protocol)
@@ -81,7 +86,7 @@ def sub_grid_of(grid: Grid, name: str) -> Grid:
             raise UserError(
                 f"{where}: figure {sub_grid.figure} needs variant sharc and a method with a memory"
             )
-        thetas = [listed(part.sharc.theta[scenario]) for scenario in part.scenarios]
+        thetas = [listed(part.sharc.theta_of(scenario)) for scenario in part.scenarios]
         if sub_grid.figure == "theta" and any(isinstance(value, Mass) for value in chain(*thetas)):
             raise UserError(f"{where}: figure theta draws shares of channels: give numbers, not mass")
         if sub_grid.figure == "protocol" and "plain" not in part.variants:

@@ -25,7 +25,7 @@ from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
 from sharc_core.grid.study_settings import STUDIES, added_sub_grids, with_study_settings
 from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.grid.tuned import Tuned, read_tuned
-from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.settings import StreamConfig, Tasks
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # a 64-bit integer in runs.csv
 SubGridName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -59,11 +59,15 @@ class CellsConfig(Settings):
 
 
 class DatasetConfig(StreamConfig):
-    """One entry of `datasets`: its source, the keys of its stream, and the settings of the source."""
+    """One entry of `datasets`: its source, the keys of its stream, and the settings of the source.
+
+    tasks: may be left out if the source has tasks of its own; load_grid then fills them in.
+    """
 
     model_config = {"extra": "allow"}
 
     source: str
+    tasks: Tasks | None = None  # type: ignore[assignment]  # a loaded grid has tasks
 
     @property
     def stream(self) -> StreamConfig:

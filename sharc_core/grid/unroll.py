@@ -191,7 +191,7 @@ def _selection(grid: Grid, method: str, given: str) -> str:
 def _sharc_cells(grid: Grid, common: dict[str, Any]) -> list[Cell]:
     by_theta: dict[float | Mass, list[Scenario]] = {}
     for scenario in grid.scenarios:
-        for theta in listed(grid.sharc.theta[scenario]):
+        for theta in listed(grid.sharc.theta_of(scenario)):
             by_theta.setdefault(theta, []).append(scenario)
     memories = [(name, *memory_of(grid.sharc, name)) for name in listed(grid.sharc.associative_memory)]
     return [

@@ -33,13 +33,14 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
     budget = Budget(
         cell.budget_unit,
         cell.buffer,
-        cell.stream.tasks,
+        cell.stream.count,
         shape,
         logits=classes if METHODS.get(cell.method).needs_logits else 0,
         representation=_storing(cell).representation(shape),
         counted=cell.has_ragged_channels,
         dense=cell.read not in (None, "per_task"),
         split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
+        weights=cell.stream.weights,
         carry=cell.budget_split == "carry",
     )
     keep = shape[0]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sharc_core.common.errors import UserError, shown
 from sharc_core.common.files import digest, read_json
 from sharc_core.grid.cell import Cell
+from sharc_core.streams.settings import PER_RUN
 
 FORMAT = 2
 Document = dict[str, Any]
@@ -184,11 +185,25 @@ def joined(documents: Iterable[Document]) -> Document:
     merged = first | {"seeds": seeds, "trainings": _trainings(documents)}
     for name in BY_SEED:
         merged[name] = {key: sum((d[name][key] for d in documents), []) for key in first[name]}
+    if _has_own_classes(first):
+        merged["classes_per_task"] = sum((d["classes_per_task"] for d in documents), [])
     merged["costs"] = {
         name: None if value is None else sum((d["costs"][name] for d in documents), [])
         for name, value in first["costs"].items()
     }
     return selected(merged, sorted(seeds))
+
+
+def _has_own_classes(document: Document) -> bool:
+    """Whether each seed has its own classes per task, in the order of the seeds."""
+    return document["cell"].get("class_order_seed") == PER_RUN
+
+
+def task_sizes(document: Document) -> list[int] | None:
+    """Return the number of classes of each task, the same for all seeds; None where all are equal."""
+    classes = document["classes_per_task"]
+    sizes = [len(task) for task in (classes[0] if _has_own_classes(document) else classes)]
+    return sizes if len(set(sizes)) > 1 else None
 
 
 def _trainings(documents: list[Document]) -> list[dict[str, Any]]:
@@ -235,6 +250,8 @@ def selected(document: Document, seeds: Sequence[int]) -> Document:
             trainings.append(training | part)
     costs = {name: None if values is None else pick(values) for name, values in document["costs"].items()}
     selection = {"seeds": list(seeds), "costs": costs, "trainings": trainings}
+    if _has_own_classes(document):
+        selection["classes_per_task"] = pick(document["classes_per_task"])
     for name in BY_SEED:
         selection[name] = {key: pick(values) for key, values in document[name].items()}
     return document | selection

@@ -29,7 +29,8 @@ from sharc_core.learning.documents import FORMAT, joined
 from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.methods import METHODS, Method, Task
 from sharc_core.provenance.origin import run_origin, versions
-from sharc_core.streams.stream import Stream, make_stream
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import Stream, streamed
 
 GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
 EVALUATE = 4096  # test samples per product
@@ -65,8 +66,8 @@ def _run_seeds(
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    if cell.has_ragged_tasks and len(cell.seeds) > 1:
-        # The number of samples that fit differs between seeds, so they cannot advance together.
+    if (cell.has_ragged_tasks or cell.stream.is_per_run) and len(cell.seeds) > 1:
+        # The number of samples that fit or the stream differs between seeds: they cannot advance together.
         alone = [cell.model_copy(update={"seeds": [seed]}) for seed in cell.seeds]
         return joined(_run(features, one, origin, device, progress) for one in alone)
     return _run(features, cell, origin, device, progress)
@@ -81,7 +82,7 @@ def _run(
 ) -> dict[str, Any]:
     """Train all seeds of the cell at once."""
     started = time.perf_counter()
-    stream = make_stream(features.train_labels, features.test_labels, len(features.classes), cell.stream)
+    features, stream = streamed(features, cell.stream, cell.seeds[0])
     method_class = METHODS.get(cell.method)
     with torch.no_grad():
         head = make_head(
@@ -109,17 +110,17 @@ def _run(
                 f"{cell.dataset}/{cell.id}: {error} before any training: check the features"
             ) from None
         rows = _train(features, stream, cell, method, memory, device, progress)
-    matrices = {
-        scenario: np.stack([row[scenario].numpy() for row in rows], 1) for scenario in ("task_il", "class_il")
-    }
+    scenarios = scenarios_of(cell.stream)
+    matrices = {name: np.stack([row[by].numpy() for row in rows], 1) for name, by in scenarios.items()}
+    classes_per_task = stream.classes_per_task
     return {
         "format": FORMAT,
         "cell": cell.settings,
         "config_hash": cell.config_hash,
         "seeds": cell.seeds,
-        "classes_per_task": stream.classes_per_task,
+        "classes_per_task": [classes_per_task] if cell.stream.is_per_run else classes_per_task,
         "matrix": {k: _with_null(v) for k, v in matrices.items()},
-        "untrained": {k: _with_null(v.numpy()) for k, v in untrained.items()},
+        "untrained": {name: _with_null(untrained[by].numpy()) for name, by in scenarios.items()},
         "costs": {
             "episodic_bytes": memory.episodic_bytes(),
             "associative_bytes": memory.associative_bytes(),
@@ -179,16 +180,26 @@ def _train(
             ) from None
         if progress:
             mean = rows[-1]["class_il"][:, : number + 1].mean().item()
-            progress(f"task {number + 1}/{learned.tasks}: Class-IL accuracy so far {mean:.1f} %")
+            scenario = "Domain-IL" if cell.stream.labels == "same" else "Class-IL"
+            progress(f"task {number + 1}/{learned.tasks}: {scenario} accuracy so far {mean:.1f} %")
     missing = {k: torch.full_like(v, torch.nan) for k, v in rows[0].items()}
     return [missing] * (stream.tasks - len(rows)) + rows
 
 
 def _task(stream: Stream, number: int) -> Task:
     """Return what a method may know about a task of a stream."""
-    classes = [tuple(labels) for labels in stream.classes_per_task]
-    seen = sum(classes[: number + 1], ())
-    return Task(number, stream.tasks, classes[number], seen, stream.classes)
+    own, seen = stream.classes_trained(number), stream.classes_seen(number)
+    return Task(number, stream.tasks, tuple(own), tuple(seen), stream.classes)
+
+
+def scenarios_of(stream: StreamConfig) -> dict[str, str]:
+    """Return the scenarios that a stream is reported in, and which accuracy of `evaluate` each of them is.
+
+    In Domain-IL every task has all classes, so that its Class-IL and Task-IL accuracies are the same.
+    """
+    if stream.labels == "same":
+        return {"domain_il": "class_il"}
+    return {"task_il": "task_il", "class_il": "class_il"}
 
 
 def _views(

@@ -6,12 +6,36 @@ percent; the other metrics are differences, in percentage points. A metric is Na
 that was not evaluated. No function changes its arguments.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
 def acc(matrix: np.ndarray) -> np.ndarray:
     """Return ACC = mean_j a[T][j], the mean accuracy after the last task. (..., T, T) -> (...)."""
     return _square(matrix)[..., -1, :].mean(-1)
+
+
+def acc_weighted(matrix: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Return sum_j c_j a[T][j] / sum_j c_j, c = sizes the tasks' numbers of classes. (..., T, T) -> (...).
+
+    With equally many test images per class this is the accuracy on all test images.
+    """
+    return _curve_weighted(matrix, sizes)[..., -1]
+
+
+def aia_weighted(matrix: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Return mean_i sum_{j<=i} c_j a[i][j] / sum_{j<=i} c_j, AIA as for acc_weighted. (..., T, T) -> (...).
+
+    With equally many test images per class this is AIA over the test images of all classes seen (iCaRL).
+    """
+    return _curve_weighted(matrix, sizes).mean(-1)
+
+
+def _curve_weighted(matrix: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    a = _square(matrix)
+    weights = np.tril(np.ones(a.shape[-2:])) * np.asarray(sizes, dtype=float)
+    return np.where(weights > 0, a * weights, 0.0).sum(-1) / weights.sum(-1)
 
 
 def bwt(matrix: np.ndarray) -> np.ndarray:

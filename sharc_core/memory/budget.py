@@ -1,8 +1,9 @@
 """Budgets: how many of a task's samples fit, given what each of them costs.
 
-A buffer of m slots is shared among T tasks. In the unit `floats` (the paper) it buys m K h w values; in
-`nonzero` (the published code) as many values that are not zero, so zeros after a ReLU are free; in `bytes` as
-many bytes as m full float16 samples of the same method take. How bytes are counted: byte_count.py.
+A buffer of m slots is shared among T tasks, in proportion to their numbers of classes. In the unit `floats`
+(the paper) it buys m K h w values; in `nonzero` (the published code) as many values that are not zero, so
+zeros after a ReLU are free; in `bytes` as many bytes as m full float16 samples of the same method take. How
+bytes are counted: byte_count.py.
 """
 
 import math
@@ -26,9 +27,10 @@ class Budget:
     number of logits stored with each sample (0 or C). representation: how samples are stored; None: float16
     maps. counted: samples differ in how many channels they keep. dense: samples are stored completed (every
     `read` except per_task), so in bytes each of them costs a whole map, however few channels were salient.
-    split: shares of the tasks, any positive numbers, one per task; None for equal shares. carry: what a task
-    leaves is added to the next task's share. am_bytes: returns the bytes of the associative memory's state
-    for a number of samples, when the budget is charged for it.
+    split: shares of the tasks, any positive numbers, one per task; None for shares by `weights`, the tasks'
+    numbers of classes (None if all are equal). carry: what a task leaves is added to the next task's share.
+    am_bytes: returns the bytes of the associative memory's state for a number of samples, when the budget is
+    charged for it.
     """
 
     unit: str
@@ -40,6 +42,7 @@ class Budget:
     counted: bool = False
     dense: bool = False
     split: tuple[float, ...] | None = None
+    weights: tuple[int, ...] | None = None
     carry: bool = False
     am_bytes: Callable[[int], int] | None = None
 
@@ -65,16 +68,24 @@ class Budget:
     def allowance(self, task: int) -> int:
         """Return what task number `task` (from 0) may spend, in the budget's unit.
 
-        Equal shares are rounded down, unless what is left is carried over; then they add up to the total. The
-        published code divides slots, so in `nonzero` an equal share is worth floor(m / T) slots. In `bytes`
-        each task pays its part of what all stored samples share.
+        Without a split shares are rounded down, unless what is left is carried over; then they add up to the
+        total. The published code divides slots, so in `nonzero` a share is worth a whole number of slots. In
+        `bytes` each task pays its part of what all stored samples share.
         """
         shared = self._part(self._shared_bytes, task)
         if self.split is None and not self.carry:
-            slots = self.buffer // self.tasks
-            share = slots * math.prod(self.shape) if self.unit == "nonzero" else self.total // self.tasks
+            is_slots = self.unit == "nonzero"
+            share = self.slots(task) * math.prod(self.shape) if is_slots else self._floor(self.total, task)
             return share - shared
         return self._part(self.total, task) - shared
+
+    def slots(self, task: int) -> int:
+        """Return a task's share of the buffer's slots by its number of classes, rounded down."""
+        return self._floor(self.buffer, task)
+
+    def _floor(self, amount: int, task: int) -> int:
+        weights = self.weights or (1,) * self.tasks
+        return amount * weights[task] // sum(weights)
 
     @property
     def _shared_bytes(self) -> int:
@@ -82,7 +93,7 @@ class Budget:
 
     def _part(self, amount: int, task: int) -> int:
         """Return a task's part of an integer by the split; the parts of all tasks add up to the integer."""
-        shares = self.split or (1.0,) * self.tasks
+        shares = self.split or self.weights or (1.0,) * self.tasks
         before, through = sum(shares[:task]), sum(shares[: task + 1])
         return round(amount * through / sum(shares)) - round(amount * before / sum(shares))
 

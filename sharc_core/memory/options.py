@@ -45,9 +45,9 @@ class SharcSettings:
     read: "per_task" completes all samples at the start of each task (the paper's algorithm 1). "at_store"
     completes a sample once, after its task has been written, and stores it completed; "per_batch" completes a
     training batch right after the AM learnt that batch alone, and stores it completed (the published code).
-    complete: "all" stored samples, or those of the "last_batches" of a task, as many as hold buffer / tasks
-    samples (the published code). The AM then learns every map of those batches, stored or not, and dropped
-    channels of older samples stay zero.
+    complete: "all" stored samples, or those of the "last_batches" of a task, as many as hold the task's share
+    of the slots (the published code). The AM then learns every map of those batches, stored or not, and
+    dropped channels of older samples stay zero.
     forget_every: every so many writes the AM forgets by forget_beta before it writes; None: never.
     forget_unit: one write is the maps of a "task" (nothing is forgotten before the first), or of a training
     "batch" (the published code).

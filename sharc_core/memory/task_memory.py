@@ -92,7 +92,7 @@ class TaskMemory(EpisodicMemory):
         """Return the position from which a task's samples are completed."""
         if self.sharc is None or self.sharc.complete == "all":
             return 0
-        slots = self.budget.buffer // self.budget.tasks
+        slots = self.budget.slots(len(self.stored))
         return self.sharc.completed_from(samples, self.storing.batch_size, slots)
 
     def _masks(self, order: torch.Tensor, head: Head, first: int) -> torch.Tensor | None:

@@ -2,7 +2,7 @@
 
 from sharc_core.common.errors import UserError
 
-SCENARIO_NAMES = {"task_il": "Task-IL", "class_il": "Class-IL"}
+SCENARIO_NAMES = {"task_il": "Task-IL", "class_il": "Class-IL", "domain_il": "Domain-IL"}
 
 # Methods of the paper's tables, in their order. All other methods follow in alphabetical order.
 PAPER_ORDER = ["joint", "sgd", "gem", "agem", "er", "mer", "derpp", "clser"]

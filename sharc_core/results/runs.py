@@ -16,6 +16,7 @@ from sharc_core.grid.axes import AXES, SORTED_BY, digits
 from sharc_core.grid.protocol import PAPER, protocol_key
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.learning import metrics
+from sharc_core.learning.documents import task_sizes
 from sharc_core.provenance.lineage import FIELDS, origin_fields
 from sharc_core.results.display_names import method_key, scenario_key
 
@@ -43,6 +44,8 @@ COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
     "studies": "str",
     **{name: kind for name, kind in FIELDS.items() if name != "versions"},
 }
+# Columns that only a table with tasks of different sizes has, after all others.
+WEIGHTED = {"acc_weighted": "float64", "aia_weighted": "float64"}
 _PARSERS: dict[str, Callable[[str], Any]] = {"float64": float, "int64": int, "Int64": int}
 _PARSERS |= dict.fromkeys(("bool", "boolean"), {"True": True, "False": False}.__getitem__)
 TEXT = [name for name, kind in COLUMNS.items() if kind == "str"]
@@ -57,7 +60,8 @@ def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = N
     acc and aia are in percent; bwt, fwt and forgetting in percentage points (*_in_code: as the published code
     computes them). total_bytes is all that the learner keeps except the backbone: episodic memory,
     associative memory, head and model copies. train_seconds is per seed. Values that do not apply are
-    missing (NaN, NA or None). The order of `cells` does not matter.
+    missing (NaN, NA or None). If the tasks of a data set differ in size, there are also the columns WEIGHTED,
+    with values for such data sets. The order of `cells` does not matter.
 
     Raises UserError for a damaged document and for two documents of the same run, and AssertionError where
     a Task-IL accuracy is below the Class-IL one, which only a defect of SHARC-Bench can cause.
@@ -74,7 +78,8 @@ def runs_table(cells: list[dict], members: list[dict[str, list[str]]] | None = N
                 f"{row['variant']}, buffer {row['buffer']}, seed {row['seed']}, configs {row['config_hash']} "
                 f"and {following['config_hash']}): delete the older one"
             )
-    return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+    is_weighted = any(task_sizes(document) is not None for document in cells)
+    return _typed(pd.DataFrame(rows, columns=[*COLUMNS, *(WEIGHTED if is_weighted else [])]))
 
 
 def write_runs(frame: pd.DataFrame, path: Path | str) -> None:
@@ -95,10 +100,11 @@ def read_runs(path: Path | str) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in frame]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}: delete it and run again")
-    frame = frame[list(COLUMNS)].astype(object)
+    kinds = COLUMNS | (WEIGHTED if set(WEIGHTED) <= set(frame) else {})
+    frame = frame[list(kinds)].astype(object)
     frame = frame.where(frame.notna(), None)
     try:
-        for name, kind in COLUMNS.items():
+        for name, kind in kinds.items():
             if kind != "str":
                 # Python's parser rounds correctly; pandas' may not
                 frame[name] = [None if text is None else _PARSERS[kind](text) for text in frame[name]]
@@ -164,6 +170,10 @@ def _checked_rows(document: dict, members: dict[str, list[str]] | None) -> list[
             "bwt_in_code": metrics.bwt_in_code(matrix, untrained),
             "forgetting_in_code": metrics.forgetting_in_code(matrix),
         }
+        sizes = task_sizes(document)
+        if sizes is not None:
+            values["acc_weighted"] = metrics.acc_weighted(matrix, sizes)
+            values["aia_weighted"] = metrics.aia_weighted(matrix, sizes)
         for r, seed in enumerate(seeds):
             row = axes_of(cell, scenario) | {"views": int(cell["views"]), "seed": seed}
             row |= {name: float(value[r]) for name, value in values.items()}
@@ -220,7 +230,8 @@ _ORDERS = {
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})
+    kinds = {name: kind for name, kind in (COLUMNS | WEIGHTED).items() if name in frame}
+    frame = frame.astype({name: kind for name, kind in kinds.items() if kind != "str"})
     for name in TEXT:
         values = frame[name].astype(object)
         frame[name] = values.where(values.notna(), None)

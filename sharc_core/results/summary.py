@@ -15,6 +15,7 @@ from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.methods import traits
 from sharc_core.results.display_names import method_key, method_name, scenario_name
+from sharc_core.results.runs import WEIGHTED
 from sharc_core.results.statistics import confidence_interval
 from sharc_core.results.table_formats import Item
 
@@ -34,7 +35,8 @@ class Entry:
     """The runs of one cell in one scenario, averaged over the seeds: a row of a table on one data set.
 
     accs: ACC of each seed, in the order of `seeds`. mean, std: by metric, with the sample deviation (NaN for
-    one seed). costs: means over the seeds. Axes that do not apply are None.
+    one seed); those of WEIGHTED are there if the runs have them. costs: means over the seeds. Axes that do
+    not apply are None.
     """
 
     dataset: str
@@ -86,6 +88,11 @@ class Entry:
     def acc(self) -> float:
         """Mean ACC over the seeds, percent."""
         return self.mean["acc"]
+
+    @property
+    def has_unequal_tasks(self) -> bool:
+        """Whether the tasks differ in their numbers of classes."""
+        return not math.isnan(self.mean.get("acc_weighted", math.nan))
 
     @property
     def acc_interval(self) -> tuple[float, float]:
@@ -142,12 +149,13 @@ def _entry(axes: dict, records: list[dict]) -> Entry:
     def column(name: str) -> np.ndarray:
         return np.array([record[name] for record in records], dtype=float)
 
+    metrics = [*METRICS, *(name for name in WEIGHTED if name in records[0])]
     return Entry(
         **axes,
         seeds=tuple(int(record["seed"]) for record in records),
         accs=tuple(column("acc").tolist()),
-        mean={name: float(column(name).mean()) for name in METRICS},
-        std={name: sample_std(column(name)) for name in METRICS},
+        mean={name: float(column(name).mean()) for name in metrics},
+        std={name: sample_std(column(name)) for name in metrics},
         costs={name: float(column(name).mean()) for name in COSTS},
     )
 

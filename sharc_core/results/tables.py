@@ -20,6 +20,7 @@ from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import equal_bytes, paired, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.published import SETTING, SOURCE, published_for, published_lookup
+from sharc_core.results.runs import WEIGHTED
 from sharc_core.results.summary import (
     COSTS,
     METRICS,
@@ -128,6 +129,7 @@ def _main_table(entries: Sequence[Entry], lookup: dict, note: str) -> Table:
     varying = varying_settings(entries)
     datasets = unique((entry.dataset for entry in entries), natural_key)
     with_paper = {entry.dataset for entry in entries if published_for(entry, lookup)}
+    weighted = {entry.dataset for entry in entries if entry.has_unequal_tasks}
     places: set[tuple[Any, str]] = {(e.buffer, e.dataset) for e in entries if e.buffer is not None}
     best = {key: _best(entries, *key) for key in places}
     rows: dict[tuple, dict[str, Entry]] = {}
@@ -142,23 +144,28 @@ def _main_table(entries: Sequence[Entry], lookup: dict, note: str) -> Table:
         items = [buffer_item(any_entry), Item(model_label(any_entry, varying))]
         for dataset in datasets:
             top = best.get((buffer, dataset))
-            items += _dataset_items(by_dataset.get(dataset), top, dataset in with_paper, lookup)
+            columns = [*("acc_weighted" for _ in range(dataset in weighted)), "aia", "bwt"]
+            items += _dataset_items(by_dataset.get(dataset), columns, top, dataset in with_paper, lookup)
         body.append(items)
     header, groups = ["Buffer", "Model"], [("", 2)]
     for dataset in datasets:
-        names = ["ACC", "AIA", "BWT", *(["paper", "diff."] if dataset in with_paper else []), "bytes"]
+        names = ["ACC", *(["by class"] if dataset in weighted else []), "AIA", "BWT"]
+        names += [*(["paper", "diff."] if dataset in with_paper else []), "bytes"]
         header += names
         groups.append((dataset, len(names)))
-    caption = _caption(entries, varying, bool(with_paper), note)
+    caption = _caption(entries, varying, bool(with_paper), bool(weighted), note)
     return Table(block_title(entries), caption, groups, header, body, breaks)
 
 
-def _dataset_items(entry: Entry | None, best: str | None, with_paper: bool, lookup: dict) -> list[Item]:
+def _dataset_items(
+    entry: Entry | None, metrics: Sequence[str], best: str | None, with_paper: bool, lookup: dict
+) -> list[Item]:
+    """Return the cells of a data set: ACC, other metrics, paper and difference, bytes."""
     if entry is None:
-        return [Item(DASH)] * (6 if with_paper else 4)
+        return [Item(DASH)] * (len(metrics) + (4 if with_paper else 2))
     items = [
         Item(mean_text(entry.acc, entry.std["acc"]), entry.acc, number_text(entry.acc) == best),
-        *(Item(mean_text(entry.mean[n], entry.std[n]), entry.mean[n]) for n in ("aia", "bwt")),
+        *(Item(mean_text(entry.mean[n], entry.std[n]), entry.mean[n]) for n in metrics),
     ]
     if with_paper:
         paper = published_for(entry, lookup)
@@ -197,7 +204,7 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
             }
             row |= {name: getattr(entry, name) for name in SETTINGS} | {"seeds": len(entry.seeds)}
             for name in METRICS:
-                row |= {f"{name}_mean": entry.mean[name], f"{name}_std": entry.std[name]}
+                row |= _mean_and_std(entry, name)
             paper = published_for(entry, lookup) or {}
             row |= {f"paper_{k}": paper.get(k) for k in ("acc_mean", "acc_std", "bwt_mean", "bwt_std")}
             row["difference"] = entry.acc - paper["acc_mean"] if paper else None
@@ -206,8 +213,14 @@ def tidy(entries: Sequence[Entry], published: pd.DataFrame) -> pd.DataFrame:
             row |= {name: entry.costs[name] for name in COSTS}
             shown = number_text(entry.acc)
             row["best"] = entry.buffer is not None and shown == _best(block, entry.buffer, entry.dataset)
+            for name in (name for name in WEIGHTED if name in entry.mean):
+                row |= _mean_and_std(entry, name)
             rows.append(row)
     return pd.DataFrame(rows).astype({"buffer": "Int64"})
+
+
+def _mean_and_std(entry: Entry, name: str) -> dict[str, float]:
+    return {f"{name}_mean": entry.mean[name], f"{name}_std": entry.std[name]}
 
 
 def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
@@ -215,10 +228,17 @@ def _best(entries: Sequence[Entry], buffer: int, dataset: str) -> str:
     return number_text(max(e.acc for e in entries if (e.buffer, e.dataset) == (buffer, dataset)))
 
 
-def _caption(entries: Sequence[Entry], varying: Sequence[str], with_paper: bool, note: str) -> str:
+def _caption(
+    entries: Sequence[Entry], varying: Sequence[str], with_paper: bool, with_weighted: bool, note: str
+) -> str:
     rows = [entry for entry in entries if entry.is_sharc]
     sharc = next(iter(rows), None)
     parts = [f"Values are in percent, mean ± sample standard deviation. {seeds_text(entries)}", FORMULAS]
+    if with_weighted:
+        parts.append(
+            "Tasks differ in their numbers of classes c_j: ACC, AIA and BWT count each task once; by class: "
+            "sum_j c_j a[T][j] / sum_j c_j, the accuracy on all test images if all classes have equally many"
+        )
     if sharc:
         fixed = ", ".join(
             setting_text(sharc, name)

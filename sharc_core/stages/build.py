@@ -119,7 +119,8 @@ def build_features(
 
 def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
     train, test = (torch.from_numpy(np.array(x)) for x in (prepared.train_labels, prepared.test_labels))
-    return make_stream(train, test, len(prepared.classes), grid.datasets[dataset].stream)
+    # features that depend on a stream have one for all runs (check_streams)
+    return make_stream(train, test, prepared.classes, grid.datasets[dataset].stream.of_run(0))
 
 
 def ensure_features(

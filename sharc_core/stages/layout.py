@@ -15,6 +15,7 @@ from sharc_core.backbones.networks import network_of
 from sharc_core.backbones.own_features import NAME as OWN_FEATURES
 from sharc_core.common.files import digest, sha256_file
 from sharc_core.datasets import SOURCES, Source
+from sharc_core.datasets.parts import OfParts
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.views import needed_views, view_numbers
 from sharc_core.grid.cell import Cell
@@ -165,8 +166,10 @@ class Layout:
 
 
 def data_code(source: Source) -> tuple[str | Path, ...]:
-    """Return the roots (see stage_hash) of the code that prepares a source, without other sources."""
-    return "datasets.base", Path(SOURCES.module_file(source.name))
+    """Return the roots (see stage_hash) of the code that prepares a source, with that of its parts only."""
+    own = ("datasets.base", Path(SOURCES.module_file(source.name)))
+    parts = source.parts if isinstance(source, OfParts) else []
+    return own + tuple(root for part in parts for root in data_code(part) if root not in own)
 
 
 def pretrain_code(config: BackboneConfig) -> tuple[str | Path, ...]:

@@ -25,6 +25,7 @@ from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.cell_memory import budget_of
 from sharc_core.stages.build import Progress
 from sharc_core.stages.layout import Layout
+from sharc_core.streams.settings import class_names
 from sharc_core.streams.stream import split_classes
 
 Shape = tuple[int, int, int]
@@ -55,7 +56,7 @@ def check_inputs(
         source = sources[name]
         with _prefixed(f"datasets.{name}"):
             _check_source(source, progress, planning)
-            split_classes(len(source.class_names()), dataset.stream)
+            _check_sizes(grid, name, split_classes(source.class_names(), dataset.stream.of_run(0)))
     shapes: dict[str, Shape] = {}
     with _prefixed("backbone"):
         _check_used(grid)
@@ -80,7 +81,11 @@ def check_inputs(
     _check_disk(grid, of_pairs, {name: _counts(source) for name, source in sources.items()})
     if not planning:
         _check_room(grid)
-    _check_budgets(grid, of_pairs, {name: len(source.class_names()) for name, source in sources.items()})
+    heads = {
+        name: class_names(source.class_names(), grid.datasets[name].stream)
+        for name, source in sources.items()
+    }
+    _check_budgets(grid, of_pairs, {name: len(classes) for name, classes in heads.items()})
 
 
 def _check_used(grid: Grid) -> None:
@@ -144,6 +149,16 @@ def _check_source(source: Source, progress: Progress, planning: bool) -> None:
             raise
         if progress:
             progress(f"warning: {missing}")
+
+
+def _check_sizes(grid: Grid, name: str, classes_per_task: list[list[int]]) -> None:
+    """Refuse a task of one class if Task-IL is asked for, in which it is always right."""
+    single = [number for number, classes in enumerate(classes_per_task, 1) if len(classes) == 1]
+    if single and any("task_il" in cell.scenarios for cell in cells(grid) if cell.dataset == name):
+        raise UserError(
+            f"tasks: task {single[0]} has one class, which scenario task_il always gets right: take task_il "
+            "out of scenarios, or give each task two classes or more"
+        )
 
 
 def _counts(source: Source) -> dict[str, int] | None:

@@ -137,8 +137,7 @@ def recall_jobs(grid: Grid, settings: RecallSettings) -> list[RecallJob]:
     return [
         RecallJob(
             dataset=name,
-            tasks=grid.datasets[name].tasks,
-            class_order_seed=grid.datasets[name].class_order_seed,
+            stream=grid.datasets[name].stream,
             backbone=backbone.path_name,
             associative_memory=memory,
             associative_kind=values["kind"],

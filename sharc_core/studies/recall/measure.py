@@ -21,8 +21,7 @@ from sharc_core.features.cache import Features
 from sharc_core.heads import Batch, Head, LinearHead
 from sharc_core.saliency.channel_masks import top_mask
 from sharc_core.saliency.gradient import gradient
-from sharc_core.streams.settings import StreamConfig
-from sharc_core.streams.stream import Stream, make_stream
+from sharc_core.streams.stream import Stream, streamed
 from sharc_core.studies.recall.settings import COLUMNS, RecallJob
 
 MEASURES = ("relative_error", "cosine", "nearest", "exact", "agreement")
@@ -144,11 +143,9 @@ def run_recall(
 
 
 def _run(features: Features, job: RecallJob, progress: Callable[[str], None] | None) -> pd.DataFrame:
-    config = StreamConfig(tasks=job.tasks, class_order_seed=job.class_order_seed)
-    stream = make_stream(features.train_labels, features.test_labels, len(features.classes), config)
     rows: list[dict] = []
     for seed in job.study.seeds:
-        trial = _Trial(features, stream, job, seed)
+        trial = _Trial(*streamed(features, job.stream, seed), job, seed)
         try:
             trial.new_memory()
         except UserError as error:

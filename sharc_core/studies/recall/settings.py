@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Training
+from sharc_core.streams.settings import StreamConfig, WithStream
 
 # Columns of the rows and their types in pandas.
 COLUMNS = {
@@ -51,12 +52,11 @@ class RecallSettings(Settings):
         return no_repeats(value)
 
 
-class RecallJob(Settings):
+class RecallJob(WithStream):
     """One associative memory on the features of one data set, with all seeds."""
 
     dataset: str
-    tasks: int
-    class_order_seed: int | None
+    stream: StreamConfig
     backbone: str
     associative_memory: str
     associative_kind: str | None = None
