@@ -56,9 +56,8 @@ def check_streams(grid: Grid) -> None:
             "labels same": is_domain,
         }
         for key, is_given in special.items():
-            moving = (
-                [b.batch_norm for b in grid.all_backbones if b.batch_norm != "frozen"] if is_given else []
-            )
+            norms = [one.batch_norm for other, one in grid.all_pairs if other == name] if is_given else []
+            moving = [norm for norm in norms if norm != "frozen"]
             if moving:
                 raise UserError(
                     f"config: datasets.{name}: {key} cannot be combined with batch_norm {moving[0]}, whose "

@@ -20,6 +20,7 @@ from sharc_core.features.drifting.part import Part
 from sharc_core.features.views import needed_views, view_numbers
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.drifting_parts import parts_of
+from sharc_core.grid.expansion import without_folders
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import kept_maps
@@ -146,7 +147,9 @@ class Layout:
         if config.weights == "pretrain":
             data = self._data_digest(self.pretraining_source(config.path_name))
             pretraining = config.pretrain.model_dump()
-            pretraining["dataset"].pop("path", None)  # `data` identifies the images, wherever they lie
+            pretraining["dataset"] = without_folders(
+                pretraining["dataset"]
+            )  # `data` identifies the images, wherever they lie
             return [settings, pretraining, data, *_made_by(*pretrain_code(config))]
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]

@@ -238,11 +238,15 @@ def _blurry(train: list[torch.Tensor], share: float | None, draws: torch.Generat
 
 
 def class_of_labels(labels: torch.Tensor, classes: int | Sequence[str], config: StreamConfig) -> torch.Tensor:
-    """Return the class of each label, (N,) int64: the label itself, unless parts share their classes."""
+    """Return the class of each label, (N,) int64: the label itself, unless parts share their classes.
+
+    A negative label, which is that of no task, stays.
+    """
     if config.labels == "joined" or isinstance(classes, int):
         return labels
     own = class_names(classes, config)
-    return torch.tensor([own.index(split_name(name)[1]) for name in classes])[labels]
+    numbers = torch.tensor([own.index(split_name(name)[1]) for name in classes])
+    return torch.where(labels < 0, labels, numbers[labels])
 
 
 def streamed(features: Any, config: StreamConfig, seed: int) -> tuple[Any, Stream]:
