@@ -24,6 +24,17 @@ datasets:
   s_digits: {source: digits, tasks: 5, class_order_seed: 1, test_fraction: 0.25, seed: 0}
   s_glyphs: {source: glyphs, classes: 10, tasks: 5, first_class: 0, digits: true, size: 32}
   s_cifar10: {source: cifar10, tasks: 5, checksum: null}
+  s_mix:
+    source: sequence
+    tasks: [4, 4, 4, 4, 2]
+    class_order_seed: per_run
+    order: blurry
+    blurry: 0.1
+    labels: joined
+    size: 32
+    parts: [{source: digits}, {source: glyphs, classes: 8, name: characters}]
+  s_order: {source: digits, tasks: 5, class_order: ["9", "8", "7", "6", "5", "4", "3", "2", "1", "0"]}
+  s_listed: {source: digits, tasks: [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]}
   s_mini: {source: mini_imagenet, tasks: 5, path: nowhere, size: 84, train_per_class: 500}
   mine: {source: image_folder, tasks: 5, path: nowhere, size: 84}
 backbone:

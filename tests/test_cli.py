@@ -180,10 +180,11 @@ def test_every_config_key_is_documented():
     from sharc_core.backbones import BackboneConfig
     from sharc_core.grid.blocks import BudgetConfig, Sharc
     from sharc_core.grid.cell import Device, HeadConfig, Training
-    from sharc_core.grid.models import GPU_BATCH, CellsConfig, Grid
+    from sharc_core.grid.models import GPU_BATCH, CellsConfig, DatasetConfig, Grid
 
     text = (ROOT / "docs/config.md").read_text()
-    for model in (Grid, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig, CellsConfig):
+    blocks = (DatasetConfig, Training, HeadConfig, Sharc, BudgetConfig, BackboneConfig, CellsConfig)
+    for model in (Grid, *blocks):
         for key, field in model.model_fields.items():
             assert f"`{key}`" in text, f"{model.__name__}.{key} is not in docs/config.md"
             if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):

@@ -12,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_config import changed
+from test_drifting import IMAGES, SHAPE, drifting_cell, make_small
 
 from sharc_core.common.errors import UserError
+from sharc_core.features.drifting.extract import Extraction
+from sharc_core.features.drifting.reading import open_drifting
+from sharc_core.grid.drifting_parts import extent, kept_for, parts_of
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.models import DatasetConfig, config_hash
+from sharc_core.grid.overrides import with_overrides
 from sharc_core.grid.unroll import cells
 from sharc_core.learning import metrics
 from sharc_core.learning.cell_memory import budget_of
@@ -231,9 +236,43 @@ def test_memories_of_unequal_tasks_stay_within_the_budget(unit, variant):
         assert stored == [24 if variant == "plain" else 48] * 2
 
 
+@pytest.mark.parametrize("buffer", [12, 30])
+def test_an_associative_memory_that_is_charged_stays_within_the_budget(buffer):
+    changes = {"budget_unit": "bytes", "count_associative_memory": True, "seeds": [0]}
+    cell = make_cell("er", "sharc", tasks=[3, 1, 2], buffer=buffer, **changes)
+    costs = run_cell(FEATURES, cell)["costs"]
+    assert costs["associative_bytes"][0] > 0
+    assert costs["episodic_bytes"][0] + costs["associative_bytes"][0] <= budget_of(cell, (12, 2, 2), 6).total
+
+
 def test_a_share_that_holds_nothing_is_refused():
     with pytest.raises(UserError, match="holds no sample of task 2 of 3: its share is 0 slots"):
         budget_of(make_cell("er", tasks=[3, 1, 2], buffer=5, budget_unit="slots"), (12, 2, 2), 6)
+
+
+# --- drifting features --------------------------------------------------------------------------------
+
+
+def test_drifting_features_of_unequal_tasks_hold_what_the_cells_read(tmp_path):
+    """The maps kept are enough for the largest task, and the extent of each part is known beforehand."""
+    shape = {"tasks": [3, 1, 2], "class_order": [5, 0, 3, 1, 4, 2]}
+    labels = (torch.from_numpy(np.array(x)) for x in (IMAGES.train_labels, IMAGES.test_labels))
+    stream = make_stream(*labels, IMAGES.manifest["classes"], StreamConfig(**shape))
+    cells = [drifting_cell("er", variant, seeds=[0], buffer=24, **shape) for variant in ("plain", "sharc")]
+    kept = kept_for(cells)
+    folders = []
+    for part in parts_of(cells, kept):
+        source = part.source(kept).name if part.kind == "tests" else "none"
+        extraction = Extraction(IMAGES, stream, make_small())
+        extraction.run(part, tmp_path / part.name, tmp_path / source)
+        counts = {"train": len(IMAGES.train_labels), "test": len(IMAGES.test_labels)}
+        assert extent(part, counts, StreamConfig(**shape), SHAPE)[0] == extraction.tally.total
+        folders.append(tmp_path / part.name)
+    for cell in cells:
+        document = run_cell(open_drifting(folders), cell)
+        assert document["classes_per_task"] == [[5, 0, 3], [1], [4, 2]]
+        assert document["costs"]["samples_stored"] == [24 if cell.variant == "plain" else 48]
+        assert np.isfinite(np.array(document["matrix"]["class_il"], float)[0].diagonal()).all()
 
 
 # --- metrics ------------------------------------------------------------------------------------------
@@ -290,6 +329,24 @@ def test_new_keys_with_their_defaults_are_in_no_dump():
         "class_order_seed": None,
     }
     assert {cell.config_hash for cell in cells(grid)} and config_hash(grid.model_dump(mode="json"))
+
+
+def test_streams_can_be_given_on_the_command_line():
+    """Snakemake passes everything in a block as text."""
+    parts = [{"source": "digits"}, {"source": "glyphs", "classes": "4", "name": "7"}]
+    mix = {"source": "sequence", "parts": parts, "order": "blurry", "blurry": "0.1"}
+    given = {"tasks": ["4", "2", "2", "2"], "class_order_seed": "3"}
+    block = {"s_digits": {"source": "digits"} | given, "mix": mix}
+    grid = load_grid(
+        with_overrides(changed("datasets", block), {"datasets": {"s_digits": given, "mix": mix}})
+    )
+    assert grid.datasets["s_digits"].tasks == [4, 2, 2, 2] and grid.datasets["s_digits"].class_order_seed == 3
+    assert grid.datasets["mix"].tasks == [10, 4] and grid.datasets["mix"].blurry == 0.1
+    assert grid.datasets["mix"].model_extra["parts"][1] == {"source": "glyphs", "classes": 4, "name": "7"}
+    given = {"class_order_seed": "per_run", "tasks": "2"}
+    values = changed("datasets.s_digits", {"source": "digits"} | given)
+    grid = load_grid(with_overrides(values, {"datasets": {"s_digits": given}}))
+    assert grid.datasets["s_digits"].is_per_run and grid.datasets["s_digits"].tasks == 2
 
 
 # --- bad input ----------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def _converted(value: Any, kind: Any, merged: Any) -> Any:
     options = [] if isinstance(kind, _PlugIns) else list(_options(kind))
     if isinstance(value, list):
         inner = [get_args(option)[0] for option in options if get_origin(option) is list]
-        return [_converted(item, inner[0] if inner else Any, None) for item in value]
+        return [_converted(item, _item_kind(item, inner), None) for item in value]
     if isinstance(value, dict):
         models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
         inner = [get_args(option)[1] for option in options if get_origin(option) is dict]
@@ -126,6 +126,16 @@ def _converted(value: Any, kind: Any, merged: Any) -> Any:
         merged = merged if isinstance(merged, dict) else {}
         return {k: _converted(item, inner[0] if inner else Any, merged.get(k)) for k, item in value.items()}
     return _scalar(value, options) if isinstance(value, str) else value
+
+
+def _item_kind(item: Any, inner: list[Any]) -> Any:
+    """Return the type of a list's item: of the possible ones the first for lists, or for anything else."""
+    fitting = [
+        kind
+        for kind in inner
+        if isinstance(item, list) == any(get_origin(option) is list for option in _options(kind))
+    ]
+    return next(iter([*fitting, *inner]), Any)
 
 
 def _of_plug_in(block: Any, registry: Registry, name: str, merged: Any) -> Any:
