@@ -14,6 +14,7 @@ from sharc_core.common.integrity import entry
 from sharc_core.grid.loading import load_grid
 from sharc_core.planning.call import Call
 from sharc_core.planning.plan import Plan
+from sharc_core.studies.registered import study_of
 
 STAGES = {"runs", "tables", "figures", "report", "provenance"}
 RECALL = {"recall_tables", "recall_figures", "recall_pictures", "recall_provenance"}
@@ -36,6 +37,8 @@ def plan(made, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["snakemake", *arguments])
         modifier = SimpleNamespace(modify_rulename=rename.format)
         call = Call(SimpleNamespace(is_main_process=is_main, modifier=modifier))
+        # of the studies with jobs, only the one that has results here
+        monkeypatch.setattr("sharc_core.planning.plan.job_studies", lambda grid: [study_of(grid, "recall")])
         values = made.grid.model_dump(mode="json") | {"results_dir": str(tmp_path / "results")} | changes
         return Plan(load_grid(values), values, call)
 

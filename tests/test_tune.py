@@ -7,8 +7,9 @@ import random
 import pandas as pd
 import pytest
 import torch
+import yaml
 from factories import make_features
-from snake import snakemake
+from snake import ROOT, snakemake
 from test_config import BASE
 
 from sharc_core.common.errors import UserError
@@ -338,6 +339,13 @@ def test_a_file_that_is_not_of_tuned_settings_is_one_line(tmp_path):
     path = tuned_file(tmp_path, {**BASE, "methods": ["sgd"]})
     with pytest.raises(UserError, match=r"^config: tuned: nothing was chosen for s_digits/.*/er-plain-m20"):
         cells(load_grid(BASE | {"methods": ["sgd", "er"], "tuned": path}))
+
+
+def test_every_key_is_documented_with_its_default():
+    text = (ROOT / "docs/config.md").read_text().split("\n## `tune`")[1].split("\n## ")[0]
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    documented = {key.strip("| `"): yaml.safe_load(default.strip("`")) for key, default, _ in lines}
+    assert documented == TuneSettings().model_dump()
 
 
 def test_drifting_backbones_are_not_tuned():

@@ -169,11 +169,13 @@ def _scalar(text: str, options: list[Any]) -> Any:
         item for option in options if get_origin(option) is list for item in _options(get_args(option)[0])
     ]
     options = [*options, *items]
-    if str in options or any(
+    numbers = {int, float} & set(options)
+    # Of a type with texts and fractions (a value to tune) "0.1" is a number. Of one with texts and integers
+    # (names of classes) "3" is a text.
+    if (str in options and float not in options) or any(
         get_origin(option) is Literal and text in get_args(option) for option in options
     ):
         return text
-    numbers = {int, float} & set(options)
     is_free = not numbers and bool not in options
     if isinstance(word, bool) or word is None:
         return word if is_free or bool in options else text
