@@ -127,3 +127,17 @@ def test_axes_are_independent_and_stable():
     assert derived_seed(0, "order", 1) != derived_seed(0, "order", 11)
     assert derived_seed(0, "a") != derived_seed(1, "a")
     assert torch.rand(1, generator=generator(0, "a")) == torch.rand(1, generator=generator(0, "a"))
+
+
+@pytest.mark.parametrize("key", ["class_order", "tasks"])
+def test_a_number_that_is_also_the_name_of_another_class_is_refused(key):
+    names = ["0", "1", "10", "2"]
+    values = (
+        {"class_order": [0, 1, 2, 3], "tasks": 2} if key == "class_order" else {"tasks": [[0, 1], [2, 3]]}
+    )
+    with pytest.raises(
+        UserError, match=rf"^{key}: 2 is the number of class '10' and the name of another class"
+    ):
+        split_classes(names, StreamConfig(**values))
+    named = {"class_order": names, "tasks": 2} if key == "class_order" else {"tasks": [names[:2], names[2:]]}
+    assert split_classes(names, StreamConfig(**named)) == [[0, 1], [2, 3]]

@@ -15,7 +15,7 @@ from test_config import BASE
 from sharc_core.common.errors import UserError
 from sharc_core.features.cache import Features
 from sharc_core.grid.loading import load_grid
-from sharc_core.grid.tuned import concerns, tuned_note, value_of, with_values
+from sharc_core.grid.tuned import cell_digest, concerns, tuned_note, value_of, with_values
 from sharc_core.grid.unroll import cells
 from sharc_core.learning.learner import run_cell
 from sharc_core.studies.tune import Tune
@@ -254,12 +254,14 @@ def re_number(text: str) -> int:
 
 def tuned_file(folder, grid: dict, values: dict | None = None) -> str:
     chosen: dict = {}
+    digests: dict = {}
     for cell in cells(load_grid(grid)):
         place = chosen.setdefault(cell.dataset, {}).setdefault(cell.backbone, {})
+        digests.setdefault(cell.dataset, {}).setdefault(cell.backbone, {})[cell.id] = cell_digest(cell)
         place[cell.id] = {"training.lr": 0.01 if cell.variant == "plain" else 0.02} | (values or {})
     content = {"settings": ["training.lr"], "trials": 3, "validation": 0.1, "sampler": "random"}
     path = folder / "tune.json"
-    path.write_text(json.dumps(content | {"select_by": "class_il", "chosen": chosen}))
+    path.write_text(json.dumps(content | {"select_by": "class_il", "chosen": chosen, "cells": digests}))
     return str(path)
 
 
@@ -348,10 +350,28 @@ def test_every_key_is_documented_with_its_default():
     assert documented == TuneSettings().model_dump()
 
 
-def test_drifting_backbones_are_not_tuned():
-    backbone = BASE["backbone"] | {"batch_norm": "drifting"}
-    grid = load_grid(BASE | {"backbone": backbone, "tune": {}})
-    assert Tune(grid.study_settings("tune")).jobs(grid) == []
+@pytest.mark.parametrize("batch_norm", ["drifting", "adapted"])
+def test_cells_whose_features_depend_on_held_out_images_are_not_tuned(batch_norm, tmp_path):
+    """They keep the grid's settings, also under `tuned`."""
+    values = BASE | {"methods": ["er"], "variants": ["plain"]}
+    both = values | {"backbone": BASE["backbone"] | {"batch_norm": ["frozen", batch_norm]}}
+    grid = load_grid(both | {"tune": {}})
+    assert {job.backbone for job in Tune(grid.study_settings("tune")).jobs(grid)} == {"resnet_small-pretrain"}
+    tuned = cells(load_grid(both | {"tuned": tuned_file(tmp_path, values)}))
+    rates = {cell.batch_norm: cell.training.lr for cell in tuned}
+    assert rates == {"frozen": 0.01, batch_norm: 0.1}
+
+
+@pytest.mark.reliability("bad-tuning")
+@pytest.mark.parametrize(
+    "change", [{"training": {"epochs": 2}}, {"datasets": {"s_digits": {"source": "digits", "tasks": 2}}}]
+)
+def test_a_cell_with_other_settings_than_the_tuned_one_is_refused(change, tmp_path):
+    values = BASE | {"methods": ["er"], "variants": ["plain"]}
+    path = tuned_file(tmp_path, values)
+    assert cells(load_grid(values | {"tuned": path, "seeds": [5]}))
+    with pytest.raises(UserError, match=r"^config: tuned: s_digits/.* was tuned with other settings"):
+        cells(load_grid(values | {"tuned": path} | change))
 
 
 def test_a_seed_more_tunes_nothing_again():

@@ -40,6 +40,10 @@ def check_streams(grid: Grid) -> None:
     """Refuse scenarios and batch norms that the streams of a grid cannot have. Raises UserError."""
     for name, dataset in grid.datasets.items():
         is_domain = dataset.labels == "same"
+        if is_domain and not isinstance(grid.source(name), OfParts):
+            raise UserError(
+                f"config: datasets.{name}.labels: same needs several parts: use source sequence, or remove it"
+            )
         wrong = [scenario for scenario in grid.scenarios if (scenario == "domain_il") != is_domain]
         if wrong:
             reason = "same, so that every task has all classes: its only scenario is domain_il"

@@ -4,14 +4,14 @@ The study `tune` chooses them on validation data and writes them to a file. A gr
 names that file trains every cell with the settings chosen for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from sharc_core.common.errors import UserError, shown
-from sharc_core.common.files import read_json
+from sharc_core.common.files import digest, read_json
 from sharc_core.common.registry import nearest
 from sharc_core.common.settings import Settings
 from sharc_core.common.validation_messages import explain
@@ -33,7 +33,7 @@ class Tuned(Settings):
     validation: share of each class's training images that was held out. select_by: scenario whose accuracy
     decided; a cell that is reported in the other scenario only was chosen by that one. chosen: by data set,
     backbone and id of the cell before tuning, the value of each setting. A cell that no setting concerns has
-    none.
+    none. cells: by the same keys, the cell_digest of the cell that was tuned.
     """
 
     settings: list[str]
@@ -42,10 +42,14 @@ class Tuned(Settings):
     sampler: Literal["grid", "random", "tpe"]
     select_by: Scenario
     chosen: dict[str, dict[str, dict[str, Values]]]
+    cells: dict[str, dict[str, dict[str, str]]]
 
     def applied(self, cell: Cell) -> Cell:
-        """Return the cell with the settings chosen for it. Raises UserError for a cell without a choice."""
-        if not any(concerns(cell, name) for name in self.settings):
+        """Return the cell with the settings chosen for it.
+
+        Raises UserError for a cell without a choice, or with other settings than the cell that was tuned.
+        """
+        if not can_be_tuned(cell, self.settings):
             return cell
         ids = self.chosen.get(cell.dataset, {}).get(cell.backbone, {})
         if cell.id not in ids:
@@ -53,7 +57,25 @@ class Tuned(Settings):
                 f"config: tuned: nothing was chosen for {'/'.join(cell.place)}: tune a grid with the same "
                 "data sets, backbones, methods, variants and buffers"
             )
+        if self.cells.get(cell.dataset, {}).get(cell.backbone, {}).get(cell.id) != cell_digest(cell):
+            raise UserError(
+                f"config: tuned: {'/'.join(cell.place)} was tuned with other settings (tasks, training, "
+                "head ...): tune this grid"
+            )
         return with_values(cell, ids[cell.id])
+
+
+def can_be_tuned(cell: Cell, names: Iterable[str]) -> bool:
+    """Return whether one of the settings concerns a cell, and its features do not depend on held-out images.
+
+    Batch statistics that drift or are adapted are those of training images, held-out ones included.
+    """
+    return cell.batch_norm == "frozen" and any(concerns(cell, name) for name in names)
+
+
+def cell_digest(cell: Cell) -> str:
+    """Return a hash of a cell's settings, without its seeds and the device."""
+    return digest({key: value for key, value in cell.settings.items() if key != "device"}, 16)
 
 
 def read_tuned(path: str) -> dict[str, Any]:

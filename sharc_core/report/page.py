@@ -21,7 +21,7 @@ from sharc_core.report.protocol_effects import protocol_findings, protocol_table
 from sharc_core.report.scorecard import scorecard
 from sharc_core.results.comparisons import setting_here, setups
 from sharc_core.results.display_names import scenario_key, scenario_name
-from sharc_core.results.published import SOURCE, published_for, published_lookup
+from sharc_core.results.published import SOURCE, published_for, published_lookup, with_published_streams
 from sharc_core.results.summary import Entry, summarise
 from sharc_core.results.tables import equal_bytes_table, main_tables, pair_tables
 from sharc_core.studies.base import Results, Study
@@ -55,6 +55,7 @@ def write_report(
     jobs, and their results. Raises UserError for a missing figure.
     """
     entries, all_entries = summarise(runs), summarise(runs, None)
+    published = with_published_streams(published, values)
     lookup = published_lookup(published)
     scenarios = []
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):

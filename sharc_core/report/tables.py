@@ -14,7 +14,12 @@ from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.report.scorecard import scorecard
 from sharc_core.results.comparisons import equal_bytes, published_key, setups, verdict
-from sharc_core.results.published import PublishedPair, published_lookup, published_pairs
+from sharc_core.results.published import (
+    PublishedPair,
+    published_lookup,
+    published_pairs,
+    with_published_streams,
+)
 from sharc_core.results.summary import SETTINGS, Entry, runs_of, summarise
 from sharc_core.results.table_formats import to_markdown
 from sharc_core.results.tables import write_study_tables, write_tables
@@ -35,6 +40,7 @@ def write_all_tables(
     runs: results.runs_table. published: published.load_published. config: Grid.config_hash. values: the
     grid's keys and values, which may have settings of registered studies.
     """
+    published = with_published_streams(published, values)
     paths = [
         *write_tables(runs, published, folder, config, tuned_note(values or {})),
         *write_scorecard(runs, published, folder, config),

@@ -1,7 +1,8 @@
 """The paper's tables (arXiv 2310.04334), for comparison with ours."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from sharc_core.results.display_names import PAPER_ORDER, method_name
 from sharc_core.results.statistics import welch
 
 SOURCE = "arXiv 2310.04334"
+PUBLISHED_TASKS = {"s_cifar10": 5, "s_cifar100": 20, "s_miniimagenet": 20}
 SEEDS = 5  # number of runs of each published mean and deviation
 SETTING = (
     "ResNet-18 with ImageNet weights at 224 px, whose batch statistics drift while the head trains; BayesPCN "
@@ -43,6 +45,22 @@ def load_published(path: Path | str) -> pd.DataFrame:
     joint = frame["method"].map(lambda method: traits(method).joint)
     frame.loc[joint, ["bwt_mean", "bwt_std"]] = float("nan")
     return frame[COLUMNS]
+
+
+def with_published_streams(published: pd.DataFrame, values: Mapping[str, Any] | None) -> pd.DataFrame:
+    """Return the published rows without those of data sets whose stream in a grid is another one.
+
+    The paper's streams have PUBLISHED_TASKS tasks of equal size, one after the other. values: the grid's keys
+    and values; all rows without them.
+    """
+    datasets = (values or {}).get("datasets", {})
+    others = []
+    for name, tasks in PUBLISHED_TASKS.items():
+        block = datasets.get(name, {"tasks": tasks})
+        is_mixed = block.get("order", "tasks") != "tasks" or block.get("labels", "joined") != "joined"
+        if block["tasks"] != tasks or is_mixed:
+            others.append(name)
+    return published[~published["dataset"].isin(others)]
 
 
 def no_published() -> pd.DataFrame:

@@ -14,7 +14,7 @@ from sharc_core.common.joined_names import split_name
 from sharc_core.common.settings import Settings
 
 PER_RUN = "per_run"
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
 Label = int | str  # the number of a class, or its name
 Tasks = (
     Count

@@ -86,6 +86,11 @@ def _all_in_each(names: list[str], config: StreamConfig) -> list[list[int]]:
 def _label(label: Label, names: list[str], key: str) -> int:
     """Return the number of a class that is given by number or name. Raises UserError if there is none."""
     if isinstance(label, int) and 0 <= label < len(names):
+        if str(label) in names and names.index(str(label)) != label:
+            raise UserError(
+                f"{key}: {label} is the number of class {shown(names[label])} and the name of another class: "
+                "write names, in quotes"
+            )
         return label
     if isinstance(label, str) and label in names:
         return names.index(label)

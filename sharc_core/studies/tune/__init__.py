@@ -8,7 +8,7 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
-from sharc_core.grid.tuned import with_values
+from sharc_core.grid.tuned import can_be_tuned, with_values
 from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
 from sharc_core.representations import REPRESENTATIONS
@@ -32,8 +32,8 @@ class Tune(Study):
     is_part_of_all = False  # it takes longer than the cells, which are trained once per seed
     columns = COLUMNS
     no_jobs = (
-        "nothing to tune: no setting of tune.settings concerns a cell of the grid, or every backbone has "
-        "batch_norm drifting, which has no features of held-out images"
+        "nothing to tune: no setting of tune.settings concerns a cell of the grid, or no backbone has "
+        "batch_norm frozen, whose features do not depend on held-out images"
     )
 
     class Settings(TuneSettings):
@@ -54,7 +54,7 @@ class Tune(Study):
         found = []
         for cell in cells(grid.model_copy(update={"tuned": None})):
             space = self.settings.space(cell)
-            if not space or cell.batch_norm == "drifting":
+            if not can_be_tuned(cell, self.settings.settings):
                 continue
             try:
                 check_extent(self.settings, space)

@@ -14,15 +14,14 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features
 from sharc_core.grid.cell import Cell
-from sharc_core.grid.tuned import Values, with_values
+from sharc_core.grid.tuned import Values, cell_digest, with_values
 from sharc_core.learning.learner import run_cell
 from sharc_core.learning.metrics import acc
 from sharc_core.studies.tune.search import run_trials
-from sharc_core.studies.tune.settings import COLUMNS, TuneJob, TuneSettings
+from sharc_core.studies.tune.settings import COLUMNS, SAME, TuneJob, TuneSettings, column_of
 
 EXCLUDED = -1  # label of a training image that belongs to no task
 SCENARIOS = ("class_il", "task_il")
-SAME = "domain_il"  # every task has all classes, so this is the accuracy in both scenarios
 
 
 def held_out(labels: torch.Tensor, share: float, seed: int) -> torch.Tensor:
@@ -75,7 +74,7 @@ def run_tuning(features: Features, job: TuneJob, progress: Callable[[str], None]
         number = len(rows) // len(tune.seeds)
         measured = _trial(subset, cell, values, tune)
         rows.extend({"trial": number, "own": number == 0, **row} for row in measured)
-        value = fmean(row[criterion] for row in measured)
+        value = fmean(row[column_of(criterion)] for row in measured)
         progress(f"trial {number + 1}/{tune.trials}: {json.dumps(values)}: validation ACC {value:.2f} %")
         return value
 
@@ -90,6 +89,7 @@ def run_tuning(features: Features, job: TuneJob, progress: Callable[[str], None]
         "method": cell.method,
         "variant": cell.variant,
         "buffer": cell.buffer,
+        "cell_digest": cell_digest(job.opened),
         "criterion": criterion,
     }
     lines = [{**names, **row, "chosen": row["trial"] == best} for row in rows]
@@ -98,8 +98,6 @@ def run_tuning(features: Features, job: TuneJob, progress: Callable[[str], None]
 
 def criterion_of(cell: Cell, tune: TuneSettings) -> str:
     """Return the scenario whose accuracy decides for a cell."""
-    if cell.stream.labels == "same":
-        return "class_il"  # see SAME
     return tune.select_by if tune.select_by in cell.scenarios else cell.scenarios[0]
 
 

@@ -10,10 +10,12 @@ from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Cell, Scenario
 from sharc_core.grid.tuned import Value, check_name, concerns
 
+SAME = "domain_il"  # every task has all classes, so this is the accuracy in both scenarios
 # Columns of the rows and their types in pandas.
 COLUMNS = {
     **dict.fromkeys(("dataset", "backbone", "cell", "method", "variant"), "str"),
     "buffer": "Int64",
+    "cell_digest": "str",
     "trial": "int64",
     "own": "bool",
     "settings": "str",
@@ -111,3 +113,8 @@ class TuneJob(Settings):
     def opened(self) -> Cell:
         """Return the cell."""
         return Cell.model_validate(self.cell)
+
+
+def column_of(criterion: str) -> str:
+    """Return the column with the accuracy in a scenario. In Domain-IL both columns have it."""
+    return "class_il" if criterion == SAME else criterion

@@ -11,7 +11,7 @@ from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdow
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import scenario_name
 from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
-from sharc_core.studies.tune.settings import TuneSettings
+from sharc_core.studies.tune.settings import TuneSettings, column_of
 
 PLACE = ["dataset", "backbone", "cell"]
 
@@ -24,9 +24,12 @@ def trials(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for place, group in rows.groupby([*PLACE, "trial"], sort=False):
         first = group.iloc[0]
-        values = group[first.criterion]
+        values = group[column_of(first.criterion)]
         line = dict(zip([*PLACE, "trial"], place, strict=True))
-        line |= {name: first[name] for name in ("method", "variant", "buffer", "criterion", "settings")}
+        line |= {
+            name: first[name]
+            for name in ("method", "variant", "buffer", "cell_digest", "criterion", "settings")
+        }
         line |= {"own": bool(first.own), "chosen": bool(first.chosen), "seeds": len(group)}
         lines.append(line | {"acc_mean": values.mean(skipna=False), "acc_std": values.std(ddof=1)})
     return pd.DataFrame(lines).astype({"buffer": "Int64"})
@@ -38,7 +41,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for place, group in trials(rows).groupby(PLACE, sort=False):
         own, chosen = group[group.own].iloc[0], group[group.chosen].iloc[0]
         line = dict(zip(PLACE, place, strict=True))
-        line |= {name: own[name] for name in ("method", "variant", "buffer", "criterion")}
+        line |= {name: own[name] for name in ("method", "variant", "buffer", "cell_digest", "criterion")}
         line |= {"own_settings": own.settings, "chosen_settings": chosen.settings}
         for name, trial in (("own", own), ("chosen", chosen)):
             line |= {f"{name}_acc_mean": trial.acc_mean, f"{name}_acc_std": trial.acc_std}
@@ -52,11 +55,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def chosen_settings(rows: pd.DataFrame, settings: TuneSettings) -> dict:
     """Return the content of tune.json, which `tuned` of a grid file reads (grid.tuned.Tuned)."""
     chosen: dict[str, dict[str, dict[str, dict]]] = {}
+    cells: dict[str, dict[str, dict[str, str]]] = {}
     for line in summary(rows).itertuples():
-        cells = chosen.setdefault(line.dataset, {}).setdefault(line.backbone, {})
-        cells[line.cell] = json.loads(line.chosen_settings)
+        for found, value in ((chosen, json.loads(line.chosen_settings)), (cells, line.cell_digest)):
+            found.setdefault(line.dataset, {}).setdefault(line.backbone, {})[line.cell] = value
     how = settings.model_dump(include={"trials", "validation", "sampler", "select_by"})
-    return {"settings": list(settings.settings), **how, "chosen": chosen}
+    return {"settings": list(settings.settings), **how, "chosen": chosen, "cells": cells}
 
 
 def write_tune_tables(
