@@ -1,7 +1,10 @@
 """A network by import path: imports, output, weights, what identifies it, and a real run."""
 
+import random
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -144,6 +147,58 @@ def test_what_cannot_be_imported_or_built(nets, arch, message):
     (nets / "own_needs.py").write_text("import own_absent")
     (nets / "own_text.py").write_text("no python")
     assert message in line_on(network(arch))
+
+
+@pytest.mark.reliability("own-module")
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("subprocess:getoutput", "subprocess is a module of Python's standard library"),
+        ("os.path:join", "os.path is a module of Python's standard library"),
+        (
+            "own_calls:getoutput",
+            "getoutput is neither a subclass of torch.nn.Module nor a function defined in",
+        ),
+        ("own_calls:Popen", "Popen is neither a subclass of torch.nn.Module nor a function defined in"),
+        ("own_calls:run_it", "run_it is neither a subclass of torch.nn.Module nor a function defined in"),
+    ],
+)
+def test_an_import_path_calls_nothing_but_networks(nets, monkeypatch, arch, message):
+    def called(*_, **__):
+        raise AssertionError("called")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", called)
+    (nets / "own_calls.py").write_text(
+        "import functools\nfrom subprocess import Popen, getoutput\nrun_it = functools.partial(getoutput)\n"
+    )
+    assert message in line_on(network(arch, arch_settings={"cmd": "true"}))
+
+
+def test_functions_of_the_package_make_networks(nets):
+    (nets / "own_package").mkdir()
+    (nets / "own_package/__init__.py").write_text("from own_package.inner import make\n")
+    (nets / "own_package/inner.py").write_text(
+        "from own_nets import Maps\n\n\ndef make():\n    return Maps()\n"
+    )
+    for arch in ("own_package:make", "own_package.inner:make", "own_package.inner:Maps"):
+        assert network(arch).check() == (4, 7, 7)
+
+
+def test_random_weights_of_python_and_numpy_are_the_same_every_time(nets):
+    (nets / "own_random.py").write_text(
+        "import random\nimport numpy as np\nfrom torch import nn\n\n\n"
+        "def make():\n    layer = nn.Conv2d(3, 2, 1)\n"
+        "    nn.init.constant_(layer.bias, random.random())\n"
+        "    nn.init.constant_(layer.weight, np.random.rand())\n    return layer\n"
+    )
+    hashes = set()
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        before, drawn = random.getstate(), np.random.get_state()[1].copy()
+        hashes.add(network("own_random:make").weights_identity)
+        assert random.getstate() == before and np.array_equal(np.random.get_state()[1], drawn)
+    assert len(hashes) == 1
 
 
 @pytest.mark.reliability("own-module")

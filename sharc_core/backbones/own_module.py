@@ -5,12 +5,15 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -70,9 +73,9 @@ class OwnModule(Network):
         It is built on the CPU, with its weights.
         """
         config = self.config
-        with torch.random.fork_rng(devices=[]):
+        with _own_random_numbers():
             make = imported(config.arch)
-            torch.manual_seed(derived_seed(0, "module"))
+            _seed(derived_seed(0, "module"))
             with _reported(f"arch {config.arch} cannot be built"):
                 network = make(**config.arch_settings)
         if not isinstance(network, nn.Module):
@@ -136,7 +139,11 @@ class OwnModule(Network):
 
 
 def imported(arch: str) -> Callable[..., Any]:
-    """Return the callable of an import path `package.module:name`. Raises UserError in one line."""
+    """Return the callable of an import path `package.module:name`. Raises UserError in one line.
+
+    It is a subclass of nn.Module, or a function of the module or of its top-level package: an import path
+    alone must not call whatever a module happens to import.
+    """
     module_name, _, attribute = arch.partition(":")
     source_hash(module_name)  # names what is missing
     with _working_folder(), _reported(f"arch {arch}: importing {module_name} fails"):
@@ -149,15 +156,35 @@ def imported(arch: str) -> Callable[..., Any]:
         raise UserError(
             f"arch {arch}: {attribute} is no class or function: name one that returns the network"
         )
+    if not (isinstance(made, type) and issubclass(made, nn.Module)) and not _is_function_of(
+        module_name, made
+    ):
+        raise UserError(
+            f"arch {arch}: {attribute} is neither a subclass of torch.nn.Module nor a function defined in "
+            f"{module_name} or its package: define a function there that returns the network"
+        )
     return made
 
 
+def _is_function_of(module_name: str, made: object) -> bool:
+    home = getattr(made, "__module__", None) or ""
+    return inspect.isfunction(made) and home.split(".")[0] == module_name.split(".")[0]
+
+
 def source_hash(module_name: str) -> str:
-    """Return the hex SHA-256 of a module's Python files, wherever they are, without running them.
+    """Return the hex SHA-256 of a module's Python files, wherever they are.
+
+    The module itself is not run. For `package.module`, the import system runs the package's __init__.py to
+    find it.
 
     Hashed are the file of the module, or all .py files of its package, and likewise of the modules next to
-    them that they import. Raises UserError if there is no such module.
+    them that they import. Raises UserError if there is no such module, and for Python's standard library.
     """
+    if module_name.split(".")[0] in sys.stdlib_module_names:
+        raise UserError(
+            f"arch: {module_name} is a module of Python's standard library, which has no networks: "
+            "write package.module:name of another"
+        )
     hashed: dict[str, str] = {}
     pending, folder = [module_name.split(".")[0]], None
     while pending:
@@ -237,6 +264,24 @@ def _working_folder() -> Iterator[None]:
     finally:
         if is_new:
             sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Restore the states of the global generators of PyTorch (CPU), Python and NumPy afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 @contextlib.contextmanager
