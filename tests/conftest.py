@@ -41,12 +41,6 @@ LONGEST = [
 ]
 
 
-def pytest_xdist_auto_num_workers(config):
-    """Return one worker per core, and one more where test_cluster.py runs, which mostly waits for SLURM."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + (shutil.which("sbatch") is not None)
-
-
 def pytest_configure():
     if WORKERS > 1:
         import torch
