@@ -211,6 +211,26 @@ def test_files_that_do_not_fit(timm, tmp_path):
         network(VIT, path).check()
 
 
+@pytest.mark.reliability("unfit-weights")
+@pytest.mark.parametrize(
+    ("arch", "larger", "message"),
+    [
+        ("timm/resnet18", "resnet34", r"timm/resnet18: unexpected tensor layer1\.2\."),
+        (VIT, VIT, r"timm/test_vit.*: unexpected tensor blocks\.99\.norm1\.weight"),
+    ],
+)
+def test_files_of_larger_networks(timm, tmp_path, arch, larger, message):
+    path = tmp_path / "mine.pth"
+    torch.save(created(timm, arch, classes=7).state_dict(), path)
+    network(arch, path).check()
+    tensors = created(timm, larger, classes=7).state_dict()
+    if arch == larger:
+        tensors["blocks.99.norm1.weight"] = torch.ones(64)
+    torch.save(tensors, path)
+    with pytest.raises(UserError, match=message):
+        network(arch, path).check()
+
+
 @pytest.mark.reliability("unfit-backbone")
 def test_images_that_a_network_does_not_take(timm):
     with pytest.raises(UserError, match="does not take images of 8 px: .* divisible by"):

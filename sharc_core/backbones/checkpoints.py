@@ -187,12 +187,13 @@ def fitting(path: Path, body: nn.Module, arch: str) -> Match:
         nearest = max(states, key=lambda state: len(needed.keys() & state.shapes.keys()))
         found = Match(nearest, "", {name: name for name in nearest.shapes})
     tops = {name.split(".")[0] for name in needed}
-    shapes = {n: s for n, s in found.shapes.items() if n in needed or not _is_other_head(n, tops)}
+    shapes = {n: s for n, s in found.shapes.items() if n in needed or not is_other_head(n, tops)}
     check_fit(shapes, body, arch, found.where(path))
     return found
 
 
-def _is_other_head(name: str, tops: set[str]) -> bool:
+def is_other_head(name: str, tops: set[str]) -> bool:
+    """Return whether a tensor is of a head that the network with these top-level names does not have."""
     top = name.split(".")[0]
     return top in OTHER_HEADS and top not in tops
 

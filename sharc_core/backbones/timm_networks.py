@@ -9,7 +9,7 @@ import importlib
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from sharc_core.backbones.architectures import ARCHITECTURES
-from sharc_core.backbones.checkpoints import COUNTER, OTHER_HEADS, finite, match, state_dicts
+from sharc_core.backbones.checkpoints import COUNTER, OTHER_HEADS, finite, is_other_head, match, state_dicts
 from sharc_core.backbones.config import TIMM, Tokens
 from sharc_core.backbones.model import Backbone
 from sharc_core.backbones.network import InputDefaults, Network, as_graph
@@ -265,7 +265,31 @@ class Timm(Network):
                     f"{where}: tensor {name} has shape {list(tensors[name].shape)}, expected "
                     f"{list(tensor.shape)}"
                 )
+        if self.config.weights != "timm":  # a published file is of the network whose name it has
+            self._check_all_used(
+                {name: stored[old] for name, old in names.items()} if found else tensors, network, where
+            )
         return {name: tensors[name] for name in needed}
+
+    def _check_all_used(self, tensors: dict[str, torch.Tensor], network: nn.Module, where: str) -> None:
+        """Raise UserError for tensors that neither the network nor a head needs, as of a larger network."""
+        unexpected = self._unexpected(tensors, network)
+        convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        if unexpected and convert is not None:
+            with contextlib.suppress(Exception):  # a layout that it does not know
+                unexpected = self._unexpected(convert(dict(tensors), network), network)
+        if unexpected:
+            raise UserError(f"{where}: unexpected tensor {unexpected[0]}")
+
+    def _unexpected(self, names: Iterable[str], network: nn.Module) -> list[str]:
+        known = network.state_dict().keys() | dict(network.named_buffers()).keys()
+        tops = {name.split(".")[0] for name in network.state_dict()}
+        left = [n for n in names if n not in known and not n.endswith(COUNTER) and not is_other_head(n, tops)]
+        if left:
+            with torch.device("meta"):
+                own_head = create(self.name, 1, self.side).state_dict().keys()
+            left = [name for name in left if name not in own_head]
+        return left
 
     def _hub(self) -> tuple[str, str]:
         """Return repository and file of timm's weights on the hub. Raises UserError if there are none."""
