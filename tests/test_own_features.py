@@ -75,11 +75,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("names", [False, True])
-@pytest.mark.parametrize("ending", [".npz", ".safetensors", ".pt", ".parquet", ""])
+@pytest.mark.parametrize(
+    ("ending", "names"),
+    [
+        *((ending, False) for ending in (".npz", ".safetensors", ".pt", ".parquet", "")),
+        *((ending, True) for ending in (".npz", ".pt", ".parquet", "")),  # safetensors holds no texts
+    ],
+)
 def test_every_format_gives_the_same_arrays(tmp_path, ending, names):
-    if names and ending == ".safetensors":
-        pytest.skip("safetensors holds no texts")
     content = arrays(names=names)
     found = read(save(tmp_path / f"mine{ending}", content))
     codes = {"ant": 0, "bee": 1, "cat": 2}

@@ -4,7 +4,9 @@ import ast
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import conftest
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -65,3 +67,13 @@ def test_every_test_named_in_fidelity_md_exists():
     assert {"test_peer_bayespcn.py", "test_peer_runs.py", "test_peer_mammoth.py"} <= named <= set(files)
     tests = re.findall(r"(?:`|::)(test_\w+)`", text)
     assert tests and all(f"def {name}(" in everything for name in tests)
+
+
+def test_option_reliability_keeps_the_tests_of_one_row(request):
+    deselected: list = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: deselected.extend(items))
+    items = list(request.session.items)
+    every = list(items)
+    conftest.pytest_collection_modifyitems(SimpleNamespace(getoption=lambda _: "audit", hook=hook), items)
+    assert {item.name for item in items} == {"test_the_audit_covers_the_lock_file"}
+    assert sorted(map(id, items + deselected)) == sorted(map(id, every))

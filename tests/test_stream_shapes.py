@@ -377,6 +377,7 @@ BAD = [
     ({"tasks": 5, "blurry": 0.1}, "order blurry and blurry, the share .* need each other"),
     ({"tasks": 5, "order": "blurry", "blurry": 1.0}, "blurry: .*less than 1"),
     ({"tasks": 1, "order": "iid"}, "order iid has no effect with a single task"),
+    ({"tasks": 10**10}, "datasets.s_digits.tasks: .*100000"),
     ({"tasks": 5, "labels": "same"}, "datasets.s_digits.labels: same needs several parts"),
     ({"tasks": [8, 1, 1], "class_order_seed": 10**30}, "class_order_seed: numbers go up to"),
 ]

@@ -1,14 +1,16 @@
 """The study `tune`: its split, its trials, what it chooses, and grids that take what was chosen."""
 
+import importlib.util
 import json
 import math
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from factories import make_features
+from factories import make_cell, make_features
 from snake import ROOT, snakemake
 from test_config import BASE
 
@@ -183,6 +185,14 @@ def test_optuna_is_asked_and_told():
     assert best > -0.5, values
 
 
+@pytest.mark.reliability("bad-tuning")
+def test_optuna_is_missed_before_any_job(monkeypatch):
+    grid, find = load_grid(BASE | {"tune": {"sampler": "tpe"}}), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
+    with pytest.raises(UserError, match=r"^config: tune.sampler: tpe needs Optuna: pip install optuna"):
+        Tune(grid.study_settings("tune")).jobs(grid)
+
+
 def test_best_trial_is_the_first_of_the_highest():
     assert best_trial([1.0, 3.0, math.nan, 3.0]) == 1
     assert best_trial([math.nan, math.nan]) is None
@@ -224,6 +234,18 @@ def test_a_trial_that_diverges_is_never_chosen():
     failed = rows[rows.reason.notna()]
     assert len(failed) == 1 and "diverged" in failed.iloc[0].reason and not failed.iloc[0].chosen
     assert math.isnan(failed.iloc[0].class_il) and len(lines) == 2
+
+
+def test_a_cell_of_domains_is_chosen_by_its_own_scenario():
+    """Parts of one name each, with the same classes; rows and summary name Domain-IL."""
+    features = toy_features(classes=4)
+    features = replace(features, classes=["a/x", "a/y", "b/x", "b/y"])
+    stream = {"tasks": 2, "labels": "same"}
+    cell = make_cell("er", "plain", scenarios=["domain_il"], seeds=[0], **stream)
+    rows = run_tuning(features, job_of(cell), lambda _: None)
+    assert set(rows.criterion) == {"domain_il"} and rows.class_il.equals(rows.task_il)
+    line = summary(rows).iloc[0]
+    assert line.criterion == "domain_il" and line.chosen_acc_mean == rows.class_il.max()
 
 
 @pytest.mark.reliability("tuning-failed")
@@ -319,6 +341,7 @@ def test_settings_of_tuning_are_checked_when_the_grid_is_read(settings, message)
     [
         ({"settings": {"training.lr": [0.1, -1.0]}}, r"training.lr cannot be -1.0: .*greater than 0"),
         ({"settings": {"training.lr": [0.1, 0.2]}, "sampler": "grid", "trials": 2}, r"set trials to 3"),
+        ({"select_by": "domain_il"}, r"select_by: domain_il is no scenario of s_digits"),
         (
             {"settings": {"training.lr": {"low": 0.1, "high": 0.2}}, "sampler": "grid"},
             r"sampler grid needs a list of values for training.lr",
@@ -327,7 +350,7 @@ def test_settings_of_tuning_are_checked_when_the_grid_is_read(settings, message)
 )
 def test_values_are_checked_against_the_cells_before_any_job(settings, message):
     grid = load_grid(BASE | {"tune": settings})
-    with pytest.raises(UserError, match=rf"^config: tune: .*{message}"):
+    with pytest.raises(UserError, match=rf"^config: tune.*{message}"):
         Tune(grid.study_settings("tune")).jobs(grid)
 
 
@@ -399,4 +422,5 @@ def test_tuning_and_a_tuned_grid_are_two_calls(project):
         cell = json.loads(path.read_text())["cell"]
         ids = chosen[cell["backbone"]]
         assert cell["training"]["lr"] == ids[path.stem]["training.lr"]
+    assert "Tuning kept the grid's own settings" in (project / "results/smoke/tables/tune.md").read_text()
     assert "Settings are tuned" in (project / "results/tuned/tables/class_il.md").read_text()

@@ -1,5 +1,6 @@
 """The study `tune`: settings chosen on validation data, with the same number of trials for every method."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
-from sharc_core.studies.tune.search import check_extent
-from sharc_core.studies.tune.settings import COLUMNS, Range, TuneJob, TuneSettings
+from sharc_core.studies.tune.search import NO_OPTUNA, check_extent
+from sharc_core.studies.tune.settings import COLUMNS, SAME, Range, TuneJob, TuneSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,8 @@ class Tune(Study):
     def jobs(self, grid: Grid) -> list[Job]:
         """Return one job per cell that has a setting to tune, in the grid's order.
 
-        Raises UserError for a value that a cell cannot have, and a grid search that does not fit `trials`.
+        Raises UserError for a value that a cell cannot have, a grid search that does not fit `trials`, and
+        for Optuna if it is not installed.
         """
         return [
             Job(cell.dataset, cell.backbone, cell.id, self._settings(cell), _code(cell))
@@ -51,11 +53,17 @@ class Tune(Study):
 
     def _tunable(self, grid: Grid) -> list[Cell]:
         """Return the cells that are tuned, with values as in the grid file."""
+        if self.settings.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
+            raise UserError(f"config: tune.sampler: {NO_OPTUNA}")
         found = []
         for cell in cells(grid.model_copy(update={"tuned": None})):
             space = self.settings.space(cell)
             if not can_be_tuned(cell, self.settings.settings):
                 continue
+            if self.settings.select_by == SAME and SAME not in cell.scenarios:
+                raise UserError(
+                    f"config: tune.select_by: {SAME} is no scenario of {cell.dataset}: use class_il"
+                )
             try:
                 check_extent(self.settings, space)
                 for name, options in space.items():
@@ -106,12 +114,6 @@ class Tune(Study):
         from sharc_core.studies.tune.figure import write_tune_figure
 
         write_tune_figure(results.rows, folder)
-
-    def sentences(self, results: Results) -> list[str]:
-        """Return how far the grid's own settings are from the chosen ones."""
-        from sharc_core.studies.tune.table import sentence
-
-        return [sentence(results.rows)]
 
 
 def _code(cell: Cell) -> Roots:

@@ -12,6 +12,7 @@ from sharc_core.grid.tuned import Value, Values, value_of
 from sharc_core.studies.tune.settings import Options, Range, Space, TuneSettings
 
 ATTEMPTS = 1000  # draws in search of a combination that was not tried yet
+NO_OPTUNA = "tpe needs Optuna: pip install optuna, or use sampler random"
 Score = Callable[[Values], float]  # the value to maximise; NaN for a trial that failed
 
 
@@ -96,7 +97,7 @@ def _with_optuna(
     try:
         import optuna  # type: ignore[import-not-found]  # an optional extra
     except ImportError:
-        raise UserError("tune.sampler tpe needs Optuna: pip install optuna, or use sampler random") from None
+        raise UserError(f"tune.sampler: {NO_OPTUNA}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed % 2**32))
     results = [(own, score(own))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from sharc_core.common.files import write_text
-from sharc_core.common.formats import DASH, mean_text, number_text
+from sharc_core.common.formats import DASH, escape_markdown, mean_text, number_text
 from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import scenario_name
@@ -70,14 +70,15 @@ def write_tune_tables(
     lines, origin = summary(rows), lineage(rows, config)
     groups = lines.groupby(["dataset", "backbone"], sort=False)
     tables = [_table(group, place, settings) for place, group in groups]
+    text = f"# Tuned settings\n\n{escape_markdown(sentence(rows))}\n\n"
     contents = {
         "csv": csv_text(trials(rows), origin),
-        "md": markdown_text("# Tuned settings\n\n" + "\n".join(map(to_markdown, tables)), origin),
+        "md": markdown_text(text + "\n".join(map(to_markdown, tables)), origin),
         "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
         "json": json.dumps(chosen_settings(rows, settings), indent=1) + "\n",
     }
-    for kind, text in contents.items():
-        write_text(Path(folder) / f"tune.{kind}", text)
+    for kind, content in contents.items():
+        write_text(Path(folder) / f"tune.{kind}", content)
     return [Path(folder) / f"tune.{kind}" for kind in contents]
 
 
