@@ -173,6 +173,6 @@ def test_snakemake_expands_before_any_job(project, tmp_path, given):
     )
     run = snakemake(project, *command, environment=environment | {"PART": "part"})
     assert run.returncode == 0, run.stdout
-    assert f"{tmp_path}/home/part/prepared/s_digits" in run.stdout
+    assert f"{tmp_path}/home/part/prepared/digits" in run.stdout
     assert "part/results/runs.csv" in run.stdout
     assert not (project / "~").exists() and not (project / "$PART").exists()

@@ -281,7 +281,7 @@ def test_grid_finishes_after_disks_filled_up(copy, undisturbed, new_disk):
     said = process.ended(PATIENCE).stdout
     assert process.returncode == 1
     (line,) = errors(said)
-    assert line.startswith("error: features s_digits: disk full while writing data/features/s_digits-")
+    assert line.startswith("error: features s_digits: disk full while writing data/features/digits-")
     assert "/view0: free some space and run again (log: results/smoke/logs/features/" in line
     assert not list(copy.glob("data/features/*/*/view0")), "it was filled too late"
     assert half_written(copy) == [] and "Traceback" not in said

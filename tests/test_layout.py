@@ -14,6 +14,7 @@ from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.stages import layout as layout_module
 from sharc_core.stages.layout import Layout
+from sharc_core.stages.preflight import extraction_plan
 
 
 def features(path: str | None = None, **changes) -> Path:
@@ -170,3 +171,21 @@ def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
             layout.pretraining_data(cell.backbone)
     # the data of the stream, and the data that both backbones are pre-trained on
     assert sorted(reads) == ["files", "files", "weights"]
+
+
+def test_streams_of_one_data_set_share_images_and_features():
+    """Their features are extracted once, whatever the data set's name; the cells' documents are not shared."""
+    values = copy.deepcopy(BASE)
+    values["datasets"] = {
+        "by_5": {"source": "digits", "tasks": 5},
+        "by_2": {"source": "digits", "tasks": 2},
+        "other": {"source": "digits", "tasks": 5, "seed": 1},
+    }
+    layout = Layout(load_grid(values))
+    (backbone,) = layout.backbones
+    assert layout.prepared("by_5") == layout.prepared("by_2") != layout.prepared("other")
+    assert layout.features("by_5", backbone) == layout.features("by_2", backbone)
+    assert len({layout.cell(cell) for cell in cells(layout.grid)}) == len(cells(layout.grid))
+    found = [Path(folder) for folder in {layout.features(name, backbone) for name in values["datasets"]}]
+    counted = ["".join(extraction_plan(layout.grid, folders)) for folders in (found, found[:1])]
+    assert [line.split(":")[2].split()[0] for line in counted] == ["3,594", "1,797"]

@@ -64,7 +64,7 @@ def test_snakemakes_own_report_contains_captions_and_labels(project):
 
 def test_default_data_sets_do_not_leak_in(project):
     """A grid file is independent of config.yaml, which also has s_glyphs."""
-    assert not list((project / "data/prepared").glob("s_glyphs*"))
+    assert not list((project / "data/prepared").glob("glyphs*"))
     assert not list((project / "results/smoke/matrices").glob("s_glyphs"))
 
 

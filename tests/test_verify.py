@@ -392,12 +392,12 @@ def test_inputs_in_the_recorded_and_in_another_folder(place, made, verify):
 @pytest.mark.parametrize(
     ("pattern", "kind"),
     [
-        ("prepared/s_digits-*/train_images.npy", "was altered"),
+        ("prepared/digits-*/train_images.npy", "was altered"),
         ("prepared/pretraining-*/images.npy", "was altered"),
         ("backbones/*.safetensors", "its SHA-256 is not the recorded one"),
         ("features/*/*/view0/train_maps.npy", "was altered"),
         ("features/*/*/view0/manifest.json", "its manifest is not the recorded one"),
-        ("prepared/s_digits-*/manifest.json", "its manifest is not the recorded one"),
+        ("prepared/digits-*/manifest.json", "its manifest is not the recorded one"),
     ],
 )
 def test_an_altered_or_missing_input(place, verify, pattern, kind):

@@ -54,8 +54,12 @@ class Layout:
         return self._once(key, lambda: pretrain_source(self.grid, config))
 
     def prepared(self, dataset: str) -> Path:
-        """Return the folder of the prepared images of a data set; of the labels, if it has features."""
-        return self.data / "prepared" / f"{dataset}-{self._data_digest(self.source(dataset))}"
+        """Return the folder of the prepared images of a data set; of the labels, if it has features.
+
+        Data sets with the same images share it, and so their features: only their streams differ.
+        """
+        source = self.source(dataset)
+        return self.data / "prepared" / f"{source.name}-{self._data_digest(source)}"
 
     def pretraining_data(self, backbone: str) -> Path:
         """Return the folder of the prepared images that a backbone is pre-trained on."""

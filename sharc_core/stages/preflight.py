@@ -233,9 +233,8 @@ def _check_disk(grid: Grid, shapes: Shapes, counts: dict[str, dict[str, int] | N
     place = Path(grid.data_dir)
     if sum(sizes.values()) > free_bytes(place):  # only then look which features exist
         layout = Layout(grid)
-        missing = [
-            size for key, size in sizes.items() if not (layout.features(*key) / "manifest.json").exists()
-        ]
+        folders = {layout.features(*key): size for key, size in sizes.items()}
+        missing = [size for folder, size in folders.items() if not (folder / "manifest.json").exists()]
         with _prefixed("data_dir"):
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
 
@@ -251,9 +250,10 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     totals: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
     counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
     shapes = {name: network_of(config).check() for name, config in layout.backbones.items()}
-    for dataset, backbone, view in extracted_views(grid):
+    # data sets with the same images share features
+    folders = {layout.features(*key): key for key in extracted_views(grid)}
+    for folder, (dataset, backbone, view) in folders.items():
         counts = counted[dataset]
-        folder = layout.features(dataset, backbone, view)
         if (
             backbone not in shapes
             or counts is None
