@@ -174,7 +174,7 @@ def test_all_paths_of_a_grid_look_at_the_files_once(tmp_path, monkeypatch):
 
 
 def test_streams_of_one_data_set_share_images_and_features():
-    """Their features are extracted once, whatever the data set's name; the cells' documents are not shared."""
+    """Their features are extracted once, whatever the data set's name. Documents are not shared."""
     values = copy.deepcopy(BASE)
     values["datasets"] = {
         "by_5": {"source": "digits", "tasks": 5},
