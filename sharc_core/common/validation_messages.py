@@ -27,7 +27,8 @@ def explain(
     message = first["msg"].removeprefix("Value error, ")
     got = "" if isinstance(value, dict) else f" (got {shown(value)})"
     hint = nearest(value, _expected(first["ctx"]["expected"])) if first["type"] == "literal_error" else ""
-    return f"{key}: {message[:1].lower()}{message[1:]}{got}{hint}"
+    place = f"{key}: " if key else ""  # an error of the whole file names the keys itself
+    return f"{place}{message[:1].lower()}{message[1:]}{got}{hint}"
 
 
 def _is_union_tag(part: str | int) -> bool:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from sharc_core.common.settings import Settings
 from sharc_core.grid.cell import Importance, Scenario
+from sharc_core.memory.budget_units import IN_BYTES, Unit
 
 
 class Mass(Settings):
@@ -72,14 +73,22 @@ class Sharc(Settings):
 class BudgetConfig(Settings):
     """What a buffer of m slots may hold. See sharc_core.memory.budget."""
 
-    unit: Literal["slots", "floats", "nonzero", "bytes"] = "floats"
+    unit: Unit = "floats"
     count_associative_memory: bool = False
     split: Literal["equal", "carry"] | Annotated[list[Share], Field(min_length=1)] = "equal"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _total_bytes_are_all_bytes(cls, values: Any) -> Any:
+        """Charge the associative memory's state to `total_bytes`, unless the file says otherwise."""
+        if isinstance(values, dict) and values.get("unit") == "total_bytes":
+            return {"count_associative_memory": True, **values}
+        return values
+
     @model_validator(mode="after")
     def _only_bytes_can_charge_state(self) -> "BudgetConfig":
-        if self.count_associative_memory and self.unit != "bytes":
-            raise ValueError(f"count_associative_memory needs unit bytes, not {self.unit}")
+        if self.count_associative_memory and self.unit not in IN_BYTES:
+            raise ValueError(f"count_associative_memory needs unit {' or '.join(IN_BYTES)}, not {self.unit}")
         return self
 
 

@@ -119,9 +119,9 @@ def check_shares(grid: Grid) -> None:
                     f"config: budget.split has {len(budget.split)} shares but {name} has {tasks} "
                     "tasks: give one share per task, or equal, or carry"
                 )
-        smallest = min(grid.buffers)
+        smallest, has_slots = min(grid.buffers), any(b.unit != "total_bytes" for b in listed(grid.budget))
         replaying = [m for m in grid.methods if METHODS.get(m).uses_memory]
-        if replaying and smallest < tasks:
+        if replaying and has_slots and smallest < tasks:
             raise UserError(
                 f"config: buffers: {smallest} is smaller than the {tasks} tasks of {name}; "
                 f"give each task a slot: {tasks} or more"

@@ -78,6 +78,7 @@ def _kept_by(cell: Cell) -> Kept:
     is_any = SELECTIONS.get(cell.selection).needs_all_candidates
     is_any = is_any or cell.budget_split == "carry" or cell.mass is not None
     is_unknown = cell.budget_unit == "bytes" and representation.value_bytes is None
+    is_unknown = is_unknown or cell.budget_unit == "total_bytes"  # a slot has no size there
     if is_any or is_unknown or theta > 0.99:
         return Kept(None)
     share = float(max(cell.stream.shares))

@@ -31,7 +31,12 @@ def check_storage(names: list[str], key: str) -> None:
 def check_combinations(grid: Grid, protocol: str) -> None:
     """Raise UserError for memory options that exclude each other; grid: under the protocol."""
     where = "" if protocol == PAPER else f" under protocol {protocol}"
-    if _charges_associative_memory(grid) and grid.sharc.complete != "all" and "sharc" in grid.variants:
+    if grid.sharc.complete != "all" and "sharc" in grid.variants and _has_unit(grid, "total_bytes"):
+        raise UserError(
+            f"config: sharc.complete {grid.sharc.complete}{where} cannot be combined with budget.unit "
+            "total_bytes, in which a task has no slots: use complete all, or another unit"
+        )
+    if _charges_associative_memory(grid) and grid.sharc.complete != "all":
         raise UserError(
             f"config: sharc.complete {grid.sharc.complete} cannot be combined with "
             "budget.count_associative_memory: the associative memory learns maps that are not stored, which "
@@ -67,11 +72,16 @@ def _check_replay(grid: Grid, where: str) -> None:
 
 
 def _charges_associative_memory(grid: Grid) -> bool:
-    return any(budget.count_associative_memory for budget in listed(grid.budget))
+    has_sharc = "sharc" in grid.variants
+    return has_sharc and any(budget.count_associative_memory for budget in listed(grid.budget))
 
 
 def _counts_nonzero(grid: Grid) -> tuple[str, bool]:
-    return "budget.unit nonzero", any(budget.unit == "nonzero" for budget in listed(grid.budget))
+    return "budget.unit nonzero", _has_unit(grid, "nonzero")
+
+
+def _has_unit(grid: Grid, unit: str) -> bool:
+    return any(budget.unit == unit for budget in listed(grid.budget))
 
 
 def _clashes_of_selection(grid: Grid) -> Clashes:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.own_features import OWN_FEATURES, OwnFeatures
@@ -25,11 +25,13 @@ from sharc_core.grid.protocol import BATCH_NORM, name_of, rules_of
 from sharc_core.grid.study_settings import STUDIES, added_sub_grids, with_study_settings
 from sharc_core.grid.sub_grid import SubGrid
 from sharc_core.grid.tuned import Tuned, read_tuned
+from sharc_core.memory.budget_units import bytes_of, is_size
 from sharc_core.streams.settings import StreamConfig, Tasks
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # a 64-bit integer in runs.csv
 SubGridName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
-Buffer = Annotated[int, Field(ge=1, le=10**11)]  # samples whose bytes still fit into 64 bits
+# samples whose bytes still fit into 64 bits, or bytes, which may be written as a size
+Buffer = Annotated[int, BeforeValidator(bytes_of), Field(ge=1, le=10**11)]
 FeatureDevice = Annotated[str, AfterValidator(checked_name)]  # also one GPU of several, and Apple's
 PLACES = {"data_dir", "results_dir", "mirror", "device"}  # keys that change no result
 SCHEDULING = {"per_job", "keep_replaced"}  # keys of `cells` that change no result
@@ -122,6 +124,22 @@ class Grid(Settings):
     def _study_settings(cls, values: Any) -> Any:
         """Turn the blocks of studies, which a dumped grid has as keys and values, into their models."""
         return with_study_settings(values, cls.model_fields) if isinstance(values, dict) else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_are_total_bytes(cls, values: Any) -> Any:
+        """Refuse sizes among the buffers where a buffer is a number of slots."""
+        if not isinstance(values, dict):
+            return values
+        sizes = [buffer for buffer in listed(values.get("buffers")) if is_size(buffer)]
+        budgets = listed(values.get("budget", {}))
+        units = [budget.get("unit", "floats") for budget in budgets if isinstance(budget, dict)]
+        others = [unit for unit in units if unit != "total_bytes"]
+        if sizes and others:
+            raise ValueError(
+                f"buffers: {sizes[0]} is a size: it needs budget.unit total_bytes, not {others[0]}"
+            )
+        return values
 
     @field_validator("methods", "variants", "buffers", "scenarios", "seeds", "protocol", mode="before")
     @classmethod

@@ -6,16 +6,17 @@ from functools import partial
 import torch
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.common.seeds import derived_seed
+from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.features.cache import Features
 from sharc_core.features.views import DriftingFeatures
 from sharc_core.grid.cell import Cell
+from sharc_core.heads import Head, make_head
 from sharc_core.memory.budget import Budget
 from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.memory.options import SharcSettings, Storing
 from sharc_core.memory.reservoir import ReservoirMemory
 from sharc_core.memory.task_memory import TaskMemory
-from sharc_core.methods import METHODS
+from sharc_core.methods import METHODS, Method
 from sharc_core.saliency.channel_masks import fewest_channels, kept_channels
 from sharc_core.selection import SELECTIONS
 from sharc_core.streams.stream import Stream
@@ -42,6 +43,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
         weights=cell.stream.weights,
         carry=cell.budget_split == "carry",
+        learner_bytes=_learner_bytes(cell, shape[0], classes) if cell.budget_unit == "total_bytes" else 0,
     )
     keep = shape[0]
     if cell.variant == "sharc":
@@ -55,6 +57,24 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         keep = 1 if cell.theta is None else keep_by(shape[0], cell.theta)
     budget.check(keep)
     return budget
+
+
+def _learner_bytes(cell: Cell, features: int, classes: int) -> int:
+    """Return the bytes that head and method hold from the start on, which is all that they ever hold."""
+    head = make_head(cell.head.kind, cell.head.hidden, 1, features, classes)
+    return make_method(cell, head, [0]).learner_bytes
+
+
+def make_method(cell: Cell, head: Head, seeds: list[int]) -> Method:
+    """Return the cell's method, which trains a head of one replica per seed."""
+    kind = METHODS.get(cell.method)
+    return kind(
+        head,
+        kind.Settings.model_validate(cell.method_settings),
+        cell.training.lr,
+        cell.training.replay_batch_size,
+        [generator(s, "method") for s in seeds],
+    )
 
 
 def make_memory(

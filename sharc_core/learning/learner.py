@@ -13,7 +13,6 @@ import torch
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
-from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features
 from sharc_core.features.views import (
     DriftingFeatures,
@@ -24,10 +23,10 @@ from sharc_core.features.views import (
 )
 from sharc_core.grid.cell import Cell
 from sharc_core.heads import Batch, make_head
-from sharc_core.learning.cell_memory import make_memory
+from sharc_core.learning.cell_memory import make_memory, make_method
 from sharc_core.learning.documents import FORMAT, joined
 from sharc_core.memory.episodic import EpisodicMemory
-from sharc_core.methods import METHODS, Method, Task
+from sharc_core.methods import Method, Task
 from sharc_core.provenance.origin import run_origin, versions
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, streamed
@@ -83,7 +82,6 @@ def _run(
     """Train all seeds of the cell at once."""
     started = time.perf_counter()
     features, stream = streamed(features, cell.stream, cell.seeds[0])
-    method_class = METHODS.get(cell.method)
     with torch.no_grad():
         head = make_head(
             cell.head.kind,
@@ -95,13 +93,7 @@ def _run(
         )
         head.initialise(cell.seeds)
         memory = make_memory(features, stream, cell, device)
-        method = method_class(
-            head,
-            method_class.Settings.model_validate(cell.method_settings),
-            cell.training.lr,
-            cell.training.replay_batch_size,
-            [generator(s, "method") for s in cell.seeds],
-        )
+        method = make_method(cell, head, cell.seeds)
         views = _views(features, cell, method)
         try:
             untrained = evaluate(views.tests(None, cell.passes), stream, method, device)

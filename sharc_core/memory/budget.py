@@ -2,8 +2,9 @@
 
 A buffer of m slots is shared among T tasks, in proportion to their numbers of classes. In the unit `floats`
 (the paper) it buys m K h w values; in `nonzero` (the published code) as many values that are not zero, so
-zeros after a ReLU are free; in `bytes` as many bytes as m full float16 samples of the same method take. How
-bytes are counted: byte_count.py.
+zeros after a ReLU are free; in `bytes` as many bytes as m full float16 samples of the same method take. In
+`total_bytes` m itself is a number of bytes, which everything that the run keeps besides the backbone shares:
+head, the method's own state, samples and associative memory. How bytes are counted: byte_count.py.
 """
 
 import math
@@ -14,6 +15,8 @@ from functools import cached_property
 import torch
 
 from sharc_core.common.errors import UserError
+from sharc_core.common.formats import bytes_text
+from sharc_core.memory.budget_units import IN_BYTES
 from sharc_core.memory.byte_count import sample_bytes, slot_bytes
 from sharc_core.representations import Representation
 from sharc_core.representations.sparse_maps import Float16
@@ -23,14 +26,14 @@ from sharc_core.representations.sparse_maps import Float16
 class Budget:
     """What a cell may keep.
 
-    unit: "slots", "floats", "nonzero" or "bytes". buffer: m. tasks: T. shape: (K, h, w) of a map. logits:
+    unit: see budget_units.Unit. buffer: m. tasks: T. shape: (K, h, w) of a map. logits:
     number of logits stored with each sample (0 or C). representation: how samples are stored; None: float16
     maps. counted: samples differ in how many channels they keep. dense: samples are stored completed (every
     `read` except per_task), so in bytes each of them costs a whole map, however few channels were salient.
     split: shares of the tasks, any positive numbers, one per task; None for shares by `weights`, the tasks'
     numbers of classes (None if all are equal). carry: what a task leaves is added to the next task's share.
     am_bytes: returns the bytes of the associative memory's state for a number of samples, when the budget is
-    charged for it.
+    charged for it. learner_bytes: of head and method, which `total_bytes` is charged for.
     """
 
     unit: str
@@ -45,6 +48,7 @@ class Budget:
     weights: tuple[int, ...] | None = None
     carry: bool = False
     am_bytes: Callable[[int], int] | None = None
+    learner_bytes: int = 0
 
     @cached_property
     def _stored_as(self) -> Representation:
@@ -55,7 +59,10 @@ class Budget:
         """The budget of all tasks in its unit.
 
         Slots are samples, `floats` are counted in kept channels (as each of them holds equally many values).
+        Of `total_bytes` it is what head and method leave for samples, which may be negative.
         """
+        if self.unit == "total_bytes":
+            return self.buffer - self.learner_bytes
         positions = math.prod(self.shape[1:])
         per_slot = {
             "slots": 1,
@@ -70,7 +77,7 @@ class Budget:
 
         Without a split shares are rounded down, unless what is left is carried over; then they add up to the
         total. The published code divides slots, so in `nonzero` a share is worth a whole number of slots. In
-        `bytes` each task pays its part of what all stored samples share.
+        bytes each task pays its part of what all stored samples share.
         """
         shared = self._part(self._shared_bytes, task)
         if self.split is None and not self.carry:
@@ -89,7 +96,7 @@ class Budget:
 
     @property
     def _shared_bytes(self) -> int:
-        return self._stored_as.shared_bytes if self.unit == "bytes" else 0
+        return self._stored_as.shared_bytes if self.unit in IN_BYTES else 0
 
     def _part(self, amount: int, task: int) -> int:
         """Return a task's part of an integer by the split; the parts of all tasks add up to the integer."""
@@ -165,6 +172,11 @@ class Budget:
     def check(self, keep: int) -> None:
         """Raise UserError if a task's share does not hold one sample of `keep` channels, zeros included."""
         keep *= math.prod(self.shape[1:]) if self.unit == "nonzero" else 1
+        if self.total < 0:
+            raise UserError(
+                f"a budget of {bytes_text(self.buffer)} does not hold the head and what the method keeps, "
+                f"which take {self.learner_bytes:,} bytes: raise the buffer"
+            )
         left = 0
         for task in range(self.tasks):
             _, rest = self.fitting(task, torch.tensor([keep]), stored=0, left=left)
@@ -176,8 +188,15 @@ class Budget:
         remedy = "raise the buffer"
         if self.am_bytes is not None:
             remedy += " or set budget.count_associative_memory to false"
+        buffer = f"a buffer of {self.buffer} ({self.total:,} {unit})"
+        if self.unit == "total_bytes":
+            buffer = (
+                f"a budget of {bytes_text(self.buffer)}, of which head and method take "
+                f"{self.learner_bytes:,} bytes,"
+            )
+            unit = "bytes"
         return (
-            f"a buffer of {self.buffer} ({self.total:,} {unit}) holds no sample of task {task + 1} of "
+            f"{buffer} holds no sample of task {task + 1} of "
             f"{self.tasks}: its share is {allowance:,} {unit}, one sample takes {one:,}"
             f"{' with the associative memory' if self.am_bytes is not None else ''}; {remedy}"
         )
