@@ -87,7 +87,11 @@ def changed(path: str, value) -> dict:
             [4],
             "buffers: 4 is smaller than the 5 tasks of s_digits; give each task a slot: 5 or more",
         ),
-        ("budget", {"unit": "floats", "count_associative_memory": True}, "needs unit bytes, not floats"),
+        (
+            "budget",
+            {"unit": "floats", "count_associative_memory": True},
+            "needs unit bytes or total_bytes, not floats",
+        ),
         (
             "budget",
             {"split": [1.0, 2.0]},

@@ -95,7 +95,7 @@ def _ranking(entries: Sequence[Entry], dataset: str, backbone: str, with_bytes: 
 
     def described(entry: Entry) -> str:
         text = f"{model_label(entry, varying)} {_percent(entry)}"
-        details = [f"buffer {entry.buffer}"] if entry.buffer is not None else []
+        details = [f"buffer {entry.buffer_text}"] if entry.buffer is not None else []
         details += [bytes_text(entry.total_bytes)] if with_bytes else []
         return f"{text} ({', '.join(details)})" if details else text
 

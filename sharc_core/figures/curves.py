@@ -40,7 +40,8 @@ def curves_figure(entries: Sequence[Entry], curves: dict[tuple, np.ndarray]) -> 
         drawn = [e for e in of_panel if e.buffer is None or (str(e.budget), e.buffer) == (unit, buffer)]
         for entry in sorted(drawn, key=row_key):
             _draw_curve(panel, entry, curves[tuple(getattr(entry, name) for name in AXES)], entries)
-        budget = "" if buffer is None else f", buffer {buffer}"
+        sized = next((e for e in drawn if e.buffer is not None), None)
+        budget = "" if sized is None else f", buffer {sized.buffer_text}"
         budget += f" ({unit})" if len({u for u, _ in budgets}) > 1 else ""
         panel.set_title(panel_title(entries, dataset, backbone) + budget)
         panel.set_xlabel("tasks learned")

@@ -73,7 +73,9 @@ def first_task_panels(entries: Sequence[Entry]) -> list[Panel]:
         for runs in models:
             model = model_label(runs[0], varying)
             if runs[0].buffer is not None:
-                model += f", buffer {runs[0].buffer}" + (f" ({runs[0].budget})" if len(budgets) > 1 else "")
+                model += f", buffer {runs[0].buffer_text}" + (
+                    f" ({runs[0].budget})" if len(budgets) > 1 else ""
+                )
             panels.append(Panel(place, model, _by_batch_norm(runs), joint))
         if not models:
             panels.append(Panel(place, "JOINT", {}, joint))

@@ -32,7 +32,7 @@ def protocol_rows(entries: Sequence[Entry]) -> dict[str, list[Pair]]:
         sharc = pair.sharc
         network, _ = network_and_protocol(sharc, backbones)
         place = panel_title(networks, sharc.dataset, network).replace(r"\$", "$")
-        rows.setdefault(f"{method_name(sharc.method)}, {place}, buffer {sharc.buffer}", []).append(pair)
+        rows.setdefault(f"{method_name(sharc.method)}, {place}, buffer {sharc.buffer_text}", []).append(pair)
     return rows
 
 

@@ -144,7 +144,7 @@ def places(entries: Sequence[Entry]) -> list[Place]:
         for unit, buffer in budgets:
             chosen = [e for e in of_panel if (str(e.budget), e.buffer) == (unit, buffer)]
             if chosen:
-                title = f"{panel_title(entries, dataset, backbone)}, buffer {buffer}"
+                title = f"{panel_title(entries, dataset, backbone)}, buffer {chosen[0].buffer_text}"
                 title += f" ({unit})" if len({u for u, _ in budgets}) > 1 else ""
                 result.append(Place(title, chosen, [e for e in of_panel if e.buffer is None]))
     return result

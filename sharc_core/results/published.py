@@ -106,4 +106,6 @@ def published_pairs(lookup: dict[tuple, dict[str, float]]) -> dict[tuple, Publis
 
 def published_for(entry, lookup: dict[tuple, dict[str, float]]) -> dict[str, float] | None:
     """Return the published values of a summary.Entry, for any theta and memory; None where there are none."""
+    if entry.budget_unit == "total_bytes":
+        return None  # its buffers are no numbers of samples
     return lookup.get((entry.scenario, entry.dataset, entry.buffer, entry.method, entry.variant))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sharc_core.backbones.names import network_and_batch_norm
-from sharc_core.common.formats import DASH, natural_key
+from sharc_core.common.formats import DASH, bytes_text, natural_key
 from sharc_core.grid.axes import AXES, SETTINGS
 from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of
 from sharc_core.grid.sub_grid import MAIN
@@ -83,6 +83,13 @@ class Entry:
         return ", ".join(
             [self.budget_unit, *split, *([self.storage] if self.storage not in (None, "float16") else [])]
         )
+
+    @property
+    def buffer_text(self) -> str:
+        """The buffer in figures and tables: slots, or a size where it is a number of bytes."""
+        if self.buffer is None:
+            return DASH
+        return bytes_text(self.buffer) if self.budget_unit == "total_bytes" else str(self.buffer)
 
     @property
     def acc(self) -> float:
@@ -195,7 +202,7 @@ def row_name(entry: Entry, among: Sequence[Entry]) -> str:
     if entry.buffer is None:
         return label
     several = len({e.budget for e in among if e.budget is not None}) > 1
-    return f"{label}, buffer {entry.buffer}" + (f" ({entry.budget})" if several else "")
+    return f"{label}, buffer {entry.buffer_text}" + (f" ({entry.budget})" if several else "")
 
 
 def place_name(entry: Entry, among: Sequence[Entry]) -> str:
@@ -256,4 +263,4 @@ def seeds_text(entries: Sequence[Entry]) -> str:
 
 def buffer_item(entry: Entry) -> Item:
     """Return the buffer as a field of a table; a dash for methods without one."""
-    return Item(DASH, -1) if entry.buffer is None else Item(str(entry.buffer), entry.buffer)
+    return Item(entry.buffer_text, -1 if entry.buffer is None else entry.buffer)
