@@ -51,6 +51,7 @@ def make_document(
     stored = (cell["buffer"] or 0) * (5 if sharc else 1)
     episodic = stored * (MAP_BYTES // (5 if sharc else 1) + 8)
     associative = 10 * MAP_BYTES * 2 if sharc else 0
+    learner = 4 * 513 * 2 * tasks
     return {
         "format": 2,
         "cell": cell,
@@ -65,9 +66,12 @@ def make_document(
         "costs": {
             "episodic_bytes": [episodic] * count,
             "associative_bytes": [associative] * count,
-            "learner_bytes": [4 * 513 * 2 * tasks] * count,
+            "learner_bytes": [learner] * count,
+            "peak_bytes": [episodic + associative + learner] * count,
             "samples_stored": [stored] * count,
             "recall_mse": [0.1 + r / 7 for r in range(count)] if sharc else None,
+            "train_flops": [10**9 + r for r in range(count)],
+            "backbone_passes": [5000 * tasks] * count,
             "train_seconds": [1 / 3] * count,
         },
         "trainings": [{"seeds": list(seeds)} | made_by()],

@@ -66,7 +66,7 @@ def test_five_together_equal_five_apart(weights, method, variant, kind, channels
         for scenario in ("task_il", "class_il"):
             assert together["matrix"][scenario][r] == alone["matrix"][scenario][0]
             assert together["untrained"][scenario][r] == alone["untrained"][scenario][0]
-        for cost in ("episodic_bytes", "associative_bytes", "samples_stored"):
+        for cost in ("episodic_bytes", "associative_bytes", "peak_bytes", "samples_stored", "train_flops"):
             assert together["costs"][cost][r] == alone["costs"][cost][0]
 
 

@@ -17,7 +17,8 @@ CONTRACT = """
 dataset backbone scenario method variant buffer theta associative_memory saliency budget_unit seed acc aia bwt
 fwt forgetting bwt_in_code forgetting_in_code episodic_bytes associative_bytes total_bytes samples_stored
 recall_mse train_seconds config_hash versions learner_bytes read count_associative_memory mass budget_split
-storage importance protocol views studies commit dirty data weights host
+storage importance protocol views peak_bytes train_flops backbone_passes studies commit dirty data weights
+host
 """
 
 

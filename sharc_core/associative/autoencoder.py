@@ -61,6 +61,7 @@ class Autoencoder(AssociativeMemory):
         for step in range(self.settings.steps):
             optimiser.param_groups[0]["lr"] = self.settings.lr * (1 - step / self.settings.steps)
             rows, kept = self.draw(source, len(values))
+            self.flops.product(len(rows), *encoder.shape, 5)  # 2 forwards, 3 backwards: not to the input
             target = values[rows]
             masked = target * kept.repeat_interleave(self.size // self.shape[0], dim=1)
             guess = torch.addmm(bias, masked, encoder).relu() @ decoder
@@ -79,6 +80,7 @@ class Autoencoder(AssociativeMemory):
     def complete(self, maps, mask, labels):
         """Return the decoder's output (n, K, h, w) for the observed entries."""
         values = maps.float().flatten(1) / self.scale
+        self.flops.product(len(values), *self.encoder.shape, 2)
         code = torch.addmm(self.bias, values, self.encoder).relu()
         return (code @ self.decoder * self.scale).view_as(maps)
 

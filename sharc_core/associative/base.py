@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sharc_core.common.errors import UserError
+from sharc_core.common.flops import FlopCount
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings
 
@@ -20,7 +21,8 @@ class AssociativeMemory:
     A kind lists the tensors of its state in `parts` and implements `learn`, `complete` and `planned_bytes`,
     and `fade` if forgetting is defined. Maps are (n, K, h, w) float. Masks are (n, K) bool, true where a
     channel was kept. A kind whose learning draws random numbers derives them from `seed`. State and results
-    are on `device`.
+    are on `device`. `flops` counts operations: a kind adds the matrix products of `learn` and `complete` by
+    formula, `self.flops.product(rows, inner, columns)`.
     """
 
     name: str
@@ -47,6 +49,7 @@ class AssociativeMemory:
         self.seed = seed
         self.device = torch.device(device)
         self.written = 0  # maps
+        self.flops = FlopCount()
 
     # --- what the episodic memory calls ----------------------------------------------------------
 

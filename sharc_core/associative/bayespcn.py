@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
+from sharc_core.associative.bayespcn_flops import step_flops, update_flops
 from sharc_core.associative.cues import Cues, MaskedWeights
 from sharc_core.associative.gradient_steps import Adam, phi, phi_back
 from sharc_core.associative.matrix_normal import (
@@ -23,6 +24,7 @@ from sharc_core.associative.matrix_normal import (
     Noise,
     cross_of,
     gain_of,
+    gram_flops,
     gram_of,
     learn_rows,
 )
@@ -136,9 +138,12 @@ class BayesPCN(AssociativeMemory):
         for number, part in enumerate(parts):
             if number % REFRESH == 0:
                 gram, (cross, _) = gram_of(self.layers[0].mean), cross_of(part, self.layers[0].mean)
+                self.flops.shared += gram_flops(*self.layers[0].mean.shape)
+                self.flops.product(len(part), *self.layers[0].mean.shape)
             assert gram is not None and cross is not None  # set at number 0
             x64 = part.double()
             grams = Grams((x64 @ x64.T)[None], cross[None], gram[None], self.size)
+            self.flops.product(len(part), len(part), self.size)
             start = self.draw_start("write", offset, len(part))[None]
             hidden = [layer[0] for layer in self.hidden_mode(grams, start)]
             then = parts[number + 1] if number + 1 < len(parts) else part[:0]
@@ -159,6 +164,9 @@ class BayesPCN(AssociativeMemory):
         without `then`; both float64.
         """
         variance = self.settings.sigma_obs**2
+        sizes = [layer.mean.shape[1] for layer in self.layers]
+        following = None if grams is None or then is None else len(then)
+        self.flops.shared += update_flops(len(x), self.settings.hidden, sizes, following)
         below, gram, cross = x, None, None
         for level, (layer, above) in enumerate(zip(self.layers, hidden, strict=True)):
             z = phi(self.settings.activation, above)
@@ -196,11 +204,14 @@ class BayesPCN(AssociativeMemory):
                 filled = None if bool(rows.all()) else rows
                 hidden = self.hidden_mode(cues, start[subset][index], filled, covariances, coupled)
                 out[subset] = cues.maps() if s.unobserved == "joint" else self._predict(hidden[0], rows, flat)
+                self.flops.shared += cues.flops
+            self.flops.shared += weights.flops
         return out.view_as(maps)
 
     def _predict(self, hidden: torch.Tensor, rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Predict entries (r, d) from the lowest hidden layer (G, n, hidden), for the r rows that are 1."""
         z, weights = phi(self.settings.activation, hidden)[rows.squeeze(2) > 0], self.layers[0].mean
+        self.flops.product(len(z), *weights.shape)
         return (z.to(weights.dtype) @ weights).to(like.dtype)
 
     def _complete_from_grams(
@@ -226,6 +237,9 @@ class BayesPCN(AssociativeMemory):
             index, rows = chunked(len(members), self.settings.batch, self.device)
             x64 = x64[index] * rows
             grams = Grams(x64 @ x64.mT, cross[index] * rows, gram_of(weights, columns), self.size)
+            self.flops.shared += gram_flops(len(weights), len(columns))
+            self.flops.product(len(members), len(weights), len(columns))
+            self.flops.product(*x64.shape[:2], x64.shape[1], len(columns))
             if len(index) > 1:
                 finish(members, grams, index, rows)
                 continue
@@ -262,6 +276,8 @@ class BayesPCN(AssociativeMemory):
         with torch.inference_mode():  # avoids autograd's bookkeeping, which is noticeable in such small steps
             for _ in range(s.steps):
                 value, gradient = self.log_joint(state, bottom, rows, covariances, coupled)
+                shape = *state.shape[:2], s.hidden
+                self.flops.shared += step_flops(bottom, covariances, shape, coupled)
                 adam.ascend(state, gradient)
                 if s.tolerance is None:
                     continue
@@ -282,7 +298,9 @@ class BayesPCN(AssociativeMemory):
         if self.settings.log_joint != "predictive":
             return [None] * len(self.layers)
         prior, variance = self.settings.sigma_prior**2, self.settings.sigma_obs**2
-        return [RowCovariance(layer.covariance, prior, variance) for layer in self.layers]
+        covariances = [RowCovariance(layer.covariance, prior, variance) for layer in self.layers]
+        self.flops.shared += sum(covariance.flops for covariance in covariances)
+        return [*covariances]
 
     def log_joint(
         self,

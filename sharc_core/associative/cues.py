@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sharc_core.associative.gradient_steps import Adam
-from sharc_core.associative.matrix_normal import Noise, cross_of, gram_of
+from sharc_core.associative.matrix_normal import Noise, cross_of, gram_flops, gram_of
 
 BLOCK = 1024  # columns of a block on a CPU
 GPU_BLOCK = 2**16  # on a GPU, where few large operations are faster
@@ -29,11 +29,12 @@ class MaskedWeights:
     Channels that the same cues drop form blocks. The columns of a block are computed entry by entry for the
     cues that use it. The other columns enter through one Gram matrix per mask. free: unobserved entries are
     free, and the cues that drop any channel of a block use it. Otherwise only observed entries count, and
-    blocks are used only if there are too many masks for Gram matrices to be cheaper.
+    blocks are used only if there are too many masks for Gram matrices to be cheaper. flops: operations of the
+    Gram matrices so far.
     """
 
     def __init__(self, weights: torch.Tensor, mask: torch.Tensor, free: bool):
-        self.weights, self.free = weights, free
+        self.weights, self.free, self.flops = weights, free, 0
         self.masks, self.member = mask.unique(dim=0, return_inverse=True)
         self.positions = weights.shape[1] // mask.shape[1]
         self.grams: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -60,6 +61,7 @@ class MaskedWeights:
         if number not in self.grams:
             columns = self.columns(self.clamped[number].nonzero().flatten())
             self.grams[number] = columns, gram_of(self.weights, columns)
+            self.flops += gram_flops(len(self.weights), len(columns))
         return self.grams[number]
 
 
@@ -99,7 +101,10 @@ class Block:
 
 
 class Cues:
-    """A stack of G batches of up to n cues to complete, with the interface of Grams (matrix_normal.py)."""
+    """A stack of G batches of up to n cues to complete, with the interface of Grams (matrix_normal.py).
+
+    flops: operations of its matrix products so far.
+    """
 
     def __init__(
         self,
@@ -115,7 +120,7 @@ class Cues:
         rows (G, n, 1): 1 where a batch has a cue, 0 at its padding; r entries are 1. coupled: the cues of a
         batch are coupled; there must be one batch, with one mask.
         """
-        self.x, self.columns = x, x.shape[1]
+        self.x, self.columns, self.flops = x, x.shape[1], 0
         self.place = rows.flatten().nonzero().flatten()
         self.shape: tuple[int, ...] = rows.shape[:2]
         self.active = torch.arange(len(x), device=x.device)  # indices in x of the active cues
@@ -131,6 +136,8 @@ class Cues:
                 self.xr[own], seen = cross_of(x[own], weights.weights, columns)
                 self.xx[own] = seen @ seen.T if coupled else seen.square().sum(1, keepdim=True)
                 self.groups.append((own, gram))
+                inner = width + len(own) if coupled else width
+                self.flops += 2 * len(own) * inner * len(columns)
         self.blocks: list[Block] = []
         for columns, users, part in weights.blocks:
             own = users[member].nonzero().flatten()
@@ -152,6 +159,7 @@ class Cues:
         shape, z = z.shape, z.flatten(0, 1)
         z = z if len(z) == len(self.place) else z[self.place]
         fit, error = self.xr.clone(), self.xx.clone()
+        self.flops += self._step_flops(z.shape[1], noise.coupled)
         own: torch.Tensor | slice  # cues of a group or a block
         for own, gram in self.groups:
             fit[own] -= z[own] @ gram
@@ -175,6 +183,16 @@ class Cues:
         if noise.coupled:
             return fit[None], error[None]
         return self._batches(fit, shape), self._batches(error, (*shape[:2], 1)).squeeze(2)
+
+    def _step_flops(self, width: int, coupled: bool) -> int:
+        """Return the operations of `products` for hidden units of this width."""
+        total = sum(len(own) for own, _ in self.groups) * width**2
+        if self.groups and coupled:
+            total += 2 * len(self.place) ** 2 * width
+        for block in self.blocks:
+            rows, columns = block.entries.shape
+            total += 2 * rows * columns * (width + rows if coupled else width)
+        return 2 * total
 
     def _pull(self, noise: Noise, dtype: torch.dtype) -> Any:
         """Return the factor from a residual to the gradient by the entries: a tensor; for MAP, a number."""

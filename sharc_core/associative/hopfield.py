@@ -58,6 +58,7 @@ class Hopfield(AssociativeMemory):
             self.sums[side] += (values * chosen).sum(0)
             self.counts[side] += chosen.sum(0)
         if self.settings.rule == "hebbian":
+            self.flops.product(self.size, len(patterns), self.size)
             self.weights.addmm_(patterns.T, patterns, alpha=1 / self.size)
             return
         for pattern in patterns:
@@ -66,7 +67,9 @@ class Hopfield(AssociativeMemory):
             # part along s (a Schur complement), so it stays positive semi-definite and keeps its null space.
             rest = pattern - self.weights @ pattern
             energy = float(rest @ pattern)
+            self.flops.product(self.size, self.size)
             if energy > 1e-4 * self.size:  # else W already reproduces it
+                self.flops.product(self.size, self.size)
                 self.weights.addr_(rest, rest, alpha=1 / energy)
 
     def complete(self, maps, mask, labels):
@@ -77,6 +80,7 @@ class Hopfield(AssociativeMemory):
         order = torch.randperm(self.size, generator=generator(self.seed, "hopfield")).tolist()
         for _ in range(self.settings.updates):
             before = state
+            self.flops.product(len(state), self.size, self.size)
             if self.settings.update == "synchronous":
                 field = state @ self.weights - state * own
                 state = torch.where(seen, state, self._signs(field, state))

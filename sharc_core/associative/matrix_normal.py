@@ -143,6 +143,12 @@ def gram_of(weights: torch.Tensor, columns: torch.Tensor | None = None) -> torch
     return total.tril() + total.tril(-1).T
 
 
+def gram_flops(m: int, d: int) -> int:
+    """Return the operations of `gram_of` for weights (m, d)."""
+    size = -(-m // PARTS)
+    return 2 * d * sum((m - start) * min(size, m - start) for start in range(0, m, size))
+
+
 def cross_of(
     x: torch.Tensor, weights: torch.Tensor, columns: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

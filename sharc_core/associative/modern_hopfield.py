@@ -64,6 +64,7 @@ class ModernHopfield(AssociativeMemory):
                 guess = stored[similarity.argmax(1)]
             else:
                 best = similarity.amax(1, keepdim=True)  # subtracted to avoid overflow with a large beta
+                self.flops.product(*similarity.shape, self.size)
                 attention = (self.settings.beta * (similarity - best)).softmax(1)
                 guess = (attention @ stored.flatten(1)).view_as(state)
             state = torch.where(observed, state, guess)
@@ -78,6 +79,7 @@ class ModernHopfield(AssociativeMemory):
         similarity = torch.empty(len(cue), len(stored), device=cue.device)
         masks, member = mask.unique(dim=0, return_inverse=True)
         if len(masks) > max(1, len(mask) // 8):  # few cues share masks, so one masked product is cheaper
+            self.flops.product(*mask.shape, len(stored))
             seen = torch.where(mask[:, :, None, None], cue, 0.0)
             return self._scores(seen, mask.float() @ stored.square().sum((2, 3)).T, stored)
         for group, observed in enumerate(masks):
@@ -87,6 +89,7 @@ class ModernHopfield(AssociativeMemory):
         return similarity
 
     def _scores(self, cue: torch.Tensor, norms: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+        self.flops.product(len(cue), len(stored), stored[0].numel())
         dot = cue.flatten(1) @ stored.flatten(1).T
         return dot if self.settings.similarity == "dot" else dot - norms / 2
 

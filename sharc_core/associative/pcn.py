@@ -60,7 +60,7 @@ class PredictiveCoding(AssociativeMemory):
 
     def _network(self) -> Network:
         weights = [self.weights.double(), *self.uppers.double().unbind(0)]
-        return Network(weights, self.mean.double(), self.settings.activation)
+        return Network(weights, self.mean.double(), self.settings.activation, self.flops)
 
     def learn(self, maps, labels, watch: Watch = None):
         """Fit maps (n, K, h, w) from the current weights. watch: receives the energies, for tests."""
@@ -78,6 +78,7 @@ class PredictiveCoding(AssociativeMemory):
         for rows, products in self._batches(values, mask, network.weights[0]):
             start = network.start(len(rows))
             units, _ = network.settle(start, products, self.settings.read_steps, watch=watch)
+            self.flops.product(len(rows), *self.weights.shape)
             guess = phi(network.activation, units[:, 0]).float() @ self.weights
             full[rows] = guess.to(full.dtype)
         return full.view_as(maps)
@@ -94,6 +95,7 @@ class PredictiveCoding(AssociativeMemory):
         for kept, rows in by_mask(mask):
             observed = kept.repeat_interleave(self.size // len(kept))
             cues.append(rows)
+            self.flops.product(len(rows) + len(weights), len(weights), int(observed.sum()))
             parts.append(Products.of(values[rows][:, observed].double(), weights[:, observed]))
             if len(torch.cat(cues)) >= TOGETHER:
                 yield torch.cat(cues), Products.together(parts)

@@ -6,11 +6,12 @@ the energy is a small difference of large numbers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from sharc_core.associative.gradient_steps import phi, phi_back
+from sharc_core.common.flops import FlopCount
 
 Watch = Callable[[torch.Tensor], None] | None  # receives the energies (n,) at the start and after each step
 FIRST_SIZE, GROW, SHRINK = 0.1, 1.1, 0.5  # step sizes of the hidden units
@@ -47,12 +48,13 @@ class Network:
     """A generative network.
 
     weights: (h, m) to the map, then (h, h) between hidden layers from the bottom up. mean: mu (h,) of the
-    top.
+    top. flops: counts the operations of its matrix products.
     """
 
     weights: list[torch.Tensor]
     mean: torch.Tensor
     activation: str
+    flops: FlopCount = field(default_factory=FlopCount)
 
     def start(self, samples: int) -> torch.Tensor:
         """Return initial hidden units (n, layers, h), all positive so that every ReLU is active."""
@@ -61,6 +63,8 @@ class Network:
 
     def energy(self, units: torch.Tensor, products: Products) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each sample's F (n,) and its gradient by hidden units (n, layers, h), lowest layer first."""
+        samples, layers, hidden = units.shape
+        self.flops.product(samples, hidden, hidden, 2 * layers - 1)
         active = phi(self.activation, units)
         through = active[:, :1] @ products.gram if products.gram.ndim == 3 else active[:, 0] @ products.gram
         through = through.view_as(products.cross)
@@ -120,6 +124,7 @@ class Network:
         """
         before = self.weights[0]
         rows, basis = in_own_span(torch.cat([before, maps]))
+        self._count_fit(rows, basis, len(maps), rounds, weight_steps)
         maps, first = rows[len(before) :], rows[: len(before)]
         self.weights[0] = first
         velocities = [torch.zeros_like(weights) for weights in self.weights]
@@ -136,6 +141,20 @@ class Network:
             self.mean = units[:, -1].mean(0)  # the gradient step of size 1 / n
         # add the change only, so that components too small for the basis are kept
         self.weights[0] = before + (self.weights[0] - first) @ basis
+
+    def _count_fit(
+        self, rows: torch.Tensor, basis: torch.Tensor, samples: int, rounds: int, weight_steps: int
+    ) -> None:
+        """Count the operations of `fit` except those of `settle`. For rows and basis see `in_own_span`."""
+        (count, width), hidden = rows.shape, len(self.mean)
+        if count < basis.shape[1]:
+            self.flops.product(count, count + width, basis.shape[1])
+        self.flops.product(samples + hidden, hidden, width, rounds)  # X W^T and W W^T
+        for level in range(len(self.weights)):
+            target = hidden if level else width
+            self.flops.product(min(samples, hidden), samples, hidden, rounds)  # Gram matrix of the inputs
+            self.flops.product(2 * samples, hidden, target, weight_steps, rounds)
+        self.flops.product(hidden, *basis.shape)
 
 
 def descend(

@@ -19,6 +19,17 @@ class RowCovariance:
             self.turned = self.taken.mT
         self.noise = covariance.new_empty(0, 0)
 
+    @property
+    def flops(self) -> int:
+        """Operations of the decomposition, where row r of H takes a product with r rows.
+
+        A decomposition that is given up, after at most m^3 / 16 operations, counts as 0.
+        """
+        if self.taken is None:
+            return 0
+        rank, size = self.taken.shape[1:]
+        return rank * (rank - 1) * size
+
     def spread(self, z: torch.Tensor) -> torch.Tensor:
         """Return Z U (G, n, m) of z (G, n, m)."""
         if self.taken is None:

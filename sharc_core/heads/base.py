@@ -6,6 +6,9 @@ that matrix, and replicas never mix. The gradient by the parameters follows in c
 derivative by the logits: one product for a linear head, three for an MLP. That derivative is itself in
 closed form for `cross_entropy` and `logit_mse`; `loss` takes any other function of the logits and lets
 autograd differentiate it. Tests compare all of them with autograd through the whole head.
+
+Heads count what their calls cost, see sharc_core.common.flops. `flops` is the one counter of a run: copies of
+a head share it, and methods add what they multiply themselves.
 """
 
 import math
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sharc_core.common.flops import FlopCount
 from sharc_core.common.seeds import generator
 
 # Rows of the parameter matrix are padded (with zeros that stay zero) to this many floats, so that every
@@ -57,6 +61,9 @@ class Head:
     def __init__(self, shapes: dict[str, tuple[int, ...]], replicas: int, device: torch.device | str):
         """Allocate the parameters, all zero. shapes: of one replica's parameters, in the order of layers."""
         self.shapes = shapes
+        self.flops = FlopCount()
+        # of one product of each weight matrix with one sample
+        self.sample_flops = 2 * sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
         size = sum(map(math.prod, shapes.values()))
         self._adopt(torch.zeros(replicas, -(-size // ALIGNED) * ALIGNED, device=device))
 
@@ -78,9 +85,9 @@ class Head:
         return views
 
     def copy(self) -> "Head":
-        """Return an independent head with the same parameters."""
+        """Return an independent head with the same parameters and the same counter of operations."""
         twin = object.__new__(type(self))
-        twin.shapes = self.shapes
+        twin.shapes, twin.flops, twin.sample_flops = self.shapes, self.flops, self.sample_flops
         twin._adopt(self.vector.clone())
         return twin
 

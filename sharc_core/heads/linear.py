@@ -16,10 +16,12 @@ class LinearHead(Head):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (R, B, C) of x (R, B, D)."""
+        self.flops.shared += self.sample_flops * x.shape[1]
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """Return d(slope . logits)/dx, (R, B, D), for slope (R, B, C): rows of W for one-hot slopes."""
+        self.flops.shared += self.sample_flops * x.shape[1]
         return slope @ self.weight
 
     def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -28,11 +30,13 @@ class LinearHead(Head):
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         for x, slope, weight in loss.terms:
+            self.flops.shared += self.sample_flops * x.shape[1]
             into["weight"].baddbmm_(slope.mT, x, alpha=scale * weight)
             into["bias"].add_(slope.sum(1), alpha=scale * weight)
 
     def descend(self, loss: Loss, lr: float) -> None:
         """Take one step of plain SGD, without building the gradient first."""
         for x, slope, weight in loss.terms:
+            self.flops.shared += self.sample_flops * x.shape[1]
             self.weight.baddbmm_(slope.mT, x, alpha=-lr * weight)
             self.bias.sub_(slope.sum(1), alpha=lr * weight)

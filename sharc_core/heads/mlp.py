@@ -31,10 +31,13 @@ class MLPHead(Head):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (R, B, C) of x (R, B, D)."""
+        self.flops.shared += self.sample_flops * x.shape[1]
         return torch.baddbmm(self.bias2.unsqueeze(1), self._hidden(x), self.weight2.mT)
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """Return d(slope . logits)/dx, (R, B, D), for slope (R, B, C), by one backward pass."""
+        # the first layer's weights are used twice, for the hidden units and backwards
+        self.flops.shared += (self.sample_flops + 2 * self.weight1[0].numel()) * x.shape[1]
         return ((slope @ self.weight2) * (self._hidden(x) > 0)) @ self.weight1
 
     def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -43,6 +46,8 @@ class MLPHead(Head):
         Removing feature k changes the hidden units' inputs by -x_k W1[:, k], which costs O(hidden) per
         feature and sample instead of a forward pass.
         """
+        # inputs of the hidden units, then a product with the true class's weights per feature
+        self.flops.shared += 2 * (2 * self.weight1[0].numel()) * x.shape[1]
         inputs = torch.baddbmm(self.bias1.unsqueeze(1), x, self.weight1.mT).unsqueeze(2)
         weights = self.weight2.gather(1, y.unsqueeze(2).expand(-1, -1, self.weight2.shape[2])).unsqueeze(3)
         effects = torch.empty_like(x)
@@ -57,6 +62,8 @@ class MLPHead(Head):
         # Compute all slopes before writing: `into` may be the parameters themselves.
         steps = []
         for x, slope, weight in loss.terms:
+            # hidden units, their gradient, and those of both weight matrices
+            self.flops.shared += 2 * self.sample_flops * x.shape[1]
             hidden = self._hidden(x)
             steps.append((x, hidden, slope, (slope @ self.weight2) * (hidden > 0), scale * weight))
         for x, hidden, slope, back, alpha in steps:

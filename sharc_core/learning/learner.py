@@ -3,7 +3,6 @@
 This is the only module that knows all the parts; none of them depends on the internals of another.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from sharc_core.features.views import (
 from sharc_core.grid.cell import Cell
 from sharc_core.heads import Batch, make_head
 from sharc_core.learning.cell_memory import make_memory, make_method
+from sharc_core.learning.costs import Costs
 from sharc_core.learning.documents import FORMAT, joined
 from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.methods import Method, Task
@@ -80,7 +80,7 @@ def _run(
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """Train all seeds of the cell at once."""
-    started = time.perf_counter()
+    costs = Costs(cell.passes)
     features, stream = streamed(features, cell.stream, cell.seeds[0])
     with torch.no_grad():
         head = make_head(
@@ -96,12 +96,13 @@ def _run(
         method = make_method(cell, head, cell.seeds)
         views = _views(features, cell, method)
         try:
-            untrained = evaluate(views.tests(None, cell.passes), stream, method, device)
+            with method.flops.paused():
+                untrained = evaluate(views.tests(None, cell.passes), stream, method, device)
         except FloatingPointError as error:
             raise UserError(
                 f"{cell.dataset}/{cell.id}: {error} before any training: check the features"
             ) from None
-        rows = _train(features, stream, cell, method, memory, device, progress)
+        rows = _train(features, stream, cell, method, memory, costs, device, progress)
     scenarios = scenarios_of(cell.stream)
     matrices = {name: np.stack([row[by].numpy() for row in rows], 1) for name, by in scenarios.items()}
     classes_per_task = stream.classes_per_task
@@ -113,14 +114,7 @@ def _run(
         "classes_per_task": [classes_per_task] if cell.stream.is_per_run else classes_per_task,
         "matrix": {k: _with_null(v) for k, v in matrices.items()},
         "untrained": {name: _with_null(untrained[by].numpy()) for name, by in scenarios.items()},
-        "costs": {
-            "episodic_bytes": memory.episodic_bytes(),
-            "associative_bytes": memory.associative_bytes(),
-            "learner_bytes": [method.learner_bytes] * len(cell.seeds),
-            "samples_stored": [memory.samples_stored] * len(cell.seeds),
-            "recall_mse": memory.recall_mse(),
-            "train_seconds": [(time.perf_counter() - started) / len(cell.seeds)] * len(cell.seeds),
-        },
+        "costs": costs.document(method, memory),
         "trainings": [
             {
                 "seeds": list(cell.seeds),
@@ -137,6 +131,7 @@ def _train(
     cell: Cell,
     method: Method,
     memory: EpisodicMemory,
+    costs: Costs,
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> list[dict[str, torch.Tensor]]:
@@ -152,6 +147,7 @@ def _train(
         for epoch in range(cell.training.epochs):
             order = learned.order(number, epoch, cell.seeds)
             memory.begin_pass()
+            costs.visited(order.shape[1])
             _observe_all(views, order, cell.training.batch_size, method, memory, device)
         method.end_task(task, memory)
         if method.trains_head and not bool(torch.isfinite(method.head.vector).all()):
@@ -161,10 +157,12 @@ def _train(
             )
         if method.uses_memory:
             memory.store(order, method.head)
+        costs.end_of_task(method, memory)
         # a copy of the network is tested with a backbone of its own, which saw no training batch
         passes = None if method.predicts_with_copy else cell.passes
         try:
-            rows.append(evaluate(views.tests(number, passes), stream, method, device))
+            with method.flops.paused():
+                rows.append(evaluate(views.tests(number, passes), stream, method, device))
         except FloatingPointError as error:
             raise UserError(
                 f"{cell.dataset}/{cell.id}: the training diverged in task {number + 1} ({error}): check the "

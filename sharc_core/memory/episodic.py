@@ -12,6 +12,7 @@ from sharc_core.heads import Batch, Head
 from sharc_core.memory.options import SharcSettings, Storing
 from sharc_core.memory.replay import ReplaySet
 from sharc_core.memory.stored_task import StoredTask
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
 
 
@@ -91,6 +92,16 @@ class EpisodicMemory:
         if self.sharc is None:
             return [0] * len(self.seeds)
         return [memory.state_bytes for memory in self.sharc.associative]
+
+    def flops(self) -> list[int]:
+        """Return the operations of each replica's AM so far; the head counts those of the saliency."""
+        if self.sharc is None:
+            return [0] * len(self.seeds)
+        return [memory.flops.shared for memory in self.sharc.associative]
+
+    def backbone_passes(self) -> int:
+        """Return how many replayed samples per replica are stored as images, which pass the backbone."""
+        return self.replay.replayed if REPRESENTATIONS.get(self.storing.storage).replays_images else 0
 
     def recall_mse(self) -> list[float | None]:
         """Return each replica's mean squared error over dropped entries; None if nothing was completed."""

@@ -12,6 +12,7 @@ class ReplaySet:
     """The samples that minibatches are drawn from; every replica draws its own.
 
     batch: x (R, N, K), y (R, N) and logits (R, N, C) or None; None before anything can be replayed.
+    replayed: samples per replica that were handed out so far.
     """
 
     sampler = MinibatchSampler
@@ -20,6 +21,7 @@ class ReplaySet:
         """seeds: of the R replicas, from which each derives its random draws."""
         self.device = device
         self.batch: Batch | None = None
+        self.replayed = 0
         self.draws = [generator(seed, "replay") for seed in seeds]
         self._block = BLOCK
         self._samplers: dict[int, list[MinibatchSampler]] = {}
@@ -46,6 +48,7 @@ class ReplaySet:
             block = torch.stack([s.draw() for s in self._samplers[size]]) + first
             queue.extend(reversed(block.transpose(0, 1).contiguous().to(self.device).unbind(0)))
         flat = queue.pop()
+        self.replayed += flat.shape[1]
         return Batch(
             samples.x.flatten(0, 1)[flat],
             samples.y.flatten()[flat],

@@ -148,6 +148,7 @@ class TaskMemory(EpisodicMemory):
 
     def tasks(self):
         """Return all stored samples of each past task, (R, n, K)."""
+        self.replay.replayed += self.samples_stored
         return [stored.batch(self.device) for stored in self.stored]
 
     # --- accounting ------------------------------------------------------------------------------

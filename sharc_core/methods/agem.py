@@ -18,5 +18,6 @@ class AGEM(Method):
             self.head.descend(loss, self.lr)
             return
         reference = self.head.gradient(self.head.cross_entropy(memory.sample(self.replay_batch_size)))
+        self.flops.product(2, reference.shape[1])  # its products with the gradient and with itself
         step = project_one(self.head.gradient(loss), reference)
         self.head.vector.sub_(step, alpha=self.lr)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from sharc_core.common.flops import FlopCount
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.heads import Batch, Head
@@ -112,6 +113,15 @@ class Method:
     def replicas(self) -> int:
         """R, the number of runs that advance together."""
         return self.head.replicas
+
+    @property
+    def flops(self) -> FlopCount:
+        """The counter of the run's operations.
+
+        The head adds what its calls cost. A method adds the matrix products that it takes itself:
+        `self.flops.product(rows, inner, columns)`.
+        """
+        return self.head.flops
 
     @property
     def predicts_with_copy(self) -> bool:

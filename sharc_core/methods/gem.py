@@ -36,5 +36,6 @@ class GEM(Method):
             return
         gradients = [self.head.gradient(self.head.cross_entropy(task)) for task in memory.tasks()]
         s = self.settings
-        step = project_many(self.head.gradient(loss), torch.stack(gradients, 1), s.margin, s.ridge)
+        references = torch.stack(gradients, 1)
+        step = project_many(self.head.gradient(loss), references, s.margin, s.ridge, self.flops)
         self.head.vector.sub_(step, alpha=self.lr)

@@ -36,6 +36,7 @@ class NCM(Method):
     def observe(self, batch, memory):
         """Add the samples to the sums of their classes."""
         member = torch.nn.functional.one_hot(batch.y, self.head.classes).double()
+        self.flops.product(self.head.classes, *batch.x.shape[1:])
         self.sums.baddbmm_(member.mT, batch.x.double())
         self.counts += member.sum(1)
 

@@ -4,6 +4,8 @@ import numpy as np
 import scipy
 import torch
 
+from sharc_core.common.flops import FlopCount
+
 # Added to the diagonal of the Gram matrix of *unit* reference gradients, whose diagonal is 1. It keeps the QP
 # strictly convex when references are parallel: Cholesky in float64 breaks down at about k * 1e-16. In
 # return the step's product with a unit reference may fall below zero by RIDGE times the reference's dual
@@ -36,7 +38,11 @@ def solve_dual(gram: np.ndarray, products: np.ndarray, lower: np.ndarray) -> np.
 
 
 def project_many(
-    gradient: torch.Tensor, references: torch.Tensor, margin: float, ridge: float | None = None
+    gradient: torch.Tensor,
+    references: torch.Tensor,
+    margin: float,
+    ridge: float | None = None,
+    flops: FlopCount | None = None,
 ) -> torch.Tensor:
     """Return the nearest gradient that has a non-negative product with every reference: GEM.
 
@@ -51,7 +57,12 @@ def project_many(
     fixed ridge depends on the gradients' lengths. A head on a frozen backbone's features has short gradients;
     once their squared norm nears 1e-3, the ridge outweighs the constraints and most projected steps still
     conflict with the memory.
+
+    flops: counts the products with gradients; those of size k are left out.
     """
+    _, past_tasks, size = references.shape
+    flops = flops or FlopCount()
+    flops.product(past_tasks, size)
     # One product per replica: a batched product rounds differently for five replicas than for one.
     products = torch.stack([past @ now for past, now in zip(references, gradient, strict=True)])
     conflicting = (products < 0).any(1).nonzero().flatten().tolist()
@@ -59,6 +70,7 @@ def project_many(
         return gradient
     projected = gradient.clone()
     for r in conflicting:
+        flops.product(past_tasks, size, past_tasks + 2, replica=r)  # G G', G g and G' v
         projected[r] = _projected(gradient[r].double(), references[r].double(), margin, ridge)
     return projected
 

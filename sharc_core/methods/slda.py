@@ -67,6 +67,7 @@ class SLDA(Method):
             self.means[rows, y] += difference / (count + 1).unsqueeze(1)
             self.counts[rows, y] += 1
         d = torch.stack(differences, 1)
+        self.flops.product(self.head.features, *batch.x.shape[1:])
         self.scatter.baddbmm_((d * torch.stack(weights, 1).unsqueeze(2)).mT, d)
 
     def end_task(self, task, memory):

@@ -49,6 +49,7 @@ class Representation:
     there is then nothing for an associative memory to complete, so the grid needs `variants: [plain]`.
     is_cache_format: a full map is stored as the feature cache has it. A memory without SHARC then replays the
     cache's pooled vectors, reads no maps and holds `planned_bytes` by definition.
+    replays_images: a stored sample is an image, which passes the frozen backbone whenever it is replayed.
     plans_exactly: `planned_bytes` is what samples take. False: it is an upper bound.
     value_bytes: a lower bound on the bytes of one value, to estimate how many samples fit. None: unknown.
     in_grids: a grid file may ask for it. False: for tests only.
@@ -58,6 +59,7 @@ class Representation:
     settings: Any  # of this class's Settings
     stores_maps = True
     is_cache_format = False
+    replays_images = False
     plans_exactly = True
     value_bytes: float | None = None
     in_grids = True

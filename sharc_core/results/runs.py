@@ -36,8 +36,11 @@ COLUMNS = {name: axis.column for name, axis in AXES.items()} | {
     "associative_bytes": "int64",
     "learner_bytes": "int64",
     "total_bytes": "int64",
+    "peak_bytes": "int64",
     "samples_stored": "int64",
     "recall_mse": "float64",
+    "train_flops": "int64",
+    "backbone_passes": "int64",
     "train_seconds": "float64",
     "config_hash": "str",
     "versions": "str",
@@ -190,8 +193,11 @@ def _costs(costs: dict, r: int) -> dict:
     recall = costs["recall_mse"][r] if costs.get("recall_mse") is not None else None
     return parts | {
         "total_bytes": sum(parts.values()),
+        "peak_bytes": int(costs["peak_bytes"][r]),
         "samples_stored": int(costs["samples_stored"][r]),
         "recall_mse": math.nan if recall is None else float(recall),
+        "train_flops": int(costs["train_flops"][r]),
+        "backbone_passes": int(costs["backbone_passes"][r]),
         "train_seconds": float(costs["train_seconds"][r]),
     }
 

@@ -25,8 +25,11 @@ COSTS = (
     "associative_bytes",
     "learner_bytes",
     "total_bytes",
+    "peak_bytes",
     "samples_stored",
     "recall_mse",
+    "train_flops",
+    "backbone_passes",
 )
 
 
