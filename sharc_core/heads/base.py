@@ -166,9 +166,39 @@ class Head:
         self._accumulate(self._views(gradient), loss, 1.0)
         return gradient
 
+    def fisher(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the diagonal of the Fisher matrix (R, P), summed over samples x (R, B, D).
+
+        It is the expected squared gradient of log p(y | x). y: labels (R, B), whose squared gradients alone
+        are taken (the empirical Fisher matrix); None for the expectation over labels drawn from the head's
+        predictions.
+        """
+        fisher = torch.zeros_like(self.vector)
+        p = self.logits(x).softmax(-1)
+        self._accumulate_fisher(self._views(fisher), x, p, y)
+        return fisher
+
+    def _accumulate_fisher(
+        self, into: dict[str, torch.Tensor], x: torch.Tensor, p: torch.Tensor, y: torch.Tensor | None
+    ) -> None:
+        """Add the diagonal of the Fisher matrix for predictions p (R, B, C) to each parameter in `into`."""
+        raise NotImplementedError  # abstract
+
     def descend(self, loss: Loss, lr: float) -> None:
         """Take one step of plain SGD."""
         self._accumulate(self._views(self.vector), loss, -lr)
+
+
+def expected_squares(p: torch.Tensor, y: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the squares of d log p(y | x) / d logits (R, B, C), and with labels y that slope itself.
+
+    p (R, B, C): predictions. y (R, B): labels; None for the expectation over labels drawn from p, whose slope
+    is 0 on average and whose squares are p (1 - p).
+    """
+    if y is None:
+        return p * (1 - p), None
+    slope = p.scatter_add(2, y.unsqueeze(2), _minus_one(p))
+    return slope.square(), slope
 
 
 _MINUS_ONES: dict[tuple, torch.Tensor] = {}

@@ -2,7 +2,7 @@
 
 import torch
 
-from sharc_core.heads.base import Head, Loss
+from sharc_core.heads.base import Head, Loss, expected_squares
 
 
 class LinearHead(Head):
@@ -33,6 +33,12 @@ class LinearHead(Head):
             self.flops.shared += self.sample_flops * x.shape[1]
             into["weight"].baddbmm_(slope.mT, x, alpha=scale * weight)
             into["bias"].add_(slope.sum(1), alpha=scale * weight)
+
+    def _accumulate_fisher(self, into, x, p, y):
+        self.flops.shared += self.sample_flops * x.shape[1]
+        squares, _ = expected_squares(p, y)
+        into["weight"].baddbmm_(squares.mT, x.square())
+        into["bias"].add_(squares.sum(1))
 
     def descend(self, loss: Loss, lr: float) -> None:
         """Take one step of plain SGD, without building the gradient first."""

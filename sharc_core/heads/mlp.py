@@ -2,7 +2,7 @@
 
 import torch
 
-from sharc_core.heads.base import Head, Loss
+from sharc_core.heads.base import Head, Loss, expected_squares
 
 EFFECT_FLOATS = 2**23  # hidden values held at a time while features are removed one by one
 
@@ -71,3 +71,20 @@ class MLPHead(Head):
             into["bias2"].add_(slope.sum(1), alpha=alpha)
             into["weight1"].baddbmm_(back.mT, x, alpha=alpha)
             into["bias1"].add_(back.sum(1), alpha=alpha)
+
+    def _accumulate_fisher(self, into, x, p, y):
+        hidden = self._hidden(x)
+        squares, slope = expected_squares(p, y)
+        if slope is not None:
+            back = (slope @ self.weight2).square_()
+        else:  # E (sum_c (p_c - 1[y = c]) W_cj)^2 is the variance of W_yj over labels y drawn from p
+            back = (p @ self.weight2.square() - (p @ self.weight2).square_()).clamp_min_(0)
+        # gradients of both weight matrices and hidden units, then the products with weight2
+        products = 2 if slope is None else 1
+        backwards = 2 * products * self.weight2[0].numel()
+        self.flops.shared += (self.sample_flops + 2 * self.weight1[0].numel() + backwards) * x.shape[1]
+        back.mul_(hidden > 0)
+        into["weight2"].baddbmm_(squares.mT, hidden.square())
+        into["bias2"].add_(squares.sum(1))
+        into["weight1"].baddbmm_(back.mT, x.square())
+        into["bias1"].add_(back.sum(1))
