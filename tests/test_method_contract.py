@@ -75,6 +75,8 @@ def learn(method, memory, stream: list[list[Batch]], tasks: list[tuple[int, ...]
             method.begin_task(task, memory)
             for batch in batches:
                 method.observe(batch, memory)
+            for batch in batches if method.reviews_tasks else []:
+                method.review(batch)
             method.end_task(task, memory)
 
 

@@ -21,6 +21,10 @@ class Costs:
         """Count training images of the stream that each run visited, which pass the backbone."""
         self.backbone_passes += images * self.passes
 
+    def reviewed(self, images: int) -> None:
+        """Count images that each run saw again at the end of a task."""
+        self.backbone_passes += images
+
     def end_of_task(self, method: Method, memory: EpisodicMemory) -> None:
         """Note the bytes of a task's end, once the memory has stored its samples."""
         parts = zip(memory.episodic_bytes(), memory.associative_bytes(), strict=True)

@@ -3,7 +3,7 @@
 This is the only module that knows all the parts; none of them depends on the internals of another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -149,6 +149,10 @@ def _train(
             memory.begin_pass()
             costs.visited(order.shape[1])
             _observe_all(views, order, cell.training.batch_size, method, memory, device)
+        if method.reviews_tasks:
+            costs.reviewed(order.shape[1])
+            for _, batch in _minibatches(views, order, cell.training.batch_size, device):
+                method.review(batch)
         method.end_task(task, memory)
         if method.trains_head and not bool(torch.isfinite(method.head.vector).all()):
             raise UserError(
@@ -199,6 +203,21 @@ def _views(
     return replicas_of(features, cell.seeds, cell.views, cell.training.batch_size, joint)
 
 
+def _minibatches(
+    views: ReplicaViews | DriftingReplicas,
+    order: torch.Tensor,
+    batch_size: int,
+    device: torch.device | str,
+) -> Iterator[tuple[torch.Tensor, Batch]]:
+    """Yield the minibatches of one pass over a task, order (R, N_t), with their training indices (R, B)."""
+    for chunk in order.split(GATHER * batch_size, dim=1):
+        x = views.pooled(chunk).to(device)
+        y = views.features.train_labels[chunk].to(device)
+        parts = (values.split(batch_size, 1) for values in (chunk, x, y))
+        for index, x_batch, y_batch in zip(*parts, strict=True):
+            yield index, Batch(x_batch, y_batch)
+
+
 def _observe_all(
     views: ReplicaViews | DriftingReplicas,
     order: torch.Tensor,
@@ -208,17 +227,12 @@ def _observe_all(
     device: torch.device | str,
 ) -> None:
     """Feed one pass over a task, order (R, N_t), to the method in minibatches."""
-    for chunk in order.split(GATHER * batch_size, dim=1):
-        x = views.pooled(chunk).to(device)
-        y = views.features.train_labels[chunk].to(device)
-        parts = (values.split(batch_size, 1) for values in (chunk, x, y))
-        for index, x_batch, y_batch in zip(*parts, strict=True):
-            batch = Batch(x_batch, y_batch)
-            if method.uses_memory:
-                memory.visit(index, batch, method.head)
-            method.observe(batch, memory)
-            if method.uses_memory:
-                memory.admit()
+    for index, batch in _minibatches(views, order, batch_size, device):
+        if method.uses_memory:
+            memory.visit(index, batch, method.head)
+        method.observe(batch, memory)
+        if method.uses_memory:
+            memory.admit()
 
 
 def evaluate(

@@ -52,6 +52,7 @@ class Method:
     fills_at_task_end: whether the memory must be filled at the end of a task, whatever `memory.selection` is.
     replays_current_task: whether its replay must include samples of the current task, as a reservoir's does.
     replays_tasks_if: settings under which it calls `memory.tasks()`, which a reservoir cannot answer.
+    reviews_tasks: whether it sees a task's samples once more before `end_task`, see `review`.
     joint: whether it trains on all tasks at once, shuffled together.
     order_matters: whether predictions depend on the order of the samples (beyond rounding).
     baseline: whether figures draw it as a level line to compare with.
@@ -69,6 +70,7 @@ class Method:
     fills_at_task_end = False
     replays_current_task = False
     replays_tasks_if: ClassVar[dict[str, Any]] = {}
+    reviews_tasks = False
     joint = False
     order_matters = True
     baseline = False
@@ -97,6 +99,9 @@ class Method:
     def observe(self, batch: Batch, memory: EpisodicMemory) -> None:
         """Learn from one minibatch of the current task, x (R, B, D) and y (R, B)."""
         raise NotImplementedError  # abstract
+
+    def review(self, batch: Batch) -> None:
+        """See one minibatch of the task again, with the head as it is at the end, if `reviews_tasks`."""
 
     def end_task(self, task: Task, memory: EpisodicMemory) -> None:
         """Finish a task, before `memory` stores samples of it and before the evaluation."""
