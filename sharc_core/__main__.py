@@ -136,7 +136,8 @@ def _run(options: argparse.Namespace) -> int:
         print(tabulate(body, header, floatfmt=".2f", missingval="-"))
         print(f"ACC {sum(rows[-1]) / len(rows):.2f} %")
     costs = {name: values[0] for name, values in document["costs"].items()}
-    parts = [f"learner {costs['learner_bytes']:,} bytes", f"{costs['train_seconds']:.2f} s per seed"]
+    parts = [f"learner {costs['learner_bytes']:,} bytes", f"{costs['train_flops']:,} operations"]
+    parts += [f"{costs['backbone_passes']:,} backbone passes", f"{costs['train_seconds']:.2f} s per seed"]
     if cell.buffer is not None:
         parts.insert(0, f"{costs['samples_stored']} samples, {costs['episodic_bytes']:,} bytes")
     if cell.variant == "sharc":
