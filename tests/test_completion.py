@@ -112,6 +112,17 @@ def test_each_batch_is_read_right_after_it_alone_was_learnt(monkeypatch):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_tasks_are_completed_as_soon_as_they_are_asked_for_and_once(monkeypatch):
+    """A new task changes the class means only once, so the next task reads nothing again."""
+    memory, calls, _, _ = run(monkeypatch, tasks=2)
+    assert [name for name, _ in calls] == ["write", "read", "write"]
+    tasks = [task.x.clone() for task in memory.tasks()]
+    assert [name for name, _ in calls] == ["write", "read", "write", "read", "read"]
+    assert all((x != 0).all() for x in tasks)
+    memory.begin_task()
+    assert len(calls) == 5 and torch.equal(memory.replay.batch.x, torch.cat(tasks, 1))
+
+
 def test_forgetting_before_batches_counts_batches(monkeypatch):
     _, calls, _, _ = run(monkeypatch, forget_every=1, forget_unit="batch", forget_beta=0.3)
     assert [name for name, _ in calls if name != "read"] == ["forget", "write"] * 14

@@ -287,6 +287,29 @@ def test_hooks_receive_the_task(features, monkeypatch):
     assert [task for _, task, _ in calls] == [Task(0, 1, tuple(range(6)), tuple(range(6)), 6)] * 2
 
 
+def test_filled_gets_the_memory_with_the_task_before_the_evaluation(features, monkeypatch):
+    """With SHARC its samples are completed. A method without a memory is not called."""
+    calls = []
+
+    def filled(self, memory):
+        calls.append([(len(task.y[0]), bool((task.x == 0).any())) for task in memory.tasks()])
+
+    def recording(*args):
+        calls.append("evaluation")
+        return evaluate(*args)
+
+    monkeypatch.setattr(Method, "filled", filled)
+    monkeypatch.setattr("sharc_core.learning.learner.evaluate", recording)
+    for variant, stored in (("plain", 4), ("sharc", 8)):
+        calls.clear()
+        run_cell(features, make_cell("er", variant))
+        held = [[(stored, False)] * (task + 1) for task in range(3)]
+        assert calls == ["evaluation"] + [call for task in held for call in (task, "evaluation")]
+    calls.clear()
+    run_cell(features, make_cell("sgd"))
+    assert calls == ["evaluation"] * 4
+
+
 def test_adaptive_theta_runs_its_seeds_one_by_one(features):
     """Seeds store different numbers of samples. Each equals a single run, and they share a document."""
     cell = make_cell("er", "sharc", theta=None, mass=0.7)

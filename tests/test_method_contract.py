@@ -54,8 +54,8 @@ def make_memory(name: str) -> FixedMemory | Untouchable:
     kind, source = METHODS.get(name), torch.Generator().manual_seed(1)
     if not kind.uses_memory:
         return Untouchable()
-    batches = [random_batch(TASKS[0] + TASKS[1], source, kind.needs_logits) for _ in range(4)]
-    return FixedMemory(batches[:2], batches[2:])
+    minibatches = [random_batch(TASKS[0] + TASKS[1], source, kind.needs_logits) for _ in range(2)]
+    return FixedMemory(minibatches, [random_batch(task, source, kind.needs_logits, 12) for task in TASKS])
 
 
 def make_method(name: str, head: str | None = None, features: int = D):
@@ -66,11 +66,12 @@ def make_method(name: str, head: str | None = None, features: int = D):
 
 
 def learn(method, memory, stream: list[list[Batch]], tasks: list[tuple[int, ...]] = TASKS) -> None:
-    """Call the hooks as the learner does."""
+    """Call the hooks as the learner does. A FixedMemory holds the tasks learnt so far."""
+    past = memory.past if isinstance(memory, FixedMemory) else []
     with torch.no_grad():
         for number, (classes, batches) in enumerate(zip(tasks, stream, strict=True)):
             if isinstance(memory, FixedMemory):
-                memory.is_filled = number > 0
+                memory.is_filled, memory.past = number > 0, past[:number]
             task = Task(number, len(tasks), classes, sum(tasks[: number + 1], ()), C)
             method.begin_task(task, memory)
             for batch in batches:
@@ -78,6 +79,9 @@ def learn(method, memory, stream: list[list[Batch]], tasks: list[tuple[int, ...]
             for batch in batches if method.reviews_tasks else []:
                 method.review(batch)
             method.end_task(task, memory)
+            if isinstance(memory, FixedMemory):
+                memory.past = past[: number + 1]
+                method.filled(memory)
 
 
 def some_features() -> torch.Tensor:
@@ -177,7 +181,9 @@ def test_replicas_do_not_mix(name):
         kind = METHODS.get(name)
         head = make_head(kind.heads[0], 5, 1, D, C)
         head.initialise([r])
-        alone = kind(head, kind.Settings(), together.lr, B, [torch.Generator().manual_seed(r)])
+        alone = kind(
+            head, kind.Settings(), together.lr, together.replay_batch_size, [torch.Generator().manual_seed(r)]
+        )
         memory = make_memory(name)
         if kind.uses_memory:
             minibatches, past = ([only(b, r) for b in rows] for rows in (memory.minibatches, memory.past))

@@ -161,6 +161,7 @@ def _train(
             )
         if method.uses_memory:
             memory.store(order, method.head)
+            method.filled(memory)
         costs.end_of_task(method, memory)
         # a copy of the network is tested with a backbone of its own, which saw no training batch
         passes = None if method.predicts_with_copy else cell.passes

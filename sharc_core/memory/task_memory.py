@@ -35,6 +35,7 @@ class TaskMemory(EpisodicMemory):
         self.completion: Completion | None = None
         if sharc is not None:
             self.completion = Completion(sharc, self.encoder, self.storing.batch_size, self.device)
+        self._completed_at: list[int] | None = None  # maps that each AM had learnt at the last completion
         self._visited: dict[str, list[torch.Tensor]] = {"saliency": [], "logits": []}
 
     # --- while a task is being learnt ------------------------------------------------------------
@@ -137,17 +138,26 @@ class TaskMemory(EpisodicMemory):
         """Replay the samples of all earlier tasks from now on, completed if that is done per task."""
         if not self.stored:
             return
-        for stored in self.stored:
-            if self.completion is not None and self.completion.sharc.read == "per_task":
-                self.completion.complete(stored)
+        self._complete()
         logits = None
         if self.storing.keep_logits:
             logits = torch.cat([s.logits for s in self.stored if s.logits is not None], 1)
         x, y = torch.cat([s.x for s in self.stored], 1), torch.cat([s.y for s in self.stored], 1)
         self.replay.replace(Batch(x, y.to(self.device), logits))
 
+    def _complete(self) -> None:
+        """Complete all samples if that is done per task and the AM has learnt since it was done last."""
+        if self.completion is None or self.completion.sharc.read != "per_task":
+            return
+        learnt = [memory.written for memory in self.completion.sharc.associative]
+        if learnt != self._completed_at:
+            for stored in self.stored:
+                self.completion.complete(stored)
+            self._completed_at = learnt
+
     def tasks(self):
-        """Return all stored samples of each past task, (R, n, K)."""
+        """Return all stored samples of each past task, (R, n, K), as the next task would replay them."""
+        self._complete()
         self.replay.replayed += self.samples_stored
         return [stored.batch(self.device) for stored in self.stored]
 

@@ -106,6 +106,9 @@ class Method:
     def end_task(self, task: Task, memory: EpisodicMemory) -> None:
         """Finish a task, before `memory` stores samples of it and before the evaluation."""
 
+    def filled(self, memory: EpisodicMemory) -> None:
+        """Use the memory as it is after a task, before the evaluation."""
+
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Return scores (R, B, C) of pooled features x (R, B, D), the higher the likelier.
 
