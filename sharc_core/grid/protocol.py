@@ -21,7 +21,7 @@ RULES: dict[str, dict[str, dict[str, Any]]] = {
     "budget": {"budget": {"unit": "nonzero", "count_associative_memory": False}},
     "batches": {"memory": {"selection": "batches"}},
     "saliency_at": {"sharc": {"saliency_at": "visit"}},
-    "logits_at": {"method_settings": {"derpp": {"logits_at": "visit"}}},
+    "logits_at": {"method_settings": {"derpp": {"logits_at": "visit"}, "der": {"logits_at": "visit"}}},
     "read": {"sharc": {"read": "at_store"}},
     "read_batch": {"sharc": {"read": "per_batch"}},
     "forget": {"sharc": {"forget": {"every": 1, "unit": "batch", "beta": 0.1}}},
