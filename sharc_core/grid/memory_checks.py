@@ -60,10 +60,17 @@ def check_combinations(grid: Grid, protocol: str) -> None:
 
 
 def _check_replay(grid: Grid, where: str) -> None:
-    """Raise UserError for methods that replay the current task from a memory that does not hold it yet."""
+    """Raise UserError for methods whose memory or replay batches do not fit them.
+
+    One kind replays the current task, which a memory that is filled at its end does not hold yet.
+    """
     selection = grid.memory.selection
     for name in grid.methods:
-        if METHODS.get(name).replays_current_task and SELECTIONS.get(selection).has_tasks:
+        kind = METHODS.get(name)
+        settings = kind.Settings.model_validate(grid.method_settings.get(name, {}))
+        if problem := kind.misfit(settings, grid.training.replay_batch_size):
+            raise UserError(f"config: method_settings.{name}.{problem}")
+        if kind.replays_current_task and SELECTIONS.get(selection).has_tasks:
             raise UserError(
                 f"config: memory.selection {selection}{where} cannot be combined with method {name}, whose "
                 "replay must include samples of the current task: use selection reservoir, or take "

@@ -93,6 +93,11 @@ class Method:
         self.replay_batch_size = replay_batch_size
         self.generators = generators
 
+    @classmethod
+    def misfit(cls, settings: Any, replay_batch_size: int) -> str | None:
+        """Return why these settings do not fit the replay batch size, and the remedy; None if they do."""
+        return None
+
     def begin_task(self, task: Task, memory: EpisodicMemory) -> None:
         """Prepare for a task. `memory` holds the earlier tasks and is ready for replay."""
 
