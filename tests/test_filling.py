@@ -22,7 +22,13 @@ from sharc_core.streams.stream import make_stream
 
 torch.set_num_threads(1)
 KINDS = {name: METHODS.get(name) for name in METHODS.names()}
-RESERVOIRS = [name for name, kind in KINDS.items() if kind.uses_memory and not kind.fills_at_task_end]
+RESERVOIRS = [
+    name
+    for name, kind in KINDS.items()
+    if kind.uses_memory
+    and not kind.fills_at_task_end
+    and (not kind.selections or "reservoir" in kind.selections)
+]
 
 
 # --- whole batches -------------------------------------------------------------------------------

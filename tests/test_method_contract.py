@@ -18,6 +18,7 @@ from sharc_core.grid.cell import HeadConfig
 from sharc_core.grid.loading import load_grid
 from sharc_core.heads import Batch, Head, make_head
 from sharc_core.methods import METHODS, Task
+from sharc_core.selection import SELECTIONS
 
 R, B, D, C = 3, 6, 8, 6
 TASKS = [(0, 1), (2, 3), (4, 5)]
@@ -97,7 +98,8 @@ def test_traits_are_consistent(name):
     assert kind.passes >= 1
     if not kind.uses_memory:
         of_replay = (kind.needs_logits, kind.fills_at_task_end, kind.replays_current_task)
-        assert not any(of_replay) and not kind.replays_tasks_if
+        assert not any(of_replay) and not kind.replays_tasks_if and not kind.selections
+    assert set(kind.selections) <= set(SELECTIONS.names())
     assert not (kind.fills_at_task_end and kind.replays_current_task)
     if kind.joint or kind.baseline:
         assert not kind.uses_memory
@@ -117,6 +119,8 @@ def test_method_runs_with_declared_heads_and_the_grid_refuses_the_others(name):
         values |= {"methods": [name], "head": {"kind": head}}
         if METHODS.get(name).replays_current_task:
             values |= {"memory": {"selection": "reservoir"}}
+        elif METHODS.get(name).selections:
+            values |= {"memory": {"selection": METHODS.get(name).selections[0]}}
         if head in METHODS.get(name).heads:
             load_grid(values)
             method = make_method(name, head)

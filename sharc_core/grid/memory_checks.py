@@ -67,6 +67,11 @@ def _check_replay(grid: Grid, where: str) -> None:
     selection = grid.memory.selection
     for name in grid.methods:
         kind = METHODS.get(name)
+        if kind.selections and selection not in kind.selections:
+            raise UserError(
+                f"config: memory.selection {selection}{where} cannot be combined with method {name}: use "
+                f"selection {' or '.join(kind.selections)}, or take {name} out of methods"
+            )
         settings = kind.Settings.model_validate(grid.method_settings.get(name, {}))
         if problem := kind.misfit(settings, grid.training.replay_batch_size):
             raise UserError(f"config: method_settings.{name}.{problem}")

@@ -130,7 +130,7 @@ def concerns(cell: Cell, name: str) -> bool:
         return name.split(".")[1] == cell.method
     if name in OF_MEMORY and not method.uses_memory:
         return False
-    return method.trains_head
+    return method.trains_head and method.uses_training
 
 
 def value_of(cell: Cell, name: str) -> Value:

@@ -53,6 +53,8 @@ class Method:
     replays_current_task: whether its replay must include samples of the current task, as a reservoir's does.
     replays_tasks_if: settings under which it calls `memory.tasks()`, which a reservoir cannot answer.
     reviews_tasks: whether it sees a task's samples once more before `end_task`, see `review`.
+    selections: values of the grid's `memory.selection` that it can be run with; empty for any.
+    uses_training: whether it trains as the grid's block `training` says; if not, that is not tuned for it.
     joint: whether it trains on all tasks at once, shuffled together.
     order_matters: whether predictions depend on the order of the samples (beyond rounding).
     baseline: whether figures draw it as a level line to compare with.
@@ -71,6 +73,8 @@ class Method:
     replays_current_task = False
     replays_tasks_if: ClassVar[dict[str, Any]] = {}
     reviews_tasks = False
+    selections: tuple[str, ...] = ()
+    uses_training = True
     joint = False
     order_matters = True
     baseline = False
