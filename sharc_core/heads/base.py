@@ -125,6 +125,15 @@ class Head:
         """(R, B, D) -> (R, B, C)."""
         raise NotImplementedError  # abstract
 
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last layer gets, (R, B, F), for x (R, B, D)."""
+        raise NotImplementedError  # abstract
+
+    @property
+    def embedding_width(self) -> int:
+        """F, the width of what the last layer gets."""
+        return list(self.shapes.values())[-2][1]
+
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """d(slope . logits)/dx: (R, B, D) for slope (R, B, C)."""
         raise NotImplementedError  # abstract

@@ -19,6 +19,10 @@ class LinearHead(Head):
         self.flops.shared += self.sample_flops * x.shape[1]
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x (R, B, D) itself."""
+        return x
+
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """Return d(slope . logits)/dx, (R, B, D), for slope (R, B, C): rows of W for one-hot slopes."""
         self.flops.shared += self.sample_flops * x.shape[1]

@@ -34,6 +34,10 @@ class MLPHead(Head):
         self.flops.shared += self.sample_flops * x.shape[1]
         return torch.baddbmm(self.bias2.unsqueeze(1), self._hidden(x), self.weight2.mT)
 
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the hidden units (R, B, H) of x (R, B, D)."""
+        return self._hidden(x)
+
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         """Return d(slope . logits)/dx, (R, B, D), for slope (R, B, C), by one backward pass."""
         # the first layer's weights are used twice, for the hidden units and backwards
