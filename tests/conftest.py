@@ -11,6 +11,7 @@ from filelock import FileLock
 from small_grid import small_grid
 from snake import CORES, SMOKE, copy_project, matrices, smoke_results, variables
 
+from sharc_core.methods import METHODS
 from sharc_core.stages.build import ensure_features
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))  # parallel pytest processes
@@ -85,6 +86,13 @@ def pytest_collection_finish():
     """Exclude the imported modules from garbage collection, because they are never freed."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Train the seeds of every method together, also those of methods that take much memory."""
+    for name in METHODS.names():
+        monkeypatch.setattr(METHODS.get(name), "advances_together", True)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,8 @@ QUICK = {
     "pcn": {"hidden": 8, "rounds": 2, "read_steps": 5},
     "autoencoder": {"hidden": 8, "steps": 5},
 }
+# Settings of methods that are too large for tests by default.
+SMALL = {"ranpac": {"projections": 16}}
 
 
 def make_cell(method: str = "er", variant: str = "plain", **changes) -> Cell:
@@ -87,7 +89,7 @@ def make_cell(method: str = "er", variant: str = "plain", **changes) -> Cell:
         "seeds": [0, 1, 2],
         "training": Training(replay_batch_size=3),
         "head": HeadConfig(),
-        "method_settings": settings_of(METHODS, method, {}, "method_settings"),
+        "method_settings": settings_of(METHODS, method, SMALL.get(method, {}), "method_settings"),
     }
     if METHODS.get(method).uses_memory:
         fields |= {"buffer": 12, "budget_unit": "floats"}

@@ -736,7 +736,7 @@ CASES = [(m, "plain") for m in METHODS.names()] + [("er", "sharc"), ("derpp", "s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
-def test_seeds_together_equal_seeds_apart(features, tested, method, variant):
+def test_seeds_together_equal_seeds_apart(features, tested, side_by_side, method, variant):
     """Results are equal bit for bit; each seed reads the features of that seed."""
     cell = drifting_cell(method, variant)
     together = run_cell(features, cell)

@@ -49,7 +49,7 @@ def weights(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
 @pytest.mark.parametrize(("kind", "channels"), [("linear", 320), ("mlp", 128)])
-def test_five_together_equal_five_apart(weights, method, variant, kind, channels):
+def test_five_together_equal_five_apart(weights, side_by_side, method, variant, kind, channels):
     """Results are equal bit for bit at sizes where libraries choose kernels by the number of replicas.
 
     This holds for feature widths that are multiples of 16, as those of backbones are. Rows of other widths

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from factories import SMALL
 
 from sharc_core.heads import Batch, make_head
 from sharc_core.methods import METHODS, traits
@@ -36,6 +37,10 @@ class FixedMemory:
     def tasks(self) -> list[Batch]:
         return self.past
 
+    def contents(self) -> Batch:
+        x, y = (torch.cat([getattr(batch, name) for batch in self.past], 1) for name in ("x", "y"))
+        return Batch(x, y)
+
 
 def random_batch(seed: int, size: int = B) -> Batch:
     g = torch.Generator().manual_seed(seed)
@@ -58,6 +63,7 @@ def scene():
 
 def make(name: str, head, **settings):
     kind = METHODS.get(name)
+    settings = SMALL.get(name, {}) | settings
     return kind(head, kind.Settings(**settings), LR, B, [torch.Generator().manual_seed(r) for r in range(R)])
 
 

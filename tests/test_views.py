@@ -74,7 +74,7 @@ def test_seeds_take_views_in_turn():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "variant"), CASES)
-def test_seeds_together_equal_seeds_apart_on_their_own_view(features, heads, method, variant):
+def test_seeds_together_equal_seeds_apart_on_their_own_view(features, heads, side_by_side, method, variant):
     """Results are equal bit for bit, also to a run with only the features of that view."""
     cell = make_cell(method, variant, seeds=[0, 1, 2, 3], views=2)
     together = run_cell(features, cell)

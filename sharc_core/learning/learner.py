@@ -65,8 +65,10 @@ def _run_seeds(
     device: torch.device | str,
     progress: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    if (cell.has_ragged_tasks or cell.stream.is_per_run) and len(cell.seeds) > 1:
-        # The number of samples that fit or the stream differs between seeds: they cannot advance together.
+    is_alone = cell.has_ragged_tasks or cell.stream.is_per_run
+    if (is_alone or not METHODS.get(cell.method).advances_together) and len(cell.seeds) > 1:
+        # The number of samples that fit or the stream differs between seeds, so they cannot advance together,
+        # or the method takes too much memory for it.
         alone = [cell.model_copy(update={"seeds": [seed]}) for seed in cell.seeds]
         return joined(_run(features, one, origin, device, progress) for one in alone)
     return _run(features, cell, origin, device, progress)

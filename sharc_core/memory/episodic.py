@@ -20,7 +20,7 @@ class EpisodicMemory:
     """The memories of all R replicas, as the learner and the methods see them; this one stores nothing.
 
     The learner calls `begin_task`, `begin_pass` for each pass over the task, `visit` before and `admit` after
-    each step, and `store` at the end of the task. Methods call `sample` and `tasks`.
+    each step, and `store` at the end of the task. Methods call `sample`, `tasks` and `contents`.
     """
 
     def __init__(
@@ -75,6 +75,12 @@ class EpisodicMemory:
     def tasks(self) -> list[Batch]:
         """Return all stored samples of each past task, (R, n, K)."""
         return []
+
+    def contents(self) -> Batch:
+        """Return all stored samples, (R, N, K), as the next task would replay them; call it after `store`."""
+        self.begin_task()
+        assert self.replay.batch is not None, "nothing is stored yet"
+        return self.replay.batch
 
     # --- accounting ------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class Method:
     joint: whether it trains on all tasks at once, shuffled together.
     order_matters: whether predictions depend on the order of the samples (beyond rounding).
     baseline: whether figures draw it as a level line to compare with.
+    advances_together: whether the seeds of a cell are trained side by side. If not, they run one after the
+        other, because what one of them keeps can take gigabytes.
     passes: forward passes of a training batch through the backbone in the published code of the method, each
         of which moves batch statistics under `backbone.batch_norm: drifting`.
     """
@@ -78,6 +80,7 @@ class Method:
     joint = False
     order_matters = True
     baseline = False
+    advances_together = True
     passes = 2
 
     class Settings(BaseSettings):

@@ -8,23 +8,18 @@ from typing import Any
 
 import torch
 
-from sharc_core.methods.base import METHODS, Method
+from sharc_core.methods.base import METHODS
+from sharc_core.methods.closed_form import ClosedForm
 
 
 @METHODS.register("ncm")
-class NCM(Method):
+class NCM(ClosedForm):
     """Predict the class whose mean is nearest in Euclidean distance.
 
-    The decision is linear in the features, hence its only `heads`. Sums are in float64, so that the order of
-    the samples does not matter.
+    Sums are in float64, so that the order of the samples does not matter.
     """
 
     title = "NCM"
-    heads = ("linear",)
-    trains_head = False
-    uses_memory = False
-    order_matters = False
-    passes = 1
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -45,8 +40,3 @@ class NCM(Method):
         means = self.sums / self.counts.clamp_min(1).unsqueeze(2)
         scores = torch.baddbmm(-means.square().sum(2).unsqueeze(1), x.double(), means.mT, alpha=2)
         return scores.masked_fill((self.counts == 0).unsqueeze(1), -torch.inf)
-
-    @property
-    def extra_bytes(self) -> int:
-        """Bytes of a sum and a count per class."""
-        return self.sums[0].nbytes + self.counts[0].nbytes

@@ -6,11 +6,12 @@ import torch
 from pydantic import Field
 
 from sharc_core.common.settings import Settings as BaseSettings
-from sharc_core.methods.base import METHODS, Method
+from sharc_core.methods.base import METHODS
+from sharc_core.methods.closed_form import ClosedForm
 
 
 @METHODS.register("slda")
-class SLDA(Method):
+class SLDA(ClosedForm):
     """Linear discriminant analysis with running class means and one running covariance, equal priors.
 
     A sample x of class y updates the scatter matrix with d = x - mean_y, then the mean (Welford's update):
@@ -29,11 +30,6 @@ class SLDA(Method):
     """
 
     title = "SLDA"
-    heads = ("linear",)
-    trains_head = False
-    uses_memory = False
-    order_matters = False
-    passes = 1
 
     class Settings(BaseSettings):
         """Settings of SLDA; the default shrinkage and target are the authors'.
@@ -86,8 +82,3 @@ class SLDA(Method):
     def predict(self, x):
         """Return scores (R, B, C) of the classifier as of the last end of a task."""
         return torch.baddbmm(self.bias.unsqueeze(1), x.double(), self.weight.mT)
-
-    @property
-    def extra_bytes(self) -> int:
-        """Bytes of means, counts, scatter matrix and classifier."""
-        return sum(t[0].nbytes for t in (self.means, self.counts, self.scatter, self.weight, self.bias))
