@@ -121,7 +121,7 @@ def test_a_method_without_memory_runs(grid_file, capsys):
     assert "s_digits sgd class_il, seed 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", ["ncm", "slda"])
+@pytest.mark.parametrize("method", ["ncm", "slda", "ridge", "fecam"])
 def test_a_closed_form_method_runs(grid_file, capsys, method):
     """It needs no buffer, and the output ends with the bytes of the learner."""
     assert run(grid_file, "--method", method) == 0

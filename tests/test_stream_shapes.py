@@ -190,7 +190,9 @@ def test_one_task_of_more_than_half_gives_what_the_others_can_take():
 
 
 @pytest.mark.parametrize("changes", [{"order": "iid"}, {"order": "blurry", "blurry": 0.3}])
-@pytest.mark.parametrize("method", ["er", "er_ace", "gem", "derpp", "clser", "ncm", "slda"])
+@pytest.mark.parametrize(
+    "method", ["er", "er_ace", "gem", "derpp", "clser", "ncm", "slda", "ridge", "fecam"]
+)
 def test_every_kind_of_method_runs_in_these_orders(method, changes):
     changes = changes | ({"selection": "reservoir"} if method == "er_ace" else {})
     document = run_cell(FEATURES, make_cell(method, seeds=[0, 1], **changes))
