@@ -191,7 +191,7 @@ def test_one_task_of_more_than_half_gives_what_the_others_can_take():
 
 @pytest.mark.parametrize("changes", [{"order": "iid"}, {"order": "blurry", "blurry": 0.3}])
 @pytest.mark.parametrize(
-    "method", ["er", "er_ace", "gem", "derpp", "clser", "ncm", "slda", "ridge", "fecam"]
+    "method", ["er", "er_ace", "gem", "derpp", "clser", "ncm", "slda", "ridge", "fecam", "knn"]
 )
 def test_every_kind_of_method_runs_in_these_orders(method, changes):
     changes = changes | ({"selection": "reservoir"} if method == "er_ace" else {})
