@@ -134,7 +134,7 @@ class ReplicaViews:
 
     def __init__(self, features: TrainingFeatures, seeds: list[int], views: int = 1):
         self.features = features
-        numbers = [view_of(seed, views) for seed in seeds]
+        self._numbers = numbers = [view_of(seed, views) for seed in seeds]
         arrays = {view_numbers(views)[0]: (features.train_maps, features.train_pooled)}
         if set(numbers) - set(arrays):
             arrays |= {n: (view.maps, view.pooled) for n, view in features.further_views.items()}
@@ -148,6 +148,10 @@ class ReplicaViews:
             (torch.tensor([r for r, n in enumerate(numbers) if n == number]), arrays[number][1])
             for number in sorted(set(numbers))
         ]
+
+    def first_like(self, replica: int) -> int:
+        """Return the first replica with the same training features."""
+        return self._numbers.index(self._numbers[replica])
 
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Return training maps (n, K, h, w) of the images `index` (n,) in one replica's view."""
@@ -206,6 +210,10 @@ class DriftingReplicas:
                 f"the drifting features lack seed {seed} in batches of {self._batch_size}{of}: extract them"
             )
         return source[key]
+
+    def first_like(self, replica: int) -> int:
+        """Return the first replica with the same training features, which is the replica itself."""
+        return replica
 
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Return the training maps (n, K, h, w) of `index` (n,) at the time of the visit.

@@ -76,7 +76,7 @@ def _kept_by(cell: Cell) -> Kept:
         return Kept()
     theta = cell.theta or 0.0
     is_any = SELECTIONS.get(cell.selection).needs_all_candidates
-    is_any = is_any or cell.budget_split == "carry" or cell.mass is not None
+    is_any = is_any or cell.budget_split == "carry" or cell.mass is not None or representation.learns
     is_unknown = cell.budget_unit == "bytes" and representation.value_bytes is None
     is_unknown = is_unknown or cell.budget_unit == "total_bytes"  # a slot has no size there
     if is_any or is_unknown or theta > 0.99:

@@ -54,8 +54,9 @@ def check_combinations(grid: Grid, protocol: str) -> None:
         for key, clashes in _clashes_of_storage(grid, name):
             if clashes:
                 raise UserError(
-                    f"config: storage {name}{where} cannot be combined with {key}: it stores pooled vectors, "
-                    "not maps; use another storage, or change the other"
+                    f"config: storage {name}{where} cannot be combined with {key}: it stores "
+                    f"{REPRESENTATIONS.get(name).contents}, not the values of single channels of maps; use "
+                    "another storage, or change the other"
                 )
 
 
@@ -129,6 +130,7 @@ def _clashes_of_selection(grid: Grid) -> Clashes:
 
 
 def _clashes_of_storage(grid: Grid, name: str) -> Clashes:
-    if REPRESENTATIONS.get(name).stores_maps:
+    representation = REPRESENTATIONS.get(name)
+    if representation.stores_maps and representation.takes_masks:
         return []
     return [("variants sharc", "sharc" in grid.variants), _counts_nonzero(grid)]

@@ -92,8 +92,10 @@ def make_memory(
     sharc = None
     if cell.variant == "sharc":
         sharc = _sharc_settings(cell, shape, stream.classes, device)
-    memory = TaskMemory if SELECTIONS.get(cell.selection).has_tasks else ReservoirMemory
-    return memory(features, cell.seeds, budget, sharc, storing, device)
+    kind = TaskMemory if SELECTIONS.get(cell.selection).has_tasks else ReservoirMemory
+    memory = kind(features, cell.seeds, budget, sharc, storing, device)
+    memory.encoder.learn(stream.train[0])
+    return memory
 
 
 def _storing(cell: Cell) -> Storing:

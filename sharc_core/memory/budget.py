@@ -198,5 +198,6 @@ class Budget:
         return (
             f"{buffer} holds no sample of task {task + 1} of "
             f"{self.tasks}: its share is {allowance:,} {unit}, one sample takes {one:,}"
+            f"{f', all share {self._shared_bytes:,}' if self._shared_bytes else ''}"
             f"{' with the associative memory' if self.am_bytes is not None else ''}; {remedy}"
         )

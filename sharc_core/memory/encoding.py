@@ -1,6 +1,8 @@
 """Encoding: samples of the training features, as each replica's representation stores them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -48,6 +50,11 @@ class CachedMaps(Stored):
         return self.views.vectors(self.replica, self.index)
 
 
+def _at(read: Callable[[torch.Tensor], torch.Tensor], index: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Return what is read of the samples at positions `at` (n,) of index (N,)."""
+    return read(index[at])
+
+
 class Encoder:
     """Encodes samples for each replica.
 
@@ -71,6 +78,21 @@ class Encoder:
         """Bytes that all samples of a replica share."""
         return self.representations[0].shared_bytes
 
+    def learn(self, index: torch.Tensor) -> None:
+        """Let representations learn from the training features index (N,), before anything is encoded."""
+        for replica in range(len(self.representations)):
+            first = self.views.first_like(replica)
+            if first < replica:  # the same features make the same codebooks
+                self.representations[replica] = self.representations[first]
+            else:
+                read = self._reader(replica)
+                self.representations[replica].learn(len(index), partial(_at, read, index))
+
+    def _reader(self, replica: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what reads the features (n, ...) that a replica's representation takes."""
+        stores_maps = self.representations[replica].stores_maps
+        return partial(self.views.maps if stores_maps else self.views.vectors, replica)
+
     def encode(self, replica: int, index: torch.Tensor, mask: torch.Tensor | None) -> Stored:
         """Store samples index (n,) of the training set; mask (n, K): channels to keep, None for all.
 
@@ -80,8 +102,7 @@ class Encoder:
         if mask is None and representation.is_cache_format:
             map_bytes = representation.planned_bytes(representation.shape[0])
             return CachedMaps(self.views, replica, index, map_bytes)
-        read = self.views.maps if representation.stores_maps else self.views.vectors
-        return representation.encode(read(replica, index), mask)
+        return representation.encode(self._reader(replica)(index), mask)
 
     def recall_error(
         self, replica: int, index: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor

@@ -1,10 +1,12 @@
 """The interface of a representation: how the maps of samples are stored, and how many bytes that takes."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings
@@ -47,6 +49,11 @@ class Representation:
 
     stores_maps: `encode` takes maps and `decode` returns maps. False: both handle pooled vectors (n, K);
     there is then nothing for an associative memory to complete, so the grid needs `variants: [plain]`.
+    takes_masks: `encode` can drop channels. False: it stores all of them, so the grid needs
+    `variants: [plain]`, too.
+    contents: what is stored, as error messages call it.
+    learns: `learn` sets a state that all samples share, such as a codebook.
+    replays_images: what is stored is the image, which passes through the backbone whenever it is replayed.
     is_cache_format: a full map is stored as the feature cache has it. A memory without SHARC then replays the
     cache's pooled vectors, reads no maps and holds `planned_bytes` by definition.
     replays_images: a stored sample is an image, which passes the frozen backbone whenever it is replayed.
@@ -58,6 +65,10 @@ class Representation:
     name: str
     settings: Any  # of this class's Settings
     stores_maps = True
+    takes_masks = True
+    contents = "maps"
+    learns = False
+    replays_images = False
     is_cache_format = False
     replays_images = False
     plans_exactly = True
@@ -68,9 +79,20 @@ class Representation:
         """Settings of this representation, under `storage_settings.<name>`."""
 
     def __init__(self, shape: tuple[int, int, int], settings: BaseSettings | None = None):
-        """shape: (K, h, w) of a map. settings: None for the defaults."""
+        """shape: (K, h, w) of a map. settings: None for the defaults.
+
+        Raises UserError for settings that do not fit the shape.
+        """
         self.shape = shape
         self.settings = self.Settings() if settings is None else settings
+
+    def learn(self, samples: int, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Learn from the training features of the first task, before anything is encoded.
+
+        samples: how many there are. read: returns the maps (n, K, h, w), or the pooled vectors (n, K), of
+        those with numbers (n,) from 0 to samples - 1. They may lie on a disk, so read a part at a time. The
+        result must not depend on the run's seed, because replicas with the same features share it.
+        """
 
     def encode(self, maps: torch.Tensor, mask: torch.Tensor | None = None) -> Stored:
         """Store the kept channels of maps (n, K, h, w), or of pooled vectors (n, K).
@@ -92,6 +114,16 @@ class Representation:
     def shared_bytes(self) -> int:
         """Bytes that all stored samples share, for example a codebook; known before anything is encoded."""
         return 0
+
+    def check_finite(self, stored: torch.Tensor, largest: float | None = None, other: str = "") -> None:
+        """Raise UserError unless all values are finite as they are stored.
+
+        largest: magnitude that the type holds, None for any. other: a storage that holds larger ones.
+        """
+        if not bool(torch.isfinite(stored).all()):
+            what = "maps" if self.stores_maps else "pooled vectors"
+            beyond = "" if largest is None else f" or beyond {largest:,.0f}: use storage {other}"
+            raise UserError(f"storage {self.name} cannot hold these {what}: a value is not finite{beyond}")
 
     @property
     def values_per_channel(self) -> int:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import widened
 from sharc_core.representations.base import REPRESENTATIONS, Representation, Stored
 
@@ -84,9 +83,7 @@ class SparseMapRepresentation(Representation):
             values, channels = maps[mask], mask.nonzero()[:, 1].to(torch.int16)
             counts = kept.to(torch.int16) if bool((kept != kept[0]).any()) else None
         values, scales = self.pack(values)
-        if not bool(torch.isfinite(values if scales is None else scales).all()):
-            beyond = "" if self.largest is None else f" or beyond {self.largest:,.0f}: use storage float32"
-            raise UserError(f"storage {self.name} cannot hold these maps: a value is not finite{beyond}")
+        self.check_finite(values if scales is None else scales, self.largest, "float32")
         return SparseMaps(values, scales, channels, counts, len(maps), maps.shape[1])
 
     def pack(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
