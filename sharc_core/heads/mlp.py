@@ -36,6 +36,7 @@ class MLPHead(Head):
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Return the hidden units (R, B, H) of x (R, B, D)."""
+        self.flops.product(x.shape[1], *self.shapes["weight1"])
         return self._hidden(x)
 
     def input_gradient(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:

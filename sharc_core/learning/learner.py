@@ -26,7 +26,7 @@ from sharc_core.learning.cell_memory import make_memory, make_method
 from sharc_core.learning.costs import Costs
 from sharc_core.learning.documents import FORMAT, joined
 from sharc_core.memory.episodic import EpisodicMemory
-from sharc_core.methods import Method, Task
+from sharc_core.methods import METHODS, Method, Task
 from sharc_core.provenance.origin import run_origin, versions
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, streamed

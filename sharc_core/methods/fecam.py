@@ -90,6 +90,7 @@ class FeCAM(ClosedForm):
 
     def _add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add a chunk x (R, n, D), y (R, n)."""
+        self.flops.product(x.shape[1], self.head.features, self.head.features)
         for r, labels in enumerate(y):
             vectors = x[r].double()
             for label in labels.unique().tolist():

@@ -62,6 +62,7 @@ class ICaRL(Method):
         past = memory.tasks()
         x, y = torch.cat([task.x for task in past], 1), torch.cat([task.y for task in past], 1)
         member = one_hot(y, self.head.classes).double()
+        self.flops.product(self.head.classes, y.shape[1], self.head.embedding_width)
         self.means.copy_(normalize(member.mT @ self._embedded(x).double(), dim=2))  # as of the sums
         self.has_mean.copy_(member.sum(1) > 0)
 

@@ -47,6 +47,11 @@ class RanPAC(Ridge):
         """M, the number of projections."""
         return self.settings.projections
 
+    def _add(self, x, y):
+        """Add a chunk x (R, n, D), y (R, n), whose projection is counted."""
+        self.flops.product(x.shape[1], self.head.features, self.width)
+        super()._add(x, y)
+
     def inputs(self, r: int, x: torch.Tensor) -> torch.Tensor:
         """Return relu(x W) (n, M) float64 for pooled features x (n, D) of replica r."""
         return (x.double() @ self.projection[r].double()).relu_()

@@ -132,6 +132,7 @@ class Ridge(ClosedForm):
         """Add a chunk x (R, n, D), y (R, n); every fifth sample of the task is held out if that is needed."""
         position = self._visited + torch.arange(y.shape[1], device=y.device)
         is_held_out = position % EVERY == EVERY - 1
+        self.flops.product(y.shape[1], self.width + self.head.classes, self.width)
         self._visited += y.shape[1]
         for r in range(self.replicas):
             inputs = self.inputs(r, x[r])
@@ -152,7 +153,7 @@ class Ridge(ClosedForm):
                 self.moments.take(part)
         for r in range(self.replicas):
             ridge = self.ridges[r].item()
-            while (solved := self.moments.fit(r, ridge, self.settings.intercept)) is None:
+            while (solved := self._fit(self.moments, r, ridge)) is None:
                 ridge *= 10
             self.weight[r], self.bias[r] = solved
         self.bias.masked_fill_(self.moments.counts == 0, -torch.inf)
@@ -162,9 +163,16 @@ class Ridge(ClosedForm):
         for r in range(self.replicas):
             losses = {}
             for ridge in RIDGES:
-                if solved := fitted.fit(r, ridge, self.settings.intercept):
+                if solved := self._fit(fitted, r, ridge):
                     losses[ridge] = held_out.loss(r, *solved)
+                    self.flops.product(self.head.classes, self.width, self.width + 1, replica=r)
             self.ridges[r] = min(losses, key=losses.__getitem__)
+
+    def _fit(self, moments: Moments, r: int, ridge: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the weights and biases of `Moments.fit`."""
+        if self.settings.intercept:
+            self.flops.product(self.width, self.width + self.head.classes, replica=r)
+        return moments.fit(r, ridge, self.settings.intercept)
 
     def predict(self, x):
         """Return the outputs (R, B, C) of the regression as of the last end of a task."""
