@@ -71,6 +71,9 @@ class KNN(Method):
         near, at = distances.topk(min(self.settings.k, len(labels)), largest=False)
         votes = torch.ones_like(near)
         if self.settings.weights == "distance":  # samples at distance 0 outvote all others
+            if self.settings.metric == "euclidean":  # the products round, so a sample has not 0 to itself
+                others = (stored[column].double() for column in at.unbind(1))
+                near = torch.stack([(x.double() - other).norm(dim=1) for other in others], 1)
             is_same = near == 0
             votes = torch.where(is_same.any(1, keepdim=True), is_same.double(), 1 / near)
         shares = votes.new_zeros(len(x), classes).scatter_add_(1, labels[at], votes)
@@ -81,11 +84,12 @@ class KNN(Method):
         return shares + TIE * (1 - (rank + 1) / classes)
 
     def _distances(self, x: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-        """Return the distances (B, N) of x (B, D) and stored samples (N, D), by the metric."""
+        """Return distances (B, N) of x (B, D) and stored samples (N, D), squared if they are Euclidean."""
         if self.settings.metric == "cosine":
             unit, other = (torch.nn.functional.normalize(vectors, dim=1) for vectors in (x, stored))
             return (1 - unit @ other.T).clamp_min(0)
-        return torch.cdist(x, stored, compute_mode="donot_use_mm_for_euclid_dist")
+        norms = x.square().sum(1, keepdim=True), stored.square().sum(1)
+        return (norms[0] + norms[1]).addmm_(x, stored.T, alpha=-2)
 
     @property
     def extra_bytes(self) -> int:

@@ -40,9 +40,9 @@ class Moments:
 
     def take(self, other: "Moments") -> None:
         """Add the sums of other samples, and set those to zero."""
-        for ours, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
-            ours += theirs
-            theirs.zero_()
+        for name in ("gram", "sums", "counts"):
+            getattr(self, name).add_(getattr(other, name))
+            getattr(other, name).zero_()
 
     def fit(self, r: int, ridge: float, intercept: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return weights (C, M) and biases (C,) that minimise |Y - X W^T - b|^2 + ridge |W|^2.
