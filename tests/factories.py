@@ -39,7 +39,12 @@ def make_features(
         test_pooled=pool(test_maps),
         test_labels=test_labels,
         classes=[str(c) for c in range(classes)],
-        manifest={"dataset": "d" * 64, "backbone": {"sha256": "b" * 64}, "files": {}},
+        manifest={
+            "dataset": "d" * 64,
+            "backbone": {"sha256": "b" * 64},
+            "files": {},
+            "image_shape": [5, 4, 3],
+        },
     )
     found.tested = lambda index: found.test_pooled[index]  # as features.Features has it
     return found

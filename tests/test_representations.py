@@ -21,7 +21,7 @@ def make(name: str, maps: torch.Tensor):
     kind = REPRESENTATIONS.get(name)
     # product quantisation splits the channels into equal parts
     parts = {"codebooks": 1} if "codebooks" in kind.Settings.model_fields else {}
-    representation = kind(tuple(maps.shape[1:]), kind.Settings(**parts))
+    representation = kind(tuple(maps.shape[1:]), kind.Settings(**parts), image_shape=(5, 4, 3))
     seen = maps if representation.stores_maps else pool(maps)
     representation.learn(len(maps), lambda index: seen[index])
     return representation

@@ -132,7 +132,7 @@ def test_more_bytes_never_store_fewer_samples(name, buffers, unit, selection, ca
 @settings(max_examples=40, deadline=None)
 def test_more_bytes_never_hold_fewer_samples_of_a_stream(name, buffers, keep, logits):
     kind = REPRESENTATIONS.get(name)
-    representation = kind(SHAPE, kind.Settings.model_validate(storing(name)["storage_settings"]))
+    representation = kind(SHAPE, kind.Settings.model_validate(storing(name)["storage_settings"]), (5, 4, 3))
     capacities = [
         Budget("bytes", buffer, 3, SHAPE, logits, representation=representation).capacity(keep)
         for buffer in buffers
@@ -143,15 +143,18 @@ def test_more_bytes_never_hold_fewer_samples_of_a_stream(name, buffers, keep, lo
 @pytest.mark.parametrize(
     ("method", "selection"), [(method, name) for method in METHODS_WITH_MEMORY for name in selections(method)]
 )
-def test_pooled_float32_equals_map_float32_for_a_linear_head(method, selection):
-    """Which sees pooled vectors only: at the same number of samples the runs have the same bits."""
+def test_pooled_vectors_and_images_equal_maps_in_float32_for_a_linear_head(method, selection):
+    """Which sees pooled vectors only: at the same number of samples the runs have the same bits.
+
+    An image is replayed through the frozen backbone, whose features of it are those of the cache.
+    """
     runs = [
         run_cell(FEATURES, make_cell(method, budget_unit="slots", selection=selection, **storing(name)))
-        for name in ("float32", "pooled_float32")
+        for name in ("float32", "pooled_float32", "image")
     ]
-    assert runs[0]["matrix"] == runs[1]["matrix"]
     samples = runs[0]["costs"]["samples_stored"]
-    assert samples == runs[1]["costs"]["samples_stored"]
     logits = 4 * 6 if METHODS.get(method).needs_logits else 0
-    for run, each in zip(runs, (12 * 4 * 4, 12 * 4), strict=True):
+    for run, each in zip(runs, (12 * 4 * 4, 12 * 4, 5 * 4 * 3), strict=True):
+        assert run["matrix"] == runs[0]["matrix"]
+        assert run["costs"]["samples_stored"] == samples
         assert run["costs"]["episodic_bytes"] == [n * (each + 2 + logits) for n in samples]

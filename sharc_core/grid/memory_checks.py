@@ -51,6 +51,7 @@ def check_combinations(grid: Grid, protocol: str) -> None:
                 "keeps must cost the same and be chosen without it; use selection last, or change the other"
             )
     for name in listed(grid.storage):
+        _check_images(grid, name, where)
         for key, clashes in _clashes_of_storage(grid, name):
             if clashes:
                 raise UserError(
@@ -58,6 +59,26 @@ def check_combinations(grid: Grid, protocol: str) -> None:
                     f"{REPRESENTATIONS.get(name).contents}, not the values of single channels of maps; use "
                     "another storage, or change the other"
                 )
+
+
+def _check_images(grid: Grid, name: str, where: str) -> None:
+    """Raise UserError for a storage of images where there are none, or where the backbone changes."""
+    if not REPRESENTATIONS.get(name).replays_images or not any(
+        METHODS.get(m).uses_memory for m in grid.methods
+    ):
+        return
+    for dataset, config in grid.datasets.items():
+        if config.has_features:
+            raise UserError(
+                f"config: storage {name} cannot be combined with data set {dataset}: source features has no "
+                "images; use another storage, or a grid without it"
+            )
+    if any(backbone.batch_norm == "drifting" for backbone in grid.backbones):
+        raise UserError(
+            f"config: storage {name}{where} cannot be combined with batch_norm drifting, under which a "
+            "replayed image has other features than when it was visited: use another storage, or batch_norm "
+            "frozen"
+        )
 
 
 def _check_replay(grid: Grid, where: str) -> None:

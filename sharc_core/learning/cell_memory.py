@@ -8,6 +8,7 @@ import torch
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.features.cache import Features
+from sharc_core.features.images import image_shape_of
 from sharc_core.features.views import DriftingFeatures
 from sharc_core.grid.cell import Cell
 from sharc_core.heads import Head, make_head
@@ -22,11 +23,17 @@ from sharc_core.selection import SELECTIONS
 from sharc_core.streams.stream import Stream
 
 
-def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget | None:
+def budget_of(
+    cell: Cell,
+    shape: tuple[int, int, int],
+    classes: int,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Budget | None:
     """Return a cell's budget for maps of shape (K, h, w); None if it has no memory.
 
-    Needs no features, so it can be checked before anything is computed. Raises UserError if a task's share
-    holds no sample, or if the cell's associative memory cannot hold maps of that size.
+    image_shape: (H, W, 3) of the prepared images, for representations that store images. Needs no features,
+    so it can be checked before anything is computed. Raises UserError if a task's share holds no sample, or
+    if the cell's associative memory cannot hold maps of that size.
     """
     if cell.buffer is None:
         return None
@@ -37,7 +44,7 @@ def budget_of(cell: Cell, shape: tuple[int, int, int], classes: int) -> Budget |
         cell.stream.count,
         shape,
         logits=classes if METHODS.get(cell.method).needs_logits else 0,
-        representation=_storing(cell).representation(shape),
+        representation=_storing(cell, image_shape).representation(shape),
         counted=cell.has_ragged_channels,
         dense=cell.read not in (None, "per_task"),
         split=tuple(cell.budget_split) if isinstance(cell.budget_split, list) else None,
@@ -86,7 +93,8 @@ def make_memory(
     """
     channels, height, width = features.train_maps.shape[1:]
     shape = channels, height, width
-    budget, storing = budget_of(cell, shape, stream.classes), _storing(cell)
+    images = image_shape_of(features.manifest)
+    budget, storing = budget_of(cell, shape, stream.classes, images), _storing(cell, images)
     if budget is None:
         return EpisodicMemory(features, cell.seeds, None, storing, device)
     sharc = None
@@ -98,7 +106,7 @@ def make_memory(
     return memory
 
 
-def _storing(cell: Cell) -> Storing:
+def _storing(cell: Cell, image_shape: tuple[int, int, int] | None) -> Storing:
     return Storing(
         cell.storage,
         cell.selection,
@@ -107,6 +115,7 @@ def _storing(cell: Cell) -> Storing:
         cell.training.batch_size,
         cell.views,
         cell.storage_settings,
+        image_shape,
     )
 
 

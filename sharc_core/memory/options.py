@@ -17,6 +17,7 @@ class Storing:
     storage, storage_settings: a representation, see sharc_core.representations. selection: which samples are
     stored, see sharc_core.selection. keep_logits: the head's logits are stored too. logits_at: "task_end" or
     "visit", as for SharcSettings.saliency_at. batch_size: of training. views: see sharc_core.features.views.
+    image_shape: (H, W, 3) of the prepared images, None if there are none or if it is not known.
     """
 
     storage: str = "float16"
@@ -26,11 +27,12 @@ class Storing:
     batch_size: int = 10
     views: int = 1
     storage_settings: dict[str, Any] = field(default_factory=dict)
+    image_shape: tuple[int, int, int] | None = None
 
     def representation(self, shape: tuple[int, int, int]) -> Representation:
         """Return a new representation of maps of shape (K, h, w), for one replica."""
         kind = REPRESENTATIONS.get(self.storage)
-        return kind(shape, kind.Settings.model_validate(self.storage_settings))
+        return kind(shape, kind.Settings.model_validate(self.storage_settings), self.image_shape)
 
 
 @dataclass(frozen=True)

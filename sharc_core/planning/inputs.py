@@ -10,6 +10,7 @@ from pathlib import Path
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.planning.call import Call
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.stages.layout import Layout
 
 
@@ -52,6 +53,15 @@ class Inputs:
     def features_of(self, cells: Sequence[Cell]) -> list[str]:
         """Return the manifests of the features that cells of one data set and backbone read, in order."""
         return [f"{folder}/manifest.json" for folder in self._layout.read_by(cells)]
+
+    def images_of(self, cells: Sequence[Cell]) -> list[str]:
+        """Return the manifests of the prepared images that some of the cells store."""
+        datasets = {
+            cell.dataset
+            for cell in cells
+            if cell.buffer is not None and REPRESENTATIONS.get(cell.storage).replays_images
+        }
+        return [f"{self._layout.prepared(name)}/manifest.json" for name in sorted(datasets)]
 
     def pretrained_on(self, weights: str) -> str:
         """Return the manifest of the data that weights are trained on."""

@@ -96,6 +96,10 @@ class Plan:
         """Return the manifests of the features that the job of some cells reads."""
         return self.inputs.features_of([self.comparison.to_train(path) for path in paths])
 
+    def images_of(self, paths: Iterable[str]) -> list[str]:
+        """Return the manifests of the prepared images that the cells of some documents store."""
+        return self.inputs.images_of([self.comparison.to_train(path) for path in paths])
+
     @property
     def replaced(self) -> str | None:
         """The folder for documents that are replaced; None if they are not kept."""

@@ -54,6 +54,7 @@ class Representation:
     contents: what is stored, as error messages call it.
     learns: `learn` sets a state that all samples share, such as a codebook.
     replays_images: what is stored is the image, which passes through the backbone whenever it is replayed.
+    That of a frozen backbone is known beforehand, so `encode` takes its result, pooled vectors.
     is_cache_format: a full map is stored as the feature cache has it. A memory without SHARC then replays the
     cache's pooled vectors, reads no maps and holds `planned_bytes` by definition.
     replays_images: a stored sample is an image, which passes the frozen backbone whenever it is replayed.
@@ -78,12 +79,19 @@ class Representation:
     class Settings(BaseSettings):
         """Settings of this representation, under `storage_settings.<name>`."""
 
-    def __init__(self, shape: tuple[int, int, int], settings: BaseSettings | None = None):
-        """shape: (K, h, w) of a map. settings: None for the defaults.
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        settings: BaseSettings | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+    ):
+        """shape: (K, h, w) of a map. settings: None for the defaults. image_shape: (H, W, 3) of a prepared
+        image; None if there are no images.
 
-        Raises UserError for settings that do not fit the shape.
+        Raises UserError for settings that do not fit the shape, or if it needs images and there are none.
         """
         self.shape = shape
+        self.image_shape = image_shape
         self.settings = self.Settings() if settings is None else settings
 
     def learn(self, samples: int, read: Callable[[torch.Tensor], torch.Tensor]) -> None:

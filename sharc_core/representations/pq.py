@@ -73,9 +73,14 @@ class ProductQuantisedMaps(Representation):
         points_per_entry: int = Field(default=256, ge=1)
         seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
-    def __init__(self, shape: tuple[int, int, int], settings: BaseSettings | None = None):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        settings: BaseSettings | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+    ):
         """For the arguments see Representation. Raises UserError if parts would differ in size."""
-        super().__init__(shape, settings)
+        super().__init__(shape, settings, image_shape)
         parts = self.settings.codebooks
         if shape[0] % parts:
             valid = [number for number in range(1, shape[0] + 1) if shape[0] % number == 0]

@@ -25,6 +25,7 @@ from sharc_core.features.cache import Features, extract_features, open_views
 from sharc_core.features.drifting.extract import Extraction
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.images import with_images
 from sharc_core.features.own import write_features
 from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views
@@ -144,7 +145,8 @@ def ensure_features(
     for view in missing:
         build_features(grid, dataset, backbone, view, progress)
     is_drifting = any(isinstance(view, str) for view in folders)
-    return (open_drifting if is_drifting else open_views)(list(folders.values()))
+    paths = list(folders.values())
+    return open_drifting(paths) if is_drifting else with_images(open_views(paths), paths)
 
 
 def _check_known(owner: str, name: str, known: list[str]) -> None:

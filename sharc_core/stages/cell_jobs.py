@@ -15,6 +15,7 @@ from sharc_core.common.files import digest, read_json, write_json, write_text
 from sharc_core.features.cache import Features, open_views
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.images import with_images
 from sharc_core.features.views import needed_views
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.drifting_parts import is_read
@@ -56,7 +57,9 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
 def open_for(cell: Cell, manifests: Sequence[Path]) -> Features | DriftingFeatures:
     """Open the features that a cell is trained on. manifests: of its views in order, or of its parts."""
     folders = [Path(manifest).parent for manifest in manifests]
-    return open_drifting(folders) if cell.batch_norm == "drifting" else open_views(folders)
+    return (
+        open_drifting(folders) if cell.batch_norm == "drifting" else with_images(open_views(folders), folders)
+    )
 
 
 def kept_document(folder: Path | str, cell: Cell) -> Path:

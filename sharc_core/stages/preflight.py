@@ -18,11 +18,13 @@ from sharc_core.datasets import Source
 from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.features.drifting.part import Part
+from sharc_core.features.images import prepared_image_shape
 from sharc_core.grid.drifting_parts import extent
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.cell_memory import budget_of
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.stages.build import Progress
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.settings import class_names
@@ -304,7 +306,18 @@ def _check_room(grid: Grid) -> None:
 
 
 def _check_budgets(grid: Grid, shapes: Shapes, classes: dict[str, int]) -> None:
-    """Check the budget of each cell against the size of its maps."""
+    """Check the budget of each cell against the size of its maps, or of its images once they are prepared.
+
+    Only the prepared images tell their size, so before that it is checked by the job of the cell.
+    """
+    layout, images = Layout(grid), {}
     for cell in cells(grid):
+        image_shape = None
+        if cell.buffer is not None and REPRESENTATIONS.get(cell.storage).replays_images:
+            if cell.dataset not in images:
+                images[cell.dataset] = prepared_image_shape(layout.prepared(cell.dataset))
+            image_shape = images[cell.dataset]
+            if image_shape is None:
+                continue
         with _prefixed(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
-            budget_of(cell, shapes[cell.dataset, cell.backbone], classes[cell.dataset])
+            budget_of(cell, shapes[cell.dataset, cell.backbone], classes[cell.dataset], image_shape)

@@ -12,7 +12,8 @@ def trained_by(wildcards):
 
 rule cells:
     input:
-        lambda w: PLAN.features_of(trained_by(w)),
+        features=lambda w: PLAN.features_of(trained_by(w)),
+        images=lambda w: PLAN.images_of(trained_by(w)),
     output:
         temp(PLAN.path(f"matrices/{{dataset}}/{{backbone}}/{FINISHED}/{{batch}}.batch")),
     params:

@@ -8,6 +8,7 @@ def document_of(wildcards):
 rule cell:
     input:
         features=lambda w: PLAN.features_of([document_of(w)]),
+        images=lambda w: PLAN.images_of([document_of(w)]),
     output:
         update(PLAN.path("matrices/{cell}.json")),
     params:

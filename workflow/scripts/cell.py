@@ -11,6 +11,6 @@ with job(snakemake, f"{snakemake.params.job['cell']['dataset']} {Path(snakemake.
 
     torch.set_num_threads(snakemake.threads)
     parameters, aside = snakemake.params.job, snakemake.params.aside
-    manifests = [Path(manifest) for manifest in snakemake.input[:]]
+    manifests = [Path(manifest) for manifest in snakemake.input.features]
     document = Path(snakemake.output[0])
     run_alone(wanted_of(parameters), parameters["seeds"], manifests, document, aside and Path(aside))

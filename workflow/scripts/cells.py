@@ -15,7 +15,7 @@ with job(snakemake, f"{snakemake.wildcards.dataset} {snakemake.wildcards.batch}"
         [wanted_of(parameters) for parameters in jobs],
         [parameters["seeds"] for parameters in jobs],
         [Path(path) for path in snakemake.params.documents],
-        [Path(manifest) for manifest in snakemake.input[:]],
+        [Path(manifest) for manifest in snakemake.input.features],
         Path(snakemake.output[0]),
         aside and Path(aside),
     )
