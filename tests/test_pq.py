@@ -167,7 +167,7 @@ def test_codebooks_that_do_not_fit_are_refused():
         budget_of(cell.model_copy(update={"storage_settings": default}), (12, 2, 2), 6)
     small = make_cell("er", storage="pq", storage_settings=SMALL, buffer=4, budget_unit="bytes")
     with pytest.raises(
-        UserError, match="holds no sample of task 1 .* one sample takes 18, all share 768; raise"
+        UserError, match="its share is -126 bytes after its part of the 768 that all samples share, one"
     ):
         budget_of(small, (12, 2, 2), 6)
     with pytest.raises(UserError, match="storage pq cannot hold these maps: a value is not finite$"):

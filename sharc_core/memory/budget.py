@@ -195,9 +195,10 @@ class Budget:
                 f"{self.learner_bytes:,} bytes,"
             )
             unit = "bytes"
+        shared = f" after its part of the {self._shared_bytes:,} that all samples share"
         return (
             f"{buffer} holds no sample of task {task + 1} of "
-            f"{self.tasks}: its share is {allowance:,} {unit}, one sample takes {one:,}"
-            f"{f', all share {self._shared_bytes:,}' if self._shared_bytes else ''}"
+            f"{self.tasks}: its share is {allowance:,} {unit}{shared if self._shared_bytes else ''}, one "
+            f"sample takes {one:,}"
             f"{' with the associative memory' if self.am_bytes is not None else ''}; {remedy}"
         )
