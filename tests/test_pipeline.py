@@ -233,7 +233,7 @@ def test_names_that_run_together_are_told_apart(project):
     digits = {"source": "digits", "tasks": 5}
     outputs, _ = dry(
         project,
-        datasets={"a": digits, "a_b": digits},
+        datasets={"a": digits, "a_b": digits | {"seed": 1}},
         backbone=[small | {"name": "b_c"}, small | {"name": "c", "image_size": 40}],
     )
     features = [name for name in outputs if "/features/" in name]

@@ -59,7 +59,8 @@ def test_every_method_fills_its_bytes_and_no_more(method):
 @pytest.mark.parametrize("storage", IN_GRIDS)
 @pytest.mark.parametrize("selection", ["last", "reservoir"])
 def test_every_representation_fills_its_bytes_and_no_more(storage, selection):
-    settings = settings_of(REPRESENTATIONS, storage, {}, "storage_settings")
+    small = {"codebooks": 4, "entries": 16} if storage.endswith("pq") else {}
+    settings = settings_of(REPRESENTATIONS, storage, small, "storage_settings")
     runs = [costs(b, storage=storage, storage_settings=settings, selection=selection) for b in BUDGETS]
     check(runs, 12 * 4 * 4 + 3)
 
