@@ -433,7 +433,7 @@ def test_figure_and_report_are_the_same_twice(tmp_path):
         svgs = [path for path in written if path.suffix == ".svg"]
         write_report(runs, chosen, no_published(), folder, folder / "r.html", "T", {}, drawn=svgs)
         pages.append((folder / "r.html").read_text(encoding="utf-8"))
-    assert [path.suffix for path in drawn[0]] == [".svg", ".png", ".json"]
+    assert [path.suffix for path in drawn[0]] == [".svg", ".png", ".pdf", ".json"]
     for one, two in zip(*drawn, strict=True):
         assert one.read_bytes() == two.read_bytes()
     about = json.loads(drawn[0][2].read_text(encoding="utf-8"))

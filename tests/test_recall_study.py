@@ -362,7 +362,7 @@ def test_figures_are_repeatable(rows, tmp_path):
     assert {p.name for p in first} == {
         f"recall_{sweep}.{kind}"
         for sweep in ("masked", "noise", "patterns", "tasks")
-        for kind in ("svg", "png")
+        for kind in ("svg", "png", "pdf")
     }
     for one, two in zip(first[:2], second, strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name
@@ -383,7 +383,7 @@ def test_pictures_show_recalled_digits_and_errors(tmp_path):
         seen = recalls.seen
         assert torch.equal(recalls.recalled["mean"][seen], recalls.images[seen])
     paths = write_picture_figure(found, tmp_path)
-    assert sorted(p.name for p in paths) == ["recall_pictures.png", "recall_pictures.svg"]
+    assert sorted(p.name for p in paths) == [f"recall_pictures.{kind}" for kind in ("pdf", "png", "svg")]
 
 
 def test_digit_maps_are_digits():

@@ -1,5 +1,6 @@
 """The report: one reproducible page without external resources, escaped names, and findings."""
 
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -9,9 +10,12 @@ from result_factory import constant_matrix, make_document, make_grid
 
 from sharc_core.common.errors import UserError
 from sharc_core.figures import write_figures
+from sharc_core.figures.style import FURTHER, MARKERS
+from sharc_core.report.charts import charts, marker_path
 from sharc_core.report.findings import scenario_findings
 from sharc_core.report.page import flatten, write_report
 from sharc_core.report.scorecard import scorecard
+from sharc_core.report.vega_files import FILES, FOLDER, vega_script
 from sharc_core.results.published import load_published, no_published
 from sharc_core.results.runs import runs_table
 from sharc_core.results.summary import summarise
@@ -25,12 +29,14 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.addresses, self.text, self.labels = [], [], [], [], []
+        self.open, self.tags, self.addresses, self.text, self.labels, self.scripts = [], [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.tags.append(tag)
         self.addresses += [v for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data")]
+        if tag == "script":
+            self.scripts.append(values.get("type"))
         if values.get("role") == "img":
             self.labels.append(values["aria-label"])
         if tag not in VOID:
@@ -90,29 +96,34 @@ KNOWN = [
 ]
 
 
+DEFAULT = make_grid(
+    datasets=("s_cifar10", "s_glyphs"), methods=("sgd", "joint", "er", "derpp"), buffers=(200,)
+)
+
+
 @pytest.fixture(scope="module")
 def default(tmp_path_factory, pytestconfig):
     published = load_published(pytestconfig.rootpath / "workflow/paper/paper_results.csv")
-    cells = make_grid(
-        datasets=("s_cifar10", "s_glyphs"), methods=("sgd", "joint", "er", "derpp"), buffers=(200,)
-    )
-    return build(cells, tmp_path_factory.mktemp("report"), published)
+    return build(DEFAULT, tmp_path_factory.mktemp("report"), published)
 
 
 @pytest.mark.slow
 def test_the_page_loads_nothing(default):
     page, checker = default
-    assert all(address.startswith(("#", "data:,")) for address in checker.addresses)
+    allowed = ("#", "data:,", "data:application/pdf;base64,")
+    assert all(address.startswith(allowed) for address in checker.addresses)
+    assert "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src" in page
+    assert "sourceMappingURL" not in page
     assert "@import" not in page
     assert "url(http" not in page
-    assert page.count("<svg") == 4
+    assert checker.tags.count("svg") == 6
     assert page.startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.slow
 def test_every_figure_has_an_alternative_text_with_its_numbers(default):
     _, checker = default
-    assert len(checker.labels) == 4
+    assert len(checker.labels) == 6
     for label in checker.labels:
         assert "s_cifar10" in label and "s_glyphs" in label and re.search(r"[0-9]\.[0-9]", label)
 
@@ -135,14 +146,90 @@ def test_the_page_has_its_sections_and_provenance(default):
         assert words in page
 
 
+def section_of(page, name):
+    content = page[page.index(f'<section id="{name}">') :]
+    return content[: content.index("</section>")]
+
+
 @pytest.mark.slow
-def test_the_report_opens_with_figures_then_a_table_then_findings(default):
+def test_a_scenario_opens_with_its_verdict_two_figures_and_the_table(default):
     page, _ = default
-    for section in ("scorecard", "task_il", "class_il"):
-        content = page[page.index(f'<section id="{section}">') :]
-        content = content[: content.index("</section>")]
-        positions = [content.index(tag) for tag in ("<svg", "<table", '<ul class="findings">')]
-        assert positions == sorted(positions), section
+    assert page.index('id="class_il"') < page.index('id="scorecard"')
+    for scenario in ("task_il", "class_il"):
+        content = section_of(page, scenario)
+        opening = content[: content.index("<details>")]
+        tags = ('<ul class="verdict">', f'"bytes_{scenario}-', f'"sharc_gain_{scenario}-', "<table")
+        positions = [opening.index(tag) for tag in tags]
+        assert positions == sorted(positions), scenario
+        assert opening.count("<figure>") == 2
+        assert "Best at equal bytes (mean over 2 data sets):" in opening
+        assert '<ul class="findings">' in content[len(opening) :]
+    assert section_of(page, "scorecard").index("<details>") < section_of(page, "scorecard").index("<table")
+
+
+@pytest.mark.slow
+def test_without_javascript_the_static_figures_are_there(default):
+    page, _ = default
+    figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert len(figures) == 6
+    for figure in figures:
+        static = figure[: figure.index("<figcaption>")].split('<div class="charts')[0]
+        assert "<svg " in static and 'role="img"' in static
+        assert 'download="' in figure
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert ".charts { display: none;" in style
+    assert "@media screen { .live .static { display: none; } }" in style
+    assert '<form class="filters" aria-label="Filters of figures and tables" hidden>' in page
+
+
+@pytest.mark.slow
+def test_charts_hold_the_numbers_of_the_entries(default):
+    page, _ = default
+    specs = [json.loads(text) for text in re.findall(r'"application/json">(.*?)</script>', page)]
+    assert len(specs) == 8  # two figures, scenarios and data sets
+    for spec in specs:
+        assert spec["$schema"].endswith("/vega-lite/v6.json")
+        assert {param["name"] for param in spec["params"]} == {"buffer", "method"}
+    rows = specs[0]["data"]["values"]
+    assert {row["method"] for row in rows} == {"SGD", "ER", "DER++"}
+    er = next(row for row in rows if row["model"] == "ER+, buffer 200")
+    (entry,) = [
+        e
+        for e in summarise(runs_table(DEFAULT))
+        if (e.dataset, e.scenario, e.method, e.variant) == ("s_cifar10", "task_il", "er", "sharc")
+    ]
+    assert (er["acc"], er["x"], er["sharc"]) == (round(entry.acc, 4), entry.total_bytes, True)
+    gain = specs[2]["data"]["values"]
+    assert [row["row"] for row in gain] == ["ER+, buffer 200", "DER+++, buffer 200"]
+    assert gain[0]["SHARC"] == er["ACC"]
+
+
+@pytest.mark.parametrize("marker", [*MARKERS.values(), *(marker for _, marker in FURTHER)])
+def test_markers_are_outlines_within_the_unit_square(marker):
+    path = marker_path(marker)
+    numbers = [float(n) for n in re.findall(r"-?[\d.]+(?:e-?\d+)?", path)]
+    assert path.startswith("M") and path.endswith("Z")
+    assert max(map(abs, numbers)) == 1
+
+
+def test_vega_is_what_was_released(monkeypatch, tmp_path):
+    script = vega_script()
+    assert script.startswith("/*\nvega.min.js") and "Interactive Data Lab" in script
+    assert {path.name for path in FOLDER.glob("*.js")} == set(FILES)
+    vega_script.cache_clear()
+    monkeypatch.setattr("sharc_core.report.vega_files.FOLDER", tmp_path)
+    (tmp_path / "LICENSE").write_text("licence")
+    with pytest.raises(UserError, match=r"vega\.min\.js is missing or was changed: install "):
+        vega_script()
+
+
+def test_vega_lite_compiles_the_charts():
+    """Needs vl-convert-python, which has Vega-Lite's compiler and is no dependency."""
+    compiler = pytest.importorskip("vl_convert")
+    entries = [e for e in summarise(runs_table(KNOWN)) if e.scenario == "task_il"]
+    for kind in ("bytes", "sharc_gain"):
+        (chart,) = charts(kind, entries)
+        assert compiler.vegalite_to_vega(chart.spec, "v6_1")["marks"]
 
 
 @pytest.mark.slow
@@ -168,7 +255,7 @@ def test_hostile_names_are_text(tmp_path):
     )
     assert "<script>alert" not in page
     assert not {"i", "b", "u", "s", "img"} & set(checker.tags)
-    assert checker.tags.count("script") == 1
+    assert checker.scripts == ["application/json"] * 4 + [None] * 3
     assert "49" not in "".join(t for t in checker.text if "alert" in t)
     assert any(name in text for text in checker.text)
 

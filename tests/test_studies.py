@@ -207,7 +207,7 @@ class Norms(Study):
         write_text(folder / "norms.csv", csv_text(rows, lineage(results.rows, results.config)))
 
     def figure_names(self, backbones):
-        return ["norms_bars.svg", "norms_bars.png", "norms_bars.json"]
+        return [f"norms_bars.{kind}" for kind in ("svg", "png", "pdf", "json")]
 
     def write_figures(self, results, folder):
         def draw():

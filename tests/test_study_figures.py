@@ -162,7 +162,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
         "sweep_class_il"
     }
     assert {p.name for p in tmp_path.iterdir()} == {
-        f"{n}.{kind}" for n in names for kind in ("svg", "png", "json")
+        f"{n}.{kind}" for n in names for kind in ("svg", "png", "pdf", "json")
     }
     assert set(tmp_path.iterdir()) == set(paths)
     words = json.loads((tmp_path / "sweep_class_il.json").read_text())

@@ -4,12 +4,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sharc_core.common.formats import bytes_text
+from sharc_core.common.formats import bytes_text, number_text
 from sharc_core.figures.protocols import pair_name, protocol_rows
+from sharc_core.figures.sharc_gain import gain_pairs
 from sharc_core.figures.style import Place, panel_title, panels, places
 from sharc_core.results.comparisons import Pair
 from sharc_core.results.display_names import method_key, method_name, scenario_name
-from sharc_core.results.summary import Entry, model_label, setting_text, unique, varying_settings
+from sharc_core.results.main_figures import COMPUTE, GAIN, RANKS
+from sharc_core.results.ranks import Ranking, rankings
+from sharc_core.results.summary import (
+    Entry,
+    model_label,
+    place_name,
+    row_name,
+    setting_text,
+    unique,
+    varying_settings,
+)
+from sharc_core.results.table_formats import interval_text
 
 OVER_SEEDS = "standard deviation over the seeds"
 TITLES = {
@@ -19,6 +31,9 @@ TITLES = {
     "associative_memory": "Accuracy by associative memory",
     "saliency": "Accuracy by saliency",
     "protocol": "Accuracy by protocol",
+    GAIN: "From plain to SHARC",
+    COMPUTE: "Accuracy against training FLOPs",
+    RANKS: "Ranks over data sets",
 }
 CAPTIONS = {
     "learning_curves": (
@@ -27,8 +42,8 @@ CAPTIONS = {
     ),
     "bytes": (
         "ACC against the bytes that the learner keeps, without the backbone (logarithmic). Open markers: "
-        f"plain; filled: SHARC; bars: {OVER_SEEDS}. Horizontal lines: SGD, which keeps only the head, and "
-        "JOINT. Grey steps: the best ACC at no more bytes (Pareto front)."
+        f"plain; filled: SHARC; bars: {OVER_SEEDS}. Horizontal lines: JOINT, and in the static drawing SGD, "
+        "which keeps only the head. Grey steps: the best ACC at no more bytes (Pareto front)."
     ),
     "theta": (
         f"ACC against the share of the channels that SHARC drops. Band: {OVER_SEEDS}. Horizontal lines: the "
@@ -37,6 +52,21 @@ CAPTIONS = {
     "protocol": (
         "Left: ACC with SHARC (filled) and without (open) under each protocol; bars: "
         f"{OVER_SEEDS}. Right: bytes that the learner keeps, without the backbone (logarithmic)."
+    ),
+    GAIN: (
+        "Left: ACC of the plain method (open) and with SHARC (filled) at the same buffer, with the 95 % "
+        "Student-t intervals of the means. Right: SHARC minus plain over the same seeds, with the interval "
+        "of the mean difference. At the same buffer SHARC keeps more bytes."
+    ),
+    COMPUTE: (
+        "ACC against the floating-point operations of training, backbone passes included (logarithmic). Open "
+        f"markers: plain; filled: SHARC; bars: {OVER_SEEDS}."
+    ),
+    RANKS: (
+        "Mean rank of each method over the data sets, with the 95 % bootstrap interval over the seeds. On "
+        "every data set a method has its best ACC within the bytes in the title. Thick grey lines connect "
+        "methods that are not told apart: their ranks differ by less than Nemenyi's critical difference "
+        "(level 0.05), which the black line shows (Demšar 2006)."
     ),
 }
 OF_A_SETTING = (
@@ -70,6 +100,15 @@ def alt_text(kind: str, entries: Sequence[Entry]) -> str:
     elif kind == "theta":
         start = f"Line plots for {scenario}: ACC against theta"
         sentences = [_sweep(place, method) for place, method in _sharc_rows(entries)]
+    elif kind == GAIN:
+        start = f"Dot plots for {scenario}: ACC without and with SHARC, and the difference"
+        sentences = [_gain(pair, entries) for pair in gain_pairs(entries)]
+    elif kind == COMPUTE:
+        start = f"Scatter plots for {scenario}: ACC against training FLOPs"
+        sentences = [_ranking(entries, *panel) for panel in panels(entries)]
+    elif kind == RANKS:
+        start = f"Dot plots for {scenario}: mean rank of each method over the data sets"
+        sentences = [_ranks(ranking) for ranking in rankings(entries)]
     elif kind == "protocol":
         start = f"Dot plots for {scenario}: ACC and bytes with and without SHARC, by protocol"
         sentences = [_protocols(title, pairs) for title, pairs in protocol_rows(entries).items()]
@@ -138,6 +177,19 @@ def _protocols(title: str, pairs: Sequence[Pair]) -> str:
         for pair in pairs
     )
     return f"{title}: {listed}."
+
+
+def _gain(pair: Pair, entries: Sequence[Entry]) -> str:
+    """Return a pair's ACC and the interval of its difference."""
+    test = pair.test
+    name = f"{place_name(pair.sharc, entries)}, {row_name(pair.sharc, entries)}"
+    difference = f"{number_text(test.difference, signed=True)} {interval_text(test.low, test.high)}"
+    return f"{name}: {pair.plain.acc:.1f} to {pair.sharc.acc:.1f} %, {difference}."
+
+
+def _ranks(ranking: Ranking) -> str:
+    listed = ", ".join(f"{row.name} {row.rank:.2f}" for row in ranking.rows)
+    return f"{ranking.backbone}, {', '.join(ranking.datasets)}: {listed}."
 
 
 def _heading(place: Place, method: str) -> str:

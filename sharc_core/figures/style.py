@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from sharc_core.common.files import atomic_path
-from sharc_core.common.formats import bytes_text, natural_key
+from sharc_core.common.formats import natural_key, round_bytes_text
+from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.methods import traits
 from sharc_core.results.display_names import method_key, method_name
 from sharc_core.results.summary import Entry, unique
@@ -39,11 +40,20 @@ MARKERS = {"gem": "s", "agem": "D", "er": "o", "mer": "P", "derpp": "^", "clser"
 }
 PLAIN = (0, (3, 1.5))  # dashes of plain methods
 DOTTED = (0, (1, 1.2))  # level lines of methods that train on all tasks at once
-FURTHER = (("#882255", "<"), ("#332288", ">"), ("#999933", "h"), ("#44aa99", "p"), ("#661100", "d"))
+# Colours and markers of all other methods; every pair of them differs, and colours repeat only after five.
+_FURTHER_COLOURS = ("#882255", "#332288", "#999933", "#44aa99", "#661100")
+_FURTHER_MARKERS = ("<", ">", "h", "p", "d", "H", "8")
+FURTHER = tuple(
+    (colour, _FURTHER_MARKERS[(turn + i) % len(_FURTHER_MARKERS)])
+    for turn in range(len(_FURTHER_MARKERS))
+    for i, colour in enumerate(_FURTHER_COLOURS)
+)
 FRONT = "#b0b0b0"  # of the Pareto front
 GREY = "#444444"  # of legend entries that stand for all methods
 BYTES_LABEL = "bytes kept, without the backbone"
 PANEL = (3.3, 2.6)  # inches
+# By kind of file, the metadata that would differ from run to run.
+METADATA = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -56,19 +66,20 @@ STYLE = {
     "lines.linewidth": 1.3,
     "legend.frameon": False,
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType, which journals accept
     "figure.dpi": 100,
     "savefig.dpi": 160,
 }
 
 
 def save(figure: Figure, base: Path) -> list[Path]:
-    """Write base.svg and base.png, with the same bytes for the same figure; return the paths."""
+    """Write base.svg, base.png and base.pdf, with the same bytes for the same figure; return the paths."""
     paths = []
-    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+    for kind in DRAWN:
         path = base.with_suffix(f".{kind}")
         # the salt makes the ids in the SVG reproducible
         with matplotlib.rc_context({"svg.hashsalt": base.name}), atomic_path(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
+            figure.savefig(temporary, format=kind, metadata=METADATA[kind])
         paths.append(path)
         figure.set_layout_engine("none")  # reuse the layout, which takes as long to compute as to draw
     return paths
@@ -94,15 +105,9 @@ def bytes_axis(panel: Axes, values: Sequence[float]) -> None:
         if len(ticks) <= MOST_TICKS:
             break
     panel.xaxis.set_major_locator(FixedLocator(ticks[:: len(ticks) // (MOST_TICKS + 1) + 1]))
-    panel.xaxis.set_major_formatter(lambda x, _: _round_bytes(x))
+    panel.xaxis.set_major_formatter(lambda x, _: round_bytes_text(x))
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_xlim(low, high)
-
-
-def _round_bytes(count: float) -> str:
-    """Return `1.5 MB` or `2 MB`, without trailing zeros."""
-    number, unit = bytes_text(count).split()
-    return f"{float(number):g} {unit}"
 
 
 def look(method: str, entries: Sequence[Entry]) -> tuple[str, str]:
@@ -171,12 +176,15 @@ def panel_grid(rows: int, columns: int, panel: tuple[float, float] = PANEL) -> t
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def legend(figure: Figure, entries: Sequence[Entry], lines: bool) -> None:
-    """Add a legend for colours, markers and dashes. lines: of curves; otherwise of markers."""
+def legend(figure: Figure, entries: Sequence[Entry], lines: bool, points_only: bool = False) -> None:
+    """Add a legend for colours, markers and dashes.
+
+    lines: of curves; otherwise of markers. points_only: baselines are markers too, and there is no front.
+    """
     handles, has_sharc = [], any(e.is_sharc for e in entries)
     for method in unique((e.method for e in entries), method_key):
         colour, marker = look(method, entries)
-        level = not lines and traits(method).baseline
+        level = not lines and not points_only and traits(method).baseline
         point = traits(method).joint if lines else not level
         # as drawn: a method that has no SHARC rows is dashed, or has open markers
         is_plain = not any(e.is_sharc for e in entries if e.method == method)
@@ -190,7 +198,7 @@ def legend(figure: Figure, entries: Sequence[Entry], lines: bool) -> None:
         handles.append(Line2D([], [], color=GREY, linestyle="-", label="SHARC"))
     elif has_sharc:
         handles += open_and_filled()
-    if not lines:
+    if not lines and not points_only:
         handles.append(Line2D([], [], color=FRONT, linewidth=1, label="Pareto front"))
     figure.legend(handles=handles, loc="outside right center")
 

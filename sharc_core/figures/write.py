@@ -12,16 +12,20 @@ from matplotlib.figure import Figure
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import write_json
 from sharc_core.figures.captions import caption_of
+from sharc_core.figures.compute import compute_figure
 from sharc_core.figures.curves import curves_figure, curves_of
 from sharc_core.figures.memory_bytes import bytes_figure
 from sharc_core.figures.protocols import protocols_figure
+from sharc_core.figures.ranks import ranks_figure
 from sharc_core.figures.settings import settings_figure
+from sharc_core.figures.sharc_gain import gain_figure
 from sharc_core.figures.style import STYLE, save
 from sharc_core.figures.theta import theta_figure
 from sharc_core.grid.sub_grid import MAIN, MAIN_FIGURES, SubGrid
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import scenario_key
+from sharc_core.results.main_figures import COMPUTE, GAIN, RANKS, further_figures
 from sharc_core.results.summary import runs_of, summarise
 
 SETTINGS = ("associative_memory", "saliency")
@@ -34,10 +38,10 @@ def write_figures(
     studies: Mapping[str, SubGrid] | None = None,
     config: str = UNKNOWN,
 ) -> list[Path]:
-    """Write every figure as .svg, .png and .json, for the scenarios in its runs; return the paths.
+    """Write every figure as .svg, .png, .pdf and .json, for the scenarios in its runs; return the paths.
 
-    The figures are learning_curves_{scenario}, bytes_{scenario}, and {name}_{scenario} for every sub-grid
-    with a figure.
+    The figures are learning_curves_{scenario}, bytes_{scenario}, those that further_figures names, and
+    {name}_{scenario} for every sub-grid with a figure.
 
     cells: the documents that the runs come from (the curves need their matrices). studies: the sub-grids.
     The .json describes the figure and its origin: {"kind", "study", "scenario", "title", "alt", "caption",
@@ -49,9 +53,12 @@ def write_figures(
         "bytes": bytes_figure,
         "theta": theta_figure,
         "protocol": protocols_figure,
+        GAIN: gain_figure,
+        COMPUTE: compute_figure,
+        RANKS: ranks_figure,
     } | {name: partial(settings_figure, setting=name) for name in SETTINGS}
     wanted: list[tuple[str, str | None, str, str | None]] = [
-        (MAIN, kind, kind, None) for kind in MAIN_FIGURES
+        (MAIN, kind, kind, None) for kind in (*MAIN_FIGURES, GAIN, COMPUTE, RANKS)
     ]
     wanted += [
         (name, s.figure, name, s.title or name.replace("_", " ")) for name, s in (studies or {}).items()
@@ -64,6 +71,8 @@ def write_figures(
             raise UserError(f"runs.csv has no run of study {study}: run it again")
         for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
             chosen = [entry for entry in entries if entry.scenario == scenario]
+            if study == MAIN and kind not in (*MAIN_FIGURES, *further_figures(chosen)):
+                continue
             base = Path(folder) / f"{name}_{scenario}"
             about: dict[str, object] = {"kind": kind, "study": study, "scenario": scenario}
             about |= caption_of(kind, chosen, title)
@@ -73,7 +82,7 @@ def write_figures(
 
 
 def write_figure(draw: Callable[[], Figure], base: Path, about: Mapping[str, object]) -> list[Path]:
-    """Write a figure as base.svg and base.png, and its description as base.json; return the paths.
+    """Write a figure as base.svg, base.png and base.pdf, and its description as base.json; return the paths.
 
     about: has "title", "alt" and "caption", which the report shows.
     """

@@ -24,12 +24,12 @@ from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.protocol import rules_of, with_protocol
 from sharc_core.grid.stream_checks import check_streams, with_tasks
 from sharc_core.grid.study_settings import is_taken
-from sharc_core.grid.sub_grid import MAIN, MAIN_FIGURES, OF_SHARC, overridden
+from sharc_core.grid.sub_grid import FURTHER_FIGURES, MAIN, MAIN_FIGURES, OF_SHARC, overridden
 from sharc_core.methods import METHODS
 
 TEMPLATES = "__use_yte__"
 DEPTH_LIMIT, COUNT_LIMIT = 20, 100_000  # nesting depth and number of values in a grid file
-RESERVED = {MAIN, *MAIN_FIGURES, "first_task"}  # names that no sub-grid can have
+RESERVED = {MAIN, *MAIN_FIGURES, *FURTHER_FIGURES, "first_task"}  # names that no sub-grid can have
 
 
 def load_grid(values: dict[str, Any]) -> Grid:

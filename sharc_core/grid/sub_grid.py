@@ -10,6 +10,8 @@ from sharc_core.common.registry import nearest
 
 MAIN = "main"  # the grid itself, next to its sub-grids
 MAIN_FIGURES = ("learning_curves", "bytes")  # figures of the grid itself
+FURTHER_FIGURES = ("sharc_gain", "compute", "ranks")  # of grids for which results/main_figures.py says so
+DRAWN = ("svg", "png", "pdf")  # kinds of files of every figure
 FIXED = {"studies", "backbone", "data_dir", "results_dir", "mirror", "device", "cells"}
 Figure = Literal["learning_curves", "bytes", "associative_memory", "saliency", "theta", "protocol"]
 OF_SHARC = ("associative_memory", "saliency", "theta", "protocol")  # figures that need runs of SHARC

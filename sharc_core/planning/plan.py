@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sharc_core.common.files import sha256_file
-from sharc_core.grid.cell import Cell
+from sharc_core.grid.cell import Cell, Scenario
 from sharc_core.grid.loading import sub_grid_of
 from sharc_core.grid.models import Grid
-from sharc_core.grid.sub_grid import MAIN_FIGURES
+from sharc_core.grid.sub_grid import DRAWN, MAIN, MAIN_FIGURES
 from sharc_core.grid.unroll import memberships
 from sharc_core.planning.call import Call
 from sharc_core.planning.inputs import Inputs
@@ -26,6 +26,7 @@ from sharc_core.planning.stages import PlannedStage, Stages
 from sharc_core.planning.studies import PlannedStudy
 from sharc_core.provenance.code_hashes import script_hash, stage_hash
 from sharc_core.provenance.origin import ROOT
+from sharc_core.results.main_figures import further_figures
 from sharc_core.stages.cell_jobs import FINISHED, OUTDATED, batches, kept_document
 from sharc_core.stages.layout import Layout
 from sharc_core.studies.base import code_of
@@ -34,7 +35,7 @@ from sharc_core.verification.comparison import Comparison
 from sharc_core.verification.record import GRID, card_copy, grid_table_code, record_name
 
 CELL_RULES = ("cell", "cells", "document")
-FIGURE_KINDS = ("svg", "png", "json")  # the JSON file describes the figure in words
+FIGURE_KINDS = (*DRAWN, "json")  # the JSON file describes the figure in words
 
 
 class Plan:
@@ -150,7 +151,11 @@ class Plan:
     @cached_property
     def figures(self) -> list[str]:
         """Paths of the figures of the grid, its sub-grids and the studies that have no jobs."""
-        drawn = [f"{figure}_{scenario}" for figure in MAIN_FIGURES for scenario in self.grid.scenarios]
+        drawn = [
+            f"{figure}_{scenario}"
+            for scenario in self.grid.scenarios
+            for figure in (*MAIN_FIGURES, *further_figures(self._reported_by_main(scenario)))
+        ]
         for name, sub_grid in self.grid.sub_grids.items():
             if sub_grid.figure is not None:
                 drawn += [f"{name}_{scenario}" for scenario in sub_grid_of(self.grid, name).scenarios]
@@ -158,6 +163,11 @@ class Plan:
         backbones = backbones_of_cells(self.cells.values())
         names += [name for study in self._cell_studies for name in study.figure_names(backbones)]
         return [self.path(f"figures/{name}") for name in names]
+
+    def _reported_by_main(self, scenario: Scenario) -> list[Cell]:
+        """Return the cells whose results in a scenario are the grid's own."""
+        of_scenario = {path: dict(members).get(scenario, []) for path, members in self.members.items()}
+        return [self.cells[path] for path, studies in of_scenario.items() if MAIN in studies]
 
     @property
     def runs(self) -> str:

@@ -1,6 +1,5 @@
 """results/report.html: one self-contained page, with the same bytes for the same results."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,26 +8,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sharc_core.backbones.names import network_and_batch_norm
-from sharc_core.common.errors import UserError
-from sharc_core.common.files import digest, read_json, write_text
-from sharc_core.common.formats import DASH
+from sharc_core.common.files import digest, write_text
+from sharc_core.common.formats import DASH, natural_key
 from sharc_core.grid.sub_grid import MAIN_FIGURES
 from sharc_core.grid.tuned import tuned_note
 from sharc_core.provenance.lineage import facts, lineage
 from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.report.budget_tables import areas_table, limits_table, rank_tables
+from sharc_core.report.charts import charts
+from sharc_core.report.figure_html import embedded
 from sharc_core.report.findings import scenario_findings
 from sharc_core.report.protocol_effects import protocol_findings, protocol_tables
 from sharc_core.report.scorecard import scorecard
+from sharc_core.report.vega_files import vega_script
+from sharc_core.report.verdicts import INTERVALS, verdicts
 from sharc_core.results.comparisons import setting_here, setups
-from sharc_core.results.display_names import scenario_key, scenario_name
+from sharc_core.results.display_names import method_key, method_name, scenario_key, scenario_name
+from sharc_core.results.main_figures import further_figures
 from sharc_core.results.published import SOURCE, published_for, published_lookup, with_published_streams
-from sharc_core.results.summary import Entry, summarise
+from sharc_core.results.summary import Entry, summarise, unique
 from sharc_core.results.tables import equal_bytes_table, main_tables, pair_tables
 from sharc_core.studies.base import Results, Study
 from sharc_core.studies.registered import backbones_of_runs, cell_studies
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCALE = 1.7  # largest scale of a drawing, in pixels per point: text of 10 points is as large as the page's
 
 
 def write_report(
@@ -45,7 +48,9 @@ def write_report(
     values: Mapping[str, object] | None = None,
     measured: Sequence[tuple[Study, Results]] = (),
 ) -> None:
-    """Write the report: scorecard, scenarios, protocols, studies, sub-grids, backbones and provenance.
+    """Write the report: a section per scenario, then scorecard, protocols, studies, sub-grids and provenance.
+
+    A scenario opens with its verdict, two figures and the main table; everything else is folded.
 
     runs, cells: as for figures.write_figures, which wrote the figures in figures_folder. provenance: shown
     at the foot, before the origin of the runs; a date would make the page differ from run to run. cards:
@@ -57,9 +62,11 @@ def write_report(
     entries, all_entries = summarise(runs), summarise(runs, None)
     published = with_published_streams(published, values)
     lookup = published_lookup(published)
-    scenarios = []
+    scenarios, own = [], set()
     for scenario in sorted({entry.scenario for entry in entries}, key=scenario_key):
         chosen = [entry for entry in entries if entry.scenario == scenario]
+        names = (*MAIN_FIGURES, *further_figures(chosen))
+        own |= {f"{name}_{scenario}.svg" for name in names}
         scenarios.append(
             {
                 "id": scenario,
@@ -68,12 +75,16 @@ def write_report(
                 "tables": main_tables(chosen, published, tuned_note(values or {})),
                 "equal_bytes": equal_bytes_table(chosen),
                 "pairs": pair_tables(chosen),
+                "verdicts": verdicts(chosen),
+                "limits": limits_table(chosen),
+                "areas": areas_table(chosen),
+                "ranks": rank_tables(chosen),
                 "figures": {
-                    name: _figure(Path(figures_folder) / f"{name}_{scenario}.svg") for name in MAIN_FIGURES
+                    name: embedded(Path(figures_folder) / f"{name}_{scenario}.svg", charts(name, chosen))
+                    for name in names
                 },
             }
         )
-    own = {f"{name}_{scenario['id']}.svg" for name in MAIN_FIGURES for scenario in scenarios}
     further = [Path(path) for path in drawn if Path(path).name not in own]
     backbones = backbones_of_runs(runs)
     results = Results(config, runs=runs, published=published, documents=cells)
@@ -99,10 +110,13 @@ def write_report(
             _section(study, results, [p for p in further if p.name in study.figure_names(backbones)])
             for study, results in studies
         ],
-        sub_grids=[_figure(path) for path in further if path.name not in of_studies],
+        sub_grids=[embedded(path) for path in further if path.name not in of_studies],
         is_frozen=batch_norms == {"frozen"},
         setting=setting_here(setups(all_entries)),
         scope=_scope(entries, cells),
+        intervals=INTERVALS,
+        filters=_filters(entries),
+        vega=Markup(vega_script()),
         has_sharc=any(entry.is_sharc for entry in entries),
         has_paper=any(published_for(entry, lookup) for entry in entries),
         paper=SOURCE,
@@ -119,7 +133,7 @@ def _section(study: Study, results: Results, figures: Sequence[Path]) -> dict[st
         "explanation": Markup(study.explanation),
         "sentences": study.sentences(results),
         "tables": study.report_tables(results),
-        "figures": [_figure(path) for path in figures],
+        "figures": [embedded(path) for path in figures],
     }
 
 
@@ -145,36 +159,16 @@ def _text(value: object) -> str:
     return DASH if value is None else str(value)
 
 
-def _figure(path: Path) -> dict[str, object]:
-    """Return a drawing as it is embedded in the page, with the captions in its JSON file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: draw the figures before the report") from None
-    except UnicodeDecodeError:
-        text = ""
-    if "<svg" not in text:
-        raise UserError(f"{path} is not a drawing: delete it and run again")
-    words_path = path.with_suffix(".json")
-    words = read_json(words_path)
-    if missing := [key for key in ("title", "alt", "caption") if key not in words]:
-        raise UserError(f"{words_path} has no {missing[0]!r}: delete it and draw the figures again")
-    # without the XML declaration, which HTML does not allow; the rest is our own file, not user input
-    svg = text[text.index("<svg") :]
-    width = re.match(r'<svg[^>]*?\swidth="([\d.]+)pt"', svg)
-    if width is None:
-        raise UserError(f"{path} has no width: delete it and draw the figures again")
-    # screen readers read the label below, and not the metadata of the file
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    # ids are unique within a drawing only
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{path.stem}-", svg)
-    return {
-        "svg": Markup(svg),
-        "width": round(SCALE * float(width[1])),
-        "title": words["title"],
-        "alternative": words["alt"],
-        "caption": words["caption"],
-    }
+def _filters(entries: Sequence[Entry]) -> list[dict[str, object]]:
+    """Return the page's filters with their values; a filter with a single value is omitted."""
+    buffers = unique((e.buffer for e in entries if e.buffer is not None), int)
+    methods = unique((e.method for e in entries if not e.is_joint), method_key)
+    values: list[tuple[str, str, list[str]]] = [
+        ("dataset", "Data set", unique((e.dataset for e in entries), natural_key)),
+        ("buffer", "Buffer", [str(buffer) for buffer in buffers]),
+        ("method", "Method", [method_name(method) for method in methods]),
+    ]
+    return [{"name": name, "title": title, "values": of} for name, title, of in values if len(of) > 1]
 
 
 def _scope(entries: Sequence[Entry], cells: list[dict]) -> dict[str, object]:

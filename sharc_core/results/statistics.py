@@ -20,6 +20,20 @@ def confidence_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, 
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def bootstrap_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of values (N,), with equal bits for equal values.
+
+    NaN for N < 2. The resamples come from a fixed seed.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return np.nan, np.nan
+    result = scipy.stats.bootstrap(
+        (values,), np.mean, confidence_level=level, method="percentile", random_state=0
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """The differences b - a of n pairs: mean, 95 % Student-t interval, two-sided p-values. NaN for n < 2.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharc_core.backbones.names import has_batch_norms
+from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.studies.base import STUDIES, Backbones, Results, Roots, Study
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class BatchNorm(Study):
     def figure_names(self, backbones: Backbones) -> list[str]:
         """Return the accuracy on the first task, for every scenario in which batch norms can be compared."""
         scenarios = sorted(name for name, names in backbones.items() if has_batch_norms(names))
-        kinds = ("svg", "png", "json")
-        return [f"{FIGURE}_{scenario}.{kind}" for scenario in scenarios for kind in kinds]
+        return [f"{FIGURE}_{scenario}.{kind}" for scenario in scenarios for kind in (*DRAWN, "json")]
 
     def figure_code(self) -> Roots:
         """Return the modules of the figure."""

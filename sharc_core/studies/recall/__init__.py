@@ -11,6 +11,7 @@ from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.own_features import OwnFeatures
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.plug_in_settings import memory_of
+from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.provenance.code_hashes import job_hash
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Stage, Study
 from sharc_core.studies.recall.settings import COLUMNS, RecallJob, RecallSettings
@@ -74,7 +75,7 @@ class Recall(Study):
 
     def figure_names(self, backbones: Backbones) -> list[str]:
         """Return one figure per sweep."""
-        return [f"recall_{sweep}.{kind}" for sweep in SWEEPS for kind in ("svg", "png")]
+        return [f"recall_{sweep}.{kind}" for sweep in SWEEPS for kind in DRAWN]
 
     def figure_code(self) -> Roots:
         """Return the modules of the figures and of what they show."""
@@ -92,7 +93,7 @@ class Recall(Study):
         kinds = sorted({values["kind"] for values in memories.values()})
         pictures = Stage(
             name="pictures",
-            files=[f"figures/recall_pictures.{kind}" for kind in ("svg", "png")],
+            files=[f"figures/recall_pictures.{kind}" for kind in DRAWN],
             write=partial(self._write_pictures, memories),
             code=("studies.recall.figures",),
             made_from=[

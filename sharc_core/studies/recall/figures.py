@@ -71,7 +71,7 @@ def look(memory: str, memories: list[str]) -> tuple[str, str]:
 def write_recall_figures(
     rows: pd.DataFrame, folder: Path | str, sweeps: Sequence[str] = tuple(SWEEPS)
 ) -> list[Path]:
-    """Write recall_{masked,noise,patterns,tasks}.{svg,png} and return the paths. rows: rows.read_rows."""
+    """Write recall_{masked,noise,patterns,tasks}.{svg,png,pdf} and return the paths. rows: rows.read_rows."""
     written, rows = [], with_times(rows)
     with style.context(["default", STYLE]):
         for sweep in sweeps:
@@ -170,7 +170,7 @@ def _plain(text: str) -> str:
 
 
 def write_picture_figure(results: list[Recalls], folder: Path | str, shown: int = 6) -> list[Path]:
-    """Write recall_pictures.{svg,png}: per kind of cue a block with originals, cues and every AM's recall.
+    """Write recall_pictures.{svg,png,pdf}: per kind of cue a block with originals, cues and AMs' recalls.
 
     Each AM's name has its relative error over all images. shown: number of images drawn per block.
     """

@@ -9,6 +9,7 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
+from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.grid.tuned import can_be_tuned, with_values
 from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
@@ -103,7 +104,7 @@ class Tune(Study):
 
     def figure_names(self, backbones: Backbones) -> list[str]:
         """Return one figure of all trials."""
-        return [f"tune_trials.{kind}" for kind in ("svg", "png")]
+        return [f"tune_trials.{kind}" for kind in DRAWN]
 
     def figure_code(self) -> Roots:
         """Return the modules of the figure and of what it shows."""

@@ -21,7 +21,7 @@ ROW = 0.22  # inches per cell
 
 
 def write_tune_figure(rows: pd.DataFrame, folder: Path | str) -> list[Path]:
-    """Write tune_trials.{svg,png} and return the paths. rows: of the jobs.
+    """Write tune_trials.{svg,png,pdf} and return the paths. rows: of the jobs.
 
     If one number was tuned, the accuracy is drawn against it, with a line per cell. Otherwise every cell has
     a row of points. One panel per data set, backbone and scenario that decides.
