@@ -436,7 +436,7 @@ def test_figure_and_report_are_the_same_twice(tmp_path):
     assert [path.suffix for path in drawn[0]] == [".svg", ".png", ".pdf", ".json"]
     for one, two in zip(*drawn, strict=True):
         assert one.read_bytes() == two.read_bytes()
-    about = json.loads(drawn[0][2].read_text(encoding="utf-8"))
+    about = json.loads(drawn[0][-1].read_text(encoding="utf-8"))
     assert (about["kind"], about["study"], about["scenario"]) == ("first_task", None, "class_il")
     assert pages[0] == pages[1]
     section = pages[0][pages[0].index('<section id="batch-norm">') :]

@@ -24,12 +24,6 @@ def bytes_text(count: float) -> str:
     return f"{count:.{digits}f} {unit}"
 
 
-def round_bytes_text(count: float) -> str:
-    """Return `1.5 MB` or `2 MB`, like bytes_text without trailing zeros."""
-    number, unit = bytes_text(count).split()
-    return f"{float(number):g} {unit}"
-
-
 def number_text(value: float, signed: bool = False) -> str:
     """Format a number with two decimals, never as "-0.00". NaN becomes a dash."""
     if math.isnan(value):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from sharc_core.common.formats import round_bytes_text
 from sharc_core.figures.style import FRONT, GREY, look
 from sharc_core.results.display_names import scenario_name
 from sharc_core.results.ranks import Ranking, rankings
 from sharc_core.results.summary import Entry
+from sharc_core.results.table_formats import round_bytes_text
 
 ROW = 0.24  # inches
 

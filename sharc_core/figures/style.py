@@ -18,11 +18,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from sharc_core.common.files import atomic_path
-from sharc_core.common.formats import natural_key, round_bytes_text
+from sharc_core.common.formats import natural_key
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.methods import traits
 from sharc_core.results.display_names import method_key, method_name
 from sharc_core.results.summary import Entry, unique
+from sharc_core.results.table_formats import round_bytes_text
 
 COLOURS = {
     "joint": "#000000",

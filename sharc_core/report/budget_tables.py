@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from sharc_core.common.formats import DASH, bytes_text, number_text, round_bytes_text
+from sharc_core.common.formats import DASH, bytes_text, number_text
 from sharc_core.results.display_names import scenario_name
 from sharc_core.results.equal_budgets import Standing, area_range, areas, limits, places_of, standings
 from sharc_core.results.ranks import Ranking, rankings
 from sharc_core.results.summary import Entry
-from sharc_core.results.table_formats import Item, Table, p_text
+from sharc_core.results.table_formats import Item, Table, p_text, round_bytes_text
 
 
 def limits_table(entries: Sequence[Entry]) -> Table | None:

@@ -7,7 +7,7 @@ method needs two of them, SHARC's gain needs pairs, and the last sentence needs 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sharc_core.common.formats import bytes_text, number_text, round_bytes_text
+from sharc_core.common.formats import bytes_text, number_text
 from sharc_core.results.comparisons import Pair, Setup, equal_bytes, overall, setups
 from sharc_core.results.equal_budgets import (
     Standing,
@@ -19,7 +19,7 @@ from sharc_core.results.equal_budgets import (
 )
 from sharc_core.results.statistics import PairedTest, paired_test
 from sharc_core.results.summary import Entry
-from sharc_core.results.table_formats import interval_text
+from sharc_core.results.table_formats import interval_text, round_bytes_text
 
 INTERVALS = "Brackets: 95 % interval of the difference over the seeds, in points of ACC."
 MOST_LIMITS = 3  # in the sentence about equal bytes; the table has all

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from sharc_core.common.formats import DASH, escape_markdown, number_text
+from sharc_core.common.formats import DASH, bytes_text, escape_markdown, number_text
 
 
 class Item(NamedTuple):
@@ -38,6 +38,12 @@ class Table:
         """Return the header in one line, with names such as `s_digits ACC`."""
         titles = [title for title, width in self.groups for _ in range(width)]
         return [f"{title} {name}".strip() for title, name in zip(titles, self.header, strict=True)]
+
+
+def round_bytes_text(count: float) -> str:
+    """Return `1.5 MB` or `2 MB`, like bytes_text without trailing zeros."""
+    number, unit = bytes_text(count).split()
+    return f"{float(number):g} {unit}"
 
 
 def interval_text(low: float, high: float) -> str:
