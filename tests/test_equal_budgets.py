@@ -151,6 +151,19 @@ def test_without_a_plain_run_of_as_many_bytes_there_is_no_counted_gain():
     )
 
 
+def test_a_budget_of_total_bytes_counts_the_associative_memory():
+    """The plain run fills its budget a little further than SHARC does; both are within it."""
+    cells = [
+        cell("er", [30.0, 32.0], 99_000, buffer=100_000, budget_unit="total_bytes"),
+        cell("er", [35.0, 37.0], 97_000, "sharc", buffer=100_000, budget_unit="total_bytes"),
+    ]
+    (_, gain) = verdicts(entries_of(cells))
+    assert gain.text == (
+        "+5.00 [+5.00, +5.00] against plain runs of the same method with no more bytes, its associative "
+        "memory counted."
+    )
+
+
 def test_one_seed_has_no_interval():
     cells = [cell("sgd", [20.0], 1_000), cell("er", [30.0], 10_000, buffer=10)]
     assert [verdict.text for verdict in verdicts(entries_of(cells))] == [

@@ -170,7 +170,7 @@ def _row(entry: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
     flops = flops_of(entry)
     return {
         "method": method_name(entry.method),
-        "buffer": "" if entry.buffer is None else str(entry.buffer),
+        "buffer": "" if entry.buffer is None else entry.buffer_text,
         "series": f"{model_label(entry, varying_settings(entries))} {entry.budget}",
         "model": row_name(entry, entries),
         "sharc": entry.is_sharc,
@@ -274,7 +274,7 @@ def _pair_row(pair: Pair, entries: Sequence[Entry]) -> dict[str, Any]:
     interval = interval_text(test.low, test.high)
     row: dict[str, Any] = {
         "method": method_name(pair.sharc.method),
-        "buffer": str(pair.sharc.buffer),
+        "buffer": pair.sharc.buffer_text,
         "row": row_name(pair.sharc, entries),
         "SHARC minus plain": f"{number_text(test.difference, signed=True)} points",
         "95 % interval": interval,

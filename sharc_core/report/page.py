@@ -161,11 +161,11 @@ def _text(value: object) -> str:
 
 def _filters(entries: Sequence[Entry]) -> list[dict[str, object]]:
     """Return the page's filters with their values; a filter with a single value is omitted."""
-    buffers = unique((e.buffer for e in entries if e.buffer is not None), int)
+    buffers = unique(((e.buffer, e.buffer_text) for e in entries if e.buffer is not None), lambda b: b)
     methods = unique((e.method for e in entries if not e.is_joint), method_key)
     values: list[tuple[str, str, list[str]]] = [
         ("dataset", "Data set", unique((e.dataset for e in entries), natural_key)),
-        ("buffer", "Buffer", [str(buffer) for buffer in buffers]),
+        ("buffer", "Buffer", list(dict.fromkeys(text for _, text in buffers))),
         ("method", "Method", [method_name(method) for method in methods]),
     ]
     return [{"name": name, "title": title, "values": of} for name, title, of in values if len(of) > 1]

@@ -22,6 +22,7 @@ from sharc_core.results.summary import Entry
 from sharc_core.results.table_formats import interval_text, round_bytes_text
 
 INTERVALS = "Brackets: 95 % interval of the difference over the seeds, in points of ACC."
+TOTAL = "total_bytes"  # unit of a budget that counts everything
 MOST_LIMITS = 3  # in the sentence about equal bytes; the table has all
 MOST_SETUPS = 3  # with a sentence about SHARC's gain
 SAME_BYTES = 1.02  # totals that differ by at most this factor count as equal
@@ -98,7 +99,7 @@ def gain(setup: Setup) -> str:
     grid has no plain run between the bytes of the two are left out of that comparison.
     """
     parts = []
-    free = [pair for pair in setup.pairs if not pair.sharc.count_associative_memory]
+    free = [pair for pair in setup.pairs if not _is_charged(pair)]
     if free:
         parts.append(f"{_mean_effect(free)} at the same buffer, where its associative memory is not counted")
     counted = counted_pairs(setup)
@@ -117,11 +118,15 @@ def counted_pairs(setup: Setup) -> list[Pair]:
     """Return SHARC against the best plain run of the same method that keeps no more bytes in total.
 
     A pair counts if its budget is charged for the associative memory, if SHARC keeps as many bytes as the
-    plain run at the same buffer, or if a plain run with more bytes than that fits.
+    plain run at the same buffer, or if a plain run with more bytes than that fits. Where the buffer is a
+    total of bytes, the pair at the same buffer is the comparison, as neither run may exceed it.
     """
     cases = {id(case.sharc): case.same_method for case in equal_bytes(setup.entries)}
     result = []
     for pair in setup.pairs:
+        if pair.sharc.budget_unit == TOTAL:
+            result.append(pair)
+            continue
         best = cases[id(pair.sharc)]
         if best is None:
             continue
@@ -134,11 +139,16 @@ def counted_pairs(setup: Setup) -> list[Pair]:
         )
         is_equal = pair.sharc.total_bytes <= SAME_BYTES * pair.plain.total_bytes
         common = [seed for seed in pair.sharc.seeds if seed in best.acc_by_seed]
-        if common and (fits or is_equal or pair.sharc.count_associative_memory):
+        if common and (fits or is_equal or _is_charged(pair)):
             plain, sharc = best.acc_by_seed, pair.sharc.acc_by_seed
             test = paired_test([plain[seed] for seed in common], [sharc[seed] for seed in common])
             result.append(Pair(best, pair.sharc, test))
     return result
+
+
+def _is_charged(pair: Pair) -> bool:
+    """Return whether the budget of a pair counts the associative memory."""
+    return pair.sharc.count_associative_memory or pair.sharc.budget_unit == TOTAL
 
 
 def _mean_effect(pairs: Sequence[Pair]) -> str:
