@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from sharc_core.figures.style import legend, look, panel_grid, panel_title, panels
 from sharc_core.results.display_names import scenario_name
@@ -43,7 +42,6 @@ def compute_figure(entries: Sequence[Entry]) -> Figure:
                 elinewidth=0.8,
             )
         panel.set_xscale("log")
-        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_title(panel_title(entries, dataset, backbone))
         panel.set_xlabel("training FLOPs")
         panel.set_ylabel("ACC, %")
