@@ -80,6 +80,7 @@ class EpisodicMemory:
         """Return all stored samples, (R, N, K), as the next task would replay them; call it after `store`."""
         self.begin_task()
         assert self.replay.batch is not None, "nothing is stored yet"
+        self.replay.replayed += self.samples_stored
         return self.replay.batch
 
     # --- accounting ------------------------------------------------------------------------------
