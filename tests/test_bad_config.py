@@ -84,7 +84,7 @@ storage: [float16]
 storage_settings: {int8: {}}
 method_settings: {gem: {margin: 0.5}}
 studies:
-  x: {figure: theta, title: t, datasets: [s_digits], methods: [er], sharc: {theta: [0.1]}, storage: int8}
+  x: {figure: theta, title: t, main: false, datasets: [s_digits], methods: [er], sharc: {theta: [0.1]}}
 tune:
   settings: {training.lr: [0.1]}
   trials: 3

@@ -363,7 +363,7 @@ def test_a_dry_run_needs_no_archive_and_a_run_does(tmp_path):
     assert done.returncode == 0, done.stdout
     assert "warning: mini-ImageNet" in done.stdout
     for name in GRID["datasets"]:
-        assert f"wildcards: data={name}-" in done.stdout
+        assert f"wildcards: data={GRID['datasets'][name]['source']}-" in done.stdout
     done = snakemake(tmp_path, "--configfile", "grid.yaml")
     assert done.returncode == 1
     assert "error: config: datasets.s_mini: mini-ImageNet" in done.stdout

@@ -23,6 +23,7 @@ from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner
+from sharc_core.learning.costs import Costs
 from sharc_core.methods import METHODS
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import make_stream
@@ -377,7 +378,7 @@ def product(features, cell) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(learner, "evaluate", evaluating)
-        rows = learner._train(features, STREAM, cell, method, store, "cpu", None)
+        rows = learner._train(features, STREAM, cell, method, store, Costs(cell.passes), "cpu", None)
     return SimpleNamespace(heads=heads, rows=rows, store=store)
 
 

@@ -184,7 +184,7 @@ def test_damaged_files_are_reported_by_the_job_that_reads_them(copy, undisturbed
     (copy / cell).unlink()
     (view,) = (copy / "data/features").glob("*/*/view0")
     (weights,) = (copy / "data/backbones").glob("*.safetensors")
-    (prepared,) = (copy / "data/prepared").glob("s_digits-*")
+    (prepared,) = (copy / "data/prepared").glob("digits-*")
     features = str((view / "manifest.json").relative_to(copy))
     sums = {
         path: path.read_bytes() for path in (view / "train_maps.npy", weights, prepared / "train_images.npy")
@@ -228,7 +228,7 @@ def test_two_projects_share_a_data_folder(tmp_path, project):
     (reference,) = (project / "data/features").glob("*/*/view0")
     target = str((reference / "manifest.json").relative_to(project))
     shutil.copytree(project / "data", tmp_path / "data")
-    for made in (tmp_path / "data/features", *(tmp_path / "data/prepared").glob("s_digits-*")):
+    for made in (tmp_path / "data/features", *(tmp_path / "data/prepared").glob("digits-*")):
         shutil.rmtree(made)
     processes = []
     for name in ("one", "two"):

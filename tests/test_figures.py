@@ -29,7 +29,7 @@ def test_writes_these_files_and_no_others(tmp_path):
     paths = write_figures(CELLS, runs_table(CELLS), tmp_path / "figures")
     expected = {
         f"{name}_{scenario}.{kind}"
-        for name in ("learning_curves", "bytes", "sharc_gain")
+        for name in ("learning_curves", "bytes", "sharc_gain", "compute")
         for scenario in ("task_il", "class_il")
         for kind in ("svg", "png", "pdf", "json")
     }
@@ -56,7 +56,7 @@ def test_bytes_depend_on_neither_the_order_of_cells_nor_the_users_style(tmp_path
 def test_only_scenarios_with_runs_are_drawn(tmp_path):
     cells = make_grid(("s_digits",), ("er",), scenarios=["task_il"])
     paths = write_figures(cells, runs_table(cells), tmp_path)
-    names = {f"{name}_task_il" for name in ("learning_curves", "bytes", "sharc_gain")}
+    names = {f"{name}_task_il" for name in ("learning_curves", "bytes", "sharc_gain", "compute")}
     assert {path.stem for path in paths} == names
 
 
@@ -80,7 +80,7 @@ def test_only_scenarios_with_runs_are_drawn(tmp_path):
 )
 def test_unusual_grids(cells, tmp_path):
     paths = write_figures(cells, runs_table(cells), tmp_path)
-    assert len(paths) == 16
+    assert len(paths) == 24
     assert all(path.stat().st_size > 1000 for path in paths if path.suffix != ".json")
 
 

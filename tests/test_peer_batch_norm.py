@@ -24,6 +24,7 @@ from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner
+from sharc_core.learning.costs import Costs
 from sharc_core.methods import METHODS
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, make_stream
@@ -169,7 +170,7 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learner, "evaluate", evaluating)
-        seen.rows = learner._train(features, stream, cell, method, store, "cpu", None)
+        seen.rows = learner._train(features, stream, cell, method, store, Costs(cell.passes), "cpu", None)
     seen.method, seen.begin = method, begin
     return seen
 

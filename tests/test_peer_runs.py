@@ -17,6 +17,7 @@ from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells
 from sharc_core.heads import make_head
 from sharc_core.learning import learner, metrics
+from sharc_core.learning.costs import Costs
 from sharc_core.methods import METHODS, agem, gem
 from sharc_core.selection import batches
 from sharc_core.selection.batches import whole_batches
@@ -210,7 +211,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
     method.observe, store._masks, store._saliency = observing, masking, noting
     monkeypatch.setattr(batches, "whole_batches", filling)
     seen.untrained = learner.evaluate(features, stream, predictor(head))
-    seen.rows = learner._train(features, stream, cell, method, store, "cpu", None)
+    seen.rows = learner._train(features, stream, cell, method, store, Costs(cell.passes), "cpu", None)
     seen.run, seen.order = run, order
     return seen
 

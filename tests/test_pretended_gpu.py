@@ -85,6 +85,8 @@ def check(features, cell) -> None:
     assert on_gpu["trainings"][0]["versions"]["device"] == NAME
     for document in (on_cpu, on_gpu):
         del document["costs"]["train_seconds"]
+        if cell.memory_kind in ("bayespcn", "bayespcn_exact"):
+            del document["costs"]["train_flops"]  # larger blocks on a GPU, so other products
     for part in ("matrix", "untrained", "costs", "seeds"):
         assert on_gpu[part] == on_cpu[part]
 

@@ -291,7 +291,7 @@ def test_a_memory_that_cannot_hold_the_maps_is_one_row_with_the_reason(tmp_path)
     write_recall_tables(both, STUDY, tmp_path)
     text = (tmp_path / "recall.md").read_text()
     assert "| hopfield |" in " ".join(text.split()) and "hopfield: associative memory hopfield cannot" in text
-    assert len(write_recall_figures(both, tmp_path, ["masked"])) == 2
+    assert len(write_recall_figures(both, tmp_path, ["masked"])) == 3
     write_recall_figures(both[both.memory == "hopfield"], tmp_path, ["patterns"])  # nothing to draw
 
 

@@ -116,14 +116,14 @@ def test_the_page_loads_nothing(default):
     assert "sourceMappingURL" not in page
     assert "@import" not in page
     assert "url(http" not in page
-    assert checker.tags.count("svg") == 6
+    assert checker.tags.count("svg") == 8
     assert page.startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.slow
 def test_every_figure_has_an_alternative_text_with_its_numbers(default):
     _, checker = default
-    assert len(checker.labels) == 6
+    assert len(checker.labels) == 8
     for label in checker.labels:
         assert "s_cifar10" in label and "s_glyphs" in label and re.search(r"[0-9]\.[0-9]", label)
 
@@ -171,7 +171,7 @@ def test_a_scenario_opens_with_its_verdict_two_figures_and_the_table(default):
 def test_without_javascript_the_static_figures_are_there(default):
     page, _ = default
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
-    assert len(figures) == 6
+    assert len(figures) == 8
     for figure in figures:
         static = figure[: figure.index("<figcaption>")].split('<div class="charts')[0]
         assert "<svg " in static and 'role="img"' in static
@@ -186,7 +186,7 @@ def test_without_javascript_the_static_figures_are_there(default):
 def test_charts_hold_the_numbers_of_the_entries(default):
     page, _ = default
     specs = [json.loads(text) for text in re.findall(r'"application/json">(.*?)</script>', page)]
-    assert len(specs) == 8  # two figures, scenarios and data sets
+    assert len(specs) == 12  # three figures, two scenarios and data sets
     for spec in specs:
         assert spec["$schema"].endswith("/vega-lite/v6.json")
         assert {param["name"] for param in spec["params"]} == {"buffer", "method"}
@@ -255,7 +255,7 @@ def test_hostile_names_are_text(tmp_path):
     )
     assert "<script>alert" not in page
     assert not {"i", "b", "u", "s", "img"} & set(checker.tags)
-    assert checker.scripts == ["application/json"] * 4 + [None] * 3
+    assert checker.scripts == ["application/json"] * 6 + [None] * 3
     assert "49" not in "".join(t for t in checker.text if "alert" in t)
     assert any(name in text for text in checker.text)
 

@@ -127,7 +127,7 @@ def test_features_have_a_place_of_their_own(tmp_path):
     folders = [
         Layout(grid_of({"parts": [FEW, other]})).prepared("mix") for other in (OTHER, {"source": "digits"})
     ]
-    assert folders[0] != folders[1] and folders[0].name.startswith("mix-")
+    assert folders[0] != folders[1] and folders[0].name.startswith("sequence-")
 
 
 # --- domains ------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def selections(method: str) -> list[str]:
     needs_tasks = kind.fills_at_task_end or any(
         getattr(values, key) == value for key, value in kind.replays_tasks_if.items()
     )
+    if kind.selections:
+        return list(kind.selections)
     excluded = needs_tasks, kind.replays_current_task  # of selections without tasks, and with them
     return [name for name in SELECTIONS.names() if not excluded[SELECTIONS.get(name).has_tasks]]
 

@@ -158,7 +158,7 @@ def test_studies_have_figures_from_their_own_rows_and_nothing_else(tmp_path):
         members.append({"class_il": ["sweep"]})
     studies = {"sweep": SubGrid(figure="theta", title="Channels dropped"), "table_only": SubGrid()}
     paths = write_figures(found, runs_table(found, members), tmp_path, studies)
-    kinds = (*MAIN_FIGURES, "sharc_gain")
+    kinds = (*MAIN_FIGURES, "sharc_gain", "compute")
     names = {f"{name}_{scenario}" for name in kinds for scenario in ("task_il", "class_il")} | {
         "sweep_class_il"
     }

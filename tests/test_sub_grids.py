@@ -45,6 +45,19 @@ def test_a_study_adds_the_cells_that_the_grid_lacks_and_shares_the_others():
     assert members[name.format(0.1)] == {"task_il": ["sweep"], "class_il": ["sweep"]}
 
 
+def test_a_study_of_the_grid_itself_is_reported_twice():
+    """Its cells are the grid's too, in the grid's scenarios; other studies and hashes stay as they are."""
+    extra = {"main": True, "methods": ["er"], "storage": "int8", "scenarios": ["task_il", "class_il"]}
+    grid = load_grid(with_studies({"extra": extra, "sweep": SWEEP}, scenarios=["class_il"]))
+    members = reported(grid)
+    assert members["er-plain-m20-floats-int8"] == {"class_il": ["main", "extra"], "task_il": ["extra"]}
+    assert members["er-plain-m20-floats"]["class_il"] == ["main", "sweep"]
+    again = load_grid(grid.model_dump())
+    assert reported(again) == members and again.config_hash == grid.config_hash
+    plain, spelt = (load_grid(with_studies({"sweep": SWEEP | more})) for more in ({}, {"main": False}))
+    assert plain.config_hash == spelt.config_hash and "main" not in plain.model_dump()["studies"]["sweep"]
+
+
 def test_a_study_that_only_reuses_costs_nothing():
     again = {"curves": {"figure": "learning_curves", "buffers": [20]}, "all": {}}
     assert [c.id for c in cells(load_grid(with_studies(again)))] == [

@@ -7,13 +7,12 @@ from matplotlib.figure import Figure
 
 from sharc_core.figures.style import legend, look, panel_grid, panel_title, panels
 from sharc_core.results.display_names import scenario_name
-from sharc_core.results.main_figures import FLOPS
 from sharc_core.results.summary import Entry
 
 
 def flops_of(entry: Entry) -> float:
     """Return the mean training FLOPs of an entry; NaN where they were not counted."""
-    return entry.costs.get(FLOPS, float("nan"))
+    return entry.costs["train_flops"]
 
 
 def compute_figure(entries: Sequence[Entry]) -> Figure:

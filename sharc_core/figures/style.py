@@ -7,6 +7,7 @@ open markers, SHARC solid lines and filled markers, so that no figure relies on 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,12 @@ def save(figure: Figure, base: Path) -> list[Path]:
     paths = []
     for kind in DRAWN:
         path = base.with_suffix(f".{kind}")
+        drawing = BytesIO()  # a full disk confuses the PDF backend, so it draws into memory
         # the salt makes the ids in the SVG reproducible
-        with matplotlib.rc_context({"svg.hashsalt": base.name}), atomic_path(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=METADATA[kind])
+        with matplotlib.rc_context({"svg.hashsalt": base.name}):
+            figure.savefig(drawing, format=kind, metadata=METADATA[kind])
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(drawing.getvalue())
         paths.append(path)
         figure.set_layout_engine("none")  # reuse the layout, which takes as long to compute as to draw
     return paths

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
 from sharc_core.common.errors import UserError, shown
 from sharc_core.common.registry import nearest
@@ -21,12 +21,20 @@ class SubGrid(BaseModel):
     """One sub-grid: any key of the grid except FIXED; `datasets` lists names of the grid's data sets.
 
     figure: the kind of figure drawn from its runs; with None its runs only get a table. title: the figure's.
+    main: its runs are the grid's own as well, so they are in its tables, its figures and its verdict.
     """
 
     model_config = {"extra": "allow", "frozen": True, "strict": True}
 
     figure: Figure | None = None
     title: str | None = Field(default=None, min_length=1)
+    main: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the newest key out where it has its default, so that hashes of older grids still match."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "main" or value}
 
 
 def overridden(grid: dict[str, Any], sub_grid: SubGrid, keys: Collection[str]) -> dict[str, Any]:

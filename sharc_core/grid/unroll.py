@@ -35,8 +35,9 @@ def cells(grid: Grid) -> list[Cell]:
 def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
     """Return the cells, each with the parts of the grid that report it, by scenario.
 
-    A part is MAIN (the grid without studies) or the name of a study. A study that asks for a cell of the grid
-    again, in the same scenario or the other, adds no second cell.
+    A part is MAIN (the grid without studies) or the name of a study. A study that asks for a cell of the
+    grid again, in the same scenario or the other, adds no second cell. The cells of a study with
+    `main: true` belong to both.
     """
     by_place: dict[tuple[str, str, str], tuple[Cell, Members]] = {}
     parts = {MAIN: grid} | {name: sub_grid_of(grid, name) for name in grid.sub_grids}
@@ -45,7 +46,9 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
             first, members = by_place.setdefault(cell.place, (cell, {}))
             _check_same(first, cell, next(iter(members.values()), [name])[0], name)
             for scenario in cell.scenarios:
-                members.setdefault(scenario, []).append(name)
+                of_scenario = members.setdefault(scenario, [])
+                is_own = name in grid.studies and grid.studies[name].main and scenario in grid.scenarios
+                of_scenario += [MAIN, name] if is_own and MAIN not in of_scenario else [name]
     return [
         (cell.model_copy(update={"scenarios": list(members)}), members) for cell, members in by_place.values()
     ]

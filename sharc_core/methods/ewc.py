@@ -11,9 +11,9 @@ from sharc_core.methods.base import METHODS, Method
 
 @METHODS.register("ewc")
 class EWC(Method):
-    """Current loss plus weight / 2 sum_k gamma F_k (theta_k - theta*_k)^2.
+    """Current loss plus weight / 2 sum_k gamma F_k (w_k - w*_k)^2.
 
-    theta* is the head at the end of the previous task, and F its running diagonal Fisher matrix: after a task
+    w* is the head at the end of the previous task, and F its running diagonal Fisher matrix: after a task
     F <- gamma F + (mean over the task's samples of their Fisher), with the head at the end of the task
     (Schwarz et al., arXiv 1805.06370, section 3.2). The samples are seen a second time for that.
 

@@ -5,11 +5,9 @@ from typing import Protocol
 
 from sharc_core.grid.sub_grid import FURTHER_FIGURES
 from sharc_core.methods import traits
-from sharc_core.results.runs import COLUMNS
 
 GAIN, COMPUTE, RANKS = FURTHER_FIGURES
 FEWEST = 3  # data sets and methods of a ranking
-FLOPS = "train_flops"  # column of runs.csv
 
 
 class Row(Protocol):
@@ -30,7 +28,7 @@ class Row(Protocol):
 def further_figures(rows: Iterable[Row]) -> list[str]:
     """Return the further figures of a scenario from its cells or entries: gain, compute and ranks.
 
-    GAIN needs a method with both variants, COMPUTE the column FLOPS of runs.csv, RANKS a backbone with at
+    GAIN needs a method with both variants, COMPUTE any method but JOINT, RANKS a backbone with at
     least FEWEST data sets and FEWEST models that run on all of them.
     """
     rows = [row for row in rows if not traits(row.method).joint]
@@ -39,7 +37,7 @@ def further_figures(rows: Iterable[Row]) -> list[str]:
         models.setdefault(row.backbone, {}).setdefault(row.dataset, set()).add((row.method, row.variant))
     sharc = {_pair(row) for row in rows if row.variant == "sharc"}
     names = [GAIN] if sharc & {_pair(row) for row in rows if row.variant == "plain"} else []
-    names += [COMPUTE] if FLOPS in COLUMNS and rows else []
+    names += [COMPUTE] if rows else []
     is_ranked = any(
         len(of) >= FEWEST and len(set.intersection(*of.values())) >= FEWEST for of in models.values()
     )
