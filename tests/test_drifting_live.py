@@ -114,11 +114,14 @@ def uniform_draws(seed: int):
 class Blend:
     """An associative memory whose recall depends on all writes and forgets and on the cue."""
 
+    state_bytes = 0
+
     def __init__(self):
-        self.sum, self.weight = torch.zeros(SHAPE).double(), 0.0
+        self.sum, self.weight, self.written = torch.zeros(SHAPE).double(), 0.0, 0
 
     def write(self, maps, labels):
         self.sum, self.weight = self.sum + maps.sum(0), self.weight + len(maps)
+        self.written += len(maps)
 
     def forget(self, beta):
         self.sum, self.weight = (1 - beta) * self.sum + beta, (1 - beta) * self.weight

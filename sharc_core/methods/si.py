@@ -9,11 +9,11 @@ from sharc_core.methods.base import METHODS, Method
 
 @METHODS.register("si")
 class SI(Method):
-    """Current loss plus c sum_k Omega_k (theta_k - theta*_k)^2 (eq. 4).
+    """Current loss plus c sum_k Omega_k (w_k - w*_k)^2 (eq. 4).
 
-    theta* is the head at the end of the previous task. During a task, omega_k sums the product of minus the
+    w* is the head at the end of the previous task. During a task, omega_k sums the product of minus the
     gradient of the loss, without the penalty, and the step of the parameter. At its end (eq. 5)
-    Omega_k <- max(0, Omega_k + omega_k / ((theta_k - theta*_k)^2 + xi)). The maximum is that of the authors'
+    Omega_k <- max(0, Omega_k + omega_k / ((w_k - w*_k)^2 + xi)). The maximum is that of the authors'
     code (ganguli-lab/pathint); a noisy gradient, or a step along the penalty, can make omega_k negative.
 
     The paper has c = 0.1 and xi = 0.1 for permuted MNIST, and xi = 0.001 for the split data sets, with Adam.
