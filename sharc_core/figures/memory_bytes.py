@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from sharc_core.figures.style import (
     BYTES_LABEL,
     FRONT,
+    acc_panels,
+    acc_point,
     bytes_axis,
     legend,
     level_dashes,
     look,
-    panel_grid,
-    panel_title,
-    panels,
 )
 from sharc_core.methods import traits
 from sharc_core.results.display_names import scenario_name
@@ -26,37 +25,19 @@ def bytes_figure(entries: Sequence[Entry]) -> Figure:
 
     Baselines are horizontal lines: SGD keeps only the head, and JOINT's bytes exclude its data.
     """
-    shown = panels(entries)
-    width = min(len(shown), 3)
-    figure, axes = panel_grid(-(-len(shown) // width), width, panel=(4.0, 3.2))
-    for panel in axes.flat[len(shown) :]:
-        panel.set_visible(False)
-    for (dataset, backbone), panel in zip(shown, axes.flat, strict=False):
-        chosen = [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]
+    figure, drawn = acc_panels(entries)
+    for panel, chosen in drawn:
         front = np.array(pareto_front(chosen)).reshape(-1, 2)
         panel.step(front[:, 0], front[:, 1], where="post", color=FRONT, linewidth=1, zorder=1)
         for entry in chosen:
-            colour, marker = look(entry.method, entries)
             if traits(entry.method).baseline:
+                colour, _ = look(entry.method, entries)
                 panel.axhline(entry.acc, color=colour, linestyle=level_dashes(entry.method), zorder=1.5)
                 continue
-            face = colour if entry.is_sharc else "white"
-            deviation = entry.std["acc"]
-            panel.errorbar(
-                entry.total_bytes,
-                entry.acc,
-                yerr=None if np.isnan(deviation) else deviation,
-                fmt=marker,
-                color=colour,
-                markerfacecolor=face,
-                markersize=6,
-                elinewidth=0.8,
-            )
+            acc_point(panel, entry.total_bytes, entry, entries)
         with_memory = [e for e in chosen if not traits(e.method).baseline]
         bytes_axis(panel, [e.total_bytes for e in with_memory or chosen])
-        panel.set_title(panel_title(entries, dataset, backbone))
         panel.set_xlabel(BYTES_LABEL)
-        panel.set_ylabel("ACC, %")
     legend(figure, entries, lines=False)
     figure.suptitle(f"{scenario_name(entries[0].scenario)}: accuracy against bytes")
     return figure

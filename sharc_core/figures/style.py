@@ -181,6 +181,37 @@ def panel_grid(rows: int, columns: int, panel: tuple[float, float] = PANEL) -> t
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def acc_panels(entries: Sequence[Entry]) -> tuple[Figure, list[tuple[Axes, list[Entry]]]]:
+    """Return a figure with a panel per data set and backbone for ACC against something, and their entries."""
+    shown = panels(entries)
+    width = min(len(shown), 3)
+    figure, axes = panel_grid(-(-len(shown) // width), width, panel=(4.0, 3.2))
+    for panel in axes.flat[len(shown) :]:
+        panel.set_visible(False)
+    drawn = []
+    for (dataset, backbone), panel in zip(shown, axes.flat, strict=False):
+        panel.set_title(panel_title(entries, dataset, backbone))
+        panel.set_ylabel("ACC, %")
+        drawn.append((panel, [e for e in entries if (e.dataset, e.backbone) == (dataset, backbone)]))
+    return figure, drawn
+
+
+def acc_point(panel: Axes, x: float, entry: Entry, entries: Sequence[Entry]) -> None:
+    """Draw the ACC of an entry and its standard deviation at x; filled with SHARC, open without."""
+    colour, marker = look(entry.method, entries)
+    deviation = entry.std["acc"]
+    panel.errorbar(
+        x,
+        entry.acc,
+        yerr=None if math.isnan(deviation) else deviation,
+        fmt=marker,
+        color=colour,
+        markerfacecolor=colour if entry.is_sharc else "white",
+        markersize=6,
+        elinewidth=0.8,
+    )
+
+
 def legend(figure: Figure, entries: Sequence[Entry], lines: bool, points_only: bool = False) -> None:
     """Add a legend for colours, markers and dashes.
 
