@@ -110,6 +110,10 @@ def test_a_grid_file_takes_sizes_and_charges_the_associative_memory():
             "buffers: 1 MB is a size: it needs budget.unit total_bytes",
         ),
         ({"buffers": ["1 MB", 1_000_000]}, "buffers"),
+        (
+            {"buffers": ["1 MB"], "protocol": ["paper", "code"]},
+            "protocol code, which counts buffers in slots",
+        ),
         ({"buffers": ["0.5 B"]}, "0.5 B is not a whole number of bytes"),
         ({"buffers": ["1 MiB"]}, "buffers"),
         (

@@ -15,6 +15,7 @@ from sharc_core.datasets import SOURCES
 from sharc_core.grid.memory_checks import check_storage
 from sharc_core.grid.models import DatasetConfig, Grid, listed, sets_drifting
 from sharc_core.grid.plug_in_settings import memory_of, settings_of
+from sharc_core.grid.protocol import rules_of
 from sharc_core.methods import METHODS
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
@@ -110,7 +111,13 @@ def check_datasets(grid: Grid) -> None:
 
 
 def check_shares(grid: Grid) -> None:
-    """Check buffers and budgets against the tasks of each data set. Raises UserError."""
+    """Check buffers and budgets against protocols and the tasks of each data set. Raises UserError."""
+    in_slots = [protocol for protocol in grid.protocol if "budget" in rules_of(protocol)]
+    if in_slots and any(budget.unit == "total_bytes" for budget in listed(grid.budget)):
+        raise UserError(
+            f"config: budget.unit total_bytes cannot be combined with protocol {in_slots[0]}, which counts "
+            "buffers in slots: write two grids"
+        )
     for name, dataset in grid.datasets.items():
         tasks = dataset.stream.count
         for budget in listed(grid.budget):

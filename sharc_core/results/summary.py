@@ -31,7 +31,6 @@ COSTS = (
     "train_flops",
     "backbone_passes",
 )
-FURTHER_COSTS = ("train_flops",)  # columns that runs.csv may have
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Entry:
     """The runs of one cell in one scenario, averaged over the seeds: a row of a table on one data set.
 
     accs: ACC of each seed, in the order of `seeds`. mean, std: by metric, with the sample deviation (NaN for
-    one seed); those of WEIGHTED are there if the runs have them. costs: means over the seeds; those of
-    FURTHER_COSTS are there if the runs have them. Axes that do not apply are None.
+    one seed); those of WEIGHTED are there if the runs have them. costs: means over the seeds. Axes that do
+    not apply are None.
     """
 
     dataset: str
@@ -161,14 +160,13 @@ def _entry(axes: dict, records: list[dict]) -> Entry:
         return np.array([record[name] for record in records], dtype=float)
 
     metrics = [*METRICS, *(name for name in WEIGHTED if name in records[0])]
-    costs = [*COSTS, *(name for name in FURTHER_COSTS if name in records[0])]
     return Entry(
         **axes,
         seeds=tuple(int(record["seed"]) for record in records),
         accs=tuple(column("acc").tolist()),
         mean={name: float(column(name).mean()) for name in metrics},
         std={name: sample_std(column(name)) for name in metrics},
-        costs={name: float(column(name).mean()) for name in costs},
+        costs={name: float(column(name).mean()) for name in COSTS},
     )
 
 
