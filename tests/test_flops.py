@@ -204,11 +204,17 @@ def test_training_images_pass_the_backbone_once_per_epoch(features):
 
 
 def test_replayed_images_pass_the_backbone_again(features, monkeypatch):
-    """Minibatches of ER hold three images. GEM replays all of the past tasks, four of each, at every step."""
+    """Minibatches of ER hold three images. GEM replays all of the past tasks, four of each, at every step.
+
+    k-NN and iCaRL read all that is stored after each of the three tasks; iCaRL also replays like ER.
+    """
     monkeypatch.setattr(REPRESENTATIONS.get("float16"), "replays_images", True)
     training = Training(replay_batch_size=3)
+    stored = 4 + 8 + 12
+    cases = {"sgd": 0, "er": 8 * 3, "derpp": 8 * 6, "gem": 4 * 4 + 4 * 8, "knn": stored}
+    cases["icarl"] = cases["er"] + stored
     assert make_tiny("er").buffer == 12
-    for method, replayed in (("sgd", 0), ("er", 8 * 3), ("derpp", 8 * 6), ("gem", 4 * 4 + 4 * 8)):
+    for method, replayed in cases.items():
         document = run_cell(features, make_tiny(method, training=training))
         assert document["costs"]["backbone_passes"] == [IMAGES + replayed] * 2
 
