@@ -151,17 +151,35 @@ def test_without_a_plain_run_of_as_many_bytes_there_is_no_counted_gain():
     )
 
 
+CHARGED = {"count_associative_memory": True}
+
+
 def test_a_budget_of_total_bytes_counts_the_associative_memory():
     """The plain run fills its budget a little further than SHARC does; both are within it."""
     cells = [
         cell("er", [30.0, 32.0], 99_000, buffer=100_000, budget_unit="total_bytes"),
-        cell("er", [35.0, 37.0], 97_000, "sharc", buffer=100_000, budget_unit="total_bytes"),
+        cell("er", [35.0, 37.0], 97_000, "sharc", buffer=100_000, budget_unit="total_bytes", **CHARGED),
     ]
     (_, gain) = verdicts(entries_of(cells))
     assert gain.text == (
         "+5.00 [+5.00, +5.00] against plain runs of the same method with no more bytes, its associative "
         "memory counted."
     )
+
+
+def test_a_total_that_leaves_out_the_associative_memory_is_not_counted():
+    """SHARC then keeps more than the budget, so the plain run at the same buffer is no fair comparison."""
+    cells = [
+        cell("er", [30.0, 32.0], 99_000, buffer=100_000, budget_unit="total_bytes"),
+        cell("er", [35.0, 37.0], 197_000, "sharc", buffer=100_000, budget_unit="total_bytes"),
+        cell("er", [38.0, 40.0], 195_000, buffer=200_000, budget_unit="total_bytes"),
+    ]
+    texts = [gain.text for gain in verdicts(entries_of(cells)) if gain.lead == "SHARC's gain"]
+    assert texts == [
+        "+5.00 [+5.00, +5.00] at the same buffer, where its associative memory is not counted; "
+        "-3.00 [-3.00, -3.00] against plain runs of the same method with no more bytes, its associative "
+        "memory counted."
+    ]
 
 
 def test_one_seed_has_no_interval():

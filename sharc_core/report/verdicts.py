@@ -119,12 +119,13 @@ def counted_pairs(setup: Setup) -> list[Pair]:
 
     A pair counts if its budget is charged for the associative memory, if SHARC keeps as many bytes as the
     plain run at the same buffer, or if a plain run with more bytes than that fits. Where the buffer is a
-    total of bytes, the pair at the same buffer is the comparison, as neither run may exceed it.
+    total of bytes that includes the associative memory, the pair at the same buffer is the comparison, as
+    neither run may exceed it.
     """
     cases = {id(case.sharc): case.same_method for case in equal_bytes(setup.entries)}
     result = []
     for pair in setup.pairs:
-        if pair.sharc.budget_unit == TOTAL:
+        if pair.sharc.budget_unit == TOTAL and _is_charged(pair):
             result.append(pair)
             continue
         best = cases[id(pair.sharc)]
@@ -148,7 +149,7 @@ def counted_pairs(setup: Setup) -> list[Pair]:
 
 def _is_charged(pair: Pair) -> bool:
     """Return whether the budget of a pair counts the associative memory."""
-    return pair.sharc.count_associative_memory or pair.sharc.budget_unit == TOTAL
+    return pair.sharc.count_associative_memory
 
 
 def _mean_effect(pairs: Sequence[Pair]) -> str:
