@@ -8,12 +8,13 @@ from result_factory import constant_matrix, make_document
 
 from sharc_core.report.budget_tables import areas_table, limits_table, rank_tables
 from sharc_core.report.verdicts import verdicts
+from sharc_core.results.comparisons import setups
 from sharc_core.results.equal_budgets import areas, limits, standings
 from sharc_core.results.main_figures import COMPUTE, GAIN, RANKS, further_figures
 from sharc_core.results.ranks import critical_difference, rankings
 from sharc_core.results.runs import runs_table
 from sharc_core.results.statistics import bootstrap_interval
-from sharc_core.results.summary import summarise
+from sharc_core.results.summary import row_name, summarise
 
 
 def cell(method, accs, total, variant="plain", buffer=None, dataset="s_digits", associative=0, **settings):
@@ -251,3 +252,17 @@ def test_fewer_than_three_data_sets_have_no_ranks():
 def test_which_figures_a_grid_has():
     assert [name for name in further_figures(entries_of(GRID)) if name != COMPUTE] == [GAIN]
     assert GAIN not in further_figures(entries_of(GRID[:4]))
+
+
+def test_labels_hold_only_what_differs():
+    """One unit in the whole grid is not named; storages are; plain-only storages add nothing to SHARC's."""
+    cells = [
+        cell("er", [30.0, 31.0], 90_000, buffer=100_000, budget_unit="total_bytes"),
+        cell("er", [33.0, 34.0], 90_000, "sharc", buffer=100_000, budget_unit="total_bytes"),
+        cell("er", [40.0, 41.0], 90_000, buffer=100_000, budget_unit="total_bytes", storage="int8"),
+    ]
+    entries = entries_of(cells)
+    assert [s.series.name for s in standings(entries)] == ["ER [int8]", "ER+ [float16]", "ER [float16]"]
+    assert [row_name(e, entries) for e in entries if e.is_sharc] == ["ER+, buffer 100 kB (float16)"]
+    assert [setup.label for setup in setups(entries) if setup.pairs] == [""]
+    assert [row_name(e, entries[:2]) for e in entries[:2]] == ["ER, buffer 100 kB", "ER+, buffer 100 kB"]

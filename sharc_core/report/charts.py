@@ -199,7 +199,7 @@ def _gain_chart(chosen: Sequence[Entry], entries: Sequence[Entry]) -> dict[str, 
     if not pairs:
         return None
     order = [row_name(pair.sharc, entries) for pair in pairs]
-    y = {"field": "row", "type": "nominal", "sort": order, "axis": {"title": None, "labelLimit": 190}}
+    y = {"field": "row", "type": "nominal", "sort": order, "axis": {"title": None, "labelLimit": 220}}
     values, scales = [_pair_row(pair, entries) for pair in pairs], _method_scales(chosen, entries)
     colour = {"field": "method", "type": "nominal", "scale": scales["colour"], "legend": None}
     shape = {"field": "method", "type": "nominal", "scale": scales["shape"], "legend": None}
@@ -321,7 +321,7 @@ def _log_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _y(field: str = "acc") -> dict[str, Any]:
-    scale = {"zero": False, "padding": 8}
+    scale = {"zero": False, "padding": 8, "nice": False}  # ACC ends at 100
     return {"field": field, "type": "quantitative", "scale": scale, "axis": {"title": "ACC, %"}}
 
 

@@ -162,13 +162,19 @@ def setups(entries: Sequence[Entry]) -> list[Setup]:
                 e for e in plain if e.buffer is None or e.protocol == concerning(protocol, e.method, "plain")
             ]
             groups.append((common_words + words, plain_of_protocol + chosen))
-    shared = set.intersection(*(set(words) for words, _ in groups)) if len(groups) > 1 else None
     result = []
     for words, chosen in groups:
-        label = "" if shared is None else ", ".join(word for word in words if word not in shared)
+        # setups without SHARC have no SHARC settings, so what all others share need not be said
+        alike = [other for other, members in groups if _has_sharc(members) or not _has_sharc(chosen)]
+        shared = set.intersection(*map(set, alike))
+        label = "" if len(alike) == 1 else ", ".join(word for word in words if word not in shared)
         pairs = sorted(paired(chosen), key=_pair_order)
         result.append(Setup(label, chosen, pairs, holm([pair.test.p_t for pair in pairs])))
     return result
+
+
+def _has_sharc(entries: Sequence[Entry]) -> bool:
+    return any(entry.is_sharc for entry in entries)
 
 
 def _distinguishing_settings(sharc: Sequence[Entry]) -> list[str]:

@@ -16,7 +16,14 @@ from sharc_core.common.formats import natural_key
 from sharc_core.grid.axes import SETTINGS
 from sharc_core.methods import traits
 from sharc_core.results.statistics import PairedTest, bootstrap_interval, paired_test
-from sharc_core.results.summary import Entry, model_label, row_key, unique, varying_settings
+from sharc_core.results.summary import (
+    Entry,
+    budget_words,
+    model_label,
+    row_key,
+    unique,
+    varying_settings,
+)
 
 STEPS = (1, 2, 5)  # limits are these multiples of powers of ten
 
@@ -64,13 +71,13 @@ def series_of(entries: Sequence[Entry]) -> list[Series]:
         settings = (getattr(entry, name) for name in SETTINGS)
         groups.setdefault((entry.method, entry.variant, *settings, entry.budget), []).append(entry)
     varying = varying_settings(entries)
-    several = len({e.budget for e in entries if e.budget is not None}) > 1
-    return [Series(_name(group[0], varying, several), group[0].method, group) for group in groups.values()]
+    return [Series(_name(group[0], varying, entries), group[0].method, group) for group in groups.values()]
 
 
-def _name(entry: Entry, varying: Sequence[str], several_budgets: bool) -> str:
+def _name(entry: Entry, varying: Sequence[str], among: Sequence[Entry]) -> str:
     name = model_label(entry, varying)
-    return f"{name} [{entry.budget}]" if several_budgets and entry.budget is not None else name
+    words = "" if entry.budget is None else budget_words(entry, among)
+    return f"{name} [{words}]" if words else name
 
 
 @dataclass(frozen=True)

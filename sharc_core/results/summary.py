@@ -204,8 +204,23 @@ def row_name(entry: Entry, among: Sequence[Entry]) -> str:
     label = model_label(entry, varying_settings(among))
     if entry.buffer is None:
         return label
-    several = len({e.budget for e in among if e.budget is not None}) > 1
-    return f"{label}, buffer {entry.buffer_text}" + (f" ({entry.budget})" if several else "")
+    words = budget_words(entry, among)
+    return f"{label}, buffer {entry.buffer_text}" + (f" ({words})" if words else "")
+
+
+def budget_words(entry: Entry, among: Sequence[Entry]) -> str:
+    """Return those of the budget's unit, split and storage that differ between the entries `among`."""
+    with_buffer = [_budget_parts(e) for e in among if e.budget is not None]
+    parts = _budget_parts(entry)
+    return ", ".join(parts[name] for name in parts if len({other[name] for other in with_buffer}) > 1)
+
+
+def _budget_parts(entry: Entry) -> dict[str, str]:
+    return {
+        "unit": str(entry.budget_unit),
+        "split": f"split {entry.budget_split or 'equal'}",
+        "storage": entry.storage or "float16",
+    }
 
 
 def place_name(entry: Entry, among: Sequence[Entry]) -> str:
