@@ -23,43 +23,47 @@ PACKAGE = Path(__file__).parents[1]
 
 # Modules that affect inputs or messages but not a cell's numbers. Settings and features are parameters and
 # inputs of the cell's job anyway, so a new check or error text re-runs nothing.
-WITHOUT = {
-    "common.device",
-    "common.errors",
-    "common.files",
-    "common.registry",
-    "common.settings",
-    "backbones",
-    "datasets",
-    "features.cache",
-    "grid.axes",
-    "grid.checks",
-    "grid.loading",
-    "grid.models",
-    "grid.plug_in_settings",
-    "grid.study_settings",
-    "learning.documents",
-    "provenance",
-    "studies.base",
-}
+WITHOUT = frozenset(
+    {
+        "common.device",
+        "common.errors",
+        "common.files",
+        "common.registry",
+        "common.settings",
+        "backbones",
+        "datasets",
+        "features.cache",
+        "grid.axes",
+        "grid.checks",
+        "grid.loading",
+        "grid.models",
+        "grid.plug_in_settings",
+        "grid.study_settings",
+        "learning.documents",
+        "provenance",
+        "studies.base",
+    }
+)
 # Like WITHOUT, for a stage. Settings are part of the names of its outputs, so their types do not count.
-STAGE_WITHOUT = {
-    "common.device",  # selects the device; common.determinism decides what it computes
-    "common.errors",
-    "common.files",
-    "common.registry",
-    "common.settings",
-    "backbones.config",
-    "datasets.download",  # checksums identify the downloaded files
-    "grid.checks",
-    "grid.loading",
-    "grid.models",
-    "grid.plug_in_settings",
-    "grid.study_settings",
-    "provenance.code_hashes",
-    "provenance.origin",
-    "studies.base",
-}
+STAGE_WITHOUT = frozenset(
+    {
+        "common.device",  # selects the device; common.determinism decides what it computes
+        "common.errors",
+        "common.files",
+        "common.registry",
+        "common.settings",
+        "backbones.config",
+        "datasets.download",  # checksums identify the downloaded files
+        "grid.checks",
+        "grid.loading",
+        "grid.models",
+        "grid.plug_in_settings",
+        "grid.study_settings",
+        "provenance.code_hashes",
+        "provenance.origin",
+        "studies.base",
+    }
+)
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 # Imported by stages, but change no numbers
 SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors", "huggingface_hub"}
@@ -158,19 +162,20 @@ def _files_of(roots: tuple[str | Path, ...]) -> list[Path]:
     return files
 
 
-def _closure(roots: list[Path], without: set[str]) -> dict[Path, _Module]:
+def _closure(roots: list[Path], without: frozenset[str]) -> dict[Path, _Module]:
     """Return the roots and all files that they import from this package, except the modules `without`."""
     modules: dict[Path, _Module] = {}
     pending = list(roots)
     while pending:
-        path = pending.pop().resolve()
+        path = _resolved(pending.pop())
         if path not in modules:
             modules[path] = _read(path.read_text(encoding="utf-8"), path.suffix == ".py")
-            pending += [file for item in modules[path].imports for file in _files(path, item, without)]
+            folder = path.parent
+            pending += [f for item in modules[path].imports for f in _files(PACKAGE, folder, item, without)]
     return modules
 
 
-def _hash(modules: dict[Path, _Module], without: set[str]) -> str:
+def _hash(modules: dict[Path, _Module], without: frozenset[str]) -> str:
     """Return a hash of files and the definitions of their imported names, independent of the files' paths."""
     texts = []
     for path, module in modules.items():
@@ -183,10 +188,12 @@ def _hash(modules: dict[Path, _Module], without: set[str]) -> str:
     return _digest(sorted(texts))
 
 
-def _targets(path: Path, imported: _Import, modules: dict[Path, _Module], without: set[str]) -> list[str]:
+def _targets(
+    path: Path, imported: _Import, modules: dict[Path, _Module], without: frozenset[str]
+) -> list[str]:
     """Return what an imported name refers to: digests of this package's files, or a library module's name."""
     if imported.level or imported.module.split(".")[0] == PACKAGE.name:
-        return [modules[file].digest for file in _files(path, imported, without)]
+        return [modules[file].digest for file in _files(PACKAGE, path.parent, imported, without)]
     return [imported.module]
 
 
@@ -211,20 +218,26 @@ def _read(text: str, is_python: bool) -> _Module:
     return _Module(code, _digest([code]), items)
 
 
-def _files(path: Path, imported: _Import, without: set[str]) -> list[Path]:
-    """Return the files of this package that an import statement of any form reads."""
+# The caches of paths exist because closures overlap, and each look at a path is a call of the system.
+@functools.cache
+def _files(package: Path, folder: Path, imported: _Import, without: frozenset[str]) -> list[Path]:
+    """Return the files of this package that an import statement of any form reads.
+
+    folder: that of the file with the statement, with links resolved.
+    """
     if imported.level:  # relative to the folder of the module
-        inside = path.parents[imported.level - 1].relative_to(PACKAGE.resolve()).parts
+        above = folder if imported.level == 1 else folder.parents[imported.level - 2]
+        inside = above.relative_to(_resolved(package)).parts
         parts = (*inside, *filter(None, imported.module.split(".")))
-    elif imported.module.split(".")[0] == PACKAGE.name:
+    elif imported.module.split(".")[0] == package.name:
         parts = tuple(imported.module.split(".")[1:])
     else:
         return []
     files = []
     # `from package import name` may import a module of that name
     for candidate in (parts, (*parts, imported.symbol)) if imported.symbol else (parts,):
-        above = {".".join(candidate[:depth]) for depth in range(1, len(candidate) + 1)}
-        if candidate and not above & without and (file := _module_file(PACKAGE, candidate)):
+        prefixes = {".".join(candidate[:depth]) for depth in range(1, len(candidate) + 1)}
+        if candidate and not prefixes & without and (file := _module_file(package, candidate)):
             files.append(file)
     return files
 
@@ -233,7 +246,13 @@ def _files(path: Path, imported: _Import, without: set[str]) -> list[Path]:
 def _module_file(package: Path, parts: tuple[str, ...]) -> Path | None:
     """Return a module's file with links resolved; None if there is no such file."""
     file = _source(package.joinpath(*parts))
-    return file.resolve() if file.is_file() else None
+    return _resolved(file) if file.is_file() else None
+
+
+@functools.cache
+def _resolved(path: Path) -> Path:
+    """Return a path with links resolved."""
+    return path.resolve()
 
 
 def _source(path: Path) -> Path:
