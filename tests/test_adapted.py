@@ -14,6 +14,7 @@ from sharc_core.backbones.architectures import build_classifier
 from sharc_core.backbones.batch_norm import ESTIMATED, BatchNorms, adapted, evaluated
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import extract_features, open_features
+from sharc_core.features.folders import ViewFolder
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.provenance import code_hashes as provenance
@@ -159,7 +160,7 @@ def grid_of(tmp_path, **changes):
 def test_every_seed_reads_the_same_features_and_the_first_task_decides_which(tmp_path):
     """Another class order gives another first task and therefore other features."""
     grid = grid_of(tmp_path, seeds=[0, 1, 2])
-    assert extracted_views(grid) == [("greys", "resnet_small-w-adapted", 0)]
+    assert extracted_views(grid) == [("greys", "resnet_small-w-adapted", ViewFolder(0))]
     (cell,) = cells(grid)
     assert (cell.batch_norm, cell.passes) == ("adapted", None)
     (folder,) = Layout(grid).read_by([cell])
@@ -184,7 +185,7 @@ def test_a_job_estimates_on_the_first_task_in_the_order_of_the_classes(tmp_path,
     monkeypatch.setattr("sharc_core.stages.build.adapted", recording)
     monkeypatch.setattr("sharc_core.stages.build.open_prepared", lambda folder: IMAGES)
     grid = grid_of(tmp_path, dataset={"class_order_seed": 3, "tasks": TASKS})
-    build_features(grid, "greys", grid.backbones[0].path_name, 0)
+    build_features(grid, "greys", grid.backbones[0].path_name)
     order = torch.randperm(CLASSES, generator=generator(3, "class_order"))
     wanted = np.flatnonzero(np.isin(IMAGES.train_labels, order[: CLASSES // TASKS].numpy()))
     assert given[0].tolist() == wanted.tolist()

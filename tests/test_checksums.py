@@ -60,7 +60,7 @@ def test_pretrained_weights_are_compared_with_their_card(folder, how, message):
     how(weights)
     shutil.rmtree(layout.features("s_glyphs", "small"))
     with pytest.raises(UserError, match=rf"weights file {weights} {message}.*: delete .* and run again$"):
-        build_features(small_grid(folder), "s_glyphs", "small", 0)
+        build_features(small_grid(folder), "s_glyphs", "small")
     assert not layout.features("s_glyphs", "small").exists()
 
 
@@ -82,7 +82,7 @@ def test_damaged_card_is_reported_by_name(folder, content):
     layout = Layout(small_grid(folder))
     layout.card("small").write_text(content)
     with pytest.raises(UserError, match=r"small-.*\.(json|safetensors) .*: delete it"):
-        build_features(small_grid(folder), "s_glyphs", "small", 0)
+        build_features(small_grid(folder), "s_glyphs", "small")
 
 
 def test_weights_on_a_full_disk_are_one_line(folder, monkeypatch):
@@ -100,7 +100,7 @@ def test_damaged_prepared_data_are_reported_when_they_are_read(folder, which):
     layout = Layout(small_grid(folder))
     if which == "prepared":
         place, source = layout.prepared("s_glyphs"), layout.source("s_glyphs")
-        read = partial(build_features, small_grid(folder), "s_glyphs", "small", 0)
+        read = partial(build_features, small_grid(folder), "s_glyphs", "small")
     else:
         place, source = layout.pretraining_data("small"), layout.pretraining_source("small")
         read = partial(pretrain_backbone, small_grid(folder), "small")
@@ -130,7 +130,7 @@ def test_a_file_of_ones_own_is_compared_with_the_sum_that_the_grid_states(folder
     with pytest.raises(UserError, match=rf"^config: backbone: {message}"):
         check_inputs(small_grid(folder, **stated))
     with pytest.raises(UserError, match=message):
-        build_features(small_grid(folder, **stated), "s_glyphs", "small", 0)
+        build_features(small_grid(folder, **stated), "s_glyphs", "small")
     # without a stated checksum it is another file with other features
     assert Layout(small_grid(folder, weights=str(weights))).features("s_glyphs", "small") != without.features(
         "s_glyphs", "small"
@@ -182,7 +182,7 @@ def test_every_way_to_weights_is_checked_before_they_are_read(folder, monkeypatc
     monkeypatch.setattr(build, "check_weights", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr("sharc_core.backbones.registered.load_backbone", read)
     with pytest.raises(UserError, match="^read$"):
-        build_features(small_grid(folder), "s_glyphs", "small", 0)
+        build_features(small_grid(folder), "s_glyphs", "small")
     layout = Layout(small_grid(folder))
     assert asked == [(layout.backbones["small"], layout.weights("small"), layout.card("small"), None)]
     assert "weights_sha256" in json.loads(layout.card("small").read_text())

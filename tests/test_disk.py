@@ -10,6 +10,7 @@ from test_config import BASE
 import sharc_core.features.cache as features_module
 from sharc_core.common.errors import Missing, UserError
 from sharc_core.datasets import Source, open_prepared
+from sharc_core.features.folders import ViewFolder
 from sharc_core.grid.loading import load_grid
 from sharc_core.stages.build import prepare_data
 from sharc_core.stages.layout import Layout
@@ -64,7 +65,7 @@ def test_features_that_are_there_need_no_room(tmp_path, free):
     both = needed(wanted, free)
     layout = Layout(wanted)
     for view, rest in ((1, TRAIN * PER_IMAGE), (2, 0)):
-        folder = layout.features("s_digits", next(iter(layout.backbones)), view)
+        folder = layout.features("s_digits", next(iter(layout.backbones)), ViewFolder(view))
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
         if rest:

@@ -872,7 +872,7 @@ def test_a_grid_makes_the_parts_that_its_cells_read(tmp_path, monkeypatch):
     assert matrices["frozen"] != matrices["adapted"] != matrices["drifting"] != matrices["frozen"]
     layout = Layout(grid)
     joint, *er = (cell for cell in cells(grid) if cell.batch_norm == "drifting")
-    made = layout.features("greys", joint.backbone, "start").parent
+    made = layout.features("greys", joint.backbone, START).parent
     names = {
         method: {folder.name for folder in layout.read_by(cs)}
         for method, cs in (("joint", [joint]), ("er", er))

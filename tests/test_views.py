@@ -15,6 +15,7 @@ from sharc_core.backbones import BackboneConfig, load_backbone
 from sharc_core.backbones.architectures import build_classifier
 from sharc_core.common.errors import UserError
 from sharc_core.features.cache import View, extract_features, open_features, open_views
+from sharc_core.features.folders import ViewFolder
 from sharc_core.features.views import ReplicaViews, needed_views, view_numbers, view_of
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.unroll import cells, extracted_views
@@ -193,7 +194,7 @@ def test_a_grid_makes_the_views_its_seeds_need_and_shares_them(tmp_path):
     two, one = grid(tmp_path, views=2), grid(tmp_path, views=1)
     layout = Layout(two)
     backbone = two.backbones[0].path_name
-    assert layout.features("s_digits", backbone, 0) == Layout(one).features("s_digits", backbone)
+    assert layout.features("s_digits", backbone, ViewFolder(0)) == Layout(one).features("s_digits", backbone)
     assert {cell.views for cell in cells(two)} == {2} and {cell.views for cell in cells(one)} == {1}
     features = ensure_features(two, "s_digits")
     assert list(features.further_views) == [2] and features.manifest["view"] == 1
@@ -217,7 +218,9 @@ def test_a_study_with_seeds_of_its_own_has_their_views(tmp_path):
     studies = {"more": {"buffers": [40], "seeds": [2]}}
     backbone = grid(tmp_path).backbones[0].path_name
     found = [extracted_views(load_grid(values | {"studies": s})) for s in ({}, studies)]
-    assert found == [[("s_digits", backbone, v) for v in numbers] for numbers in ([1, 2], [1, 2, 3])]
+    assert found == [
+        [("s_digits", backbone, ViewFolder(v)) for v in numbers] for numbers in ([1, 2], [1, 2, 3])
+    ]
 
 
 def test_two_numbers_of_views_in_a_grid_need_two_names(tmp_path):

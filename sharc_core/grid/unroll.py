@@ -1,6 +1,6 @@
 """Unroll a grid and its studies into cells, and list the features that these read."""
 
-from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -8,10 +8,11 @@ from sharc_core.backbones import BackboneConfig
 from sharc_core.backbones.own_features import OwnFeatures
 from sharc_core.common.errors import UserError
 from sharc_core.features.drifting.part import Kept
-from sharc_core.features.views import needed_views
+from sharc_core.features.folders import FeaturesFolder
 from sharc_core.grid.blocks import Mass
 from sharc_core.grid.cell import Cell, Scenario
-from sharc_core.grid.drifting_parts import kept_for, parts_of
+from sharc_core.grid.drifting_parts import kept_for
+from sharc_core.grid.feature_folders import folders_of
 from sharc_core.grid.loading import sub_grid_of, under_protocol
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.plug_in_settings import memory_of, settings_of
@@ -54,27 +55,19 @@ def memberships(grid: Grid) -> list[tuple[Cell, Members]]:
     ]
 
 
-def extracted_views(grid: Grid) -> list[tuple[str, str, int | str]]:
-    """Return data set, backbone and view of all features that the grid's cells and its studies read.
-
-    A drifting backbone has names of parts (see sharc_core.features.drifting.part) in place of views.
-    """
+def extracted_views(grid: Grid) -> list[tuple[str, str, FeaturesFolder]]:
+    """Return data set, backbone and folder of all features that the grid's cells and its studies read."""
     by_pair: dict[tuple[str, str], list[Cell]] = {
         (name, backbone.path_name): [] for name, backbone in grid.all_pairs
     }
     for cell in cells(grid):
         by_pair[cell.dataset, cell.backbone].append(cell)
-    extracted: list[tuple[str, str, int | str]] = []
+    extracted: list[tuple[str, str, FeaturesFolder]] = []
     for name, backbone in grid.all_pairs:
         pair = (name, backbone.path_name)
-        views: Sequence[int | str]
-        if backbone.batch_norm == "drifting":
-            chosen = by_pair[pair]  # empty if the backbone drifts only in a study on another data set
-            views = [part.name for part in parts_of(chosen, kept_maps(grid, *pair))] if chosen else []
-        else:
-            seeds = [seed for cell in by_pair[pair] for seed in cell.seeds]
-            views = needed_views(seeds, backbone.views)
-        extracted += [(*pair, view) for view in views]
+        kept = partial(kept_maps, grid, *pair)
+        folders = folders_of(by_pair[pair], str(backbone.batch_norm), backbone.views, kept)
+        extracted += [(*pair, folder) for folder in folders]
     return extracted
 
 

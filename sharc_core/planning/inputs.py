@@ -1,12 +1,13 @@
 """Data sets, backbones and features of a grid. They are shared between grids and made once.
 
 Their paths contain a hash of what they are made from, so an existing file is up to date. The plan maps each
-path back to its data set, backbone and view.
+path back to its data set, backbone and folder.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sharc_core.features.drifting.part import Part
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.planning.call import Call
@@ -18,7 +19,7 @@ class Inputs:
     """Inputs of the cells, by the names of their files below data_dir.
 
     prepared: by folder, the data set, or the backbone that is pre-trained on it. pretrained: by weights, the
-    network. caches: by folder of features, data set, backbone and view. missing_*: what rules offer to make.
+    network. caches: by path of features, data set, backbone and folder. missing_*: what rules offer to make.
     """
 
     def __init__(self, layout: Layout, call: Call):
@@ -85,7 +86,7 @@ class Inputs:
 
         Their extraction uses batches of ten images, which are too small to use a second core.
         """
-        return isinstance(self.caches[cache][2], str)
+        return isinstance(self.caches[cache][2], Part)
 
 
 def _exists(path: Path) -> bool:

@@ -25,6 +25,7 @@ from sharc_core.features.cache import Features, extract_features, open_views
 from sharc_core.features.drifting.extract import Extraction
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.folders import FeaturesFolder, ViewFolder
 from sharc_core.features.images import with_images
 from sharc_core.features.own import write_features
 from sharc_core.grid.models import Grid
@@ -87,16 +88,20 @@ def pretrain_backbone(grid: Grid, backbone: str, progress: Progress = None) -> N
 
 
 def build_features(
-    grid: Grid, dataset: str, backbone: str, view: int | str, progress: Progress = None
+    grid: Grid,
+    dataset: str,
+    backbone: str,
+    folder: FeaturesFolder | None = None,
+    progress: Progress = None,
 ) -> None:
-    """Extract a view of a prepared data set with a backbone, or a part with a drifting backbone.
+    """Extract a folder of features of a prepared data set with a backbone, by default its first view.
 
     The features of a data set that has its own are written as they are, without a backbone.
     """
     layout = Layout(grid)
+    out = layout.features(dataset, backbone, folder)
     source = layout.source(dataset)
     if isinstance(source, FeatureSource):
-        out = layout.features(dataset, backbone, view)
         return write_features(source, layout.prepared(dataset), out, progress)
     device = resolve_device(grid.device)
     config, mirror = layout.backbones[backbone], Path(grid.mirror) if grid.mirror else None
@@ -108,14 +113,15 @@ def build_features(
     keep_memory()
     weights, fuse = layout.weights(backbone), config.batch_norm == "frozen"
     model = network.load(weights, device, mirror, form, fuse)
-    out, stream = layout.features(dataset, backbone, view), _stream(grid, dataset, prepared)
-    if config.batch_norm == "drifting":
+    stream = _stream(grid, dataset, prepared)
+    if isinstance(folder, Part):
         extraction = Extraction(prepared, stream, model, device, progress)
-        extraction.run(Part.parse(str(view)), out, layout.made_from(dataset, backbone, view))
+        extraction.run(folder, out, layout.made_from(dataset, backbone, folder))
         return
     if config.batch_norm == "adapted":
         model = adapted(model, prepared.train_images, stream.train[0], device)
-    extract_features(prepared, model, out, view=int(view), device=device, progress=progress)
+    view = folder or ViewFolder(layout.views(backbone)[0])
+    extract_features(prepared, model, out, view=view.number, device=device, progress=progress)
 
 
 def _stream(grid: Grid, dataset: str, prepared: PreparedData) -> Stream:
@@ -139,12 +145,12 @@ def ensure_features(
     _check_known(dataset, backbone, names)
     chosen = [key for key in extracted_views(grid) if key[:2] == (dataset, backbone)]
     folders = {key[2]: layout.features(*key) for key in chosen}
-    missing = [view for view, folder in folders.items() if not (folder / "manifest.json").exists()]
+    missing = [folder for folder, path in folders.items() if not (path / "manifest.json").exists()]
     if missing:
         _ensure_inputs(layout, dataset, backbone, progress)
-    for view in missing:
-        build_features(grid, dataset, backbone, view, progress)
-    is_drifting = any(isinstance(view, str) for view in folders)
+    for folder in missing:
+        build_features(grid, dataset, backbone, folder, progress)
+    is_drifting = any(isinstance(folder, Part) for folder in folders)
     paths = list(folders.values())
     return open_drifting(paths) if is_drifting else with_images(open_views(paths), paths)
 

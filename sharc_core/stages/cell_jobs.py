@@ -13,12 +13,13 @@ from typing import Any
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, write_json, write_text
 from sharc_core.features.cache import Features, open_views
-from sharc_core.features.drifting.part import Part
+from sharc_core.features.drifting.part import Kept, Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.folders import parse_folder
 from sharc_core.features.images import with_images
-from sharc_core.features.views import needed_views
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.drifting_parts import is_read
+from sharc_core.grid.feature_folders import folders_of
 from sharc_core.learning.documents import (
     Document,
     Wanted,
@@ -164,8 +165,8 @@ def _read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Pa
     paths = [Path(manifest) for manifest in manifests]
     if cell.batch_norm == "drifting":
         return [path for path in paths if is_read(Part.parse(path.parent.name), chosen)]
-    views = {f"view{view}" for view in needed_views(seeds, cell.views)}
-    return [path for path in paths if path.parent.name in views]
+    folders = folders_of([chosen], cell.batch_norm, cell.views, Kept)
+    return [path for path in paths if parse_folder(path.parent.name) in folders]
 
 
 def _readable(path: Path) -> Document | None:

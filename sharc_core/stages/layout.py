@@ -16,11 +16,12 @@ from sharc_core.backbones.own_features import NAME as OWN_FEATURES
 from sharc_core.common.files import digest, sha256_file
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.datasets.parts import OfParts
-from sharc_core.features.drifting.part import Part
-from sharc_core.features.views import needed_views, view_numbers
+from sharc_core.features.drifting.part import Kept, Part
+from sharc_core.features.folders import FeaturesFolder, ViewFolder
+from sharc_core.features.views import view_numbers
 from sharc_core.grid.cell import Cell
-from sharc_core.grid.drifting_parts import parts_of
 from sharc_core.grid.expansion import without_folders
+from sharc_core.grid.feature_folders import folders_of
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import kept_maps
@@ -88,33 +89,30 @@ class Layout:
         """Return the numbers of the backbone's views."""
         return view_numbers(self.backbones[backbone].views)
 
-    def features(self, dataset: str, backbone: str, view: int | str | None = None) -> Path:
-        """Return the folder of the features of a data set from a backbone.
-
-        view: its number, or the name of a part for a drifting backbone. The default is the first view.
-        """
+    def features(self, dataset: str, backbone: str, folder: FeaturesFolder | None = None) -> Path:
+        """Return the path of features of a data set from a backbone, by default those of the first view."""
         prepared = self.data / "features" / self.prepared(dataset).name
         if self.grid.datasets[dataset].has_features:
-            return prepared / f"{OWN_FEATURES}-{digest(_made_by(*OWN_CODE))}" / "view0"
+            return prepared / f"{OWN_FEATURES}-{digest(_made_by(*OWN_CODE))}" / ViewFolder(0).name
         config = self.backbones[backbone]
-        view = self.views(backbone)[0] if view is None else view
+        folder = ViewFolder(self.views(backbone)[0]) if folder is None else folder
         settings = [self._identity(config), config.precision]
         if config.batch_norm != "frozen":
             stream = self.grid.datasets[dataset].stream.document
             settings.append([config.batch_norm, *stream.values(), config.views])
         key = digest([*settings, *_made_by(*features_code(config))])
-        return prepared / f"{backbone}-{key}" / (f"view{view}" if isinstance(view, int) else view)
+        return prepared / f"{backbone}-{key}" / folder.name
 
     def read_by(self, cells: Sequence[Cell]) -> list[Path]:
         """Return folders of features that cells of one data set and backbone read, as open_for takes them."""
         first = cells[0]
-        if first.batch_norm == "drifting":
-            pair = (first.dataset, first.backbone)
-            kept = self._once(("kept", *pair), lambda: kept_maps(self.grid, *pair))
-            views: Sequence[int | str] = [part.name for part in parts_of(cells, kept)]
-        else:
-            views = needed_views([seed for cell in cells for seed in cell.seeds], first.views)
-        return [self.features(first.dataset, first.backbone, view) for view in views]
+        pair = (first.dataset, first.backbone)
+        folders = folders_of(cells, first.batch_norm, first.views, lambda: self._kept(*pair))
+        return [self.features(*pair, folder) for folder in folders]
+
+    def _kept(self, dataset: str, backbone: str) -> Kept:
+        key = ("kept", dataset, backbone)
+        return self._once(key, lambda: kept_maps(self.grid, dataset, backbone))
 
     def reads(self, cell: Cell) -> dict[int, list[str]]:
         """Return by seed the names of the features that a cell reads, relative to data_dir/features.
@@ -129,13 +127,11 @@ class Layout:
             names[seed] = [features_name(folder) for folder in folders]
         return names
 
-    def made_from(self, dataset: str, backbone: str, view: int | str) -> Path | None:
-        """Return the folder of features that a view or part is made from; None if it needs only images."""
-        part = Part.parse(view) if isinstance(view, str) else None
-        if part is None or part.kind != "tests":
+    def made_from(self, dataset: str, backbone: str, folder: FeaturesFolder) -> Path | None:
+        """Return the folder of features that another is made from; None if it needs only images."""
+        if not isinstance(folder, Part) or folder.kind != "tests":
             return None
-        kept = self._once(("kept", dataset, backbone), lambda: kept_maps(self.grid, dataset, backbone))
-        return self.features(dataset, backbone, part.source(kept).name)
+        return self.features(dataset, backbone, folder.source(self._kept(dataset, backbone)))
 
     def network(self, name: str) -> str:
         """Return the name of the first backbone of the grid that is a variant of a network."""

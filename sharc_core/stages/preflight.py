@@ -18,6 +18,7 @@ from sharc_core.datasets import Source
 from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.features.drifting.part import Part
+from sharc_core.features.folders import FeaturesFolder
 from sharc_core.features.images import prepared_image_shape
 from sharc_core.grid.drifting_parts import extent
 from sharc_core.grid.models import Grid
@@ -227,11 +228,11 @@ def _pretraining_content(
 def _check_disk(grid: Grid, shapes: Shapes, counts: dict[str, dict[str, int] | None]) -> None:
     """Check the free space for missing features of the data sets whose number of images is known."""
     sizes = {}
-    for dataset, backbone, view in extracted_views(grid):
+    for dataset, backbone, folder in extracted_views(grid):
         known = counts[dataset]
         if known is not None:
             shape = shapes[dataset, backbone]
-            sizes[dataset, backbone, view] = _extent(grid, dataset, view, known, shape)[1]
+            sizes[dataset, backbone, folder] = _extent(grid, dataset, folder, known, shape)[1]
     place = Path(grid.data_dir)
     if sum(sizes.values()) > free_bytes(place):  # only then look which features exist
         layout = Layout(grid)
@@ -254,17 +255,17 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     shapes = {name: network_of(config).check() for name, config in layout.backbones.items()}
     # data sets with the same images share features
     folders = {layout.features(*key): key for key in extracted_views(grid)}
-    for folder, (dataset, backbone, view) in folders.items():
+    for path, (dataset, backbone, folder) in folders.items():
         counts = counted[dataset]
         if (
             backbone not in shapes
             or counts is None
-            or folder not in needed
-            or (folder / "manifest.json").exists()
+            or path not in needed
+            or (path / "manifest.json").exists()
         ):
             continue
-        images, size = _extent(grid, dataset, view, counts, shapes[backbone])
-        in_train_mode = isinstance(view, str) and view.startswith(("train", "joint"))
+        images, size = _extent(grid, dataset, folder, counts, shapes[backbone])
+        in_train_mode = isinstance(folder, Part) and folder.kind in ("train", "joint")
         training = counts["train"] if in_train_mode else 0
         before = totals.get(backbone, (0, 0, 0))
         totals[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
@@ -281,12 +282,12 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
 
 
 def _extent(
-    grid: Grid, dataset: str, view: int | str, counts: dict[str, int], shape: tuple[int, int, int]
+    grid: Grid, dataset: str, folder: FeaturesFolder, counts: dict[str, int], shape: tuple[int, int, int]
 ) -> tuple[int, int]:
-    """Return images and bytes of a view, or of a part of drifting features."""
-    if isinstance(view, str):
-        return extent(Part.parse(view), counts, grid.datasets[dataset].stream, shape)
-    images = sum(counts[split] for split in splits_of(view))
+    """Return how many images pass the backbone for a folder of features, and its bytes."""
+    if isinstance(folder, Part):
+        return extent(folder, counts, grid.datasets[dataset].stream, shape)
+    images = sum(counts[split] for split in splits_of(folder.number))
     return images, cache_bytes(images, shape)
 
 

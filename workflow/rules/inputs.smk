@@ -55,7 +55,7 @@ rule features:
     params:
         dataset=lambda w: PLAN.inputs.caches[w.cache][0],
         backbone=lambda w: PLAN.inputs.caches[w.cache][1],
-        view=lambda w: PLAN.inputs.caches[w.cache][2],
+        folder=lambda w: PLAN.inputs.caches[w.cache][2].name,
     wildcard_constraints:
         cache=one_of(PLAN.inputs.missing_features),
     log:

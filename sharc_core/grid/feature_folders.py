@@ -1,0 +1,23 @@
+"""The folders of features that cells read."""
+
+from collections.abc import Callable, Sequence
+
+from sharc_core.features.drifting.part import Kept
+from sharc_core.features.folders import FeaturesFolder, ViewFolder
+from sharc_core.features.views import needed_views
+from sharc_core.grid.cell import Cell
+from sharc_core.grid.drifting_parts import parts_of
+
+
+def folders_of(
+    cells: Sequence[Cell], batch_norm: str, views: int, kept: Callable[[], Kept]
+) -> list[FeaturesFolder]:
+    """Return the folders that cells of one data set and backbone read, in the order in which they are opened.
+
+    batch_norm, views: of the backbone. kept: returns the training maps that a drifting backbone's parts hold.
+    """
+    if batch_norm == "drifting":
+        # no cells if the backbone drifts only in a study on another data set
+        return list(parts_of(cells, kept())) if cells else []
+    numbers = needed_views([seed for cell in cells for seed in cell.seeds], views)
+    return [ViewFolder(number) for number in numbers]
