@@ -4,7 +4,7 @@ View 0 is the original images. With n >= 2 views, there are the augmented views 
 view 1 + s mod n. All views have the same labels and share one set of test features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -43,6 +43,18 @@ class TrainingFeatures(Protocol):
     @property
     def further_views(self) -> Mapping[int, View]:
         """Return the further views by number."""
+
+
+class EncodedImages(Protocol):
+    """The training images of one view, encoded."""
+
+    @property
+    def pooled(self) -> torch.Tensor:
+        """Return the pooled vectors (N, K) of the decoded images."""
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """Return the bytes of their files, (N,) int64."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,18 @@ class ReplicaViews:
         """Return each channel's number of non-zero values, (n, K), in the training maps of `index` (n,)."""
         return (self.maps(replica, index) != 0).sum((2, 3))
 
+    def encoded(self, replica: int, codec: Hashable) -> EncodedImages:
+        """Return the training images of one replica's view as a codec encodes them.
+
+        Raises UserError if the features lack them.
+        """
+        # only features.opening adds them, to the features of cells that store encoded images
+        by_codec: Mapping[tuple[Hashable, int], EncodedImages] = getattr(self.features, "encoded", {})
+        key = (codec, self._numbers[replica])
+        if key not in by_codec:
+            raise UserError(f"the features lack the images of view {key[1]} as {codec}: extract them")
+        return by_codec[key]
+
     def tests(self, task: int | None, passes: int | None) -> TestFeatures:
         """Return the test features after a task; a frozen network's are always the same."""
         return cast(TestFeatures, self.features)
@@ -257,6 +281,10 @@ class DriftingReplicas:
             gathered[here] = rows[position[here]]
         assert gathered is not None  # there is at least one sample
         return gathered
+
+    def encoded(self, replica: int, codec: Hashable) -> EncodedImages:
+        """Raise UserError: a replayed image would have other features than at its visit."""
+        raise UserError("images cannot be stored with a drifting batch norm: use another storage")
 
     def tests(self, task: int | None, passes: int | None) -> TestFeatures:
         """Return the test features after a task; task None means before all, with the network's statistics.

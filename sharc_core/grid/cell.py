@@ -10,6 +10,8 @@ from pydantic import Field
 from sharc_core.common.files import digest
 from sharc_core.common.settings import Settings
 from sharc_core.grid.axes import AXES, IN_ID
+from sharc_core.memory.budget_units import IN_BYTES
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.streams.settings import StreamConfig, WithStream
 
 Scenario = Literal["task_il", "class_il", "domain_il"]
@@ -111,7 +113,13 @@ class Cell(WithStream):
     @property
     def has_ragged_tasks(self) -> bool:
         """Whether the number of stored samples differs between seeds, which then cannot train together."""
-        return self.has_ragged_channels or self.budget_unit == "nonzero"
+        return self.has_ragged_channels or self.budget_unit == "nonzero" or self.has_ragged_files
+
+    @property
+    def has_ragged_files(self) -> bool:
+        """Whether samples are files of different sizes, which the budget counts."""
+        stores_encodings = self.buffer is not None and REPRESENTATIONS.get(self.storage).stores_encodings
+        return stores_encodings and self.budget_unit in IN_BYTES
 
     @property
     def memory_kind(self) -> str | None:

@@ -10,6 +10,7 @@ from sharc_core.common.registry import nearest
 from sharc_core.grid.blocks import Mass
 from sharc_core.grid.models import Grid, listed
 from sharc_core.grid.protocol import PAPER
+from sharc_core.memory.budget_units import IN_BYTES
 from sharc_core.methods import METHODS
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.selection import SELECTIONS
@@ -135,6 +136,10 @@ def _clashes_of_selection(grid: Grid) -> Clashes:
             ("sharc.importance positive", has_sharc and sharc.importance == "positive"),
         ]
     if not selection.has_tasks:
+        files = [name for name in listed(grid.storage) if REPRESENTATIONS.get(name).stores_encodings]
+        in_bytes = any(budget.unit in IN_BYTES for budget in listed(grid.budget))
+        if files and not selection.takes_files:
+            clashes += [(f"storage {files[0]} in a budget of bytes", in_bytes)]
         for method in replaying:
             settings = method.Settings.model_validate(grid.method_settings.get(method.name, {}))
             for key, value in method.replays_tasks_if.items():

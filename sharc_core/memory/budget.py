@@ -8,7 +8,7 @@ head, the method's own state, samples and associative memory. How bytes are coun
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,6 +53,11 @@ class Budget:
     @cached_property
     def _stored_as(self) -> Representation:
         return self.representation or Float16(self.shape)
+
+    @property
+    def codec(self) -> Hashable:
+        """The codec of the stored images if the unit counts the bytes of their files, else None."""
+        return self._stored_as.codec if self.unit in IN_BYTES else None
 
     @property
     def total(self) -> int:
@@ -111,9 +116,9 @@ class Budget:
     def costs(self, kept: torch.Tensor, completed: torch.Tensor | None = None) -> torch.Tensor:
         """Return what samples cost in the budget's unit, (n,) int64.
 
-        kept (n,): channels that each sample keeps (unit `nonzero`: its values that are not zero). completed
-        (n,) bool: which samples are stored completed if `dense`; None: all of them. If only some are, every
-        sample stores its number of channels.
+        kept (n,): channels that each sample keeps (unit `nonzero`: its values that are not zero; with a
+        `codec`: the bytes of its file). completed (n,) bool: which samples are stored completed if `dense`;
+        None: all of them. If only some are, every sample stores its number of channels.
         """
         if self.unit == "slots":
             return torch.ones_like(kept)
@@ -132,7 +137,12 @@ class Budget:
 
     def capacity(self, keep: int) -> int:
         """Return how many samples of `keep` channels fit into one buffer for all tasks (`reservoir`)."""
-        return max(0, self.total - self._shared_bytes) // int(self.costs(torch.tensor([keep]))[0])
+        return self.for_samples // int(self.costs(torch.tensor([keep]))[0])
+
+    @property
+    def for_samples(self) -> int:
+        """What one buffer for all tasks has for its samples, without what all of them share."""
+        return max(0, self.total - self._shared_bytes)
 
     def most(
         self, task: int, kept: torch.Tensor, left: int = 0, completed: torch.Tensor | None = None

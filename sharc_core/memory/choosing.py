@@ -83,12 +83,14 @@ class Chooser:
         return self.budget.shape[0]
 
     def _kept(self, replica: int, index: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Return what samples index (n,) keep: channels, or in the unit `nonzero` values that are not zero.
+        """Return what samples index (n,) keep, as Budget.costs takes it.
 
         mask: (n, K), None for all channels. Maps may be read from disk, so values are counted from the last
         sample backwards; if the selection does not need all candidates, only until they exceed the budget.
         The result (k,) is of the last k samples.
         """
+        if (codec := self.budget.codec) is not None:
+            return self.views.encoded(replica, codec).sizes[index]
         if self.budget.unit != "nonzero":
             return torch.full((len(index),), self._channels) if mask is None else mask.sum(-1)
         counts, spent = [], 0

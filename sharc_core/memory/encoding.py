@@ -102,6 +102,9 @@ class Encoder:
         if mask is None and representation.is_cache_format:
             map_bytes = representation.planned_bytes(representation.shape[0])
             return CachedMaps(self.views, replica, index, map_bytes)
+        if (codec := representation.codec) is not None:
+            images = self.views.encoded(replica, codec)
+            return representation.encode_images(images.pooled[index], images.sizes[index])
         return representation.encode(self._reader(replica)(index), mask)
 
     def recall_error(

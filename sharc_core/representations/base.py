@@ -1,7 +1,7 @@
 """The interface of a representation: how the maps of samples are stored, and how many bytes that takes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -55,9 +55,11 @@ class Representation:
     learns: `learn` sets a state that all samples share, such as a codebook.
     replays_images: what is stored is the image, which passes through the backbone whenever it is replayed.
     That of a frozen backbone is known beforehand, so `encode` takes its result, pooled vectors.
+    stores_encodings: what is stored of an image is a file, whose bytes differ between samples. `codec_of`
+    then names the codec, `encode_images` takes the place of `encode`, and a sample keeps the bytes of its
+    file instead of channels.
     is_cache_format: a full map is stored as the feature cache has it. A memory without SHARC then replays the
     cache's pooled vectors, reads no maps and holds `planned_bytes` by definition.
-    replays_images: a stored sample is an image, which passes the frozen backbone whenever it is replayed.
     plans_exactly: `planned_bytes` is what samples take. False: it is an upper bound.
     value_bytes: a lower bound on the bytes of one value, to estimate how many samples fit. None: unknown.
     in_grids: a grid file may ask for it. False: for tests only.
@@ -70,8 +72,8 @@ class Representation:
     contents = "maps"
     learns = False
     replays_images = False
+    stores_encodings = False
     is_cache_format = False
-    replays_images = False
     plans_exactly = True
     value_bytes: float | None = None
     in_grids = True
@@ -110,13 +112,34 @@ class Representation:
         """
         raise NotImplementedError  # abstract
 
+    def encode_images(self, vectors: torch.Tensor, sizes: torch.Tensor) -> Stored:
+        """Store images whose files take sizes (n,) int64 bytes (`stores_encodings`).
+
+        vectors (n, K): the pooled vectors of the decoded images.
+        """
+        raise NotImplementedError  # only with stores_encodings
+
+    @classmethod
+    def codec_of(cls, settings: Any) -> Hashable:
+        """Return the codec under which the features have vectors and sizes (`stores_encodings`), else None.
+
+        settings: of this class's Settings.
+        """
+        return None
+
     def planned_bytes(self, keep: int, counted: bool = False) -> int:
         """Return the bytes of one sample that keeps `keep` of its K channels, before it is encoded.
 
+        With `stores_encodings`, `keep` is the bytes of its file.
         counted: samples differ in how many channels they keep, so the number has to be stored too. Labels and
         logits are not included, see sharc_core.memory.byte_count.
         """
         raise NotImplementedError  # abstract
+
+    @property
+    def codec(self) -> Hashable:
+        """The codec of the settings; None unless `stores_encodings`."""
+        return self.codec_of(self.settings)
 
     @property
     def shared_bytes(self) -> int:

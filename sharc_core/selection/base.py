@@ -1,7 +1,7 @@
 """The interface of a selection: which samples the episodic memory stores."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -66,12 +66,27 @@ class TaskSelection(Selection):
         return ranked[:count].sort().values, left
 
 
+class Placement(NamedTuple):
+    """Where samples of different costs go: `moved` first, from slot to slot, then new ones into `slots`.
+
+    slots: of each new sample, -1 for none. held: samples afterwards, which have the slots 0 to held - 1.
+    """
+
+    moved: dict[int, int]
+    slots: list[int]
+    held: int
+
+
 class StreamSelection(Selection):
-    """Chooses among all samples of the stream, for one replica, while it trains. Implement `slots`."""
+    """Chooses among all samples of the stream, for one replica, while it trains. Implement `slots`.
+
+    takes_files: `placed` is implemented too, for encoded images in a budget of bytes, whose costs differ.
+    """
 
     has_tasks = False
     takes_unequal_costs = False
     takes_associative_bytes = False
+    takes_files = False
 
     def __init__(self, capacity: int, source: torch.Generator):
         """capacity: slots of the buffer. source: where the draws come from."""
@@ -85,6 +100,10 @@ class StreamSelection(Selection):
         As long as the buffer is not full, a sample takes the first free slot.
         """
         raise NotImplementedError  # abstract
+
+    def placed(self, costs: list[int], available: int) -> Placement:
+        """Return where the next samples go, with such costs, if all held ones may cost `available`."""
+        raise NotImplementedError  # only with takes_files
 
 
 def in_turn(by_class: Iterable[Iterable[int]]) -> Iterator[int]:

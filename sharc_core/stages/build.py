@@ -21,12 +21,13 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.files import disk_errors
 from sharc_core.datasets import PreparedData, Source, open_prepared
 from sharc_core.datasets.feature_source import FeatureSource
-from sharc_core.features.cache import Features, extract_features, open_views
+from sharc_core.features.cache import Features, extract_features
 from sharc_core.features.drifting.extract import Extraction
 from sharc_core.features.drifting.part import Part
-from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
-from sharc_core.features.folders import FeaturesFolder, ViewFolder
-from sharc_core.features.images import with_images
+from sharc_core.features.drifting.reading import DriftingFeatures
+from sharc_core.features.encode import extract_encoded
+from sharc_core.features.folders import EncodedFolder, FeaturesFolder, ViewFolder
+from sharc_core.features.opening import open_folders
 from sharc_core.features.own import write_features
 from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views
@@ -120,6 +121,9 @@ def build_features(
         return
     if config.batch_norm == "adapted":
         model = adapted(model, prepared.train_images, stream.train[0], device)
+    if isinstance(folder, EncodedFolder):
+        extract_encoded(prepared, model, out, folder.codec, folder.view, device=device, progress=progress)
+        return
     view = folder or ViewFolder(layout.views(backbone)[0])
     extract_features(prepared, model, out, view=view.number, device=device, progress=progress)
 
@@ -150,9 +154,7 @@ def ensure_features(
         _ensure_inputs(layout, dataset, backbone, progress)
     for folder in missing:
         build_features(grid, dataset, backbone, folder, progress)
-    is_drifting = any(isinstance(folder, Part) for folder in folders)
-    paths = list(folders.values())
-    return open_drifting(paths) if is_drifting else with_images(open_views(paths), paths)
+    return open_folders(list(folders.values()))
 
 
 def _check_known(owner: str, name: str, known: list[str]) -> None:

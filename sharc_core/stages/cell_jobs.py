@@ -12,11 +12,11 @@ from typing import Any
 
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, write_json, write_text
-from sharc_core.features.cache import Features, open_views
+from sharc_core.features.cache import Features
 from sharc_core.features.drifting.part import Kept, Part
-from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
+from sharc_core.features.drifting.reading import DriftingFeatures
 from sharc_core.features.folders import parse_folder
-from sharc_core.features.images import with_images
+from sharc_core.features.opening import open_folders
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.drifting_parts import is_read
 from sharc_core.grid.feature_folders import folders_of
@@ -55,12 +55,9 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
     }
 
 
-def open_for(cell: Cell, manifests: Sequence[Path]) -> Features | DriftingFeatures:
-    """Open the features that a cell is trained on. manifests: of its views in order, or of its parts."""
-    folders = [Path(manifest).parent for manifest in manifests]
-    return (
-        open_drifting(folders) if cell.batch_norm == "drifting" else with_images(open_views(folders), folders)
-    )
+def open_for(manifests: Sequence[Path]) -> Features | DriftingFeatures:
+    """Open the features that cells are trained on. manifests: of the folders, in the order of folders_of."""
+    return open_folders([Path(manifest).parent for manifest in manifests])
 
 
 def kept_document(folder: Path | str, cell: Cell) -> Path:
@@ -94,7 +91,7 @@ def run_alone(
     manifests: of the features that these seeds read. aside: folder for a document that is replaced; with None
     it is not kept. Raises UserError.
     """
-    features = open_for(wanted.cell, manifests)
+    features = open_for(manifests)
     trained = _trained(features, wanted, seeds, manifests, progress)
     _put_aside(path, aside, wanted, progress)
     write_json(path, extended(_readable(path), trained, wanted))
@@ -116,7 +113,7 @@ def run_batch(
     run_alone. If a cell cannot be trained the others still are, and a UserError that names it is raised at
     the end.
     """
-    features, failed = open_for(wanted[0].cell, manifests), {}
+    features, failed = open_for(manifests), {}
     for target, requested, document in zip(wanted, seeds, documents, strict=True):
         cell, finished = target.cell, kept_document(stamp.parent, target.cell)
         earlier, say = _readable(finished), _named(cell, progress)

@@ -17,7 +17,7 @@ from sharc_core.common.files import digest, sha256_file
 from sharc_core.datasets import SOURCES, Source
 from sharc_core.datasets.parts import OfParts
 from sharc_core.features.drifting.part import Kept, Part
-from sharc_core.features.folders import FeaturesFolder, ViewFolder
+from sharc_core.features.folders import EncodedFolder, FeaturesFolder, ViewFolder
 from sharc_core.features.views import view_numbers
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.expansion import without_folders
@@ -29,6 +29,7 @@ from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import library_versions, stage_hash
 
 OWN_CODE = ("features.own",)  # roots of the code that writes the user's features
+ENCODING_CODE = ("features.encode",)  # of that which writes features of encoded images
 
 
 class Layout:
@@ -101,7 +102,11 @@ class Layout:
             stream = self.grid.datasets[dataset].stream.document
             settings.append([config.batch_norm, *stream.values(), config.views])
         key = digest([*settings, *_made_by(*features_code(config))])
-        return prepared / f"{backbone}-{key}" / folder.name
+        name = folder.name
+        if isinstance(folder, EncodedFolder):
+            made_by = [*folder.codec.libraries.items(), *_made_by(*ENCODING_CODE)]
+            name += f"-{digest(made_by)}"
+        return prepared / f"{backbone}-{key}" / name
 
     def read_by(self, cells: Sequence[Cell]) -> list[Path]:
         """Return folders of features that cells of one data set and backbone read, as open_for takes them."""

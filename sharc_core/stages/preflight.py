@@ -18,9 +18,11 @@ from sharc_core.datasets import Source
 from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.features.drifting.part import Part
-from sharc_core.features.folders import FeaturesFolder
+from sharc_core.features.encode import encoded_bytes
+from sharc_core.features.folders import EncodedFolder, FeaturesFolder
 from sharc_core.features.images import prepared_image_shape
 from sharc_core.grid.drifting_parts import extent
+from sharc_core.grid.feature_folders import codec_of
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
@@ -81,6 +83,9 @@ def check_inputs(
         for name, one in grid.all_pairs
         for source in [sources[name]]
     }
+    with _prefixed("storage"):
+        for codec in {codec for cell in cells(grid) if (codec := codec_of(cell)) is not None}:
+            codec.check()
     _check_disk(grid, of_pairs, {name: _counts(source) for name, source in sources.items()})
     if not planning:
         _check_room(grid)
@@ -287,6 +292,8 @@ def _extent(
     """Return how many images pass the backbone for a folder of features, and its bytes."""
     if isinstance(folder, Part):
         return extent(folder, counts, grid.datasets[dataset].stream, shape)
+    if isinstance(folder, EncodedFolder):
+        return counts["train"], encoded_bytes(counts["train"], shape[0])
     images = sum(counts[split] for split in splits_of(folder.number))
     return images, cache_bytes(images, shape)
 
@@ -309,12 +316,14 @@ def _check_room(grid: Grid) -> None:
 def _check_budgets(grid: Grid, shapes: Shapes, classes: dict[str, int]) -> None:
     """Check the budget of each cell against the size of its maps, or of its images once they are prepared.
 
-    Only the prepared images tell their size, so before that it is checked by the job of the cell.
+    Only the prepared images tell their size, so before that it is checked by the job of the cell. So are the
+    sizes of encoded images; only what head and method take is checked here.
     """
     layout, images = Layout(grid), {}
     for cell in cells(grid):
         image_shape = None
-        if cell.buffer is not None and REPRESENTATIONS.get(cell.storage).replays_images:
+        kind = REPRESENTATIONS.get(cell.storage)
+        if cell.buffer is not None and kind.replays_images and not kind.stores_encodings:
             if cell.dataset not in images:
                 images[cell.dataset] = prepared_image_shape(layout.prepared(cell.dataset))
             image_shape = images[cell.dataset]
