@@ -128,13 +128,13 @@ def changed(path: str, value) -> dict:
             "storage",
             "floaty16",
             r"config: storage: unknown storage 'floaty16' \(did you mean 'float16'\?\); valid: "
-            "float16, float32, image, int8, pooled_binary, pooled_float16, pooled_float32, pooled_int8, "
-            "pooled_pq, pq$",
+            "float16, float32, image, int8, jpeg, pooled_binary, pooled_float16, pooled_float32, "
+            "pooled_int8, pooled_pq, pq, webp$",
         ),
         (
             "storage",
             ["int8", "float64"],
-            "unknown storage 'float64' .*; valid: float16, float32, image, int8, p",
+            "unknown storage 'float64' .*; valid: float16, float32, image, int8, jpeg, p",
         ),
         ("storage_settings", {"float1": {}}, r"storage_settings: unknown storage 'float1' .*did you mean"),
         ("storage_settings", {"int8": {"bits": 4}}, r"unknown key 'storage_settings\.int8\.bits'"),

@@ -39,3 +39,11 @@ def codec_of(cell: Cell) -> Codec | None:
     codec = kind.codec_of(kind.Settings.model_validate(cell.storage_settings))
     assert codec is None or isinstance(codec, Codec)
     return codec
+
+
+def stores_pixels(cell: Cell) -> bool:
+    """Return whether a cell stores images as they are, whose size the prepared data set tells."""
+    if cell.buffer is None:
+        return False
+    kind = REPRESENTATIONS.get(cell.storage)
+    return kind.replays_images and not kind.stores_encodings

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sharc_core.features.drifting.part import Part
 from sharc_core.grid.cell import Cell
+from sharc_core.grid.feature_folders import stores_pixels
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.planning.call import Call
-from sharc_core.representations import REPRESENTATIONS
 from sharc_core.stages.layout import Layout
 
 
@@ -56,12 +56,11 @@ class Inputs:
         return [f"{folder}/manifest.json" for folder in self._layout.read_by(cells)]
 
     def images_of(self, cells: Sequence[Cell]) -> list[str]:
-        """Return the manifests of the prepared images that some of the cells store."""
-        datasets = {
-            cell.dataset
-            for cell in cells
-            if cell.buffer is not None and REPRESENTATIONS.get(cell.storage).replays_images
-        }
+        """Return the manifests of the prepared images whose size some of the cells need to store them.
+
+        The sizes of encoded images are part of their features.
+        """
+        datasets = {cell.dataset for cell in cells if stores_pixels(cell)}
         return [f"{self._layout.prepared(name)}/manifest.json" for name in sorted(datasets)]
 
     def pretrained_on(self, weights: str) -> str:

@@ -65,7 +65,7 @@ class Codec:
         """Raise UserError if the installed Pillow cannot encode the format."""
         if self.libraries[FORMATS[self.format]] is None:
             raise UserError(
-                f"storage {self.format} needs a Pillow that was built with {self.format}, which this one was "
+                f"{self.format} needs a Pillow that was built with {self.format}, which this one was "
                 "not: install Pillow from its wheel (pip install --force-reinstall pillow), or use another "
                 "storage"
             )

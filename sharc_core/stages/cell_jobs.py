@@ -127,7 +127,7 @@ def run_batch(
             write_json(finished, extended(_readable(document), selected(earlier, kept), target))
             continue
         try:
-            trained = _trained(features, target, missing, _read_by(cell, missing, manifests), say)
+            trained = _trained(features, target, missing, read_by(cell, missing, manifests), say)
         except UserError as error:
             failed[cell.id] = error
             say(str(error))
@@ -156,7 +156,7 @@ def _trained(
     return signed(run_cell(features, cell, progress=progress), wanted, hashes)
 
 
-def _read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Path]:
+def read_by(cell: Cell, seeds: list[int], manifests: Sequence[Path]) -> list[Path]:
     """Return the manifests, among those of a batch, of the features that some seeds of a cell read."""
     chosen = cell.model_copy(update={"seeds": seeds})
     paths = [Path(manifest) for manifest in manifests]

@@ -22,12 +22,11 @@ from sharc_core.features.encode import encoded_bytes
 from sharc_core.features.folders import EncodedFolder, FeaturesFolder
 from sharc_core.features.images import prepared_image_shape
 from sharc_core.grid.drifting_parts import extent
-from sharc_core.grid.feature_folders import codec_of
+from sharc_core.grid.feature_folders import codec_of, stores_pixels
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
 from sharc_core.learning.cell_memory import budget_of
-from sharc_core.representations import REPRESENTATIONS
 from sharc_core.stages.build import Progress
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.settings import class_names
@@ -322,8 +321,7 @@ def _check_budgets(grid: Grid, shapes: Shapes, classes: dict[str, int]) -> None:
     layout, images = Layout(grid), {}
     for cell in cells(grid):
         image_shape = None
-        kind = REPRESENTATIONS.get(cell.storage)
-        if cell.buffer is not None and kind.replays_images and not kind.stores_encodings:
+        if stores_pixels(cell):
             if cell.dataset not in images:
                 images[cell.dataset] = prepared_image_shape(layout.prepared(cell.dataset))
             image_shape = images[cell.dataset]
