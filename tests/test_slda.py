@@ -10,6 +10,7 @@ from test_ncm import methods  # noqa: F401
 from sharc_core.heads import Batch, make_head
 from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS, Task
+from sharc_core.methods.closed_form import Chunks
 
 C, D = 6, 32
 SETTINGS = {"shrinkage": 1e-4, "target": "identity", "covariance": "exact"}
@@ -101,6 +102,28 @@ def test_published_updates_and_defaults_are_the_authors():
     assert not torch.allclose(scores["published", False], scores["published", True], rtol=1e-3)
 
 
+@pytest.mark.parametrize("covariance", ["exact", "published"])
+def test_minibatches_of_any_size_give_the_bits_of_one_update_per_sample(covariance):
+    """They also agree, to rounding, with a scatter matrix that is updated after every sample."""
+    features = unbalanced(make_features(channels=D, separation=0.2))
+    x, y = features.train_pooled, features.train_labels
+    results = []
+    for size, rows in ((1, None), (7, None), (10, None), (len(y), None), (10, 1)):
+        method = make_slda(covariance=covariance)
+        if rows:
+            method.chunks = Chunks(method.head, rows)
+        for part in torch.arange(len(y)).split(size):
+            method.observe(Batch(x[part][None], y[part][None]), None)
+        method.end_task(Task(0, 1, tuple(range(C)), tuple(range(C)), C), None)
+        results.append(method)
+    *chunked, single = results
+    for method in chunked:
+        for name in ("means", "counts", "scatter", "weight", "bias"):
+            assert torch.equal(getattr(method, name), getattr(chunked[0], name)), name
+    torch.testing.assert_close(chunked[0].scatter, single.scatter, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(chunked[0].weight, single.weight, rtol=1e-9, atol=1e-9)
+
+
 def test_classes_that_were_not_seen_are_not_predicted():
     document = run_cell(make_features(channels=D, separation=2.0), make_cell("slda"))
     assert set(sum(document["untrained"]["task_il"], [])) == {0.0}
@@ -123,7 +146,8 @@ def test_one_sample_per_class_is_nearest_mean(target):
 
 
 def test_bytes_are_those_of_its_tensors():
-    """They are means, classifier, counts, biases and one covariance, without head and samples."""
+    """They are means, classifier, counts, biases, one covariance and a chunk of D / 16 samples."""
     document = run_cell(make_features(channels=D), make_cell("slda"))
-    assert document["costs"]["learner_bytes"] == [8 * (2 * (C * D + C) + D * D)] * 3
+    chunk = D // 16 * (4 * D + 8)
+    assert document["costs"]["learner_bytes"] == [8 * (2 * (C * D + C) + D * D) + chunk] * 3
     assert document["costs"]["episodic_bytes"] == [0] * 3

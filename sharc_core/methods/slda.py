@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS
-from sharc_core.methods.closed_form import ClosedForm
+from sharc_core.methods.closed_form import Chunks, ClosedForm
 
 
 @METHODS.register("slda")
@@ -21,7 +21,8 @@ class SLDA(ClosedForm):
     So after N samples in any order scatter / N is the pooled within-class covariance of the class means, as
     in batch LDA. A score is w_c . x - w_c . mean_c / 2 with w_c = Lambda mean_c and Lambda the inverse of
     (1 - shrinkage) scatter / N + shrinkage * target; a class that was not seen scores -inf. Everything is in
-    float64.
+    float64. Samples enter in order, but the products of D / 16 samples are added to the scatter matrix at a
+    time, so that minibatches of any size give the same bits.
 
     Differences to the authors' code (tyler-hayes/Deep_SLDA): it weighs d d^T by t / (t + 1), where t counts
     the samples of all classes (`covariance: published`; the first sample of a class then enters with its
@@ -50,24 +51,32 @@ class SLDA(ClosedForm):
         self.means, self.counts = torch.zeros(r, c, d, **like), torch.zeros(r, c, **like)
         self.scatter = torch.zeros(r, d, d, **like)
         self.weight, self.bias = torch.zeros(r, c, d, **like), torch.full((r, c), -torch.inf, **like)
+        self.chunks = Chunks(self.head, d // 16)
 
     def observe(self, batch, memory):
-        """Update means and scatter with one sample after the other."""
-        x, rows = batch.x.double(), torch.arange(self.replicas, device=batch.y.device)
+        """Update means and scatter with one sample after the other, a chunk of samples at a time."""
+        for x, y in self.chunks.add(batch):
+            self._add(x, y)
+
+    def _add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Take the updates of samples x (R, n, D), y (R, n) in order; the scatter matrix is read once."""
+        rows = torch.arange(self.replicas, device=y.device)
         differences, weights = [], []
-        for i, y in enumerate(batch.y.unbind(1)):
-            difference, count = x[:, i] - self.means[rows, y], self.counts[rows, y]
+        for sample, label in zip(x.double().unbind(1), y.unbind(1), strict=True):
+            difference, count = sample - self.means[rows, label], self.counts[rows, label]
             seen = count if self.settings.covariance == "exact" else self.counts.sum(1)
             differences.append(difference)
             weights.append(seen / (seen + 1))
-            self.means[rows, y] += difference / (count + 1).unsqueeze(1)
-            self.counts[rows, y] += 1
+            self.means[rows, label] += difference / (count + 1).unsqueeze(1)
+            self.counts[rows, label] += 1
         d = torch.stack(differences, 1)
-        self.flops.product(self.head.features, *batch.x.shape[1:])
+        self.flops.product(self.head.features, *x.shape[1:])
         self.scatter.baddbmm_((d * torch.stack(weights, 1).unsqueeze(2)).mT, d)
 
     def end_task(self, task, memory):
         """Derive the linear classifier from means and covariance."""
+        for x, y in self.chunks.rest():
+            self._add(x, y)
         eye = torch.eye(self.head.features, dtype=torch.float64, device=self.scatter.device)
         covariance = self.scatter / self.counts.sum(1)[:, None, None]
         scale = torch.ones_like(self.counts[:, 0])
