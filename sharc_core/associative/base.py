@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from sharc_core.associative.found import Found
+from sharc_core.associative.rows import Observed, Rows
 from sharc_core.common.errors import UserError
 from sharc_core.common.flops import FlopCount
 from sharc_core.common.registry import Registry
@@ -63,12 +65,16 @@ class AssociativeMemory:
         self._check_finite(maps, "written")
         try:
             self.learn(maps.to(self.device), labels.to(self.device))
-            is_finite = all(finite(tensor) for tensor in self.tensors().values())
+            is_finite = self.learnt_finite()
         except torch.linalg.LinAlgError:  # a matrix without a Cholesky factor
             is_finite = False
         if not is_finite:
             raise self._out_of_hand("what it learnt")
         self.written += len(maps)
+
+    def write_rows(self, rows: Rows, labels: torch.Tensor) -> None:
+        """Like `write`, for maps that can be read again. A kind that keeps maps may keep `rows` instead."""
+        self.write(rows[:], labels)
 
     def read(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Complete masked maps (n, K, h, w), with mask (n, K) and labels (n,). Kept channels are unchanged.
@@ -140,6 +146,37 @@ class AssociativeMemory:
         maps: float32 or float64, zero where a channel was dropped.
         """
         raise NotImplementedError  # abstract
+
+    @property
+    def picks(self) -> bool:
+        """Whether a cue is completed with one stored map, whatever other cues there are.
+
+        The four methods below are then implemented, and `read` gives the same.
+        """
+        return False
+
+    def search(self, cues: Observed, known: Found | None = None) -> Found:
+        """Return which stored maps complete n cues.
+
+        known: what an earlier search for the same cues returned. Only maps written since are compared.
+        """
+        raise NotImplementedError  # of kinds whose `picks` may be true
+
+    def picked_maps(self, number: torch.Tensor) -> torch.Tensor:
+        """Return the stored maps with these numbers (n,), (n, K, h, w) float32."""
+        raise NotImplementedError  # of kinds whose `picks` may be true
+
+    def picked_vectors(self, number: torch.Tensor) -> torch.Tensor:
+        """Return the pooled vectors (n, K) float32 of the stored maps with these numbers (n,)."""
+        raise NotImplementedError  # of kinds whose `picks` may be true
+
+    def sources(self, number: torch.Tensor) -> torch.Tensor:
+        """Return which rows `write_rows` was given for the stored maps with numbers (n,); -1 for copies."""
+        raise NotImplementedError  # of kinds whose `picks` may be true
+
+    def learnt_finite(self) -> bool:
+        """Return whether the state is finite after learning."""
+        return all(finite(tensor) for tensor in self.tensors().values())
 
     def fade(self, beta: float) -> None:
         """Forget by a checked beta. By default, nothing is forgotten."""

@@ -7,6 +7,9 @@ import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, finite
+from sharc_core.associative.found import Found
+from sharc_core.associative.nearest import search
+from sharc_core.associative.rows import Observed, StoredMaps
 from sharc_core.common.errors import UserError
 from sharc_core.common.settings import Settings as BaseSettings
 
@@ -21,7 +24,8 @@ class ModernHopfield(AssociativeMemory):
     multiplies half a squared distance. The observed entries stay clamped in every iteration. If they alone
     are the cue, the first update is already the fixed point. With `full_state`, the completed entries join
     the cue from the second update on, as in the full network. Every written map is stored as float16. This
-    memory does not forget.
+    memory does not forget. Top-1 retrieval by distance in one update, the default, is an exact search for the
+    nearest stored map (nearest.py).
     """
 
     parts = ("stored",)
@@ -40,20 +44,89 @@ class ModernHopfield(AssociativeMemory):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.stored = torch.empty(0, *self.shape, dtype=torch.float16, device=self.device)
+        self.kept = StoredMaps(self.shape, self.device)
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """All stored maps (N, K, h, w) float16, in one tensor that is made when it is asked for."""
+        return self.kept.every()
+
+    @stored.setter
+    def stored(self, maps: torch.Tensor) -> None:
+        self.kept = StoredMaps(self.shape, self.device)
+        self.kept.append(maps)
+
+    @property
+    def picks(self):
+        """Top-1 retrieval by distance completes a cue with one stored map."""
+        s = self.settings
+        return s.beta is None and s.similarity == "euclidean" and s.iterations == 1
 
     def learn(self, maps, labels):
         """Append maps (n, K, h, w). Raises UserError for values that float16 cannot hold."""
+        self.kept.append(self._halves(maps))
+
+    def write_rows(self, rows, labels):
+        """Append maps that stay where they are, if that is no other device, and are read when they are used.
+
+        They must have the same values whenever they are read. Raises UserError as `write` does.
+        """
+        if self.device.type != "cpu" or not len(rows):
+            super().write_rows(rows, labels)
+            return
+
+        def checked(maps: torch.Tensor, block: slice) -> torch.Tensor:
+            self._check(maps, labels[block], "written")
+            self._check_finite(maps, "written")
+            return self._halves(maps)
+
+        self.kept.append_rows(rows, checked)
+        self.written += len(rows)
+
+    def _halves(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return maps as float16. Raises UserError for values that float16 cannot hold."""
         halves = maps.half()
         if not finite(halves):
             limit = torch.finfo(torch.float16).max
             raise UserError(
                 f"associative memory modern_hopfield keeps maps as float16: a value is beyond {limit:,.0f}"
             )
-        self.stored = torch.cat([self.stored, halves])
+        return halves
+
+    def learnt_finite(self):
+        """Maps are checked before they are stored."""
+        return True
+
+    @property
+    def state_bytes(self):
+        """Return the bytes of the stored maps, in memory or not."""
+        return STATE_BYTES * self.size * len(self.kept)
+
+    def search(self, cues, known=None):
+        """Find the nearest stored map of each cue, see nearest.py. Only with `picks`."""
+        known = Found.nothing(len(cues), self.device) if known is None else known
+        return search(cues, self.kept, known, self._similarity, self.flops)
+
+    def picked_vectors(self, number):
+        """Return the pooled vectors (n, K) of the stored maps numbered (n,)."""
+        return self.kept.means[number]
+
+    def picked_maps(self, number):
+        """Return the stored maps with these numbers (n,), as float32."""
+        return self.kept.rows(number).float()
+
+    def sources(self, number):
+        """Return which rows the stored maps numbered (n,) are; -1 for maps that were written as copies."""
+        return self.kept.sources(number)
 
     def complete(self, maps, mask, labels):
         """Return maps (n, K, h, w) after `iterations` updates. Observed entries stay clamped in between."""
+        if self.picks:
+            return self.picked_maps(self.search(Observed.of(maps, mask)).number)
+        return self._updated(maps, mask)
+
+    def _updated(self, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the result of the updates as they are defined, by products over complete maps."""
         stored = self.stored.float()
         observed = mask[:, :, None, None]
         state = maps.float()

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import torch
 
 from sharc_core.common.errors import UserError
+from sharc_core.common.mapped import read_rows
 
 
 class View(Protocol):
@@ -167,7 +168,7 @@ class ReplicaViews:
 
     def maps(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Return training maps (n, K, h, w) of the images `index` (n,) in one replica's view."""
-        return self._maps[replica][index]
+        return read_rows(self._maps[replica], index)
 
     def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:
         """Return pooled training vectors (n, K) of the images `index` (n,) in one replica's view."""
@@ -257,7 +258,7 @@ class DriftingReplicas:
                     f"{len(visits.maps)} last ones, whose maps alone the drifting features keep: set "
                     "`maps: all` in the backbone's block"
                 )
-            maps[here] = visits.maps[position[here] - offset]
+            maps[here] = read_rows(visits.maps, position[here] - offset)
         return maps
 
     def vectors(self, replica: int, index: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 from sharc_core.common.pooling import pool
 from sharc_core.memory.encoding import Encoder
 from sharc_core.memory.options import SharcSettings
+from sharc_core.memory.picked import PickedSamples
 from sharc_core.memory.stored_task import StoredTask
 
 
@@ -42,10 +43,10 @@ class TaskWrite:
             self.writes += 1
             if s.forget_unit == "batch":
                 self._forget_at(self.writes)
-            maps, labels = self.encoder.views.maps(self.replica, self.order[chunk]), self.labels[chunk]
-            memory.write(maps, labels)
+            rows, labels = self.encoder.rows(self.replica, self.order[chunk]), self.labels[chunk]
+            memory.write_rows(rows, labels)
             if s.read == "per_batch":
-                mask = self.masks[chunk - (len(self.order) - len(self.masks))]
+                maps, mask = rows[:], self.masks[chunk - (len(self.order) - len(self.masks))]
                 cues = self.encoder.representations[self.replica].encode(maps, mask).decode()
                 full = memory.read(cues, mask, labels).cpu()
                 completed |= dict(zip(chunk.tolist(), full, strict=True))
@@ -119,6 +120,9 @@ class Completion:
     def complete(self, stored: StoredTask) -> None:
         """Read the AMs for one stored task, and replay what they complete from now on."""
         assert stored.completes is not None
+        if not self.sharc.keeps_completed and all(memory.picks for memory in self.sharc.associative):
+            self._complete_by_picks(stored)
+            return
         maps = []
         for r, memory in enumerate(self.sharc.associative):
             sparse, rows = stored.sparse[r], stored.completes[r]
@@ -129,6 +133,28 @@ class Completion:
                 full[rows] = memory.read(full[rows], mask[rows], stored.y[r][rows]).cpu()
             maps.append(full)
         self._replay_from(stored, maps)
+
+    def _complete_by_picks(self, stored: StoredTask) -> None:
+        """Complete one stored task with the maps that the AMs pick, of which only pooled vectors are kept."""
+        assert stored.completes is not None
+        is_first = stored.picked is None
+        if stored.picked is None:
+            stored.picked = [
+                PickedSamples(memory, self.encoder, r, sparse, index, completes)
+                for r, (memory, sparse, index, completes) in enumerate(
+                    zip(self.sharc.associative, stored.sparse, stored.index, stored.completes, strict=True)
+                )
+            ]
+        updates = [picked.update() for picked in stored.picked]
+        stored.recall_errors = [picked.recall_error for picked in stored.picked]
+        if is_first:
+            stored.x = torch.stack([update[1] for update in updates if update]).to(self.device)
+        elif any(updates):
+            stored.x = stored.x.clone()  # methods may hold the vectors that were replayed before
+            for r, update in enumerate(updates):
+                if update:
+                    rows, vectors = update
+                    stored.x[r, rows.to(self.device)] = vectors.to(self.device)
 
     def _take_over(
         self, stored: StoredTask, positions: torch.Tensor, completed: list[dict[int, torch.Tensor]]

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from sharc_core.associative.rows import Rows
 from sharc_core.common.pooling import widened
 from sharc_core.features.views import (
     DriftingFeatures,
@@ -93,6 +94,10 @@ class Encoder:
         stores_maps = self.representations[replica].stores_maps
         return partial(self.views.maps if stores_maps else self.views.vectors, replica)
 
+    def rows(self, replica: int, index: torch.Tensor) -> Rows:
+        """Return the training maps index (n,) in a replica's view, which are read when they are used."""
+        return Rows(partial(self.views.maps, replica), index)
+
     def encode(self, replica: int, index: torch.Tensor, mask: torch.Tensor | None) -> Stored:
         """Store samples index (n,) of the training set; mask (n, K): channels to keep, None for all.
 
@@ -117,3 +122,16 @@ class Encoder:
         dropped = ~mask[:, :, None, None].expand_as(maps)
         error = (maps - widened(self.views.maps(replica, index)))[dropped].square()
         return error.mean().item() if len(error) else 0.0
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether the training maps are float16, so that a copy as float16 is equal."""
+        return self.views.features.train_maps.dtype == torch.float16
+
+    def squared_errors(
+        self, replica: int, index: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the sums (n,) float64 of the squared errors that `recall_error` is the mean of."""
+        error = maps - widened(self.views.maps(replica, index))
+        error = torch.where(mask[:, :, None, None], 0.0, error)
+        return error.square_().flatten(1).sum(1, dtype=torch.float64)

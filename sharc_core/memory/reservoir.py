@@ -181,7 +181,7 @@ class ReservoirMemory(EpisodicMemory):
                     memory.forget(self.sharc.forget_beta)
                 if len(new):
                     index = self._index[r, new]
-                    memory.write(self.encoder.views.maps(r, index), self.features.train_labels[index])
+                    memory.write_rows(self.encoder.rows(r, index), self.features.train_labels[index])
                 self._learnt[r, new] = True
         self._tasks_stored += 1
 

@@ -6,6 +6,7 @@ import torch
 
 from sharc_core.heads import Batch
 from sharc_core.memory.byte_count import label_and_logit_bytes
+from sharc_core.memory.picked import PickedSamples
 from sharc_core.representations import Stored
 
 
@@ -18,6 +19,7 @@ class StoredTask:
     x (R, n, K): pooled vectors as they are replayed, set when they are known.
     completes (R, n) bool: samples that the AM completes; in the others dropped channels stay zero.
     recall_errors: of each replica, at the latest completion.
+    picked: of each replica, if its AM picks one stored map per sample.
     """
 
     index: torch.Tensor
@@ -27,6 +29,7 @@ class StoredTask:
     x: torch.Tensor = field(init=False)
     completes: torch.Tensor | None = None
     recall_errors: list[float] | None = None
+    picked: list[PickedSamples] | None = None
 
     @property
     def samples(self) -> int:

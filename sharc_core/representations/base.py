@@ -34,6 +34,10 @@ class Stored:
         """
         raise NotImplementedError  # abstract
 
+    def kept_channels(self) -> torch.Tensor:
+        """Return the kept channels of the maps, (M, h, w) as `decode` has them, map after map."""
+        return self.decode()[self.mask]
+
     def pooled(self) -> torch.Tensor:
         """Return the vectors (n, K) to replay."""
         decoded = self.decode()

@@ -30,13 +30,16 @@ class SparseMaps(Stored):
 
     def decode(self) -> torch.Tensor:
         """Return (n, K, h, w) float32 (float64 where that was stored) with zeros where nothing was kept."""
-        values = widened(self.values)
-        if self.scales is not None:
-            values = values * self.scales.float()[:, None, None]
+        values = self.kept_channels()
         shape = (self.samples, self.total_channels, *values.shape[1:])
         if self.channels is None:
             return values.view(shape)
         return values.new_zeros(shape).index_put_(self._places(), values)
+
+    def kept_channels(self) -> torch.Tensor:
+        """Return the kept channels, (M, h, w)."""
+        values = widened(self.values)
+        return values if self.scales is None else values * self.scales.float()[:, None, None]
 
     @property
     def mask(self) -> torch.Tensor:
