@@ -5,16 +5,14 @@ import statements and the folders of modules do not count. The definition that a
 counts.
 """
 
-import ast
 import functools
-import hashlib
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.methods import METHODS
+from sharc_core.provenance.statements import Import, Module, hash_of, keep, read
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
@@ -67,28 +65,6 @@ STAGE_WITHOUT = frozenset(
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 # Imported by stages, but change no numbers
 SHAPES_NOTHING = {"sharc_core", "pydantic", "safetensors", "huggingface_hub"}
-
-
-class _Import(NamedTuple):
-    """One imported name.
-
-    level, module, symbol: as in `from module import symbol`; symbol is "" for `import module`. name: the name
-    in the file. is_used: whether the file's statements use that name.
-    """
-
-    level: int
-    module: str
-    symbol: str
-    name: str
-    is_used: bool
-
-
-class _Module(NamedTuple):
-    """The hashed parts of a file: its statements as text, their digest, and its imports."""
-
-    code: str
-    digest: str
-    imports: list[_Import]
 
 
 @functools.lru_cache
@@ -148,7 +124,7 @@ def library_versions(*roots: str | Path) -> dict[str, str]:
 
 def script_hash(path: Path) -> str:
     """Return a short hash of one script of the workflow. Its imports count in the stage's or cell's hash."""
-    return _digest([_read(path.read_text(encoding="utf-8"), True).code])
+    return read(path.read_text(encoding="utf-8"), True).digest
 
 
 def _files_of(roots: tuple[str | Path, ...]) -> list[Path]:
@@ -162,20 +138,21 @@ def _files_of(roots: tuple[str | Path, ...]) -> list[Path]:
     return files
 
 
-def _closure(roots: list[Path], without: frozenset[str]) -> dict[Path, _Module]:
+def _closure(roots: list[Path], without: frozenset[str]) -> dict[Path, Module]:
     """Return the roots and all files that they import from this package, except the modules `without`."""
-    modules: dict[Path, _Module] = {}
+    modules: dict[Path, Module] = {}
     pending = list(roots)
     while pending:
         path = _resolved(pending.pop())
         if path not in modules:
-            modules[path] = _read(path.read_text(encoding="utf-8"), path.suffix == ".py")
+            modules[path] = read(path.read_text(encoding="utf-8"), path.suffix == ".py")
             folder = path.parent
             pending += [f for item in modules[path].imports for f in _files(PACKAGE, folder, item, without)]
+    keep()
     return modules
 
 
-def _hash(modules: dict[Path, _Module], without: frozenset[str]) -> str:
+def _hash(modules: dict[Path, Module], without: frozenset[str]) -> str:
     """Return a hash of files and the definitions of their imported names, independent of the files' paths."""
     texts = []
     for path, module in modules.items():
@@ -185,42 +162,19 @@ def _hash(modules: dict[Path, _Module], without: frozenset[str]) -> str:
             if item.is_used
         }
         texts.append(module.digest + str(sorted(names)))
-    return _digest(sorted(texts))
+    return hash_of(sorted(texts))
 
 
-def _targets(
-    path: Path, imported: _Import, modules: dict[Path, _Module], without: frozenset[str]
-) -> list[str]:
+def _targets(path: Path, imported: Import, modules: dict[Path, Module], without: frozenset[str]) -> list[str]:
     """Return what an imported name refers to: digests of this package's files, or a library module's name."""
     if imported.level or imported.module.split(".")[0] == PACKAGE.name:
         return [modules[file].digest for file in _files(PACKAGE, path.parent, imported, without)]
     return [imported.module]
 
 
-def _digest(texts: list[str]) -> str:
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
-
-
-@functools.cache
-def _read(text: str, is_python: bool) -> _Module:
-    """Parse a file's text. The cache ensures that a file that several stages import is parsed once."""
-    if not is_python:
-        return _Module(text, _digest([text]), [])
-    tree = ast.parse(text)
-    imports: list[tuple[int, str, str, str]] = []
-    for node in _statements(tree):
-        if isinstance(node, ast.ImportFrom):
-            imports += [(node.level, node.module or "", a.name, a.asname or a.name) for a in node.names]
-        elif isinstance(node, ast.Import):
-            imports += [(0, a.name, "", a.asname or a.name.split(".")[0]) for a in node.names]
-    code = ast.dump(_statements_that_count(tree))
-    items = [_Import(*fields, fields[3] == "*" or f"id='{fields[3]}'" in code) for fields in imports]
-    return _Module(code, _digest([code]), items)
-
-
 # The caches of paths exist because closures overlap, and each look at a path is a call of the system.
 @functools.cache
-def _files(package: Path, folder: Path, imported: _Import, without: frozenset[str]) -> list[Path]:
+def _files(package: Path, folder: Path, imported: Import, without: frozenset[str]) -> list[Path]:
     """Return the files of this package that an import statement of any form reads.
 
     folder: that of the file with the statement, with links resolved.
@@ -258,33 +212,3 @@ def _resolved(path: Path) -> Path:
 def _source(path: Path) -> Path:
     """Return the path of a module's file; for a package, its __init__.py."""
     return path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
-
-
-def _statements(tree: ast.Module) -> list[ast.AST]:
-    """Return the module and all nested nodes that may hold statements. Five times faster than ast.walk."""
-    nodes: list[ast.AST] = [tree]
-    for node in nodes:
-        for name in ("body", "orelse", "handlers", "finalbody", "cases"):
-            inner = getattr(node, name, None)
-            if isinstance(inner, list):
-                nodes += inner
-    return nodes
-
-
-def _statements_that_count(tree: ast.Module) -> ast.Module:
-    """Remove docstrings, import statements and the arguments of raised exceptions, in place."""
-    for node in _statements(tree):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            node.exc = node.exc.func
-        body = getattr(node, "body", None)
-        if not isinstance(body, list):
-            continue
-        if body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del body[0]
-        for name in ("body", "orelse", "finalbody"):
-            inner = getattr(node, name, None)
-            if isinstance(inner, list):
-                inner[:] = [child for child in inner if not isinstance(child, ast.Import | ast.ImportFrom)]
-    return tree
