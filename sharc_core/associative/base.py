@@ -10,6 +10,7 @@ from sharc_core.associative.found import Found
 from sharc_core.associative.rows import Observed, Rows
 from sharc_core.common.errors import UserError
 from sharc_core.common.flops import FlopCount
+from sharc_core.common.phases import READING, WRITING, phase
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings
 
@@ -55,6 +56,7 @@ class AssociativeMemory:
 
     # --- what the episodic memory calls ----------------------------------------------------------
 
+    @phase(WRITING)
     def write(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
         """Learn unmasked maps (n, K, h, w) with their labels (n,), at the end of a task.
 
@@ -72,10 +74,12 @@ class AssociativeMemory:
             raise self._out_of_hand("what it learnt")
         self.written += len(maps)
 
+    @phase(WRITING)
     def write_rows(self, rows: Rows, labels: torch.Tensor) -> None:
         """Like `write`, for maps that can be read again. A kind that keeps maps may keep `rows` instead."""
         self.write(rows[:], labels)
 
+    @phase(READING)
     def read(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Complete masked maps (n, K, h, w), with mask (n, K) and labels (n,). Kept channels are unchanged.
 
@@ -109,6 +113,7 @@ class AssociativeMemory:
             raise self._out_of_hand("what it recalls")
         return full
 
+    @phase(WRITING)
     def forget(self, beta: float) -> None:
         """Fade what was learnt by beta in [0, 1]. Raises UserError for any other beta, including NaN."""
         if not 0 <= beta <= 1:  # also true for NaN

@@ -12,6 +12,7 @@ import torch
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
+from sharc_core.common.phases import STEPS, STORING, TESTING, phase
 from sharc_core.features.cache import Features
 from sharc_core.features.views import (
     DriftingFeatures,
@@ -144,8 +145,10 @@ def _train(
     for number in range(learned.tasks):
         task = _task(learned, number)
         if method.uses_memory:
-            memory.begin_task()
-        method.begin_task(task, memory)
+            with phase(STORING):
+                memory.begin_task()
+        with phase(STEPS):
+            method.begin_task(task, memory)
         for epoch in range(cell.training.epochs):
             order = learned.order(number, epoch, cell.seeds)
             memory.begin_pass()
@@ -153,17 +156,21 @@ def _train(
             _observe_all(views, order, cell.training.batch_size, method, memory, device)
         if method.reviews_tasks:
             costs.reviewed(order.shape[1])
-            for _, batch in _minibatches(views, order, cell.training.batch_size, device):
-                method.review(batch)
-        method.end_task(task, memory)
+            with phase(STEPS):
+                for _, batch in _minibatches(views, order, cell.training.batch_size, device):
+                    method.review(batch)
+        with phase(STEPS):
+            method.end_task(task, memory)
         if method.trains_head and not bool(torch.isfinite(method.head.vector).all()):
             raise UserError(
                 f"{cell.dataset}/{cell.id}: the training diverged in task {number + 1} (the head is no "
                 f"longer finite): lower training.lr ({cell.training.lr}) or check the scale of the features"
             )
         if method.uses_memory:
-            memory.store(order, method.head)
-            method.filled(memory)
+            with phase(STORING):
+                memory.store(order, method.head)
+            with phase(STEPS):
+                method.filled(memory)
         costs.end_of_task(method, memory)
         # a copy of the network is tested with a backbone of its own, which saw no training batch
         passes = None if method.predicts_with_copy else cell.passes
@@ -221,6 +228,7 @@ def _minibatches(
             yield index, Batch(x_batch, y_batch)
 
 
+@phase(STEPS)
 def _observe_all(
     views: ReplicaViews | DriftingReplicas,
     order: torch.Tensor,
@@ -235,9 +243,11 @@ def _observe_all(
             memory.visit(index, batch, method.head)
         method.observe(batch, memory)
         if method.uses_memory:
-            memory.admit()
+            with phase(STORING):
+                memory.admit()
 
 
+@phase(TESTING)
 def evaluate(
     tests: TestFeatures, stream: Stream, method: Method, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ is such a memory with a saliency and an associative memory (AM); plain replay is
 
 import torch
 
+from sharc_core.common.phases import SALIENCY, phase
 from sharc_core.common.seeds import generator
 from sharc_core.features.views import DriftingFeatures, TrainingFeatures
 from sharc_core.heads import Batch, Head
@@ -116,6 +117,7 @@ class EpisodicMemory:
 
     # --- for subclasses --------------------------------------------------------------------------
 
+    @phase(SALIENCY)
     def _saliency(self, x: torch.Tensor, y: torch.Tensor, head: Head) -> torch.Tensor:
         """Return the saliency (R, n, K) of samples x (R, n, K) with labels y (R, n), on the CPU."""
         assert self.sharc is not None

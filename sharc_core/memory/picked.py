@@ -12,6 +12,7 @@ import torch
 from sharc_core.associative import AssociativeMemory
 from sharc_core.associative.found import Found
 from sharc_core.associative.rows import Observed
+from sharc_core.common.phases import READING, phase
 from sharc_core.common.pooling import pool
 from sharc_core.memory.encoding import Encoder
 from sharc_core.representations import Stored
@@ -39,6 +40,7 @@ class PickedSamples:
         self.errors: torch.Tensor | None = None  # (n,) float64, sums of squares over dropped entries
         self.dropped = 0  # entries
 
+    @phase(READING)
     def update(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Search the maps that the AM has learnt since the last call.
 
