@@ -183,7 +183,7 @@ def test_noise_of_its_size_on_observed_entries_only():
 
 def test_saliency_keeps_the_channels_of_the_largest_weights():
     stream = make_stream(FEATURES.train_labels, FEATURES.test_labels, 6, StreamConfig(tasks=3))
-    head = recall.joint_head(FEATURES, stream, make_job(), seed=0)
+    head = recall.joint_head(FEATURES, stream, Training(), seed=0)
     index = torch.tensor([0, 100, 200])
     mask = saliency_mask(FEATURES, index, head, 0.75)
     for row, label in zip(mask, FEATURES.train_labels[index], strict=True):

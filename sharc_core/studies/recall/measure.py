@@ -18,6 +18,7 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.features.cache import Features
+from sharc_core.grid.cell import Training
 from sharc_core.heads import Batch, Head, LinearHead
 from sharc_core.saliency.channel_masks import top_mask
 from sharc_core.saliency.gradient import gradient
@@ -89,14 +90,14 @@ def _share(hits: torch.Tensor) -> float:
 # --- cues ----------------------------------------------------------------------------------------
 
 
-def joint_head(features: Features, stream: Stream, job: RecallJob, seed: int) -> LinearHead:
+def joint_head(features: Features, stream: Stream, training: Training, seed: int) -> LinearHead:
     """Train a linear head of one replica in one pass of plain SGD over all training data."""
     head = LinearHead(1, features.train_pooled.shape[1], stream.classes)
     head.initialise([seed])
     order = stream.joint().order(0, 0, [seed])
-    for chunk in order.split(job.training.batch_size, dim=1):
+    for chunk in order.split(training.batch_size, dim=1):
         batch = Batch(features.train_pooled[chunk], features.train_labels[chunk])
-        head.descend(head.cross_entropy(batch), job.training.lr)
+        head.descend(head.cross_entropy(batch), training.lr)
     return head
 
 
@@ -172,7 +173,7 @@ class _Trial:
     def __init__(self, features: Features, stream: Stream, job: RecallJob, seed: int):
         self.features, self.stream, self.job, self.seed = features, stream, job, seed
         self.study = job.study
-        self.head = joint_head(features, stream, job, seed)
+        self.head = joint_head(features, stream, job.training, seed)
         self.order = torch.randperm(len(features.train_labels), generator=generator(seed, "recall", "order"))
 
     def new_memory(self) -> AssociativeMemory:

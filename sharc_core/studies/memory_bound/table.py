@@ -1,0 +1,185 @@
+"""Tables and sentences of the study `memory_bound`."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sharc_core.common.files import write_text
+from sharc_core.common.formats import DASH, bytes_text
+from sharc_core.provenance.lineage import FIELDS, csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
+from sharc_core.studies.memory_bound.settings import ALONE, COMPRESSED, COMPRESSORS, MAPS, MEMORY
+
+PLACE = ["dataset", "backbone"]
+PAPER = (0.4, 0.8)  # the paper's theta in Class-IL and Task-IL
+NEVER = "never"
+
+
+def smallest(row: pd.Series, columns: list[str]) -> tuple[str, float]:
+    """Return the name and the bytes of the best of some compressors at a row; NaN ones do not count."""
+    sizes = {name: row[column] for name, column in zip(COMPRESSORS, columns, strict=True)}
+    best = min((name for name in sizes if not math.isnan(sizes[name])), key=sizes.__getitem__)
+    return best, float(sizes[best])
+
+
+def tables(rows: pd.DataFrame) -> list[Table]:
+    """Return, for each data set and backbone, a table of bytes per map and one of associative memories."""
+    made = []
+    for place, group in rows.groupby(PLACE, sort=False):
+        made += [
+            _maps_table(group[group.kind == MAPS], place),
+            _memory_table(group[group.kind == MEMORY], place),
+        ]
+    return made
+
+
+def write_bound_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
+    """Write memory_bound.csv (all rows), .md and .tex and return the paths. config: the grid's hash."""
+    origin, made = lineage(rows, config), tables(rows)
+    text = "\n".join(f"- {sentence}" for sentence in sentences(rows))
+    own = rows[[name for name in rows.columns if name not in (*FIELDS, "key")]]
+    contents = {
+        "csv": csv_text(own, origin),
+        "md": markdown_text(
+            f"# How much memory dropping channels can save\n\n{text}\n\n" + "\n".join(map(to_markdown, made)),
+            origin,
+        ),
+        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
+    }
+    for kind, content in contents.items():
+        write_text(Path(folder) / f"memory_bound.{kind}", content)
+    return [Path(folder) / f"memory_bound.{kind}" for kind in contents]
+
+
+def _maps_table(lines: pd.DataFrame, place: tuple[str, str]) -> Table:
+    first = lines.iloc[0]
+    used = [name for name in COMPRESSORS if lines[f"{name}_bytes"].notna().any()]
+    header = ["Storage", "theta", "kept", "stored, B", "any code, B", "zeros, %", "zeros known, B"]
+    header += ["bits a value", "values known, B", *(f"{name}, B" for name in used)]
+    header += [f"{name} alone, B" for name in used] + ["maps per MB"]
+    body = []
+    for line in lines.itertuples():
+        items = [Item(line.storage), Item(f"{line.theta:g}", line.theta), Item(str(line.keep), line.keep)]
+        items += [_count(line.stored_bytes), _count(line.any_bytes)]
+        items += [Item(f"{100 * line.zeros:.1f}", line.zeros), _count(line.zeros_bytes)]
+        items += [Item(f"{line.value_entropy:.2f}", line.value_entropy), _count(line.entropy_bytes)]
+        items += [_count(getattr(line, f"{name}{kind}_bytes")) for kind in ("", "_alone") for name in used]
+        body.append([*items, _count(1e6 / line.stored_bytes)])
+    storages = list(dict.fromkeys(lines.storage))
+    breaks = [
+        number
+        for number, line in enumerate(lines.itertuples())
+        if number and line.theta == lines.theta.iloc[0]
+    ]
+    caption = [
+        f"Bytes per map, mean of {first['maps']} training maps of {first.channels} x {first.height} x "
+        f"{first.width}, as {' and '.join(storages)}; channels are dropped by gradient saliency",
+        "Any code: no code holds every map with so many channels in fewer bytes. Zeros known, values known: "
+        "no code of single values that knows their share of zeros, or how often each value occurs, takes "
+        "fewer. Compressors get all maps at once, or each alone, as it would be stored for replay; they may "
+        "use what neighbouring values have in common",
+        "Labels, logits and the associative memory are not included",
+    ]
+    return Table(
+        f"Bytes per map: {place[0]}, {place[1]}",
+        ". ".join(caption) + ".",
+        [("", len(header))],
+        header,
+        body,
+        breaks,
+        1,
+    )
+
+
+def _count(value: float) -> Item:
+    return Item(DASH) if math.isnan(value) else Item(f"{value:,.0f}", value)
+
+
+def _memory_table(lines: pd.DataFrame, place: tuple[str, str]) -> Table:
+    thetas = [theta for theta in dict.fromkeys(lines.theta) if theta > 0]
+    header = ["Memory", "state", "per map", *(f"{theta:g}" for theta in thetas)]
+    body, notes = [], []
+    for name, own in lines.groupby("memory", sort=False):
+        first = own.iloc[0]
+        items = [Item(name)]
+        items += [Item(bytes_text(first[c]), first[c]) for c in ("state_bytes", "state_bytes_per_map")]
+        by_theta = own.set_index("theta").break_even
+        is_refused = not pd.isna(first.reason)
+        items += [_break_even(by_theta[theta], is_refused) for theta in thetas]
+        body.append(items)
+        notes += [f"{name}: {first.reason}"] if is_refused else []
+    caption = [
+        f"Break-even: the number of samples from which on a memory's state is paid back by the channels that "
+        f"samples drop, stored as {lines.storage.iloc[0]}, by theta; {NEVER}: the state grows by more per "
+        "sample than is saved",
+        "State: bytes before the first sample. Per map: what each further one adds",
+    ]
+    return Table(
+        f"Break-even: {place[0]}, {place[1]}",
+        ". ".join([*caption, *notes]) + ".",
+        [("", 3), ("samples at theta", len(thetas))] if thetas else [("", 3)],
+        header,
+        body,
+        [],
+        1,
+    )
+
+
+def _break_even(value: Any, is_refused: bool) -> Item:
+    if is_refused:
+        return Item(DASH)
+    return Item(NEVER) if pd.isna(value) else Item(f"{value:,}", float(value))
+
+
+# --- sentences -----------------------------------------------------------------------------------------
+
+
+def sentences(rows: pd.DataFrame) -> list[str]:
+    """Return two sentences per data set and backbone: on compression, and on the state that must be paid."""
+    texts = []
+    for place, group in rows.groupby(PLACE, sort=False):
+        maps, memories = group[group.kind == MAPS], group[group.kind == MEMORY]
+        own = maps[maps.storage == maps.storage.iloc[0]].sort_values("theta")
+        where = f"On {place[0]} ({place[1]})"
+        texts += [_compression(own, where), _paid_back(memories, where)]
+    return [text for text in texts if text]
+
+
+def _compression(own: pd.DataFrame, where: str) -> str:
+    """Return how far lossless coding shrinks the densest maps, and the theta that SHARC needs for as much."""
+    full = own.iloc[0]
+    name, size = smallest(full, COMPRESSED)
+    _, alone = smallest(full, ALONE)
+    reached = own[own.stored_bytes <= size]
+    needs = f"theta {reached.theta.iloc[0]:g}" if len(reached) else f"more than theta {own.theta.iloc[-1]:g}"
+    last = own.iloc[-1]
+    text = (
+        f"{where}, {100 * full.zeros:.0f} % of the stored values at theta {full.theta:g} are zero and "
+        f"{name} shrinks these maps losslessly by a factor of {full.stored_bytes / size:.2f} "
+        f"({full.stored_bytes / alone:.2f} map by map; a code of single values by at most "
+        f"{full.stored_bytes / full.entropy_bytes:.2f})"
+    )
+    if len(own) > 1:
+        text += f"; SHARC needs {needs} for as much"
+        text += f", and saves a factor of {full.stored_bytes / last.stored_bytes:.2f} at theta {last.theta:g}"
+    return f"{text}."
+
+
+def _paid_back(memories: pd.DataFrame, where: str) -> str:
+    """Return the break-even of every memory at the paper's theta, or at the largest of the grid."""
+    thetas = sorted(memories.theta[memories.theta > 0].unique())
+    if not thetas:
+        return ""
+    chosen = [theta for theta in PAPER if theta in thetas] or thetas[-1:]
+    parts = []
+    for theta in chosen:
+        lines = memories[(memories.theta == theta) & memories.reason.isna() & (memories.memory != "none")]
+        paid = lines[lines.break_even.notna()].sort_values("break_even")
+        texts = [f"{line.memory} after {line.break_even:,}" for line in paid.itertuples()]
+        never = [line.memory for line in lines.itertuples() if pd.isna(line.break_even)]
+        texts += [f"{', '.join(never)} {NEVER}"] if never else []
+        parts.append(f"at theta {theta:g} {', '.join(texts)}")
+    return f"{where}, the state of an associative memory is paid back {'; '.join(parts)} samples."
