@@ -38,12 +38,18 @@ MANY = 1000  # maps over which the growth of a state is averaged
 
 def compressors() -> dict[str, Compress]:
     """Return the lossless compressors of this Python's standard library, at high levels. zstd: from 3.14."""
-    found: dict[str, Compress] = {"zlib": partial(zlib.compress, level=9), "lzma": lzma.compress}
+    found: dict[str, Compress] = {"zlib": partial(zlib.compress, level=9), "lzma": _lzma}
     try:
         zstd = importlib.import_module("compression.zstd")
     except ImportError:
         return found
     return found | {"zstd": partial(zstd.compress, level=19)}
+
+
+def _lzma(data: bytes) -> bytes:
+    """Compress without a container, whose header would weigh on single maps, and with a small dictionary."""
+    own = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": min(max(4096, len(data)), 1 << 26)}
+    return lzma.compress(data, format=lzma.FORMAT_RAW, filters=[own])
 
 
 def run_bounds(

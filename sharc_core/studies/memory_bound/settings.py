@@ -41,7 +41,7 @@ class MemoryBoundSettings(Settings):
         default=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1
     )
     storages: list[str] = Field(default=["float16", "int8"], min_length=1)
-    maps: int = Field(default=300, ge=1)
+    maps: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @field_validator("thetas", "storages")
