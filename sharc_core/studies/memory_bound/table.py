@@ -177,9 +177,11 @@ def _paid_back(memories: pd.DataFrame, where: str) -> str:
     parts = []
     for theta in chosen:
         lines = memories[(memories.theta == theta) & memories.reason.isna() & (memories.memory != "none")]
-        paid = lines[lines.break_even.notna()].sort_values("break_even")
-        texts = [f"{line.memory} after {line.break_even:,}" for line in paid.itertuples()]
+        paid = lines[lines.break_even.notna()].sort_values("break_even", kind="stable")
+        texts = [
+            f"{count:,} ({', '.join(group.memory)})" for count, group in paid.groupby("break_even", sort=True)
+        ]
         never = [line.memory for line in lines.itertuples() if pd.isna(line.break_even)]
-        texts += [f"{', '.join(never)} {NEVER}"] if never else []
-        parts.append(f"at theta {theta:g} {', '.join(texts)}")
-    return f"{where}, the state of an associative memory is paid back {'; '.join(parts)} samples."
+        text = f"at theta {theta:g} after {', '.join(texts)} samples" if texts else f"at theta {theta:g}"
+        parts.append(text + (f" and {NEVER} for {', '.join(never)}" if never else ""))
+    return f"{where}, the state of an associative memory is paid back {'; '.join(parts)}."

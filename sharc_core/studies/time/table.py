@@ -42,7 +42,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     ratio: the geometric mean over repeats of SHARC's training time over that of the plain cell of the same
     method in the same repeat; low, high: its 95 % Student-t interval, computed of the logarithms.
-    added_<phase>: mean seconds that SHARC adds in a phase, compared in the same way. NaN for plain cells.
+    cpu_ratio, cpu_low, cpu_high: the same of the CPU seconds of the run, testing included, which do not count
+    the time that other work on the machine takes. added_<phase>: mean seconds that SHARC adds in a phase. NaN
+    for plain cells.
     """
     rows, lines = with_totals(rows), []
     for place, group in rows.groupby(PLACE, sort=False):
@@ -62,12 +64,15 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _compared(own: pd.DataFrame, plain: pd.DataFrame) -> dict[str, float]:
     """Return ratio, low and high of a SHARC cell, and the seconds that it adds; NaN without plain rows."""
-    names = ["ratio", "low", "high", *(f"added_{name}" for name in TRAINING)]
+    names = ["ratio", "low", "high", "cpu_ratio", "cpu_low", "cpu_high"]
+    names += [f"added_{name}" for name in TRAINING]
     pairs = own.merge(plain, on="repeat", suffixes=("", "_plain"))
     if not len(pairs):
         return dict.fromkeys(names, math.nan)
-    logs = np.log(pairs.training_seconds / pairs.training_seconds_plain)
-    values = [math.exp(value) for value in (logs.mean(), *confidence_interval(logs))]
+    values = []
+    for name in ("training_seconds", "cpu_seconds"):
+        logs = np.log(pairs[name] / pairs[f"{name}_plain"])
+        values += [math.exp(value) for value in (logs.mean(), *confidence_interval(logs))]
     values += [(pairs[SECONDS[name]] - pairs[f"{SECONDS[name]}_plain"]).mean() for name in TRAINING]
     return dict(zip(names, values, strict=True))
 
@@ -98,11 +103,18 @@ def write_time_tables(
 
 def _table(lines: pd.DataFrame, place: tuple[str, str], settings: TimeSettings) -> Table:
     costs = ["CPU, ms", "J", "peak", "growth", "kept"]
-    header = ["Cell", "training, ms", "SHARC / plain", *(f"{name}, ms" for name in PHASES), *costs]
+    header = [
+        "Cell",
+        "training, ms",
+        "SHARC / plain",
+        "of CPU time",
+        *(f"{name}, ms" for name in PHASES),
+        *costs,
+    ]
     body = []
     for line in lines.itertuples():
-        ratio = Item(DASH) if math.isnan(line.ratio) else Item(ratio_text(line), line.ratio)
-        items = [Item(line.label), _milliseconds(line, "training_seconds"), ratio]
+        ratios = [Item(ratio_text(line, kind)) for kind in ("", "cpu_")]
+        items = [Item(line.label), _milliseconds(line, "training_seconds"), *ratios]
         items += [_milliseconds(line, name, std=False) for name in SECONDS.values()]
         items += [_milliseconds(line, "cpu_seconds", std=False), _joules(line)]
         items += [_bytes(getattr(line, f"{name}_mean")) for name in ("peak_memory", "memory_growth")]
@@ -113,7 +125,8 @@ def _table(lines: pd.DataFrame, place: tuple[str, str], settings: TimeSettings) 
         f"{runs} run{'s' if runs > 1 else ''} and buffer {settings.buffer}, theta {settings.theta:g}, on one "
         "thread, one after the other",
         "Training is the time of all phases except testing. SHARC / plain: geometric mean of the ratios of "
-        "training times in the same repeat [95 % Student-t interval of the logarithms]",
+        "training times in the same repeat [95 % Student-t interval of the logarithms]; of CPU time: "
+        "of the run's CPU time, which other work on the machine does not lengthen",
         "Storing: choosing, encoding and decoding samples. CPU: user and system seconds of the process. "
         f"J: energy of the processor packages (RAPL), a dash where it was {NOT_MEASURED}",
         "Peak: largest resident memory of the process during the run, growth: above its size before the run. "
@@ -122,9 +135,10 @@ def _table(lines: pd.DataFrame, place: tuple[str, str], settings: TimeSettings) 
     return Table(f"{place[0]}, {place[1]}", ". ".join(parts) + ".", [("", len(header))], header, body, [], 1)
 
 
-def ratio_text(line) -> str:
-    """Return the ratio of a summary's line with its interval."""
-    return f"{line.ratio:.2f} [{line.low:.2f}, {line.high:.2f}]"
+def ratio_text(line, kind: str = "") -> str:
+    """Return a ratio of a summary's line with its interval, a dash for NaN. kind: "cpu_" for CPU seconds."""
+    ratio, low, high = (getattr(line, f"{kind}{name}") for name in ("ratio", "low", "high"))
+    return DASH if math.isnan(ratio) else f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _milliseconds(line, name: str, std: bool = True) -> Item:
@@ -154,9 +168,12 @@ def _finding(lines: pd.DataFrame, place: tuple[str, str]) -> str:
     same = compared[(compared.low <= 1) & (compared.high >= 1)]
     text = f"On {place[0]} ({place[1]}), SHARC multiplies the training time by {ratio_text(most)} "
     text += f"({most.label})" if len(compared) == 1 else f"at most ({most.label})"
-    text += _where(most)
+    text += f", its CPU time by {ratio_text(most, 'cpu_')}{_where(most)}"
     if len(compared) > 1:
-        text += f"; at least by {ratio_text(least)} ({least.label}){_where(least)}"
+        text += (
+            f"; at least by {ratio_text(least)} ({least.label}), its CPU time by {ratio_text(least, 'cpu_')}"
+        )
+        text += _where(least)
     if len(same):
         text += f"; {len(same)} of {len(compared)} cells are not told apart from plain"
     return f"{text}."
