@@ -11,6 +11,7 @@ from sharc_core.associative.found import Found
 from sharc_core.associative.nearest import search
 from sharc_core.associative.rows import Observed, StoredMaps
 from sharc_core.common.errors import UserError
+from sharc_core.common.phases import WRITING, phase
 from sharc_core.common.settings import Settings as BaseSettings
 
 STATE_BYTES = 2  # stored maps are float16, as in the feature cache
@@ -66,6 +67,7 @@ class ModernHopfield(AssociativeMemory):
         """Append maps (n, K, h, w). Raises UserError for values that float16 cannot hold."""
         self.kept.append(self._halves(maps))
 
+    @phase(WRITING)
     def write_rows(self, rows, labels):
         """Append maps that stay where they are, if that is no other device, and are read when they are used.
 
