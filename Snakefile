@@ -31,6 +31,12 @@ rule all:
         PLAN.targets,
 
 
+# `all`, and the studies of the grid file that `all` leaves out because they take long.
+rule studies:
+    input:
+        PLAN.study_targets,
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/cells.smk"

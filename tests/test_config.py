@@ -261,7 +261,9 @@ def test_default_pretraining_has_no_digits():
     check_inputs(load_grid(values))
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "config/smoke.yaml", "config/recall.yaml"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "config/smoke.yaml", "config/recall.yaml", "config/studies.yaml"]
+)
 def test_shipped_grids_are_valid(name):
     from pathlib import Path
 

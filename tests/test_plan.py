@@ -108,6 +108,18 @@ def test_summary_matches_the_requested_targets(plan):
     )
 
 
+def test_target_studies_adds_configured_studies_to_all(plan):
+    without, configured = plan("studies"), plan("studies", recall={"patterns": 5})
+    assert without.study_targets == without.targets and without.configured == []
+    (study,) = configured.configured
+    assert not study.is_in_all and not set(study.files) & set(configured.targets)
+    assert set(configured.study_targets) == {*configured.targets, *study.files}
+    assert without.summary() == plan("all").summary()
+    line = configured.summary()
+    assert line.startswith("Report: ") and "Recall of associative memories: " in line
+    assert "Recall of" not in plan("all", recall={"patterns": 5}).summary()
+
+
 def test_the_end_of_a_call_that_failed_does_not_name_the_report(plan):
     now, lines = plan(), []
     now.progress = SimpleNamespace(print=lines.append, failures=lambda: ["Failed: cell x (log: x.log)"])

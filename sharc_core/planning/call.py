@@ -45,10 +45,13 @@ class Call:
         """Return whether a file was requested by its name."""
         return _names(path, self._given("targets") or ())
 
-    def asks_for(self, path: str, *rules: str) -> bool:
-        """Return whether a file was requested by its name, by a rule, or by default if `all` is a rule."""
-        targets = self._given("targets")
-        return self.is_target(path) or not set(targets or ["all"]).isdisjoint(self._spelt(rules))
+    def asks_for(self, path: str | None, *rules: str) -> bool:
+        """Return whether a file was requested by its name, by a rule, or by default if `all` is a rule.
+
+        path: None if only the rules count.
+        """
+        targets, is_named = self._given("targets"), path is not None and self.is_target(path)
+        return is_named or not set(targets or ["all"]).isdisjoint(self._spelt(rules))
 
     def forced(self, paths: Iterable[str], *rules: str) -> list[str]:
         """Return the files that are to be made again even if they are finished. rules: that make them."""

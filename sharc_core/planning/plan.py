@@ -200,6 +200,16 @@ class Plan:
         studies = [path for study in self.reported for path in study.files]
         return [*self.cells, self.runs, *self.tables, *self.figures, self.report, self.record, *studies]
 
+    @property
+    def configured(self) -> list[PlannedStudy]:
+        """The studies with jobs that the grid file has a block for."""
+        return [study for study in self.studies if study.name in self.grid.study_blocks]
+
+    @property
+    def study_targets(self) -> list[str]:
+        """All files that the target `studies` makes: those of `all` and of every configured study."""
+        return list(dict.fromkeys([*self.targets, *(p for study in self.configured for p in study.files)]))
+
     # --- what has to be made -----------------------------------------------------------------------------
 
     @cached_property
@@ -316,8 +326,9 @@ class Plan:
         left = set(self.to_train).difference(trained)
         counts = f"{counted(len(trained), 'cell')} trained, {len(self.cells) - len(self.to_train)} up to date"
         counts += f", {len(left)} still to be trained" if left else ""
-        if self.call.asks_for(self.report, "all", "report"):
-            counts = "; ".join([counts, *(study.summary() for study in self.reported)])
+        if self.call.asks_for(self.report, "all", "report", "studies"):
+            shown = self.configured if self.call.asks_for(None, "studies") else self.reported
+            counts = "; ".join([counts, *(study.summary() for study in shown)])
             return f"Report: {self.report} ({counts})"
         return f"Done: {counts}"
 

@@ -26,7 +26,8 @@ HIDDEN_STARTS = (
     *("Singularity containers: ignored", "Removing temporary output", "Group jobs: inactive"),
     *("Elapsed time: ", "Assuming unrestricted shared filesystem usage"),
 )
-MOVES = {"all", "card", "document", "finished", "measured"}  # rules whose jobs are too short for a line
+# rules whose jobs are too short for a line
+MOVES = {"all", "studies", "card", "document", "finished", "measured"}
 LONG = {"data", "pretrain", "features", "cell", "cells", "study_job"}  # duration unknown until one is done
 SHORT = 6.0  # assumed seconds of any other job; most of it starts Python
 TICK = 1.0  # seconds between two updates of the line of what is running
