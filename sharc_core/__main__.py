@@ -63,14 +63,18 @@ def _check(options: argparse.Namespace) -> int:
     from sharc_core.grid.unroll import cells
     from sharc_core.stages.layout import Layout
     from sharc_core.stages.preflight import check_inputs, extraction_plan
+    from sharc_core.studies.registered import configured_jobs
     from sharc_core.verification.comparison import Comparison
 
     grid = load_config(options.config)
     check_inputs(grid, progress=_say)
+    measurements = configured_jobs(grid)
     layout = Layout(grid)
     comparison = Comparison(layout, {str(layout.cell(cell)): cell for cell in cells(grid)})
     runs = sum(len(cell.seeds) for cell in comparison.cells.values())
     print(f"{options.config}: fine; {len(comparison.cells)} cells, {runs} training runs")
+    for name, count in measurements.items():
+        print(f"study {name}: {count} job{'' if count == 1 else 's'}")
     left = sum(len(comparison.standing(path).missing) for path in comparison.cells)
     if left < runs:
         print(f"{grid.results_dir} has {runs - left} of these runs, {left} are to be trained")

@@ -21,6 +21,15 @@ def job_studies(grid: Grid) -> list[Study]:
     return [study_of(grid, name) for name in STUDIES.names() if STUDIES.get(name).has_jobs()]
 
 
+def configured_jobs(grid: Grid) -> dict[str, int]:
+    """Return how many jobs each study has that the grid file configures, by name.
+
+    Raises UserError for settings that do not fit the grid.
+    """
+    studies = [study for study in job_studies(grid) if study.name in grid.study_blocks]
+    return {study.name: len(study.jobs(grid)) for study in studies}
+
+
 def cell_studies(values: Mapping[str, Any], backbones: Backbones) -> list[Study]:
     """Return the studies without jobs that are made from a grid's cells.
 

@@ -1,0 +1,138 @@
+"""The study `saliency_choice`: which saliency serves SHARC best, at equal floats and at equal total bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.grid.cell import Cell
+from sharc_core.grid.models import Grid
+from sharc_core.grid.sub_grid import DRAWN
+from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.saliency import SALIENCIES
+from sharc_core.selection import SELECTIONS
+from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.parts import cells_of
+from sharc_core.studies.saliency_choice.settings import COLUMNS, ChoiceJob, ChoiceSettings, Limit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sharc_core.features.cache import Features
+    from sharc_core.results.table_formats import Table
+
+
+@STUDIES.register("saliency_choice")
+class SaliencyChoice(Study):
+    """Replay with SHARC under every saliency, two kinds of theta and of head.
+
+    It is no sub-grid because the head is no axis of a grid: cells that differ in it alone have one name.
+    """
+
+    title = "Which saliency serves SHARC best?"
+    explanation = (
+        "Replay with SHARC under every saliency, in budgets of equal floats (without the associative "
+        "memory's state) and of equal total bytes (with it). <em>random</em> drops channels at random."
+    )
+    columns = COLUMNS
+    no_jobs = (
+        "no cell to train: every backbone of the grid drifts, or its buffers, scenarios or selection do not "
+        "fit the study's defaults; give it a block in the grid file to see why"
+    )
+
+    class Settings(ChoiceSettings):
+        """What is compared, under `saliency_choice`."""
+
+    def jobs(self, grid: Grid) -> list[Job]:
+        """Return one job per data set, backbone, head and saliency, and one of their plain cells."""
+        groups: dict[tuple[str, str, str], list[Cell]] = {}
+        for kind in self.settings.heads:
+            for limit in self.settings.budgets:
+                for cell in cells_of(grid, self.name, self._changes(grid, kind, limit)):
+                    name = f"{kind}-{cell.saliency or cell.variant}"
+                    groups.setdefault((cell.dataset, cell.backbone, name), []).append(cell)
+        order = {name: number for number, name in enumerate(grid.datasets)}
+        return [
+            Job(
+                *place,
+                ChoiceJob(cells=[cell.model_dump(mode="json") for cell in cells]).model_dump(mode="json"),
+                _code(cells),
+            )
+            for place, cells in sorted(groups.items(), key=lambda item: order[item[0][0]])
+        ]
+
+    def _changes(self, grid: Grid, kind: str, limit: Limit) -> dict[str, Any]:
+        """Return what turns a grid into the study's cells with a kind of head and a budget."""
+        settings = self.settings
+        return {
+            "methods": settings.methods,
+            "variants": ["plain", "sharc"],
+            "protocol": ["paper"],
+            "head": {"kind": kind, "hidden": grid.head.hidden},
+            "seeds": grid.seeds if settings.seeds is None else settings.seeds,
+            "buffers": [limit.buffer],
+            "budget": limit.model_dump(exclude={"buffer"}),
+            "storage": "float16",
+            "sharc": {
+                "theta": settings.model_dump()["theta"],
+                "saliency": settings.names,
+                "associative_memory": settings.associative_memory,
+            },
+            "tuned": None,
+        }
+
+    @staticmethod
+    def run(job: Job, features: "Features", progress: Callable[[str], None]) -> "pd.DataFrame":
+        """Train the cells of one saliency."""
+        from sharc_core.studies.saliency_choice.measure import run_choice
+
+        return run_choice(features, ChoiceJob.model_validate(dict(job.settings)), progress)
+
+    def table_names(self) -> list[str]:
+        """Return one table in two formats."""
+        return [f"saliency_choice.{kind}" for kind in ("csv", "md")]
+
+    def table_code(self) -> Roots:
+        """Return the module of the tables."""
+        return ("studies.saliency_choice.table",)
+
+    def write_tables(self, results: Results, folder: Path) -> None:
+        """Write accuracies, paired differences and the sentences."""
+        from sharc_core.studies.saliency_choice.table import write_choice_tables
+
+        write_choice_tables(results.rows, folder, results.config)
+
+    def figure_names(self, backbones: Backbones) -> list[str]:
+        """Return one figure of the differences."""
+        return [f"saliency_choice_differences.{kind}" for kind in (*DRAWN, "json")]
+
+    def figure_code(self) -> Roots:
+        """Return the module of the figure."""
+        return ("studies.saliency_choice.figure",)
+
+    def write_figures(self, results: Results, folder: Path) -> None:
+        """Draw the differences from the paper's saliency."""
+        from sharc_core.studies.saliency_choice.figure import write_choice_figure
+
+        write_choice_figure(results.rows, folder)
+
+    def sentences(self, results: Results) -> list[str]:
+        """Return per scenario, budget and kind of theta what is better than the paper's saliency."""
+        from sharc_core.studies.saliency_choice.table import choice_findings
+
+        return choice_findings(results.rows)
+
+    def report_tables(self, results: Results) -> list["Table"]:
+        """Return one table per scenario, head and budget."""
+        from sharc_core.studies.saliency_choice.table import choice_tables
+
+        return choice_tables(results.rows)
+
+
+def _code(cells: list[Cell]) -> Roots:
+    """Return roots of the code that some cells depend on."""
+    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
+    plugins = [pair for cell in cells for pair in zip(registries, cell.plugins, strict=True)]
+    files = dict.fromkeys(Path(registry.module_file(name)) for registry, name in plugins if name is not None)
+    return "studies.saliency_choice.measure", *files

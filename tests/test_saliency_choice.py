@@ -1,0 +1,245 @@
+"""The study `saliency_choice`: planted differences, real cells, tables, figure, jobs, refusals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from factories import make_cell, make_features
+from result_factory import constant_matrix, made_by, make_document
+from snake import ROOT
+from test_config import BASE
+
+from sharc_core.common.errors import UserError
+from sharc_core.grid.loading import load_grid
+from sharc_core.learning.learner import run_cell
+from sharc_core.learning.metrics import acc
+from sharc_core.results.runs import runs_table
+from sharc_core.saliency import SALIENCIES
+from sharc_core.studies.registered import configured_jobs, study_of
+from sharc_core.studies.rows import read_rows, write_rows
+from sharc_core.studies.saliency_choice import SaliencyChoice
+from sharc_core.studies.saliency_choice.figure import write_choice_figure
+from sharc_core.studies.saliency_choice.measure import run_choice
+from sharc_core.studies.saliency_choice.settings import COLUMNS, ChoiceJob, ChoiceSettings
+from sharc_core.studies.saliency_choice.table import (
+    choice_findings,
+    choice_tables,
+    summary,
+    write_choice_tables,
+)
+from sharc_core.studies.saliency_curves.settings import CurveSettings
+
+# ACC by seed: occlusion is 5 points above gradient, random 5 below, activation above and below by turns
+GRADIENT = [50.0, 52.0, 51.0, 49.0]
+PLANTED = {
+    "gradient": GRADIENT,
+    "occlusion": [55.2, 56.9, 56.0, 53.9],
+    "random": [45.1, 46.8, 46.0, 44.0],
+    "activation": [52.0, 50.0, 53.0, 47.0],
+}
+PLAIN = [47.0, 49.0, 48.0, 46.5]
+
+
+def document(accs: list[float], variant: str = "sharc", scenario: str = "class_il", **axes) -> dict:
+    matrix = constant_matrix(accs)
+    matrices = {"task_il": matrix, "class_il": matrix}
+    given = {"matrices": matrices, "scenarios": [scenario], "seeds": range(len(accs)), "tasks": 2}
+    return make_document("er", variant, **given, **axes)
+
+
+def rows_of(documents: list[dict], head: str = "linear") -> pd.DataFrame:
+    return runs_table(documents).assign(head=head)
+
+
+def planted(dataset: str = "s_digits", shift: float = 0.0, head: str = "linear", **axes) -> pd.DataFrame:
+    sharc = [
+        document([a + shift for a in accs], dataset=dataset, saliency=name, **axes)
+        for name, accs in PLANTED.items()
+    ]
+    plain = document([a + shift for a in PLAIN], "plain", dataset=dataset)
+    return rows_of([*sharc, plain], head)
+
+
+# --- planted truths ----------------------------------------------------------------------------------
+
+
+def test_planted_differences_are_found():
+    lines = summary(planted()).set_index("saliency")
+    assert len(lines) == 4 and set(lines.dataset) == {"s_digits"}
+    assert lines.over_gradient_verdict.drop("gradient").to_dict() == {
+        "occlusion": "better",
+        "random": "worse",
+        "activation": "not told apart",
+    }
+    assert lines.over_gradient.occlusion == pytest.approx(5.0)
+    assert lines.over_gradient_low.occlusion > 4 and lines.over_gradient_high.occlusion < 6
+    assert lines.over_random.occlusion == pytest.approx(
+        np.mean(PLANTED["occlusion"]) - np.mean(PLANTED["random"])
+    )
+    assert lines.over_plain.gradient == pytest.approx(np.mean(GRADIENT) - np.mean(PLAIN))
+    assert lines.over_gradient.gradient == 0 and lines.acc_mean.gradient == pytest.approx(50.5)
+
+
+def test_sentences_name_sizes_and_intervals():
+    (sentence,) = choice_findings(planted())
+    start, rest = sentence.split(": better than gradient: ")
+    assert start == "Class-IL, buffer 100 (floats), theta 0.8, mean over seeds"
+    better, worse, others = rest.split("; ")
+    assert better.startswith("occlusion +5.00 [+4.") and better.count("[") == 1
+    assert worse.startswith("worse than gradient: random -5.0")
+    assert others.startswith("not told apart from gradient: activation +0.00 [-")
+
+
+def test_data_sets_and_heads_are_averaged_seed_by_seed():
+    """One data set adds to each seed what the other subtracts, which leaves no noise in the mean."""
+    noise = np.array([3.0, -2.0, 4.0, -5.0])
+    frames = []
+    for dataset, sign in (("s_digits", 1), ("s_glyphs", -1)):
+        accs = {"gradient": np.full(4, 50.0), "occlusion": 51 + sign * noise}
+        documents = [document(list(a), dataset=dataset, saliency=name) for name, a in accs.items()]
+        frames.append(rows_of(documents))
+    rows = pd.concat(frames, ignore_index=True)
+    lines = summary(rows).set_index(["dataset", "saliency"])
+    assert lines.over_gradient_verdict["s_digits", "occlusion"] == "not told apart"
+    assert lines.over_gradient_verdict["all", "occlusion"] == "better"
+    assert lines.over_gradient_low["all", "occlusion"] == pytest.approx(1.0)
+    (sentence,) = choice_findings(rows)
+    assert "mean over data sets: better than gradient: occlusion +1.00 [+1.00, +1.00]." in sentence
+    both = pd.concat([rows, rows.assign(head="mlp")], ignore_index=True)
+    assert "mean over data sets and heads: " in choice_findings(both)[0]
+    assert len(choice_tables(both)) == 2
+
+
+def test_a_memory_that_returns_everything_makes_saliencies_equal():
+    documents = [
+        document(GRADIENT, saliency=name, associative_memory="modern_hopfield")
+        for name in ("gradient", "random")
+    ]
+    compared, equal = choice_findings(rows_of(documents))
+    assert "not told apart from gradient: random 0.00 [0.00, 0.00]" in compared.replace("+0.00", "0.00")
+    assert equal.startswith("With modern_hopfield and theta 0.8 all saliencies have the same accuracies")
+
+
+def test_without_the_papers_saliency_or_a_second_seed():
+    rows = planted()
+    assert choice_findings(rows[rows.saliency != "gradient"]) == []
+    (sentence,) = choice_findings(rows[rows.seed == 0])
+    assert "against gradient, without an interval: occlusion +5.20, activation +2.00" in sentence
+
+
+# --- real cells --------------------------------------------------------------------------------------
+
+
+def job_of(saliency: str | None) -> ChoiceJob:
+    cell = make_cell("er", "plain")
+    cells = [cell]
+    if saliency is not None:
+        kinds = {"associative_memory": "mean", "associative_settings": {}, "saliency": saliency}
+        fixed = make_cell("er", "sharc").model_copy(
+            update=kinds | {"complete": "all", "importance": "absolute"}
+        )
+        cells = [fixed, fixed.model_copy(update={"theta": None, "mass": 0.7})]
+    return ChoiceJob(cells=[cell.model_dump(mode="json") for cell in cells])
+
+
+def test_rows_are_those_of_the_learner(tmp_path):
+    features, paths, lines = make_features(), [], []
+    for saliency in ("gradient", "random", None):
+        job = job_of(saliency)
+        rows = run_choice(features, job, lines.append)
+        assert list(rows.columns) == list(COLUMNS)
+        for cell in job.opened:
+            expected = acc(np.array(run_cell(features, cell)["matrix"]["class_il"], dtype=float))
+            own = rows[(rows.scenario == "class_il") & (rows.theta.fillna(-1) == (cell.theta or -1))]
+            np.testing.assert_array_equal(own.acc, expected)
+        paths.append(tmp_path / f"{saliency}.csv")
+        write_rows(rows, paths[-1], made_by(), "key")
+    assert lines[0].startswith("cell 1/2: er-sharc-")
+    rows = read_rows(SaliencyChoice(), paths, ["key"] * 3)
+    assert len(summary(rows)) == 2 * 2 * 2 and set(summary(rows).share) == {"theta 0.5", "mass 0.7"}
+    assert summary(rows).over_plain.notna().all()
+    written = write_choice_tables(rows, tmp_path, "c")
+    assert [path.name for path in written] == SaliencyChoice().table_names()
+    text = written[1].read_text()
+    assert "## Task-IL, linear head, buffer 12 (floats)" in text and "\n- Class-IL, buffer 12" in text
+    drawn = write_choice_figure(rows, tmp_path)
+    assert [path.name for path in drawn] == SaliencyChoice().figure_names({})
+
+
+# --- settings and jobs -------------------------------------------------------------------------------
+
+
+def jobs_of(**block):
+    grid = load_grid(BASE | {"saliency_choice": block})
+    return study_of(grid, "saliency_choice").jobs(grid)
+
+
+def test_jobs_hold_all_cells_of_a_saliency():
+    jobs = jobs_of(saliencies=["gradient", "random"], heads=["mlp"])
+    assert [job.name for job in jobs] == ["mlp-plain", "mlp-gradient", "mlp-random"]
+    plain, sharc = (ChoiceJob.model_validate(dict(job.settings)).opened for job in jobs[:2])
+    assert [(c.budget_unit, c.buffer, c.variant) for c in plain] == [
+        ("floats", 100, "plain"),
+        ("total_bytes", 500_000, "plain"),
+    ]
+    assert {(c.theta, c.mass, c.associative_memory, c.budget_unit) for c in sharc} == {
+        (theta, mass, memory, unit)
+        for theta, mass in ((0.5, None), (None, 0.8))
+        for memory in ("mean", "modern_hopfield")
+        for unit in ("floats", "total_bytes")
+    }
+    assert all(c.count_associative_memory == (c.budget_unit == "total_bytes") for c in sharc)
+    assert all(c.head.kind == "mlp" and c.seeds == [0, 1] for c in [*plain, *sharc])
+    assert len(jobs_of()) == 2 * (len(SALIENCIES.names()) + 1)
+    grid = load_grid(BASE | {"saliency_choice": {"heads": ["linear"], "saliencies": ["gradient"]}})
+    assert configured_jobs(grid) == {"saliency_choice": 2} and configured_jobs(load_grid(BASE)) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("saliency_choice", ChoiceSettings), ("saliency_curves", CurveSettings)]
+)
+def test_every_key_is_documented_with_its_default(name, model):
+    text = (ROOT / "docs/config.md").read_text().split(f"\n## `{name}`")[1].split("\n## ")[0]
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    documented = {key.strip("| `"): yaml.safe_load(default.strip("`")) for key, default, _ in lines}
+    assert documented.keys() == model.model_fields.keys()
+    assert model.model_validate(documented) == model()
+
+
+@pytest.mark.reliability("study-settings")
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"saliencies": ["occluson"]}, r"unknown saliency 'occluson' \(did you mean 'occlusion'\?\)"),
+        ({"theta": [1.5]}, "theta"),
+        ({"budgets": [{"unit": "floats", "buffer": 0}]}, "buffer"),
+        ({"budgets": [{"unit": "furlongs", "buffer": 5}]}, "unit"),
+        ({"seeds": [1, 1]}, "1 is listed twice"),
+    ],
+)
+def test_bad_settings_are_refused(block, message):
+    with pytest.raises(UserError, match=rf"^config: saliency_choice\..*{message}") as caught:
+        load_grid(BASE | {"saliency_choice": block})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.reliability("study-settings")
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"methods": ["err"]}, "unknown method 'err'"),
+        ({"associative_memory": ["meen"]}, "unknown associative memory 'meen'"),
+        ({"budgets": [{"unit": "floats", "buffer": 3}]}, "buffers: 3 is smaller than the 5 tasks"),
+    ],
+)
+def test_what_does_not_fit_the_grid_is_refused_when_it_is_planned(block, message):
+    grid = load_grid(BASE | {"saliency_choice": block})
+    for planned in (study_of(grid, "saliency_choice").jobs, configured_jobs):  # the plan's and `check`'s
+        with pytest.raises(UserError, match=rf"^config: saliency_choice: .*{message}") as caught:
+            planned(grid)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_grid_without_the_block_that_does_not_fit_has_no_jobs():
+    grid = load_grid(BASE | {"memory": {"selection": "reservoir"}, "methods": ["er"], "variants": ["plain"]})
+    assert study_of(grid, "saliency_choice").jobs(grid) == []
