@@ -215,6 +215,7 @@ def test_every_key_is_documented_with_its_default(name, model):
         ({"budgets": [{"unit": "floats", "buffer": 0}]}, "buffer"),
         ({"budgets": [{"unit": "furlongs", "buffer": 5}]}, "unit"),
         ({"seeds": [1, 1]}, "1 is listed twice"),
+        ({"budgets": [{"unit": "floats", "buffer": "5 kB"}]}, "5 kB is a size: it needs unit total_bytes"),
     ],
 )
 def test_bad_settings_are_refused(block, message):

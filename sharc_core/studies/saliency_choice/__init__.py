@@ -4,10 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
+from sharc_core.memory.budget_units import is_size
 from sharc_core.methods import METHODS
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
@@ -43,6 +46,17 @@ class SaliencyChoice(Study):
 
     class Settings(ChoiceSettings):
         """What is compared, under `saliency_choice`."""
+
+        @field_validator("budgets", mode="before")
+        @classmethod
+        def _sizes_are_total_bytes(cls, value: Any) -> Any:
+            """Refuse a size such as 500 kB where a buffer is a number of slots, as a grid does."""
+            limits = [limit for limit in value if isinstance(limit, dict)] if isinstance(value, list) else []
+            for limit in limits:
+                unit = limit.get("unit", "floats")
+                if unit != "total_bytes" and is_size(limit.get("buffer")):
+                    raise ValueError(f"{limit['buffer']} is a size: it needs unit total_bytes, not {unit}")
+            return value
 
     def jobs(self, grid: Grid) -> list[Job]:
         """Return one job per data set, backbone, head and saliency, and one of their plain cells."""

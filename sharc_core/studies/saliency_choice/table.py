@@ -66,16 +66,19 @@ def cases_of(rows: pd.DataFrame) -> list[Case]:
     ]
 
 
-def reference_of(case: Case, cases: Sequence[Case], name: str) -> Case | None:
+def indexed(cases: Sequence[Case]) -> dict[tuple, Case]:
+    """Return the cases by place, setting and saliency; plain runs by what SHARC's settings leave out."""
+    return {
+        (case.place, case.setting, case.entry.saliency)
+        if case.entry.is_sharc
+        else (case.place, case.setting[:4], PLAIN): case
+        for case in cases
+    }
+
+
+def reference_of(case: Case, index: dict[tuple, Case], name: str) -> Case | None:
     """Return the case that differs in the saliency alone, or the plain run in the same budget, if any."""
-    for other in cases:
-        if case.place == other.place and (
-            (case.setting[:4] == other.setting[:4] and not other.entry.is_sharc)
-            if name == PLAIN
-            else (case.setting == other.setting and other.entry.saliency == name)
-        ):
-            return other
-    return None
+    return index.get((case.place, case.setting[:4] if name == PLAIN else case.setting, name))
 
 
 def mean_difference(pairs: Sequence[tuple[Case, Case]]) -> PairedTest | None:
@@ -97,6 +100,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     seed, with their 95 % Student-t interval and its verdict.
     """
     cases = cases_of(rows)
+    index = indexed(cases)
     groups: dict[tuple, list[Case]] = {}
     for case in cases:
         if case.entry.is_sharc:
@@ -104,11 +108,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for group in groups.values():
         parts = [[case] for case in group] + ([group] if len(group) > 1 else [])
-        lines += [_line(part, cases) for part in parts]
+        lines += [_line(part, index) for part in parts]
     return pd.DataFrame(lines)
 
 
-def _line(part: Sequence[Case], cases: Sequence[Case]) -> dict:
+def _line(part: Sequence[Case], index: dict[tuple, Case]) -> dict:
     first, is_mean = part[0], len(part) > 1
     scenario, head, budget, method, share, memory = first.setting
     common = sorted(set.intersection(*(set(case.entry.seeds) for case in part)))
@@ -130,7 +134,7 @@ def _line(part: Sequence[Case], cases: Sequence[Case]) -> dict:
         "total_bytes": fmean(case.entry.total_bytes for case in part),
     }
     for name in REFERENCES:
-        pairs = [(case, other) for case in part if (other := reference_of(case, cases, name)) is not None]
+        pairs = [(case, other) for case in part if (other := reference_of(case, index, name)) is not None]
         test = mean_difference(pairs) if len(pairs) == len(part) else None
         line[f"over_{name}"] = test.difference if test else float("nan")
         line[f"over_{name}_low"] = test.low if test else float("nan")
@@ -210,6 +214,7 @@ def _table(lines: pd.DataFrame, key: tuple[str, str, str]) -> Table:
 def choice_findings(rows: pd.DataFrame) -> list[str]:
     """Return what is better than the paper's saliency, per scenario, budget and share, and what is equal."""
     cases = cases_of(rows)
+    index = indexed(cases)
     sharc = [case for case in cases if case.entry.is_sharc]
     sentences = []
     for scenario in unique((case.entry.scenario for case in sharc), scenario_key):
@@ -217,7 +222,7 @@ def choice_findings(rows: pd.DataFrame) -> list[str]:
         for budget in dict.fromkeys(case.budget for case in here):
             for share in dict.fromkeys(case.share for case in here):
                 chosen = [case for case in here if (case.budget, case.share) == (budget, share)]
-                sentence = _compared(chosen, cases)
+                sentence = _compared(chosen, index)
                 if sentence:
                     where = f"{scenario_name(scenario)}, {budget}, {share}, mean over {_averaged(chosen)}"
                     sentences.append(f"{where}: {sentence}.")
@@ -235,14 +240,14 @@ def _averaged(chosen: Sequence[Case]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "seeds"
 
 
-def _compared(chosen: Sequence[Case], cases: Sequence[Case]) -> str:
+def _compared(chosen: Sequence[Case], index: dict[tuple, Case]) -> str:
     """Return the words on each saliency against the paper's, the largest difference first."""
     found: dict[str, list[tuple[float, str]]] = {"better": [], "worse": [], "not told apart": [], DASH: []}
     for name in dict.fromkeys(case.entry.saliency for case in chosen):
         if name == PAPERS:
             continue
         own = [case for case in chosen if case.entry.saliency == name]
-        pairs = [(case, other) for case in own if (other := reference_of(case, cases, PAPERS)) is not None]
+        pairs = [(case, other) for case in own if (other := reference_of(case, index, PAPERS)) is not None]
         test = mean_difference(pairs)
         if test is not None:
             text = f"{name} {number_text(test.difference, signed=True)}"
