@@ -95,6 +95,24 @@ tune:
   select_by: class_il
 tuned: null
 recall: {patterns: 20, theta: 0.5, masked: [0.5], noise: [0.5], counts: [5], later_tasks: [0], seeds: [0]}
+memory_bound: {thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
+time:
+  methods: [er]
+  associative_memories: [mean]
+  saliencies: [gradient]
+  theta: 0.5
+  buffer: 20
+  seeds: [0]
+  repeats: 2
+saliency_curves: {saliencies: [gradient], heads: [linear], shares: [0, 0.5, 1], random_orders: 1, seeds: [0]}
+saliency_choice:
+  saliencies: [gradient]
+  methods: [er]
+  heads: [linear]
+  theta: [0.5, {mass: 0.8}]
+  associative_memory: [mean]
+  budgets: [{unit: floats, buffer: 20}]
+  seeds: [0]
 data_dir: data
 results_dir: results
 mirror: null

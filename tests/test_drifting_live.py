@@ -115,6 +115,7 @@ class Blend:
     """An associative memory whose recall depends on all writes and forgets and on the cue."""
 
     state_bytes = 0
+    picks = False
 
     def __init__(self):
         self.sum, self.weight, self.written = torch.zeros(SHAPE).double(), 0.0, 0
@@ -122,6 +123,9 @@ class Blend:
     def write(self, maps, labels):
         self.sum, self.weight = self.sum + maps.sum(0), self.weight + len(maps)
         self.written += len(maps)
+
+    def write_rows(self, rows, labels):
+        self.write(rows[:], labels)
 
     def forget(self, beta):
         self.sum, self.weight = (1 - beta) * self.sum + beta, (1 - beta) * self.weight

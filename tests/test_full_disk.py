@@ -39,7 +39,13 @@ class Disk(SimpleNamespace):
     def fill(self, leave: int = 0) -> None:
         """Fill the disk except `leave` bytes. It allocates pages of 4 KiB."""
         with open(self.path / "filler", "wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(self.path).free - leave)
+            while True:
+                free = shutil.disk_usage(self.path).free
+                try:
+                    return os.posix_fallocate(stream.fileno(), 0, free - leave)
+                except OSError:  # a process that writes at the same time took a part of it
+                    if shutil.disk_usage(self.path).free >= free:
+                        raise
 
     def free(self) -> None:
         (self.path / "filler").unlink()

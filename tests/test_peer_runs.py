@@ -110,13 +110,14 @@ class Recorded:
     """An associative memory that returns what the authors' memory recalled."""
 
     state_bytes = 0
+    picks = False
 
     def __init__(self, key: str):
         self.recalled = list(array(f"{key}_am_recalled"))
         self.kept = list(array(f"{key}_am_keep"))
         self.calls: list[str] = []
 
-    def write(self, maps, labels):
+    def write_rows(self, rows, labels):
         self.calls.append("learn")
 
     def forget(self, beta):

@@ -31,7 +31,7 @@ RATES = [0.001, 0.01, 0.1]
 
 def toy_features(**values) -> Features:
     made = vars(make_features(**values))
-    return Features(**{key: value for key, value in made.items() if key != "tested"})
+    return Features(**{key: value for key, value in made.items() if key not in ("tested", "encoded")})
 
 
 def toy_cells(**values) -> list:
