@@ -39,12 +39,11 @@ class Disk(SimpleNamespace):
     def fill(self, leave: int = 0) -> None:
         """Fill the disk except `leave` bytes. It allocates pages of 4 KiB."""
         with open(self.path / "filler", "wb") as stream:
-            while True:
-                free = shutil.disk_usage(self.path).free
+            for attempts_left in reversed(range(100)):
                 try:
-                    return os.posix_fallocate(stream.fileno(), 0, free - leave)
-                except OSError:  # a process that writes at the same time took a part of it
-                    if shutil.disk_usage(self.path).free >= free:
+                    return os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(self.path).free - leave)
+                except OSError:  # a process that writes at the same time took or freed a part of it
+                    if not attempts_left:
                         raise
 
     def free(self) -> None:
