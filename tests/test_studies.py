@@ -17,7 +17,7 @@ from sharc_core.common.errors import UserError
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings
 from sharc_core.grid import loading, models, study_settings
-from sharc_core.grid.loading import load_grid
+from sharc_core.grid.loading import load_config, load_grid
 from sharc_core.grid.unroll import memberships
 from sharc_core.report.figure_files import write_all_figures
 from sharc_core.report.page import write_report
@@ -306,3 +306,14 @@ def test_changed_study_code_reruns_only_the_study(added):
     write(folder, norms={"power": 3})
     assert planned(folder) == set()
     assert planned(folder, "norms", "--forcerun", "study_job") >= {"study_job", "norms_tables"}
+
+
+def test_the_page_of_studies_shows_those_of_the_shipped_grid():
+    """Every command of docs/studies.md is a study that config/studies.yaml configures, and the other way."""
+    commands = re.findall(
+        r"^    snakemake --cores \w+ (\w+) --configfile config/studies.yaml$",
+        (ROOT / "docs/studies.md").read_text(encoding="utf-8"),
+        re.M,
+    )
+    grid = load_config(ROOT / "config/studies.yaml")
+    assert sorted(commands) == sorted(["studies", *registered.configured_jobs(grid)])
