@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from result_factory import constant_matrix, make_document
 
+from sharc_core.figures.sharc_gain import gain_pairs, gain_row_name
 from sharc_core.report.budget_tables import areas_table, limits_table, rank_tables
 from sharc_core.report.verdicts import verdicts
 from sharc_core.results.comparisons import setups
@@ -266,3 +267,5 @@ def test_labels_hold_only_what_differs():
     assert [row_name(e, entries) for e in entries if e.is_sharc] == ["ER+, buffer 100 kB (float16)"]
     assert [setup.label for setup in setups(entries) if setup.pairs] == [""]
     assert [row_name(e, entries[:2]) for e in entries[:2]] == ["ER, buffer 100 kB", "ER+, buffer 100 kB"]
+    (pair,) = gain_pairs(entries)  # both are stored as float16
+    assert gain_row_name(pair, entries) == "ER+, buffer 100 kB"

@@ -37,12 +37,24 @@ def test_kept_digests_are_those_of_parsing(folder, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["statements.json"]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"rules": "others", "texts": {}}'])
+DAMAGES = [
+    "",
+    "{",
+    "[]",
+    '{"rules": "others", "texts": {}}',
+    '{"rules": "RULES", "texts": []}',
+    '{"rules": "RULES", "texts": {"a": 5}}',
+    '{"rules": "RULES", "texts": {"a": ["0", [[1]]]}}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_cannot_be_read_is_parsed_again(folder, damage):
     text = "import ast\nx = ast"
     parsed = statements.read(text, True)
     statements.keep()
-    (folder / "statements.json").write_text(damage)
+    rules = json.loads((folder / "statements.json").read_text())["rules"]
+    (folder / "statements.json").write_text(damage.replace("RULES", rules))
     forget()
     assert statements.read(text, True) == parsed
     statements.keep()

@@ -6,7 +6,7 @@ import numpy as np
 
 from sharc_core.common.formats import bytes_text, number_text
 from sharc_core.figures.protocols import pair_name, protocol_rows
-from sharc_core.figures.sharc_gain import gain_pairs
+from sharc_core.figures.sharc_gain import gain_pairs, gain_row_name
 from sharc_core.figures.style import Place, panel_title, panels, places
 from sharc_core.results.comparisons import Pair
 from sharc_core.results.display_names import method_key, method_name, scenario_name
@@ -16,7 +16,6 @@ from sharc_core.results.summary import (
     Entry,
     model_label,
     place_name,
-    row_name,
     setting_text,
     unique,
     varying_settings,
@@ -182,7 +181,7 @@ def _protocols(title: str, pairs: Sequence[Pair]) -> str:
 def _gain(pair: Pair, entries: Sequence[Entry]) -> str:
     """Return a pair's ACC and the interval of its difference."""
     test = pair.test
-    name = f"{place_name(pair.sharc, entries)}, {row_name(pair.sharc, entries)}"
+    name = f"{place_name(pair.sharc, entries)}, {gain_row_name(pair, entries)}"
     difference = f"{number_text(test.difference, signed=True)} {interval_text(test.low, test.high)}"
     return f"{name}: {pair.plain.acc:.1f} to {pair.sharc.acc:.1f} %, {difference}."
 

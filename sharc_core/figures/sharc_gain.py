@@ -23,6 +23,11 @@ def gain_pairs(entries: Sequence[Entry]) -> list[Pair]:
     )
 
 
+def gain_row_name(pair: Pair, entries: Sequence[Entry]) -> str:
+    """Return the name of a pair's row, which holds only what differs between the pairs of all entries."""
+    return row_name(pair.sharc, [entry for p in gain_pairs(entries) for entry in (p.plain, p.sharc)])
+
+
 def gain_figure(entries: Sequence[Entry]) -> Figure:
     """Draw two panels per data set and backbone: ACC of each pair, and SHARC minus plain.
 
@@ -47,7 +52,7 @@ def gain_figure(entries: Sequence[Entry]) -> Figure:
         for index, pair in enumerate(of_place):
             _draw_pair(left, right, -index, pair, entries)
         left.set_yticks([-i for i in range(len(of_place))])
-        left.set_yticklabels([row_name(p.sharc, entries).replace("$", r"\$") for p in of_place])
+        left.set_yticklabels([gain_row_name(p, entries).replace("$", r"\$") for p in of_place])
         left.set_ylim(-len(of_place) + 0.4, 0.6)
         right.set_yticks(left.get_yticks(), [])
         right.set_ylim(*left.get_ylim())

@@ -123,8 +123,11 @@ def _kept() -> dict[str, list[Any]]:
     """Return what was kept under the present rules; nothing if it cannot be read."""
     try:
         found = json.loads(_file().read_text(encoding="utf-8"))
-        return found["texts"] if found["rules"] == _rules() else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        texts = found["texts"] if found["rules"] == _rules() else {}
+        for digest, imports in texts.values():
+            Module(str(digest), [Import(*fields) for fields in imports])
+        return texts
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

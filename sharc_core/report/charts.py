@@ -15,7 +15,7 @@ from matplotlib.path import Path as Outline
 from sharc_core.common.formats import bytes_text, number_text
 from sharc_core.figures.compute import flops_of
 from sharc_core.figures.memory_bytes import pareto_front
-from sharc_core.figures.sharc_gain import gain_pairs
+from sharc_core.figures.sharc_gain import gain_pairs, gain_row_name
 from sharc_core.figures.style import BYTES_LABEL, look
 from sharc_core.results.comparisons import Pair, verdict
 from sharc_core.results.display_names import method_key, method_name
@@ -198,7 +198,7 @@ def _gain_chart(chosen: Sequence[Entry], entries: Sequence[Entry]) -> dict[str, 
     pairs = gain_pairs(chosen)
     if not pairs:
         return None
-    order = [row_name(pair.sharc, entries) for pair in pairs]
+    order = [gain_row_name(pair, entries) for pair in pairs]
     y = {"field": "row", "type": "nominal", "sort": order, "axis": {"title": None, "labelLimit": 220}}
     values, scales = [_pair_row(pair, entries) for pair in pairs], _method_scales(chosen, entries)
     colour = {"field": "method", "type": "nominal", "scale": scales["colour"], "legend": None}
@@ -275,7 +275,7 @@ def _pair_row(pair: Pair, entries: Sequence[Entry]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "method": method_name(pair.sharc.method),
         "buffer": pair.sharc.buffer_text,
-        "row": row_name(pair.sharc, entries),
+        "row": gain_row_name(pair, entries),
         "SHARC minus plain": f"{number_text(test.difference, signed=True)} points",
         "95 % interval": interval,
         "verdict": verdict(test.low, test.high),
