@@ -3,6 +3,7 @@
 import mmap
 import warnings
 import weakref
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,20 +11,20 @@ import torch
 _ARRAYS: "weakref.WeakValueDictionary[int, np.memmap]" = weakref.WeakValueDictionary()  # by first byte
 
 
-def shared(array: np.ndarray) -> torch.Tensor:
-    """Return a tensor that shares the memory of an array. Do not write to it if the array maps a file."""
+def map_rows(path: Path) -> torch.Tensor:
+    """Map a .npy file, whose rows `read_rows` reads. Do not write to the tensor."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and warns
         tensor = torch.from_numpy(array)
-    if isinstance(array, np.memmap):
-        _ARRAYS[tensor.untyped_storage().data_ptr()] = array
+    _ARRAYS[tensor.untyped_storage().data_ptr()] = array
     return tensor
 
 
 def read_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Return a copy of the rows index (n,) of values (N, ...).
 
-    If `values` maps a file, the pages that were read are unmapped again. They stay in the system's page
+    If `values` is of `map_rows`, the pages that were read are unmapped again. They stay in the system's page
     cache but no longer count as memory of the process, which would otherwise grow to the size of all rows
     ever read.
     """

@@ -4,6 +4,7 @@ import hashlib
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -20,7 +21,6 @@ from sharc_core.common.device import device_text
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import atomic_folder, digest, read_json, write_json
 from sharc_core.common.integrity import REMEDY, check_files, stamp
-from sharc_core.common.mapped import shared
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import generator
 from sharc_core.datasets import PreparedData
@@ -307,9 +307,15 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> torch.Tensor
         raise UserError(
             f"{path} holds {array.dtype} {array.shape} instead of {dtype.__name__} {shape}: {REMEDY}"
         )
-    return shared(array)
+    return _shared(array)
 
 
 def map_array(path: Path) -> torch.Tensor:
     """Map a .npy file into memory. Do not write to the tensor."""
-    return shared(np.load(path, mmap_mode="r", allow_pickle=False))
+    return _shared(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and warns
+        return torch.from_numpy(array)

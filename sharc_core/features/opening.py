@@ -1,7 +1,7 @@
 """Open the folders of features that cells of one data set and backbone read."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json
 from sharc_core.common.integrity import REMEDY, check_files
-from sharc_core.features.cache import Features, map_array, open_views
+from sharc_core.common.mapped import map_rows
+from sharc_core.features.cache import Features, View, map_array, open_views
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.drifting.reading import DriftingFeatures, open_drifting
 from sharc_core.features.folders import EncodedFolder, parse_folder
@@ -46,12 +47,24 @@ def open_folders(paths: Sequence[Path]) -> Features | DriftingFeatures:
         return open_drifting(list(folders))
     encoded = {path: folder for path, folder in folders.items() if isinstance(folder, EncodedFolder)}
     views = [path for path in folders if path not in encoded]
-    features = with_images(open_views(views), views)
+    features = _by_rows(with_images(open_views(views), views), views)
     if not encoded:
         return features
     opened: dict[tuple[Hashable, int], EncodedView]
     opened = {(f.codec, f.view): _open_encoded(path, f, features) for path, f in encoded.items()}
     return FeaturesOfEncoded(**vars(features), encoded=opened)
+
+
+def _by_rows(features: Features, paths: Sequence[Path]) -> Features:
+    """Return features of views whose training maps leave no pages in the process, see common.mapped.
+
+    The files have been checked. Not in features.cache, because its code names all folders of features.
+    """
+    further = {
+        number: View(map_rows(path / "train_maps.npy"), view.pooled)
+        for path, (number, view) in zip(paths[1:], features.further_views.items(), strict=True)
+    }
+    return replace(features, train_maps=map_rows(paths[0] / "train_maps.npy"), further_views=further)
 
 
 def _open_encoded(path: Path, folder: EncodedFolder, features: Features) -> EncodedView:
