@@ -7,7 +7,7 @@ import torch
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES, bayespcn
 from sharc_core.associative.base import by_mask
-from sharc_core.associative.bayespcn import chunked
+from sharc_core.associative.batches import chunked
 from sharc_core.associative.gradient_steps import phi, phi_back
 from sharc_core.associative.matrix_normal import Grams, cross_of, gram_of
 

@@ -1,7 +1,7 @@
 """The interface of an associative memory (AM), which completes masked maps when they are read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings
 
 ASSOCIATIVE_MEMORIES = Registry("associative memory", "sharc_core.associative")
+Call = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # the arguments of `read`: maps, mask, labels
 LEAST_WEIGHT = 1e-6  # of a map: what fading leaves of a weight, so that a mean never becomes 0 / 0
 
 
@@ -63,16 +64,7 @@ class AssociativeMemory:
         Raises UserError for no maps, maps or labels of another shape, and maps that are not finite. Also
         raises it when the learnt state is not finite; the memory is then unusable.
         """
-        self._check(maps, labels, "written")
-        self._check_finite(maps, "written")
-        try:
-            self.learn(maps.to(self.device), labels.to(self.device))
-            is_finite = self.learnt_finite()
-        except torch.linalg.LinAlgError:  # a matrix without a Cholesky factor
-            is_finite = False
-        if not is_finite:
-            raise self._out_of_hand("what it learnt")
-        self.written += len(maps)
+        self._write([self], [maps], [labels])
 
     @phase(WRITING)
     def write_rows(self, rows: Rows, labels: torch.Tensor) -> None:
@@ -88,6 +80,10 @@ class AssociativeMemory:
         bool, kept entries that are not finite, reading before writing, and recalled values that are not
         finite.
         """
+        return self._read((maps, mask, labels), self.complete)
+
+    def _read(self, call: Call, complete: Callable[..., torch.Tensor]) -> torch.Tensor:
+        maps, mask, labels = call
         self._check(maps, labels, "read")
         if mask.shape != maps.shape[:2]:
             raise UserError(
@@ -106,12 +102,57 @@ class AssociativeMemory:
         if self.needs_writing and not self.written:
             raise UserError(f"associative memory {self.name} was read before anything was written to it")
         try:
-            full = torch.where(seen, maps, self.complete(maps, mask, labels))
+            full = torch.where(seen, maps, complete(maps, mask, labels))
         except torch.linalg.LinAlgError:
             raise self._out_of_hand("what it recalls") from None
         if not finite(full):
             raise self._out_of_hand("what it recalls")
         return full
+
+    @classmethod
+    def write_all(
+        cls, memories: Sequence["AssociativeMemory"], rows: Sequence[Rows], labels: Sequence[torch.Tensor]
+    ) -> None:
+        """Do `write_rows` of several memories of this kind, at once if they learn together.
+
+        memories: of the same settings and shape, and with as many maps written.
+        """
+        if memories[0].learns_together and len({len(each) for each in rows}) == 1:
+            with phase(WRITING):
+                cls._write(memories, [each[:] for each in rows], labels)
+            return
+        for memory, its_rows, its_labels in zip(memories, rows, labels, strict=True):
+            memory.write_rows(its_rows, its_labels)
+
+    @classmethod
+    def _write(
+        cls,
+        memories: Sequence["AssociativeMemory"],
+        maps: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
+    ) -> None:
+        for memory, its_maps, its_labels in zip(memories, maps, labels, strict=True):
+            memory._check(its_maps, its_labels, "written")
+            memory._check_finite(its_maps, "written")
+        device = memories[0].device
+        maps, labels = [each.to(device) for each in maps], [each.to(device) for each in labels]
+        try:
+            if len(memories) == 1:
+                memories[0].learn(maps[0], labels[0])
+            else:
+                cls.learn_all(memories, maps, labels)
+            is_finite = all(memory.learnt_finite() for memory in memories)
+        except torch.linalg.LinAlgError:  # a matrix without a Cholesky factor
+            is_finite = False
+        if not is_finite:
+            raise memories[0]._out_of_hand("what it learnt")
+        for memory, its_maps in zip(memories, maps, strict=True):
+            memory.written += len(its_maps)
+
+    def read_all(self, calls: Iterable[Call]) -> Iterator[torch.Tensor]:
+        """Yield what `read` returns for each call. A kind may override it to take all calls at once."""
+        for call in calls:
+            yield self.read(*call)
 
     @phase(WRITING)
     def forget(self, beta: float) -> None:
@@ -144,6 +185,21 @@ class AssociativeMemory:
     def learn(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
         """Learn checked maps (n, K, h, w) with their labels (n,)."""
         raise NotImplementedError  # abstract
+
+    @property
+    def learns_together(self) -> bool:
+        """Whether `learn_all` is faster than `learn` of each memory."""
+        return False
+
+    @classmethod
+    def learn_all(
+        cls,
+        memories: Sequence["AssociativeMemory"],
+        maps: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
+    ) -> None:
+        """Learn checked maps, each (n, K, h, w), of several memories that have written equally many."""
+        raise NotImplementedError  # of kinds whose `learns_together` may be true
 
     def complete(self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return a value for every entry, (n, K, h, w). Values of kept channels are ignored.

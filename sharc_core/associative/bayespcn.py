@@ -8,13 +8,16 @@ hidden x map size.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
+from sharc_core.associative.batches import chunked, sections
 from sharc_core.associative.bayespcn_flops import step_flops, update_flops
 from sharc_core.associative.cues import Cues, MaskedWeights
 from sharc_core.associative.gradient_steps import Adam, phi, phi_back
@@ -28,13 +31,17 @@ from sharc_core.associative.matrix_normal import (
     gram_of,
     learn_rows,
 )
+from sharc_core.associative.posterior import Posterior
 from sharc_core.associative.row_covariance import RowCovariance
+from sharc_core.common.flops import FlopCount
+from sharc_core.common.phases import READING, phase
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings
 
 REFRESH = 32  # batches after which R R^T and X R^T, which are updated in between, are recomputed from R
 TOGETHER = 16  # masks read in parallel, because a step on a few rows is mostly overhead
 STACK = 100  # cues whose steps share a pass over the weights
+GPU_STACK = 2**26  # on a GPU, in entries of maps: 3.4 GB of memory
 
 
 @dataclass
@@ -131,24 +138,51 @@ class BayesPCN(AssociativeMemory):
 
         R R^T and X R^T are kept up to date within one write only. A later write starts from the state.
         """
-        parts = maps.to(torch.promote_types(maps.dtype, torch.float32)).flatten(1).split(self.settings.batch)
-        gram: torch.Tensor | None = None
-        cross: torch.Tensor | None = None
+        self.learn_all([self], [maps], [labels])
+
+    @property
+    def learns_together(self) -> bool:
+        """On a GPU, because a step on the hidden units of one batch leaves it idle most of the time."""
+        return self.device.type == "cuda"
+
+    @classmethod
+    def learn_all(cls, memories, maps, labels):
+        """Learn maps as `learn` does, with the steps of all memories' hidden units as one stack."""
+        first = memories[0]
+        size, wide = first.settings.batch, torch.promote_types(maps[0].dtype, torch.float32)
+        parts = list(zip(*(each.to(wide).flatten(1).split(size) for each in maps), strict=True))
+        grams: list[Grams] = []
         offset = 0
         for number, part in enumerate(parts):
             if number % REFRESH == 0:
-                gram, (cross, _) = gram_of(self.layers[0].mean), cross_of(part, self.layers[0].mean)
-                self.flops.shared += gram_flops(*self.layers[0].mean.shape)
-                self.flops.product(len(part), *self.layers[0].mean.shape)
-            assert gram is not None and cross is not None  # set at number 0
-            x64 = part.double()
-            grams = Grams((x64 @ x64.T)[None], cross[None], gram[None], self.size)
-            self.flops.product(len(part), len(part), self.size)
-            start = self.draw_start("write", offset, len(part))[None]
-            hidden = [layer[0] for layer in self.hidden_mode(grams, start)]
-            then = parts[number + 1] if number + 1 < len(parts) else part[:0]
-            gram, cross = self.update(part, hidden, grams, then)
-            offset += len(part)
+                grams = [memory._grams(x) for memory, x in zip(memories, part, strict=True)]
+            for memory, its, x in zip(memories, grams, part, strict=True):
+                memory._set_products(its, x)
+            count = len(part[0])
+            start = torch.stack([memory.draw_start("write", offset, count) for memory in memories])
+            posterior = Posterior.stack([memory.posterior() for memory in memories])
+            counts = [memory.flops for memory in memories]
+            hidden = first.hidden_mode(Grams.stack(grams), start, posterior=posterior, counts=counts)
+            then = parts[number + 1] if number + 1 < len(parts) else [x[:0] for x in part]
+            for place, (memory, its) in enumerate(zip(memories, grams, strict=True)):
+                layers = [layer[place] for layer in hidden]
+                gram, cross = memory.update(part[place], layers, its, then[place])
+                its.rr, its.xr = gram[None], cross[None]
+            offset += count
+
+    def _grams(self, x: torch.Tensor) -> Grams:
+        """Return X R^T and R R^T of maps x (n, d) and the bottom weights, computed from these."""
+        weights = self.layers[0].mean
+        gram, (cross, _) = gram_of(weights), cross_of(x, weights)
+        self.flops.shared += gram_flops(*weights.shape)
+        self.flops.product(len(x), *weights.shape)
+        return Grams(cross.new_empty(1, 0, 0), cross[None], gram[None], self.size)
+
+    def _set_products(self, grams: Grams, x: torch.Tensor) -> None:
+        """Set X X^T of maps x (n, d)."""
+        wide = x.double()
+        grams.xx = (wide @ wide.T)[None]
+        self.flops.product(len(x), len(x), self.size)
 
     def update(
         self,
@@ -172,7 +206,7 @@ class BayesPCN(AssociativeMemory):
             z = phi(self.settings.activation, above)
             gain, covariance = gain_of(z, layer.covariance, variance)
             if level == 0 and grams is not None:
-                gram = _updated_gram(grams, z, gain)
+                gram = grams.updated(z, gain)
             products = learn_rows(layer.mean, below, z, gain, None if level else then)
             cross = cross if level else products
             layer.covariance = covariance
@@ -185,28 +219,54 @@ class BayesPCN(AssociativeMemory):
 
     # --- reading ---------------------------------------------------------------------------------
 
+    def read_all(self, calls):
+        """Yield what `read` returns for each call; on a GPU, the calls' steps are taken as one stack."""
+        if self.device.type == "cpu" or self._couples_cues:
+            yield from super().read_all(calls)
+            return
+        with phase(READING):
+            placed = [[tensor.to(self.device) for tensor in call] for call in calls]
+            maps, mask, labels = (torch.cat(parts) for parts in zip(*placed, strict=True))
+            sizes = [len(its_labels) for *_, its_labels in placed]
+            full = self._read((maps, mask, labels), partial(self._complete, sizes=sizes))
+        yield from full.split(sizes)
+
     def complete(self, maps, mask, labels):
         """Return maps with unobserved entries at the mode of the log joint given the observed entries."""
-        s, flat = self.settings, maps.flatten(1)
-        start, covariances = self.draw_start("read", 0, len(flat)), self._row_covariances()
-        coupled = s.coupled_reading and s.log_joint == "predictive"
+        return self._complete(maps, mask, labels, [len(maps)])
+
+    @property
+    def _couples_cues(self) -> bool:
+        return self.settings.coupled_reading and self.settings.log_joint == "predictive"
+
+    def _complete(
+        self, maps: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, sizes: list[int]
+    ) -> torch.Tensor:
+        """Do `complete` for several calls, with as many rows as `sizes` says. Coupled cues: for one call."""
+        s, flat, posterior = self.settings, maps.flatten(1), self.posterior()
+        start = torch.cat([self.draw_start("read", 0, size) for size in sizes])
+        coupled = self._couples_cues
         if coupled and s.unobserved == "exact":
-            return self._complete_from_grams(flat, mask, start, covariances).view_as(maps)
+            return self._complete_from_grams(flat, mask, start, posterior).view_as(maps)
         out = torch.empty_like(flat)
-        stack = s.batch if coupled else s.batch * max(1, STACK // s.batch)
         all_cues = torch.arange(len(flat), device=flat.device)
         for members in [rows for _, rows in by_mask(mask)] if coupled else [all_cues]:
             weights = MaskedWeights(self.layers[0].mean, mask[members], s.unobserved == "joint")
-            for chosen in all_cues[: len(members)].split(stack):
+            parts = [len(members)] if coupled else sizes
+            for chosen, index, rows in sections(parts, s.batch, 1 if coupled else self._stack(), self.device):
                 subset = members[chosen]
-                index, rows = chunked(len(subset), s.batch, self.device)
                 cues = Cues(weights, chosen, flat[subset], rows, s.lr, coupled)
                 filled = None if bool(rows.all()) else rows
-                hidden = self.hidden_mode(cues, start[subset][index], filled, covariances, coupled)
+                hidden = self.hidden_mode(cues, start[subset][index], filled, posterior, coupled)
                 out[subset] = cues.maps() if s.unobserved == "joint" else self._predict(hidden[0], rows, flat)
                 self.flops.shared += cues.flops
             self.flops.shared += weights.flops
         return out.view_as(maps)
+
+    def _stack(self) -> int:
+        """Return how many batches of uncoupled cues share a pass over the weights."""
+        cues = STACK if self.device.type == "cpu" else GPU_STACK // self.size
+        return max(1, cues // self.settings.batch)
 
     def _predict(self, hidden: torch.Tensor, rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Predict entries (r, d) from the lowest hidden layer (G, n, hidden), for the r rows that are 1."""
@@ -219,7 +279,7 @@ class BayesPCN(AssociativeMemory):
         flat: torch.Tensor,
         mask: torch.Tensor,
         start: torch.Tensor,
-        covariances: list[RowCovariance | None],
+        posterior: Posterior,
     ) -> torch.Tensor:
         """Complete coupled cues (n, d), with unobserved entries maximised out; only observed ones enter."""
         positions = self.size // self.shape[0]
@@ -228,7 +288,7 @@ class BayesPCN(AssociativeMemory):
 
         def finish(members: torch.Tensor, grams: Grams, index: torch.Tensor, rows: torch.Tensor) -> None:
             filled = None if bool(rows.all()) else rows
-            hidden = self.hidden_mode(grams, start[members][index], filled, covariances)[0]
+            hidden = self.hidden_mode(grams, start[members][index], filled, posterior)[0]
             out[members] = self._predict(hidden, rows, flat)
 
         for observed, members in by_mask(mask):
@@ -258,26 +318,28 @@ class BayesPCN(AssociativeMemory):
         bottom: Grams | Cues,
         start: torch.Tensor,
         rows: torch.Tensor | None = None,
-        covariances: list[RowCovariance | None] | None = None,
+        posterior: Posterior | None = None,
         coupled: bool = True,
+        counts: Sequence[FlopCount] | None = None,
     ) -> list[torch.Tensor]:
         """Find the mode of the log joint by Adam. Return the hidden layers, each (G, n, hidden) float64.
 
         bottom: G batches of maps; free entries of Cues are optimised with the hidden units. start: hidden
         units (G, n, (layers - 1) * hidden). rows (G, n, 1): 1 where a batch has a row, 0 at its padding; None
-        without padding. covariances: _row_covariances(), if already computed. Each batch stops separately, so
-        its result does not depend on the other batches.
+        without padding. posterior: the network, `posterior()` by default, or a stack with a network for each
+        batch. counts: of operations, one for each batch; by default all belong to this memory. Each batch
+        stops separately, so its result does not depend on the other batches.
         """
         s, state = self.settings, start.clone()
+        posterior = posterior or self.posterior()
+        per_step = step_flops(bottom, posterior.covariances, (1, state.shape[1], s.hidden), coupled)
+        taken = [s.steps] * len(state)  # by each batch
         adam, mode = Adam(state, s.lr), torch.empty_like(state)
         active = torch.arange(len(state), device=state.device)
         before: Any = math.inf  # the log joint of the previous step
-        covariances = covariances or self._row_covariances()
         with torch.inference_mode():  # avoids autograd's bookkeeping, which is noticeable in such small steps
-            for _ in range(s.steps):
-                value, gradient = self.log_joint(state, bottom, rows, covariances, coupled)
-                shape = *state.shape[:2], s.hidden
-                self.flops.shared += step_flops(bottom, covariances, shape, coupled)
+            for step in range(1, s.steps + 1):
+                value, gradient = self.log_joint(state, bottom, rows, posterior, coupled)
                 adam.ascend(state, gradient)
                 if s.tolerance is None:
                     continue
@@ -285,13 +347,23 @@ class BayesPCN(AssociativeMemory):
                 before = value
                 if not bool(moving.all()):
                     mode[active] = state  # final for the converged batches, which are removed
+                    for batch in active[~moving].tolist():
+                        taken[batch] = step
                     active, state, before = active[moving], state[moving], before[moving]
                     adam.keep(moving)
                     bottom, rows = bottom.of(moving), None if rows is None else rows[moving]
+                    posterior = posterior.of(moving)
                     if not len(active):
                         break
             mode[active] = state
+        for count, steps in zip(counts or [self.flops] * len(taken), taken, strict=True):
+            count.shared += steps * per_step
         return list(mode.split(s.hidden, dim=2))
+
+    def posterior(self) -> Posterior:
+        """Return what the log joint needs of the state besides the bottom weights."""
+        means = [layer.mean for layer in self.layers[1:]]
+        return Posterior(means, self._row_covariances(), self.top_mean, self.top_variance)
 
     def _row_covariances(self) -> list[RowCovariance | None]:
         """Return each layer's row covariance for the log joint; None for log_joint "map"."""
@@ -307,38 +379,37 @@ class BayesPCN(AssociativeMemory):
         state: torch.Tensor,
         bottom: Grams | Cues,
         rows: torch.Tensor | None = None,
-        covariances: list[RowCovariance | None] | None = None,
+        posterior: Posterior | None = None,
         coupled: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the log joint of maps and hidden layers and its gradient by the latter, shaped like `state`.
 
         The log joint is one number per batch, (G, 1), if rows are coupled (predictive form and `coupled`).
         Otherwise it is one number per row, (G, n). state: hidden layers (G, n, (layers - 1) * hidden). rows:
-        as in hidden_mode. covariances: _row_covariances(). Free entries of Cues take their step after this.
+        and posterior: as in hidden_mode. Free entries of Cues take their step after this.
         """
         s, variance = self.settings, self.settings.sigma_obs**2
-        covariances = covariances or self._row_covariances()
+        posterior = posterior or self.posterior()
         hidden = state.split(s.hidden, dim=2) if len(self.layers) > 1 else (state,)
         total: Any = 0.0
         pulls = []  # gradient of each hidden layer from the layer that it predicts
         pushes = []  # minus its gradient from the layer that predicts it
-        for level, (layer, covariance, above) in enumerate(
-            zip(self.layers, covariances, hidden, strict=True)
-        ):
+        for level, (covariance, above) in enumerate(zip(posterior.covariances, hidden, strict=True)):
             z = _kept(phi(s.activation, above), rows)
             noise = Noise.of(z, covariance, variance, coupled)
             if level == 0:
                 fit, error = bottom.products(z, noise)
             else:
-                residual = _kept(hidden[level - 1], rows) - z @ layer.mean
-                fit = residual @ layer.mean.T
+                mean = posterior.means[level - 1]
+                residual = _kept(hidden[level - 1], rows) - z @ mean
+                fit = residual @ mean.mT
                 error = residual @ residual.mT if noise.coupled else residual.square().sum(2)
                 pushes.append(noise.weigh(residual))
             value, slope = noise.log_density(fit, error, s.hidden if level else bottom.columns)
             pulls.append(phi_back(s.activation, _kept(slope, rows), above))
             total = total + value
-        spread = variance + (self.top_variance if s.log_joint == "predictive" else 0.0)
-        off = _kept(hidden[-1] - self.top_mean, rows)
+        spread = variance + (posterior.top_variance if s.log_joint == "predictive" else 0.0)
+        off = _kept(hidden[-1] - posterior.top_mean, rows)
         value = -(off.square().sum(2) / spread + s.hidden * (LOG_TWO_PI + math.log(spread))) / 2
         value = value if rows is None else value * rows.squeeze(2)
         total = total + (value.sum(1, keepdim=True) if total.shape[1] < value.shape[1] else value)
@@ -406,24 +477,3 @@ def _side_by_side(
         first += size
     stack = Grams(xx, xr, torch.stack([grams.rr for _, grams in parts]), parts[0][1].columns)
     return torch.cat([members for members, _ in parts]), stack, index, rows
-
-
-def _updated_gram(grams: Grams, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """Return (R + G D)(R + G D)^T for D = X - Z R, from R R^T, D R^T and D D^T."""
-    cross, rr = grams.xr[0], grams.rr[0]
-    to_old = cross - z @ rr  # D R^T
-    error = grams.xx[0] - cross @ z.T - z @ to_old.T  # D D^T
-    half = gain @ to_old
-    return rr + half + half.T + gain @ ((error + error.T) / 2) @ gain.T
-
-
-def chunked(count: int, size: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `count` rows in batches of at most `size`: index (G, n) int64 and rows (G, n, 1) float64.
-
-    The last batch is filled up with row 0; `rows` is 0 there and 1 elsewhere.
-    """
-    size = min(size, count)
-    batches = -(-count // size)
-    index = torch.arange(batches * size, device=device)
-    rows = (index < count).double().view(batches, size, 1)
-    return torch.where(index < count, index, 0).view(batches, size), rows

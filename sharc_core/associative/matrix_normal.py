@@ -21,6 +21,7 @@ import torch
 from sharc_core.associative.row_covariance import RowCovariance
 
 BLOCK = 1024  # columns converted to float64 at a time; this many fit a processor's cache
+GPU_BLOCK = 2**14  # on a GPU, where the start of an operation takes longer than the operation on such a block
 PARTS = 4  # groups of columns of a Gram matrix; entries above their diagonal blocks are mirrored
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -92,10 +93,24 @@ class Grams:
     rr: torch.Tensor
     columns: int
 
+    @classmethod
+    def stack(cls, parts: list["Grams"]) -> "Grams":
+        """Stack batches of the same size, each with a matrix rr (1, m, m) of its own."""
+        xx, xr, rr = (torch.cat([getattr(part, name) for part in parts]) for name in ("xx", "xr", "rr"))
+        return cls(xx, xr, rr, parts[0].columns)
+
     def of(self, chosen: torch.Tensor) -> "Grams":
         """Return the Gram matrices of the batches `chosen` (G,) bool."""
         rr = self.rr if self.rr.ndim == 2 else self.rr[chosen]
         return Grams(self.xx[chosen], self.xr[chosen], rr, self.columns)
+
+    def updated(self, z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        """Return (R + G D)(R + G D)^T for D = X - Z R of the first batch, from R R^T, D R^T and D D^T."""
+        cross, rr = self.xr[0], self.rr[0]
+        to_old = cross - z @ rr  # D R^T
+        error = self.xx[0] - cross @ z.T - z @ to_old.T  # D D^T
+        half = gain @ to_old
+        return rr + half + half.T + gain @ ((error + error.T) / 2) @ gain.T
 
     def fit(self, z: torch.Tensor) -> torch.Tensor:
         """Return (X - Z R) R^T (G, n, m) of z (G, n, m)."""
@@ -165,12 +180,17 @@ def cross_of(
 
 def _blocks(weights: torch.Tensor, columns: torch.Tensor | None):
     """Yield column blocks of the weights in float64, small enough for a processor's cache."""
+    size = _block_size(weights)
     if columns is None:
-        for start in range(0, weights.shape[1], BLOCK):
-            yield weights[:, start : start + BLOCK].double()
+        for start in range(0, weights.shape[1], size):
+            yield weights[:, start : start + size].double()
     else:
-        for part in columns.split(BLOCK):
+        for part in columns.split(size):
             yield weights[:, part].double()
+
+
+def _block_size(weights: torch.Tensor) -> int:
+    return BLOCK if weights.device.type == "cpu" else GPU_BLOCK
 
 
 def learn_rows(
@@ -186,8 +206,9 @@ def learn_rows(
     here avoids a second pass over R, whose blocks are in float64 already.
     """
     cross = None if then is None else gain.new_zeros(len(then), len(weights))
-    for start in range(0, weights.shape[1], BLOCK):
-        part = slice(start, start + BLOCK)
+    size = _block_size(weights)
+    for start in range(0, weights.shape[1], size):
+        part = slice(start, start + size)
         block = weights[:, part].double()
         weights[:, part] = block.addmm_(gain, x[:, part].double() - z @ block)
         if cross is not None and then is not None:

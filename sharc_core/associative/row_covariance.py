@@ -8,12 +8,14 @@ class RowCovariance:
 
     The prior is a multiple of I, and r learnt rows subtract a matrix of rank r from it. While r is small, the
     form U = prior I - H^T H with H (r, m) costs 2 m r per row instead of m^2. A GPU uses U itself, because
-    there the number of operations matters more than their size.
+    there the number of operations matters more than their size. So does a stack U (G, m, m), one for each
+    batch of rows.
     """
 
     def __init__(self, covariance: torch.Tensor, prior: float, variance: float):
         self.dense, self.prior, self.variance = covariance, prior, variance
-        self.taken = taken_from(prior, covariance) if covariance.device.type == "cpu" else None
+        is_alone = covariance.device.type == "cpu" and covariance.ndim == 2
+        self.taken = taken_from(prior, covariance) if is_alone else None
         if self.taken is not None:
             self.taken = self.taken[None]
             self.turned = self.taken.mT
@@ -29,6 +31,12 @@ class RowCovariance:
             return 0
         rank, size = self.taken.shape[1:]
         return rank * (rank - 1) * size
+
+    def of(self, chosen: torch.Tensor) -> "RowCovariance":
+        """Return the covariances of the batches `chosen` (G,) bool."""
+        if self.dense.ndim == 2:
+            return self
+        return RowCovariance(self.dense[chosen], self.prior, self.variance)
 
     def spread(self, z: torch.Tensor) -> torch.Tensor:
         """Return Z U (G, n, m) of z (G, n, m)."""

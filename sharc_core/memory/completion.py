@@ -1,14 +1,21 @@
 """SHARC at the end of a task: what the associative memory (AM) learns, forgets and completes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 
+from sharc_core.associative.base import AssociativeMemory, Call
+from sharc_core.associative.rows import Rows
 from sharc_core.common.pooling import pool
 from sharc_core.memory.encoding import Encoder
 from sharc_core.memory.options import SharcSettings
 from sharc_core.memory.picked import PickedSamples
 from sharc_core.memory.stored_task import StoredTask
+
+Written = tuple[AssociativeMemory, Rows, torch.Tensor]  # an AM, and maps and labels to be written to it
+Replayed = tuple[torch.Tensor, float]  # pooled vectors, recall error
 
 
 @dataclass
@@ -33,10 +40,12 @@ class TaskWrite:
     tasks: int
     writes: int
 
-    def run(self) -> dict[int, torch.Tensor]:
-        """Forget and write. Return completed maps (K, h, w) by position if `read` is per_batch, else none."""
+    def run(self, completed: dict[int, torch.Tensor]) -> Iterator[Written]:
+        """Forget; yield what is to be written before the next item is taken; read if `read` is per_batch.
+
+        completed: takes the completed maps (K, h, w), by position, if `read` is per_batch.
+        """
         s, memory = self.settings, self.settings.associative[self.replica]
-        completed: dict[int, torch.Tensor] = {}
         if s.forget_unit == "task" and self.tasks:
             self._forget_at(self.tasks + 1)
         for chunk in self._chunks():
@@ -44,13 +53,12 @@ class TaskWrite:
             if s.forget_unit == "batch":
                 self._forget_at(self.writes)
             rows, labels = self.encoder.rows(self.replica, self.order[chunk]), self.labels[chunk]
-            memory.write_rows(rows, labels)
+            yield memory, rows, labels
             if s.read == "per_batch":
                 maps, mask = rows[:], self.masks[chunk - (len(self.order) - len(self.masks))]
                 cues = self.encoder.representations[self.replica].encode(maps, mask).decode()
                 full = memory.read(cues, mask, labels).cpu()
-                completed |= dict(zip(chunk.tolist(), full, strict=True))
-        return completed
+                completed.update(zip(chunk.tolist(), full, strict=True))
 
     def _forget_at(self, number: int) -> None:
         if self.settings.forget_every and number % self.settings.forget_every == 0:
@@ -94,7 +102,8 @@ class Completion:
         completed. tasks: how many were stored before.
         """
         stored.completes = positions >= first
-        completed = []
+        completed: list[dict[int, torch.Tensor]] = [{} for _ in order]
+        runs = []
         for r, row in enumerate(order):
             labels = self.encoder.views.features.train_labels[row]
             write = TaskWrite(
@@ -110,29 +119,38 @@ class Completion:
                 tasks,
                 self._writes[r],
             )
-            completed.append(write.run())
-            self._writes[r] = write.writes
+            runs.append((write, write.run(completed[r])))
+        for parts in zip_longest(*(run for _, run in runs)):
+            memories, rows, targets = zip(*(part for part in parts if part), strict=True)
+            type(memories[0]).write_all(memories, rows, targets)
+        self._writes = [write.writes for write, _ in runs]
         if self.sharc.read == "at_store":
-            self.complete(stored)
+            self.complete([stored])
         elif self.sharc.read == "per_batch":
             self._take_over(stored, positions, completed)
 
-    def complete(self, stored: StoredTask) -> None:
-        """Read the AMs for one stored task, and replay what they complete from now on."""
-        assert stored.completes is not None
+    def complete(self, tasks: Sequence[StoredTask]) -> None:
+        """Read the AMs for stored tasks, and replay what they complete from now on."""
         if not self.sharc.keeps_completed and all(memory.picks for memory in self.sharc.associative):
-            self._complete_by_picks(stored)
+            for stored in tasks:
+                self._complete_by_picks(stored)
             return
-        maps = []
+        replayed: list[list[Replayed]] = [[] for _ in tasks]
         for r, memory in enumerate(self.sharc.associative):
-            sparse, rows = stored.sparse[r], stored.completes[r]
-            full, mask = sparse.decode(), sparse.mask
-            if bool(rows.all()):
-                full = memory.read(full, mask, stored.y[r]).cpu()
-            elif bool(rows.any()):
-                full[rows] = memory.read(full[rows], mask[rows], stored.y[r][rows]).cpu()
-            maps.append(full)
-        self._replay_from(stored, maps)
+            calls = (call for stored in tasks if (call := _cues(stored, r)))
+            recalled = memory.read_all(calls)
+            for stored, its in zip(tasks, replayed, strict=True):
+                assert stored.completes is not None
+                rows = stored.completes[r]
+                if bool(rows.all()):
+                    full = next(recalled).cpu()
+                else:
+                    full = stored.sparse[r].decode()
+                    if bool(rows.any()):
+                        full[rows] = next(recalled).cpu()
+                its.append(self._replayed(stored, r, full))
+        for stored, its in zip(tasks, replayed, strict=True):
+            self._replay_from(stored, its)
 
     def _complete_by_picks(self, stored: StoredTask) -> None:
         """Complete one stored task with the maps that the AMs pick, of which only pooled vectors are kept."""
@@ -160,28 +178,38 @@ class Completion:
         self, stored: StoredTask, positions: torch.Tensor, completed: list[dict[int, torch.Tensor]]
     ) -> None:
         """Replay the completed maps (K, h, w) of one stored task, given by replica and position."""
-        maps = []
+        replayed = []
         for r, by_position in enumerate(completed):
             full = stored.sparse[r].decode()
             for row, position in enumerate(positions[r].tolist()):
                 full[row] = by_position.get(position, full[row])
-            maps.append(full)
-        self._replay_from(stored, maps)
+            replayed.append(self._replayed(stored, r, full))
+        self._replay_from(stored, replayed)
 
-    def _replay_from(self, stored: StoredTask, maps: list[torch.Tensor]) -> None:
-        """Replay these maps (n, K, h, w) of each replica from now on, and record the recall errors.
+    def _replayed(self, stored: StoredTask, r: int, recalled: torch.Tensor) -> Replayed:
+        """Return the pooled vectors (n, K) of a replica's maps (n, K, h, w), and their recall error.
 
         If samples are stored completed, these maps replace the stored ones, in memory and in its bytes.
         """
-        assert stored.completes is not None
-        pooled, errors = [], []
-        for r, recalled in enumerate(maps):
-            mask = stored.sparse[r].mask
-            if self.sharc.keeps_completed and stored.completes is not None:
-                kept = mask | stored.completes[r][:, None]
-                stored.sparse[r] = self.encoder.representations[r].encode(recalled, kept)
-                recalled = stored.sparse[r].decode()  # the error is that of the maps that are replayed
-            errors.append(self.encoder.recall_error(r, stored.index[r], recalled, mask))
-            pooled.append(pool(recalled))
-        stored.x = torch.stack(pooled).to(self.device)
-        stored.recall_errors = errors
+        mask = stored.sparse[r].mask
+        if self.sharc.keeps_completed and stored.completes is not None:
+            kept = mask | stored.completes[r][:, None]
+            stored.sparse[r] = self.encoder.representations[r].encode(recalled, kept)
+            recalled = stored.sparse[r].decode()  # the error is that of the maps that are replayed
+        return pool(recalled), self.encoder.recall_error(r, stored.index[r], recalled, mask)
+
+    def _replay_from(self, stored: StoredTask, replayed: list[Replayed]) -> None:
+        """Replay these vectors of each replica from now on, and record the recall errors."""
+        vectors, errors = zip(*replayed, strict=True)
+        stored.x = torch.stack(vectors).to(self.device)
+        stored.recall_errors = list(errors)
+
+
+def _cues(stored: StoredTask, r: int) -> Call | None:
+    """Return sparse maps, masks and labels of a replica's samples of a task that are read; None for none."""
+    assert stored.completes is not None
+    sparse, rows = stored.sparse[r], stored.completes[r]
+    if not bool(rows.any()):
+        return None
+    maps, mask, labels = sparse.decode(), sparse.mask, stored.y[r]
+    return (maps, mask, labels) if bool(rows.all()) else (maps[rows], mask[rows], labels[rows])

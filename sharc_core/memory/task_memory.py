@@ -151,8 +151,7 @@ class TaskMemory(EpisodicMemory):
             return
         learnt = [memory.written for memory in self.completion.sharc.associative]
         if learnt != self._completed_at:
-            for stored in self.stored:
-                self.completion.complete(stored)
+            self.completion.complete(self.stored)
             self._completed_at = learnt
 
     def tasks(self):
