@@ -58,6 +58,33 @@ def make_features(samples: int, channels: int = 512, classes: int = 10, side: in
     )
 
 
+def variants_of(methods: list[str]) -> list[tuple[str, str]]:
+    """Return method and variant of every cell."""
+    replaying = [method for method in methods if METHODS.get(method).uses_memory]
+    return [(method, "plain") for method in methods] + [(method, "sharc") for method in replaying]
+
+
+def make_cell(method: str, variant: str, buffer: int, seeds: list[int], **changes) -> Cell:
+    """Return a cell on `make_features`: five tasks, published settings, with SHARC perfect recall."""
+    memory: dict = {"buffer": buffer, "budget_unit": "floats"} if METHODS.get(method).uses_memory else {}
+    if variant == "sharc":
+        memory |= SHARC
+    return Cell(
+        dataset="synthetic",
+        tasks=5,
+        class_order_seed=None,
+        backbone="none",
+        method=method,
+        variant=variant,
+        scenarios=["task_il", "class_il"],
+        seeds=seeds,
+        training=Training(),
+        head=HeadConfig(),
+        method_settings=settings_of(METHODS, method, {}, "method_settings"),
+        **(memory | changes),
+    )
+
+
 def main() -> None:
     """Run every method twice and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -70,25 +97,8 @@ def main() -> None:
     features = make_features(options.samples)
     seeds = list(range(options.seeds))
     rows = []
-    replaying = [m for m in options.methods if METHODS.get(m).uses_memory]
-    for method, variant in [(m, "plain") for m in options.methods] + [(m, "sharc") for m in replaying]:
-        memory = {"buffer": options.buffer, "budget_unit": "floats"} if method in replaying else {}
-        if variant == "sharc":
-            memory |= SHARC
-        cell = Cell(
-            dataset="synthetic",
-            tasks=5,
-            class_order_seed=None,
-            backbone="none",
-            method=method,
-            variant=variant,
-            scenarios=["task_il", "class_il"],
-            seeds=seeds,
-            training=Training(),
-            head=HeadConfig(),
-            method_settings=settings_of(METHODS, method, {}, "method_settings"),
-            **memory,
-        )
+    for method, variant in variants_of(options.methods):
+        cell = make_cell(method, variant, options.buffer, seeds)
         run_cell(features, cell.model_copy(update={"seeds": [0]}))  # warm-up
         start = time.perf_counter()
         run_cell(features, cell)

@@ -7,7 +7,9 @@ import torch
 from test_bayespcn import KIND, SHAPE, make, patterns
 from test_bayespcn_reading import PUBLISHED, some_masks
 
+from sharc_core.associative import cues as cues_module
 from sharc_core.associative.batches import chunked, sections
+from sharc_core.associative.gradient_steps import Adam
 
 LABELS = torch.zeros(10, dtype=torch.int64)
 
@@ -35,7 +37,7 @@ def test_memories_that_learn_together_learn_what_each_learns_alone(layers, log_j
 
 
 def test_operations_are_counted_for_the_memory_that_takes_them():
-    """The log joint "map" has no covariances, whose decomposition saves operations in single memories only."""
+    """The log joint "map" has no covariances, whose decomposition saves operations of single memories."""
     together, alone = memories(2, "map"), memories(2, "map")
     maps = [scale * patterns(10, seed=3).double() for scale in (0.1, 1, 3)]
     KIND.learn_all(together, maps, [LABELS] * 3)
@@ -61,6 +63,40 @@ def test_calls_read_together_return_what_each_returns_alone(unobserved, sizes):
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
     for found, expected in zip(memory.read_all(iter(calls)), alone, strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("unobserved", ["joint", "exact"])
+@pytest.mark.parametrize("log_joint", ["predictive", "map"])
+def test_the_operations_for_a_gpu_return_the_same(monkeypatch, unobserved, log_joint):
+    """Cues of one mask drop nothing, one batch stops early, and the last is not full."""
+    changes = {"unobserved": unobserved, "log_joint": log_joint, "tolerance": 0.5, "steps": 300}
+    memory = make(**PUBLISHED | changes)
+    maps, mask = patterns(11), some_masks(11)
+    memory.write(maps, torch.zeros(11, dtype=torch.int64))
+    mask[mask[:, 0] & ~mask[:, 1]] = True
+    cues = torch.where(mask[:, :, None, None], maps.double(), 0.0)
+    cues[:4] *= 0.1
+    call = cues, mask, LABELS[:1].expand(11)
+    expected = memory.read(*call)
+    monkeypatch.setattr(cues_module, "on_gpu", lambda tensor: True)
+    monkeypatch.setattr(cues_module, "MANY", 0)
+    torch.testing.assert_close(memory.read(*call), expected, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_steps_equal_the_others(dtype):
+    source = torch.Generator().manual_seed(0)
+    values = torch.randn(20, 30, generator=source, dtype=dtype)
+    plain, fused = values.clone(), values.clone()
+    one, other = Adam(plain, 0.01), Adam(fused, 0.01)
+    other.is_fused = True
+    for _ in range(50):
+        gradient = torch.randn(values.shape, generator=source, dtype=dtype)
+        one.ascend(plain, gradient.clone())
+        other.ascend(fused, gradient.clone())
+    assert not torch.equal(plain, values)
+    torch.testing.assert_close(fused, plain)
+    torch.testing.assert_close(other.second, one.second)
 
 
 @pytest.mark.parametrize("sizes", [[7], [3, 5, 1], [6, 2]])

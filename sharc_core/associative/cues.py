@@ -23,6 +23,11 @@ GPU_BLOCK = 2**16  # on a GPU, where few large operations are faster
 MANY = 2  # ratio masks x hidden / map size above which a Gram matrix per mask costs more than the columns
 
 
+def on_gpu(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is where few large operations are faster than many that stay in the cache."""
+    return tensor.device.type != "cpu"
+
+
 class MaskedWeights:
     """Weights R (m, d) of the bottom layer, with columns grouped by the channels that masks (n, K) drop.
 
@@ -43,7 +48,7 @@ class MaskedWeights:
         if not free and len(self.masks) * len(weights) <= MANY * weights.shape[1]:
             return
         kinds = self.masks.T.unique(dim=0, return_inverse=True)[1]
-        size = GPU_BLOCK if weights.is_cuda else BLOCK
+        size = GPU_BLOCK if on_gpu(weights) else BLOCK
         for channels in kinds.argsort(stable=True).split(max(1, size // self.positions)):
             users = (self.masks[:, channels] != free).any(1)
             if bool(users.any()):
@@ -138,6 +143,7 @@ class Cues:
                 self.groups.append((own, gram))
                 inner = width + len(own) if coupled else width
                 self.flops += 2 * len(own) * inner * len(columns)
+        self._number_groups()
         self.blocks: list[Block] = []
         for columns, users, part in weights.blocks:
             own = users[member].nonzero().flatten()
@@ -161,8 +167,12 @@ class Cues:
         fit, error = self.xr.clone(), self.xx.clone()
         self.flops += self._step_flops(z.shape[1], noise.coupled)
         own: torch.Tensor | slice  # cues of a group or a block
-        for own, gram in self.groups:
-            fit[own] -= z[own] @ gram
+        if self.in_group is None:
+            for own, gram in self.groups:
+                fit[own] -= z[own] @ gram
+        else:
+            parts = [z[own] @ gram for own, gram in self.groups]
+            fit -= torch.cat([*parts, torch.zeros_like(z[:1])])[self.in_group]
         if self.groups and noise.coupled:
             error -= z @ self.xr.T + fit @ z.T
         elif self.groups:
@@ -178,7 +188,7 @@ class Cues:
                 error += residual @ residual.T
                 block.step(pull @ residual)
             else:
-                error[own] += residual.square().sum(1, keepdim=True)
+                error[own] += _squares(residual)
                 block.step(residual.mul_(pull[own] if noise.spread is not None else pull))
         if noise.coupled:
             return fit[None], error[None]
@@ -219,12 +229,45 @@ class Cues:
         self.active, self.xr, self.xx = self.active[kept], self.xr[kept], self.xx[kept]
         number = kept.cumsum(0) - 1
         self.groups = [(number[own[kept[own]]], gram) for own, gram in self.groups]
+        self._number_groups()
         for block in self.blocks:
             block.keep(kept)
         return self
 
+    def _number_groups(self) -> None:
+        """On a GPU, number the cues (r,) group by group; a cue of no group gets the number after the last.
+
+        Deterministic assignment by index sorts the indices there, so values are gathered by number instead.
+        """
+        self.in_group: torch.Tensor | None = None
+        if self.groups and on_gpu(self.x):
+            order = torch.cat([own for own, _ in self.groups])
+            self.in_group = torch.full((len(self.active),), len(order), device=order.device)
+            self.in_group[order] = torch.arange(len(order), device=order.device)
+
     def maps(self) -> torch.Tensor:
         """Return the current maps (r, d): observed entries, and free entries after their steps."""
         for block in self.blocks:
-            self.x[self.active[block.rows][:, None], block.columns] = block.entries.to(self.x.dtype)
+            rows, entries = self.active[block.rows], block.entries.to(self.x.dtype)
+            if on_gpu(self.x):
+                self.x = _replaced(self.x, rows, block.columns, entries) if len(rows) else self.x
+            else:
+                self.x[rows[:, None], block.columns] = entries
         return self.x
+
+
+def _squares(rows: torch.Tensor) -> torch.Tensor:
+    """Return the squared length of rows (r, d), (r, 1); on a GPU in one pass over memory."""
+    if on_gpu(rows):
+        return torch.linalg.vector_norm(rows, dim=1, keepdim=True).square()
+    return rows.square().sum(1, keepdim=True)
+
+
+def _replaced(
+    x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Return x (n, d) with values (r, c) at rows (r,) and columns (c,), without an assignment by index."""
+    row, column = (torch.full((size,), -1, device=x.device) for size in x.shape)
+    row[rows], column[columns] = (torch.arange(len(each), device=x.device) for each in (rows, columns))
+    wide = torch.where(column >= 0, values[:, column.clamp_min(0)], x[rows])
+    return torch.where((row >= 0)[:, None], wide[row.clamp_min(0)], x)
