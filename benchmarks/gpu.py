@@ -43,11 +43,11 @@ from sharc_core.methods import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("tests", "features", "memories", "cells")
 NETWORKS = ("resnet18", "mobilenet_v2")
-IMAGES = {"cpu": 32, "cuda": 4096}
+IMAGES = {"cpu": 16, "cuda": 4096}
 MAPS = (512, 7, 7)  # of the paper's network
-STORED = {"cpu": 20, "cuda": 200}  # maps written and read; a state of `hopfield` grows with the map's square
+STORED = {"cpu": 10, "cuda": 100}  # maps written and read; a state of `hopfield` grows with the map's square
 SMALL = {"hopfield": (128, 4, 4)}
-SAMPLES = 2_000  # of a cell
+SAMPLES = 1_000  # of a cell
 HEADER = ["", "what", "GPU", "CPU", "GPU against CPU", "bits"]
 
 
