@@ -13,10 +13,6 @@ GPUS = 0 if PLAN.grid.device == "cpu" else 1
 CELL_GPUS = 0 if PLAN.grid.cells.device == "cpu" else 1
 
 
-# Only used with --sdm conda apptainer: envs/sharc.yaml is then made and used inside this image.
-container: "docker://condaforge/miniforge3:25.3.1-0"
-
-
 def growing(amount, times=lambda wildcards: 1):
     """A resource that grows with each attempt, so that a job that was killed for lack of it succeeds later."""
     return lambda wildcards, attempt: amount * times(wildcards) * attempt
