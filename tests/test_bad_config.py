@@ -113,6 +113,15 @@ saliency_choice:
   associative_memory: [mean]
   budgets: [{unit: floats, buffer: 20}]
   seeds: [0]
+fair_tuning:
+  methods: [er, gem]
+  buffer: 20
+  settings: {training.lr: [0.1]}
+  trials: 3
+  sampler: random
+  validation: 0.1
+  seeds: [9]
+  seed: 0
 data_dir: data
 results_dir: results
 mirror: null

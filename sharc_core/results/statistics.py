@@ -90,6 +90,20 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
+def kendall_tau(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Return Kendall's tau-b of a and b (..., N) along the last axis (Kendall 1945).
+
+    Values that agree up to rounding error are ties. NaN where all values of a or b are tied.
+    """
+    orders = [
+        np.sign((values[..., :, None] - values[..., None, :]).round(9))
+        for values in (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
+    ]
+    untied = [np.abs(order).sum((-2, -1)) for order in orders]
+    with np.errstate(invalid="ignore"):
+        return (orders[0] * orders[1]).sum((-2, -1)) / np.sqrt(untied[0] * untied[1])
+
+
 def relative_gain(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
     """Return mean(b) / mean(a) - 1 over pairs, in percent, and its 95 % interval (Fieller). a, b: (N,).
 

@@ -1,6 +1,5 @@
 """The study `tune`: settings chosen on validation data, with the same number of trials for every method."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,15 +9,15 @@ from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
-from sharc_core.grid.tuned import can_be_tuned, with_values
+from sharc_core.grid.tuned import can_be_tuned
 from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
-from sharc_core.studies.tune.search import NO_OPTUNA, check_extent
-from sharc_core.studies.tune.settings import COLUMNS, SAME, Range, TuneJob, TuneSettings
+from sharc_core.studies.tune.search import check_sampler, check_search
+from sharc_core.studies.tune.settings import COLUMNS, SAME, TuneJob, TuneSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,11 +53,9 @@ class Tune(Study):
 
     def _tunable(self, grid: Grid) -> list[Cell]:
         """Return the cells that are tuned, with values as in the grid file."""
-        if self.settings.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
-            raise UserError(f"config: tune.sampler: {NO_OPTUNA}")
+        check_sampler(self.settings, self.name)
         found = []
         for cell in cells(grid.model_copy(update={"tuned": None})):
-            space = self.settings.space(cell)
             if not can_be_tuned(cell, self.settings.settings):
                 continue
             if self.settings.select_by == SAME and SAME not in cell.scenarios:
@@ -66,11 +63,7 @@ class Tune(Study):
                     f"config: tune.select_by: {SAME} is no scenario of {cell.dataset}: use class_il"
                 )
             try:
-                check_extent(self.settings, space)
-                for name, options in space.items():
-                    ends = [options.low, options.high] if isinstance(options, Range) else options
-                    for value in ends:
-                        with_values(cell, {name: value})
+                check_search(self.settings, cell)
             except UserError as error:
                 raise UserError(f"config: tune: {error}") from None
             found.append(cell)

@@ -1,5 +1,6 @@
 """Which settings the trials of a cell have. The first trial has the cell's own settings."""
 
+import importlib.util
 import itertools
 import math
 import random
@@ -8,8 +9,8 @@ from collections.abc import Callable, Iterator
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import derived_seed
 from sharc_core.grid.cell import Cell
-from sharc_core.grid.tuned import Value, Values, value_of
-from sharc_core.studies.tune.settings import Options, Range, Space, TuneSettings
+from sharc_core.grid.tuned import Value, Values, value_of, with_values
+from sharc_core.studies.tune.settings import Options, Range, Search, Space, TuneSettings
 
 ATTEMPTS = 1000  # draws in search of a combination that was not tried yet
 NO_OPTUNA = "tpe needs Optuna: pip install optuna, or use sampler random"
@@ -37,7 +38,22 @@ def run_trials(cell: Cell, tune: TuneSettings, score: Score) -> list[tuple[Value
     return [(values, score(values)) for values in trials]
 
 
-def check_extent(tune: TuneSettings, space: Space) -> None:
+def check_search(tune: Search, cell: Cell) -> None:
+    """Raise UserError for a value that a cell cannot have, and for what check_extent refuses."""
+    space = tune.space(cell)
+    check_extent(tune, space)
+    for name, options in space.items():
+        for value in [options.low, options.high] if isinstance(options, Range) else options:
+            with_values(cell, {name: value})
+
+
+def check_sampler(tune: Search, block: str) -> None:
+    """Raise UserError if the sampler is Optuna's and Optuna is not installed."""
+    if tune.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
+        raise UserError(f"config: {block}.sampler: {NO_OPTUNA}")
+
+
+def check_extent(tune: Search, space: Space) -> None:
     """Raise UserError for a grid search that does not fit the number of trials, or that has a range."""
     if tune.sampler != "grid":
         return
@@ -52,7 +68,7 @@ def check_extent(tune: TuneSettings, space: Space) -> None:
         )
 
 
-def _fits(tune: TuneSettings, space: Space) -> bool:
+def _fits(tune: Search, space: Space) -> bool:
     count = tune.combinations(space)
     return count is not None and count < tune.trials
 

@@ -57,15 +57,14 @@ Options = Annotated[Annotated[Listed, Tag("list")] | Annotated[Range, Tag("range
 Space = dict[str, Options]
 
 
-class TuneSettings(Settings):
-    """What is tuned, in how many trials, and on which data.
+class Search(Settings):
+    """Which settings are tried, in how many trials, and on which data.
 
     settings: by name, a list of values or a range. trials: the most that a cell gets, the same for all; the
     first has the grid's own settings. sampler: `grid` tries all combinations, which must fit `trials`;
     `random` draws them (all, where they fit); `tpe` is Optuna's tree-structured Parzen estimator. validation:
     share of each class's training images that is held out and never trained on. seeds: of the trials, which
-    should not be the grid's. seed: of the split and of the sampler. select_by: scenario whose final ACC
-    decides; a cell that is reported in the other scenario only is chosen by that one.
+    should not be the grid's. seed: of the split and of the sampler.
     """
 
     settings: Annotated[Space, Field(min_length=1)] = {"training.lr": [0.003, 0.01, 0.03, 0.1, 0.3]}
@@ -74,7 +73,6 @@ class TuneSettings(Settings):
     validation: float = Field(default=0.1, gt=0, le=0.5)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[1000], min_length=1)
     seed: int = Field(default=0, ge=0)
-    select_by: Scenario = "class_il"
 
     @field_validator("settings")
     @classmethod
@@ -101,6 +99,16 @@ class TuneSettings(Settings):
         """Return the number of combinations of values, None if a range makes them countless."""
         lists = [options for options in space.values() if isinstance(options, list)]
         return math.prod(map(len, lists)) if len(lists) == len(space) else None
+
+
+class TuneSettings(Search):
+    """What is tuned and how.
+
+    select_by: scenario whose final ACC decides; a cell that is reported in the other scenario only is chosen
+    by that one.
+    """
+
+    select_by: Scenario = "class_il"
 
 
 class TuneJob(Settings):

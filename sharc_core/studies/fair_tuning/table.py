@@ -1,0 +1,110 @@
+"""Table and sentences of the study `fair_tuning`: both rankings and how far they agree."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sharc_core.common.files import write_text
+from sharc_core.common.formats import DASH, number_text
+from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.results.display_names import scenario_name
+from sharc_core.results.statistics import PairedTest
+from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.studies.fair_tuning.rankings import ALL, Rankings, entrant_name, rankings, summary
+from sharc_core.studies.fair_tuning.settings import PUBLISHED, TUNED
+
+HEADER = ["Method", "ACC", "rank", "ACC", "rank", "tuned - published", "interval", ""]
+GROUPS = [("", 1), ("published", 2), ("tuned", 2), ("", 3)]
+
+
+def write_fair_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
+    """Write fair_tuning.csv, .md and .tex; return the paths. rows: of the jobs. config: the grid's hash."""
+    origin, tables = lineage(rows, config), fair_tables(rows)
+    findings = "\n".join(f"- {sentence}" for sentence in fair_findings(rows))
+    text = "\n".join(["# Does the ranking survive tuning?\n", *map(to_markdown, tables)])
+    contents = {
+        "csv": csv_text(summary(rows), origin),
+        "md": markdown_text(f"{text}\n{findings}", origin),
+        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
+    }
+    for kind, content in contents.items():
+        write_text(Path(folder) / f"fair_tuning.{kind}", content)
+    return [Path(folder) / f"fair_tuning.{kind}" for kind in contents]
+
+
+def shown(rows: pd.DataFrame) -> list[Rankings]:
+    """Return the rankings of the mean over data sets, or of the only data set."""
+    made = rankings(rows)
+    averaged = {(r.scenario, r.backbone) for r in made if r.dataset == ALL}
+    return [r for r in made if r.dataset == ALL or (r.scenario, r.backbone) not in averaged]
+
+
+def fair_tables(rows: pd.DataFrame) -> list[Table]:
+    """Return one table per scenario and backbone, the best published ACC first."""
+    return [_table(ranking, summary(rows)) for ranking in shown(rows)]
+
+
+def _table(ranking: Rankings, lines: pd.DataFrame) -> Table:
+    for name in ("scenario", "dataset", "backbone"):
+        lines = lines[lines[name] == getattr(ranking, name)]
+    body = []
+    for line in lines.sort_values(["rank_published", "rank_tuned"], kind="stable").to_dict("records"):
+        items = [Item(entrant_name((line["method"], line["variant"])))]
+        for source in (PUBLISHED, TUNED):
+            acc, rank = line[f"acc_{source}"], line[f"rank_{source}"]
+            items += [Item(number_text(acc), acc), Item(f"{rank:g}", rank)]
+        items.append(Item(number_text(line["change"], signed=True), line["change"]))
+        items.append(Item(interval_text(line["change_low"], line["change_high"]), line["change_low"]))
+        body.append([*items, Item(line["verdict"])])
+    averaged = ", of the mean over data sets" if ranking.dataset == ALL else f" on {ranking.dataset}"
+    caption = (
+        f"ACC on the test images in percent, mean over {ranking.seeds} seeds{averaged}. + is with SHARC. "
+        f"Tuned: the best of at most {lines.trials.max()} trials per cell on held-out training images, of "
+        "which the first has the published settings. Differences in percentage points are paired by seed, "
+        f"with the 95 % Student-t interval, not corrected for their number. {tau_text(ranking)}."
+    )
+    title = f"{scenario_name(ranking.scenario)}, {ranking.backbone}"
+    return Table(title, caption, GROUPS, HEADER, body, text_columns=1)
+
+
+def tau_text(ranking: Rankings) -> str:
+    """Return `Kendall's tau 0.80 [0.71, 0.88]`."""
+    low, high = ranking.tau_interval
+    interval = "" if low != low else f" [{number_text(low)}, {number_text(high)}]"
+    return f"Kendall's tau {number_text(ranking.tau)}{interval}"
+
+
+def fair_findings(rows: pd.DataFrame) -> list[str]:
+    """Return per ranking Kendall's tau with its interval, pairs that are reversed, and SHARC's gain."""
+    sentences = []
+    for ranking in shown(rows):
+        where = f"{scenario_name(ranking.scenario)}, {ranking.backbone}"
+        where += ", mean over data sets" if ranking.dataset == ALL else f", {ranking.dataset}"
+        pairs = ranking.pairs
+        halves = number_text(ranking.tau_halves)
+        sentences.append(
+            f"{where}: {tau_text(ranking)} between the rankings of {len(ranking.entrants)} entrants with "
+            f"published and with tuned settings{_relation(ranking)}; two halves of the seeds agree with tau "
+            f"{halves} under published settings. Of {pairs['all']} pairs {pairs[PUBLISHED]} are told apart "
+            f"with published and {pairs[TUNED]} with tuned settings, and {pairs['reversed']} of these in "
+            "opposite directions."
+        )
+        published, tuned = ranking.sharc(PUBLISHED), ranking.sharc(TUNED)
+        if published is not None and tuned is not None:
+            sentences.append(
+                f"{where}: SHARC minus plain replay, mean over methods, is {_test_text(published)} with "
+                f"published and {_test_text(tuned)} with tuned settings."
+            )
+    return sentences
+
+
+def _relation(ranking: Rankings) -> str:
+    low, high = ranking.tau_interval
+    return " (not told apart from no relation)" if low <= 0 <= high else ""
+
+
+def _test_text(test: PairedTest) -> str:
+    interval = interval_text(test.low, test.high)
+    words = "" if interval == DASH or not test.low <= 0 <= test.high else ", not told apart from zero"
+    return f"{number_text(test.difference, signed=True)} {interval}{words}"
