@@ -65,7 +65,7 @@ buffers: [20]
 scenarios: [task_il, class_il]
 seeds: [0, 1]
 protocol: [paper]
-training: {lr: 0.1, batch_size: 10, replay_batch_size: 10, epochs: 1}
+training: {lr: 0.1, batch_size: 10, replay_batch_size: 10, epochs: 1, steps_per_batch: 1.5}
 head: {kind: linear, hidden: 256}
 cells: {device: cpu, per_job: 2}
 sharc:

@@ -14,10 +14,13 @@ class FlopCount:
     """The operations of R replicas that advance together.
 
     shared: operations that each replica takes. own: by replica, operations that only this one takes.
+    samples: gradient samples of each replica, the rows of all loss terms whose gradient was taken. A sample
+    in two terms of a loss counts twice, as it takes two products.
     """
 
     def __init__(self) -> None:
         self.shared = 0
+        self.samples = 0
         self.own: dict[int, int] = {}
 
     def product(self, *sizes: int, replica: int | None = None) -> None:
@@ -39,8 +42,8 @@ class FlopCount:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Count nothing within a `with` block, for example while the head is tested."""
-        shared, own = self.shared, dict(self.own)
+        shared, own, samples = self.shared, dict(self.own), self.samples
         try:
             yield
         finally:
-            self.shared, self.own = shared, own
+            self.shared, self.own, self.samples = shared, own, samples

@@ -3,9 +3,10 @@
 It lies in its own module so that the job of a cell imports neither data sources nor backbones.
 """
 
+import math
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from sharc_core.common.files import digest
 from sharc_core.common.settings import Settings
@@ -19,16 +20,34 @@ Variant = Literal["plain", "sharc"]
 Importance = Literal["absolute", "positive"]
 Device = Literal["auto", "cpu", "cuda"]
 # Fields newer than the format of documents. Empty ones are left out, so that older documents still match.
+ROUNDING = 1e-6  # of steps: 3 * (1 / 3) must be a step
 OPTIONAL = {"storage_settings", "tuned"}
 
 
 class Training(Settings):
-    """Plain SGD. The defaults are those of the published code."""
+    """Plain SGD. The defaults are those of the published code.
+
+    steps_per_batch: how often a method learns from a minibatch of the stream, each time with new replay
+    draws. A fraction is spread evenly: with 1.5 every second minibatch has two steps. Methods that do not
+    train the head by SGD see every minibatch once.
+    """
 
     lr: float = Field(default=0.1, gt=0)
     batch_size: int = Field(default=10, ge=1)
     replay_batch_size: int = Field(default=10, ge=1)
     epochs: int = Field(default=1, ge=1)
+    steps_per_batch: float = Field(default=1.0, ge=1, le=1000)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the newest key out where it has its default, so that hashes of older cells still match."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "steps_per_batch" or value != 1}
+
+    def steps_of(self, batch: int) -> int:
+        """Return the steps on a minibatch of a pass, counted from 0."""
+        done, due = (math.floor(number * self.steps_per_batch + ROUNDING) for number in (batch, batch + 1))
+        return due - done
 
 
 class HeadConfig(Settings):

@@ -152,6 +152,11 @@ def check_backbones(grid: Grid) -> None:
             f"config: training.epochs {grid.training.epochs} cannot be combined with batch_norm drifting: "
             "a training image has features for one visit only; use epochs 1, frozen or adapted"
         )
+    if grid.training.steps_per_batch > 1 and is_drifting:
+        raise UserError(
+            f"config: training.steps_per_batch {grid.training.steps_per_batch:g} cannot be combined with "
+            "batch_norm drifting: a step is a pass that moves its statistics; use 1, frozen or adapted"
+        )
     for backbone in listed(grid.backbone):
         if network_and_batch_norm(backbone.network_name)[1] != "frozen":
             raise UserError(

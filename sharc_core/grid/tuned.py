@@ -139,8 +139,7 @@ def value_of(cell: Cell, name: str) -> Value:
         assert cell.theta is not None
         return cell.theta
     block, *_, field = name.split(".")
-    values = cell.method_settings if block == OF_METHOD else getattr(cell, block).model_dump()
-    return values[field]
+    return cell.method_settings[field] if block == OF_METHOD else getattr(getattr(cell, block), field)
 
 
 def with_values(cell: Cell, values: Mapping[str, Value]) -> Cell:

@@ -51,6 +51,11 @@ class Loss:
     def __add__(self, other: "Loss") -> "Loss":
         return Loss(self.terms + other.terms)
 
+    @property
+    def samples(self) -> int:
+        """Rows of all terms, of one replica."""
+        return sum(x.shape[1] for x, _, _ in self.terms)
+
     def __rmul__(self, factor: float) -> "Loss":
         return Loss([(x, slope, factor * weight) for x, slope, weight in self.terms])
 
@@ -172,6 +177,7 @@ class Head:
     def gradient(self, loss: Loss) -> torch.Tensor:
         """Return the gradient (R, P) of each replica's loss by its own parameters."""
         gradient = torch.zeros_like(self.vector)
+        self.flops.samples += loss.samples
         self._accumulate(self._views(gradient), loss, 1.0)
         return gradient
 
@@ -183,6 +189,7 @@ class Head:
         predictions.
         """
         fisher = torch.zeros_like(self.vector)
+        self.flops.samples += x.shape[1]
         p = self.logits(x).softmax(-1)
         self._accumulate_fisher(self._views(fisher), x, p, y)
         return fisher
@@ -195,6 +202,7 @@ class Head:
 
     def descend(self, loss: Loss, lr: float) -> None:
         """Take one step of plain SGD."""
+        self.flops.samples += loss.samples
         self._accumulate(self._views(self.vector), loss, -lr)
 
 

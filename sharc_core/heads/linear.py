@@ -46,6 +46,7 @@ class LinearHead(Head):
 
     def descend(self, loss: Loss, lr: float) -> None:
         """Take one step of plain SGD, without building the gradient first."""
+        self.flops.samples += loss.samples
         for x, slope, weight in loss.terms:
             self.flops.shared += self.sample_flops * x.shape[1]
             self.weight.baddbmm_(slope.mT, x, alpha=-lr * weight)

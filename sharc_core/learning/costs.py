@@ -43,6 +43,7 @@ class Costs:
             "samples_stored": [memory.samples_stored] * runs,
             "recall_mse": memory.recall_mse(),
             "train_flops": [head + associative for head, associative in operations],
+            "gradient_samples": [method.flops.samples] * runs,
             "backbone_passes": [self.backbone_passes + memory.backbone_passes()] * runs,
             "train_seconds": [(time.perf_counter() - self.started) / runs] * runs,
         }

@@ -32,8 +32,10 @@ def joint_head(features: Features, cell: Cell) -> tuple[Features, Head]:
     learned = stream.joint()
     for epoch in range(cell.training.epochs):
         order = learned.order(0, epoch, cell.seeds)
-        for index in order.split(cell.training.batch_size, dim=1):
-            method.observe(Batch(views.pooled(index), features.train_labels[index]), memory)
+        for number, index in enumerate(order.split(cell.training.batch_size, dim=1)):
+            batch = Batch(views.pooled(index), features.train_labels[index])
+            for _ in range(cell.training.steps_of(number)):
+                method.observe(batch, memory)
     if not bool(torch.isfinite(head.vector).all()):
         raise UserError(
             f"{cell.dataset}/{cell.id}: the training diverged (the head is no longer finite): lower "

@@ -21,7 +21,7 @@ from sharc_core.features.views import (
     TestFeatures,
     replicas_of,
 )
-from sharc_core.grid.cell import Cell
+from sharc_core.grid.cell import Cell, Training
 from sharc_core.heads import Batch, make_head
 from sharc_core.learning.cell_memory import make_memory, make_method
 from sharc_core.learning.costs import Costs
@@ -153,7 +153,7 @@ def _train(
             order = learned.order(number, epoch, cell.seeds)
             memory.begin_pass()
             costs.visited(order.shape[1])
-            _observe_all(views, order, cell.training.batch_size, method, memory, device)
+            _observe_all(views, order, cell.training, method, memory, device)
         if method.reviews_tasks:
             costs.reviewed(order.shape[1])
             with phase(STEPS):
@@ -232,16 +232,17 @@ def _minibatches(
 def _observe_all(
     views: ReplicaViews | DriftingReplicas,
     order: torch.Tensor,
-    batch_size: int,
+    training: Training,
     method: Method,
     memory: EpisodicMemory,
     device: torch.device | str,
 ) -> None:
     """Feed one pass over a task, order (R, N_t), to the method in minibatches."""
-    for index, batch in _minibatches(views, order, batch_size, device):
+    for number, (index, batch) in enumerate(_minibatches(views, order, training.batch_size, device)):
         if method.uses_memory:
             memory.visit(index, batch, method.head)
-        method.observe(batch, memory)
+        for _ in range(training.steps_of(number) if method.repeats_steps else 1):
+            method.observe(batch, memory)
         if method.uses_memory:
             with phase(STORING):
                 memory.admit()

@@ -130,6 +130,11 @@ class Method:
         return self.head.logits(x)
 
     @property
+    def repeats_steps(self) -> bool:
+        """Whether `observe` is a step of SGD, which `training.steps_per_batch` repeats."""
+        return self.trains_head and self.uses_training
+
+    @property
     def replicas(self) -> int:
         """R, the number of runs that advance together."""
         return self.head.replicas
