@@ -122,6 +122,7 @@ fair_tuning:
   validation: 0.1
   seeds: [9]
   seed: 0
+equal_compute: {methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
 data_dir: data
 results_dir: results
 mirror: null

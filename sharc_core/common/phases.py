@@ -6,7 +6,7 @@ innermost one, so the seconds of all phases add up to those of the run.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 
@@ -21,10 +21,11 @@ PHASES = (SALIENCY, WRITING, READING, STORING, STEPS, TESTING, OTHER)
 class _Clock:
     """Attributes elapsed time to the innermost open phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[], float]) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self._open = [OTHER]
-        self._since = time.perf_counter()
+        self._read = read
+        self._since = read()
 
     def begin(self, name: str) -> None:
         self._attribute()
@@ -35,7 +36,7 @@ class _Clock:
         self._open.pop()
 
     def _attribute(self) -> None:
-        now = time.perf_counter()
+        now = self._read()
         self.seconds[self._open[-1]] += now - self._since
         self._since = now
 
@@ -44,13 +45,14 @@ _CLOCK: ContextVar[_Clock | None] = ContextVar("clock", default=None)
 
 
 @contextmanager
-def measured() -> Iterator[dict[str, float]]:
+def measured(cpu: bool = False) -> Iterator[dict[str, float]]:
     """Collect the seconds of every phase while the context is open.
 
+    cpu: CPU seconds of the process, to which other work on the machine adds nothing, instead of the clock's.
     Yields seconds by name of the phase, which are complete when the context is closed. An inner context
     collects on its own and its time counts for the phase of the outer one in which it is.
     """
-    clock = _Clock()
+    clock = _Clock(time.process_time if cpu else time.perf_counter)
     token = _CLOCK.set(clock)
     try:
         yield clock.seconds
