@@ -20,6 +20,8 @@ class Net:
     def logits(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, C) of the replica's samples."""
         p, x = self.parameters, batch.x[self.r]
+        if "scale" in p:
+            return p["scale"] * F.linear(F.normalize(x, dim=1), F.normalize(p["weight"], dim=1))
         if "weight" in p:
             return F.linear(x, p["weight"], p["bias"])
         return F.linear(F.linear(x, p["weight1"], p["bias1"]).relu(), p["weight2"], p["bias2"])

@@ -66,7 +66,7 @@ scenarios: [task_il, class_il]
 seeds: [0, 1]
 protocol: [paper]
 training: {lr: 0.1, batch_size: 10, replay_batch_size: 10, epochs: 1, steps_per_batch: 1.5}
-head: {kind: linear, hidden: 256}
+head: {kind: linear, hidden: 256, scale: 10.0, bias_correction: none}
 cells: {device: cpu, per_job: 2}
 sharc:
   theta: {task_il: [0.8], class_il: 0.4}

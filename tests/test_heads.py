@@ -1,17 +1,20 @@
 """Closed-form gradients compared with autograd on a plain torch implementation of one replica."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sharc_core.heads import Batch, Loss, make_head
+from sharc_core.grid.cell import HeadConfig
+from sharc_core.heads import HEADS, Batch, CosineHead, Loss, make_head
 
 R, B, D, C = 3, 7, 5, 4
 
 
-@pytest.fixture(params=["linear", "mlp"])
+@pytest.fixture(params=list(HEADS))
 def head(request):
-    head = make_head(request.param, 6, R, D, C)
+    head = make_head(request.param, 6, R, D, C, scale=3.0)
     head.initialise([3, 4, 5])
     return head
 
@@ -19,6 +22,8 @@ def head(request):
 def reference_logits(head, vector: torch.Tensor, r: int, x: torch.Tensor) -> torch.Tensor:
     """Return one replica's logits from its row of parameters with torch's layers."""
     views = {k: v[0] for k, v in head._views(vector[None]).items()}
+    if "scale" in views:
+        return views["scale"] * F.linear(F.normalize(x[r], dim=1), F.normalize(views["weight"], dim=1))
     if "weight" in views:
         return F.linear(x[r], views["weight"], views["bias"])
     hidden = F.linear(x[r], views["weight1"], views["bias1"]).relu()
@@ -147,3 +152,94 @@ def test_losses_can_be_scaled_and_added():
     one = Loss([(torch.ones(1), torch.ones(1), 2.0)])
     assert [w for *_, w in (0.5 * one + one).terms] == [1.0, 2.0]
     assert (Loss() + one).terms == one.terms
+
+
+def test_every_kind_of_a_grid_is_a_head():
+    assert get_args(HeadConfig.model_fields["kind"].annotation) == tuple(HEADS)
+
+
+# --- the cosine head -----------------------------------------------------------------------------------
+
+
+def test_fisher_equals_the_squares_of_autograds_gradients(head):
+    """Summed over samples: of the labels, and expected over labels that the head predicts."""
+    batch = make_batch()
+    p = head.logits(batch.x).softmax(-1)
+    expected, of_labels = torch.zeros_like(head.vector), torch.zeros_like(head.vector)
+    for b in range(B):
+        x = batch.x[:, b : b + 1]
+        for c in range(C):
+            square = autograd(head, lambda r, f, x=x, c=c: F.cross_entropy(f(x), torch.tensor([c]))).square()
+            expected += p[:, b, c, None] * square
+            of_labels += (batch.y[:, b, None] == c) * square
+    torch.testing.assert_close(head.fisher(batch.x), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(head.fisher(batch.x, batch.y), of_labels, rtol=1e-4, atol=1e-6)
+
+
+def test_channel_effects_equal_the_loop(head):
+    batch = make_batch()
+    loop = torch.empty_like(batch.x)
+    for k in range(D):
+        without = batch.x.clone()
+        without[..., k] = 0
+        change = head.logits(batch.x) - head.logits(without)
+        loop[..., k] = change.gather(2, batch.y.unsqueeze(2)).squeeze(2)
+    torch.testing.assert_close(head.channel_effects(batch.x, batch.y), loop, rtol=1e-4, atol=1e-5)
+
+
+def test_cosines_depend_on_directions_alone():
+    head = make_head("cosine", 0, R, D, C, scale=7.0)
+    head.initialise([3, 4, 5])
+    assert torch.equal(head.scale, torch.full((R, 1), 7.0))
+    linear = make_head("linear", 0, R, D, C)
+    linear.initialise([3, 4, 5])
+    assert torch.equal(head.weight, linear.weight), "the same draws as a linear head"
+    x = make_batch().x
+    logits = head.logits(x)
+    assert logits.abs().max() <= 7.0 + 1e-5
+    torch.testing.assert_close(head.logits(100 * x), logits)
+    head.weight.mul_(torch.rand(R, C, 1) + 0.1)
+    torch.testing.assert_close(head.logits(x), logits)
+
+
+def test_the_scale_is_trained_and_copied():
+    head = make_head("cosine", 0, R, D, C, scale=2.0)
+    head.initialise([3, 4, 5])
+    twin = head.copy()
+    for _ in range(20):
+        head.descend(head.cross_entropy(make_batch()), 0.5)
+    assert isinstance(twin, CosineHead) and (head.scale != 2).all() and (twin.scale == 2).all()
+    twin.initialise([1, 2, 3])
+    assert (twin.scale == 2).all()
+
+
+def test_vectors_without_length_are_no_errors():
+    head = make_head("cosine", 0, R, D, C)
+    batch = make_batch()
+    batch.x[:, 0] = 0
+    batch.x[:, 1] = 0
+    batch.x[:, 1, 2] = 1  # without feature 2 nothing is left
+    assert (head.logits(batch.x) == 0).all(), "all weights are zero before `initialise`"
+    head.initialise([3, 4, 5])
+    head.descend(head.cross_entropy(batch), 0.1)
+    assert torch.isfinite(head.vector).all() and (head.logits(batch.x)[:, 0] == 0).all()
+    effects = head.channel_effects(batch.x, batch.y)
+    assert torch.isfinite(effects).all()
+    true = head.logits(batch.x).gather(2, batch.y.unsqueeze(2))[:, 1, 0]
+    torch.testing.assert_close(effects[:, 1, 2], true)
+
+
+def test_replicas_have_the_bits_of_single_heads():
+    """At the widths of backbones, also where libraries choose kernels by the number of replicas."""
+    width, seeds = 320, [0, 1, 2, 3, 4]
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(5, 10, width, generator=g), torch.randint(6, (5, 10), generator=g)
+    heads = [make_head("cosine", 0, n, width, 6, scale=10.0) for n in (5, 1)]
+    heads[0].initialise(seeds)
+    for r, seed in enumerate(seeds):
+        heads[1].initialise([seed])
+        together = heads[0].copy()
+        for _ in range(3):
+            together.descend(together.cross_entropy(Batch(x, y)), 0.1)
+            heads[1].descend(heads[1].cross_entropy(Batch(x[r : r + 1], y[r : r + 1])), 0.1)
+        assert torch.equal(together.vector[r], heads[1].vector[0])

@@ -20,6 +20,7 @@ Variant = Literal["plain", "sharc"]
 Importance = Literal["absolute", "positive"]
 Device = Literal["auto", "cpu", "cuda"]
 # Fields newer than the format of documents. Empty ones are left out, so that older documents still match.
+SCALE = 10.0  # of a cosine head before training
 ROUNDING = 1e-6  # of steps: 3 * (1 / 3) must be a step
 OPTIONAL = {"storage_settings", "tuned"}
 
@@ -53,11 +54,25 @@ class Training(Settings):
 class HeadConfig(Settings):
     """The trained classifier.
 
-    kind: `linear` is one layer on the pooled map (the paper's tables), `mlp` has one hidden ReLU layer.
+    kind: `linear` is one layer on the pooled map (the paper's tables), `mlp` has one hidden ReLU layer,
+    `cosine` scores by cosines of features and weights. hidden: width of the hidden layer. scale: the initial
+    one of a cosine head, which is then trained. bias_correction: `weight_alignment` scales the output weights
+    of a task's new classes at its end and keeps weights from being negative, `unclipped_alignment` only
+    scales; see sharc_core.learning.bias_correction.
     """
 
-    kind: Literal["linear", "mlp"] = "linear"
+    kind: Literal["linear", "mlp", "cosine"] = "linear"
     hidden: int = Field(default=256, ge=1)
+    scale: float = Field(default=SCALE, gt=0, le=1000)
+    bias_correction: Literal["none", "weight_alignment", "unclipped_alignment"] = "none"
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the newest keys out where they have no effect, so that hashes of older cells still match."""
+        values: dict[str, Any] = dump(self)
+        absent = {"scale"} if self.kind != "cosine" else set()
+        absent |= {"bias_correction"} if self.bias_correction == "none" else set()
+        return {key: value for key, value in values.items() if key not in absent}
 
 
 class Cell(WithStream):

@@ -16,6 +16,7 @@ from sharc_core.grid.memory_checks import check_storage
 from sharc_core.grid.models import DatasetConfig, Grid, listed, sets_drifting
 from sharc_core.grid.plug_in_settings import memory_of, settings_of
 from sharc_core.grid.protocol import rules_of
+from sharc_core.heads import HEADS
 from sharc_core.methods import METHODS
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.saliency import SALIENCIES
@@ -85,6 +86,7 @@ def check_plug_ins(grid: Grid) -> None:
                 f"config: head.kind {grid.head.kind} cannot be combined with method {name}: use head.kind "
                 f"{' or '.join(heads)}, or take {name} out of methods"
             )
+    _check_head(grid)
     for key, names in (
         ("sharc.associative_memory", listed(grid.sharc.associative_memory)),
         ("sharc.associative_settings", list(grid.sharc.associative_settings)),
@@ -94,6 +96,22 @@ def check_plug_ins(grid: Grid) -> None:
     missing = {scenario for scenario in grid.scenarios if grid.sharc.theta_of(scenario) is None}
     if missing and "sharc" in grid.variants:
         raise UserError(f"config: sharc.theta has no value for scenario {sorted(missing)[0]}")
+
+
+def _check_head(grid: Grid) -> None:
+    kind, head = grid.head.kind, HEADS[grid.head.kind]
+    if "sharc" in grid.variants:
+        for saliency in listed(grid.sharc.saliency):
+            if saliency in head.misfits:
+                raise UserError(
+                    f"config: sharc.saliency {saliency} cannot be combined with head.kind {kind}: "
+                    f"{head.misfits[saliency]}; use another saliency"
+                )
+    if grid.head.bias_correction != "none" and not head.has_lengths:
+        raise UserError(
+            f"config: head.bias_correction {grid.head.bias_correction} cannot be combined with head.kind "
+            f"{kind}, whose logits do not depend on the lengths of weights: use bias_correction none"
+        )
 
 
 def check_datasets(grid: Grid) -> None:

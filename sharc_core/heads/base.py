@@ -12,8 +12,9 @@ a head share it, and methods add what they multiply themselves.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,7 @@ from sharc_core.common.seeds import generator
 # Rows of the parameter matrix are padded (with zeros that stay zero) to this many floats, so that every
 # replica's weights are equally aligned in memory: kernels round differently at other alignments.
 ALIGNED = 16
+SHORTEST = 1e-12  # length below which a vector counts as zero, as in torch.nn.functional.normalize
 
 
 @dataclass
@@ -61,7 +63,15 @@ class Loss:
 
 
 class Head:
-    """Base of the heads: the (R, P) parameter matrix, losses, gradients and steps."""
+    """Base of the heads: the (R, P) parameter matrix, losses, gradients and steps.
+
+    output: name of the weights of the last layer. has_lengths: whether their lengths change predictions, so
+    that `align` does. misfits: by name of a saliency that the head cannot be run with, the reason.
+    """
+
+    output = "weight"
+    has_lengths = True
+    misfits: ClassVar[dict[str, str]] = {}
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], replicas: int, device: torch.device | str):
         """Allocate the parameters, all zero. shapes: of one replica's parameters, in the order of layers."""
@@ -98,9 +108,13 @@ class Head:
 
     def initialise(self, seeds: list[int]) -> None:
         """Draw parameters uniformly in +-1/sqrt(fan-in), as torch.nn.Linear does; one generator per seed."""
+        self._draw(seeds, list(self.shapes))
+
+    def _draw(self, seeds: list[int], names: list[str]) -> None:
         for row, seed in enumerate(seeds):
             source = generator(seed, "init")
-            for name, view in self._views(self.vector).items():
+            for name in names:
+                view = getattr(self, name)
                 shape = self.shapes[name]
                 fan_in = shape[1] if len(shape) == 2 else self.shapes[name.replace("bias", "weight")][1]
                 draw = torch.rand(shape, generator=source) * 2 - 1
@@ -199,6 +213,21 @@ class Head:
     ) -> None:
         """Add the diagonal of the Fisher matrix for predictions p (R, B, C) to each parameter in `into`."""
         raise NotImplementedError  # abstract
+
+    @property
+    def output_weight(self) -> torch.Tensor:
+        """The weights of the last layer, (R, C, F), a view into the parameters."""
+        return getattr(self, self.output)
+
+    def align(self, old: Sequence[int], new: Sequence[int]) -> None:
+        """Scale the output weights of new classes to the mean length of those of old classes.
+
+        old, new: labels, at least one of each. Biases stay as they are.
+        """
+        weight = self.output_weight
+        lengths = torch.linalg.vector_norm(weight, dim=2)
+        ratio = lengths[:, list(old)].mean(1) / lengths[:, list(new)].mean(1).clamp_min(SHORTEST)
+        weight[:, list(new)] *= ratio[:, None, None]
 
     def descend(self, loss: Loss, lr: float) -> None:
         """Take one step of plain SGD."""

@@ -10,6 +10,7 @@ EFFECT_FLOATS = 2**23  # hidden values held at a time while features are removed
 class MLPHead(Head):
     """One hidden ReLU layer on the pooled features."""
 
+    output = "weight2"
     weight1: torch.Tensor
     bias1: torch.Tensor
     weight2: torch.Tensor

@@ -11,6 +11,7 @@ from sharc_core.features.cache import Features
 from sharc_core.features.views import replicas_of
 from sharc_core.grid.cell import Cell
 from sharc_core.heads import Batch, Head, make_head
+from sharc_core.learning.bias_correction import clip, clipped_heads
 from sharc_core.learning.cell_memory import make_memory, make_method
 from sharc_core.streams.stream import streamed
 
@@ -24,10 +25,16 @@ def joint_head(features: Features, cell: Cell) -> tuple[Features, Head]:
     """
     features, stream = streamed(features, cell.stream, cell.seeds[0])
     head = make_head(
-        cell.head.kind, cell.head.hidden, len(cell.seeds), features.train_pooled.shape[1], stream.classes
+        cell.head.kind,
+        cell.head.hidden,
+        len(cell.seeds),
+        features.train_pooled.shape[1],
+        stream.classes,
+        scale=cell.head.scale,
     )
     head.initialise(cell.seeds)
     method, memory = make_method(cell, head, cell.seeds), make_memory(features, stream, cell)
+    clipped = clipped_heads(cell.head, method)
     views = replicas_of(features, cell.seeds, cell.views, cell.training.batch_size)
     learned = stream.joint()
     for epoch in range(cell.training.epochs):
@@ -36,6 +43,7 @@ def joint_head(features: Features, cell: Cell) -> tuple[Features, Head]:
             batch = Batch(views.pooled(index), features.train_labels[index])
             for _ in range(cell.training.steps_of(number)):
                 method.observe(batch, memory)
+                clip(clipped)
     if not bool(torch.isfinite(head.vector).all()):
         raise UserError(
             f"{cell.dataset}/{cell.id}: the training diverged (the head is no longer finite): lower "

@@ -3,7 +3,7 @@
 This is the only module that knows all the parts; none of them depends on the internals of another.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from sharc_core.features.views import (
     replicas_of,
 )
 from sharc_core.grid.cell import Cell, Training
-from sharc_core.heads import Batch, make_head
+from sharc_core.heads import Batch, Head, make_head
+from sharc_core.learning.bias_correction import align, clip, clipped_heads
 from sharc_core.learning.cell_memory import make_memory, make_method
 from sharc_core.learning.costs import Costs
 from sharc_core.learning.documents import FORMAT, joined
@@ -93,10 +94,12 @@ def _run(
             features.train_pooled.shape[1],
             stream.classes,
             device,
+            cell.head.scale,
         )
         head.initialise(cell.seeds)
         memory = make_memory(features, stream, cell, device)
         method = make_method(cell, head, cell.seeds)
+        clipped = clipped_heads(cell.head, method)
         views = _views(features, cell, method)
         try:
             with method.flops.paused():
@@ -105,7 +108,7 @@ def _run(
             raise UserError(
                 f"{cell.dataset}/{cell.id}: {error} before any training: check the features"
             ) from None
-        rows = _train(features, stream, cell, method, memory, costs, device, progress)
+        rows = _train(features, stream, cell, method, memory, clipped, costs, device, progress)
     scenarios = scenarios_of(cell.stream)
     matrices = {name: np.stack([row[by].numpy() for row in rows], 1) for name, by in scenarios.items()}
     classes_per_task = stream.classes_per_task
@@ -134,6 +137,7 @@ def _train(
     cell: Cell,
     method: Method,
     memory: EpisodicMemory,
+    clipped: Sequence[Head],
     costs: Costs,
     device: torch.device | str,
     progress: Callable[[str], None] | None,
@@ -153,7 +157,9 @@ def _train(
             order = learned.order(number, epoch, cell.seeds)
             memory.begin_pass()
             costs.visited(order.shape[1])
-            _observe_all(views, order, cell.training, method, memory, device)
+            _observe_all(views, order, cell.training, method, memory, clipped, device)
+        with phase(STEPS):
+            align(cell.head, method, learned, number)
         if method.reviews_tasks:
             costs.reviewed(order.shape[1])
             with phase(STEPS):
@@ -235,6 +241,7 @@ def _observe_all(
     training: Training,
     method: Method,
     memory: EpisodicMemory,
+    clipped: Sequence[Head],
     device: torch.device | str,
 ) -> None:
     """Feed one pass over a task, order (R, N_t), to the method in minibatches."""
@@ -243,6 +250,7 @@ def _observe_all(
             memory.visit(index, batch, method.head)
         for _ in range(training.steps_of(number) if method.repeats_steps else 1):
             method.observe(batch, memory)
+            clip(clipped)
         if method.uses_memory:
             with phase(STORING):
                 memory.admit()

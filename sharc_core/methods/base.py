@@ -67,7 +67,7 @@ class Method:
     name: str
     settings: Any  # of this class's own Settings
     title: str | None = None
-    heads: tuple[str, ...] = ("linear", "mlp")
+    heads: tuple[str, ...] = ("linear", "mlp", "cosine")
     trains_head = True
     uses_memory = True
     needs_logits = False
@@ -128,6 +128,11 @@ class Method:
         means that the training diverged.
         """
         return self.head.logits(x)
+
+    @property
+    def trained_heads(self) -> list[Head]:
+        """The heads that training changes, whose weights are aligned at the end of a task."""
+        return [self.head] if self.trains_head else []
 
     @property
     def repeats_steps(self) -> bool:

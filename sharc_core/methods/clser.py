@@ -85,6 +85,11 @@ class CLSER(Method):
         return heads[self.settings.evaluated].logits(x)
 
     @property
+    def trained_heads(self):
+        """The head and both averages."""
+        return [self.head, self.stable, self.plastic]
+
+    @property
     def predicts_with_copy(self) -> bool:
         """An average is a copy of the network; the published code tests it with a backbone of its own."""
         return self.settings.evaluated != "net"
