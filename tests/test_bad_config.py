@@ -123,6 +123,7 @@ fair_tuning:
   seeds: [9]
   seed: 0
 equal_compute: {methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
+heads: {methods: [er], heads: [linear], corrections: [none], scales: [10.0], buffer: 20, seeds: [0]}
 data_dir: data
 results_dir: results
 mirror: null

@@ -75,7 +75,10 @@ def test_no_other_file_mentions_a_study_with_jobs():
     names = [name for name in STUDIES.names() if STUDIES.get(name).has_jobs()]
     files = [ROOT / "Snakefile", *ROOT.glob("profiles/*/*"), *ROOT.glob("workflow/*/*.*")]
     files += [path for path in ROOT.glob("sharc_core/**/*.py") if "studies" not in path.parts]
+    others = {("weights.py", "heads")}  # torchvision's name of a transformer's classifier
     for path, name in itertools.product(files, names):
+        if (path.name, name) in others:
+            continue
         text = path.read_text()
         assert not re.search(
             rf"[\"'/]{name}[\"'/.]|\b{name}_?(study|job|rows|tables|figures|record)", text
