@@ -208,3 +208,22 @@ def test_integrated_gradients_of_a_cosine_head_are_refused():
     ):
         load_grid(BASE | {"head": {"kind": "cosine"}, "sharc": sharc})
     load_grid(BASE | {"head": {"kind": "cosine"}, "sharc": sharc, "variants": ["plain"]})
+
+
+@pytest.mark.parametrize("method", ["er", "clser", "gem"])
+@pytest.mark.parametrize(("kind", "correction"), [("linear", "weight_alignment"), ("cosine", "none")])
+def test_five_together_equal_five_apart(method, kind, correction, monkeypatch):
+    """Bit for bit at a width of backbones, with SHARC, whose saliency depends on the head."""
+    torch.set_num_threads(1)
+    features, vectors = make_features(channels=320, train_per_class=30), []
+    kind_of = METHODS.get(method)
+    end = kind_of.end_task
+    monkeypatch.setattr(
+        kind_of, "end_task", lambda self, t, m: vectors.append(self.head.vector.clone()) or end(self, t, m)
+    )
+    cell = toy_cell(method, correction, kind, "sharc").model_copy(update={"seeds": [0, 1, 2, 3, 4]})
+    run_cell(features, cell)
+    together = vectors[-1]
+    for r, seed in enumerate(cell.seeds):
+        run_cell(features, cell.model_copy(update={"seeds": [seed]}))
+        assert torch.equal(vectors[-1][0], together[r])
