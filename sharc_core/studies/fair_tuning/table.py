@@ -42,7 +42,8 @@ def shown(rows: pd.DataFrame) -> list[Rankings]:
 
 def fair_tables(rows: pd.DataFrame) -> list[Table]:
     """Return one table per scenario and backbone, the best published ACC first."""
-    return [_table(ranking, summary(rows)) for ranking in shown(rows)]
+    lines = summary(rows)
+    return [_table(ranking, lines) for ranking in shown(rows)]
 
 
 def _table(ranking: Rankings, lines: pd.DataFrame) -> Table:
