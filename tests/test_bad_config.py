@@ -95,6 +95,15 @@ tune:
   select_by: class_il
 tuned: null
 recall: {patterns: 20, theta: 0.5, masked: [0.5], noise: [0.5], counts: [5], later_tasks: [0], seeds: [0]}
+robustness:
+  memories: [mean]
+  thetas: [0.5]
+  wrong: 0.2
+  patterns: 20
+  maps: 10
+  slow: [pcn]
+  slow_maps: 5
+  seeds: [0]
 memory_bound: {thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
 time:
   methods: [er]
