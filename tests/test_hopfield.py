@@ -199,3 +199,15 @@ def test_hopfield_names_the_bytes_of_a_matrix_too_large():
     needed = 4 * 25_088**2 + 20 * 25_088
     with pytest.raises(UserError, match=f"maps of 512 x 7 x 7 = 25,088 entries: .* {needed:,} bytes"):
         kind(kind.Settings(), (512, 7, 7), 10)
+
+
+def test_a_free_network_keeps_stored_patterns_and_corrects_flips():
+    source = torch.Generator().manual_seed(0)
+    patterns = torch.randn(10, UNITS, generator=source).sign()
+    memory = make("hopfield", (UNITS, 1, 1), rule="hebbian")
+    memory.write(patterns.view(10, UNITS, 1, 1), torch.zeros(10))
+    free = torch.zeros(10, UNITS, dtype=torch.bool)
+    assert torch.equal(memory.settle(patterns, free), patterns)
+    flipped = torch.where(torch.rand(10, UNITS, generator=source) < 0.1, -patterns, patterns)
+    assert torch.equal(memory.settle(flipped, free), patterns)
+    assert torch.equal(memory.settle(flipped, ~free), flipped), "clamped units keep their state"

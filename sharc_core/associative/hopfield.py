@@ -73,9 +73,19 @@ class Hopfield(AssociativeMemory):
                 self.weights.addr_(rest, rest, alpha=1 / energy)
 
     def complete(self, maps, mask, labels):
-        """Update at most `updates` times, until nothing changes. Return maps of the sides' means."""
+        """Update the units of dropped channels. Return maps of the sides' means."""
         seen = mask[:, :, None, None].expand(maps.shape).flatten(1)
-        state = torch.where(seen, self.bipolar(maps.flatten(1)), 0.0)
+        state = self.settle(torch.where(seen, self.bipolar(maps.flatten(1)), 0.0), seen)
+        empty = self.counts == 0
+        means = self.sums / torch.where(empty, 1.0, self.counts)
+        means = torch.where(empty, means.flip(0), means)  # a side without values takes the other's mean
+        return torch.where(state > 0, means[1], means[0]).view_as(maps)
+
+    def settle(self, state: torch.Tensor, clamped: torch.Tensor) -> torch.Tensor:
+        """Update states (n, N) of -1, 0 and +1 at most `updates` times, until nothing changes.
+
+        clamped: (n, N) bool, units that keep their state. Returns the states (n, N).
+        """
         own = self.weights.diagonal()  # subtracted from the field, to avoid a second matrix without it
         order = torch.randperm(self.size, generator=generator(self.seed, "hopfield")).tolist()
         for _ in range(self.settings.updates):
@@ -83,19 +93,16 @@ class Hopfield(AssociativeMemory):
             self.flops.product(len(state), self.size, self.size)
             if self.settings.update == "synchronous":
                 field = state @ self.weights - state * own
-                state = torch.where(seen, state, self._signs(field, state))
+                state = torch.where(clamped, state, self._signs(field, state))
             else:
                 state = state.clone()
                 for unit in order:
                     now = state[:, unit]
                     new = self._signs(state @ self.weights[unit] - now * own[unit], now)
-                    state[:, unit] = torch.where(seen[:, unit], now, new)
+                    state[:, unit] = torch.where(clamped[:, unit], now, new)
             if torch.equal(before, state):
                 break
-        empty = self.counts == 0
-        means = self.sums / torch.where(empty, 1.0, self.counts)
-        means = torch.where(empty, means.flip(0), means)  # a side without values takes the other's mean
-        return torch.where(state > 0, means[1], means[0]).view_as(maps)
+        return state
 
     def _signs(self, field: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         return torch.where(field == 0, state, field.sign())
