@@ -104,6 +104,21 @@ robustness:
   slow: [pcn]
   slow_maps: 5
   seeds: [0]
+capacity:
+  units: [20, 30]
+  loads: [0.1, 0.3]
+  projection_loads: [0.2, 1.0]
+  updates: 5
+  known: [2, 3]
+  noise: 1.0
+  most_patterns: 8
+  memories: [pcn]
+  entries: 8
+  hidden: [2, 4]
+  counts: [2, 4]
+  maps: 2
+  hidden_maps: 2
+  seeds: [0]
 memory_bound: {thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
 time:
   methods: [er]
