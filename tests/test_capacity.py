@@ -384,6 +384,8 @@ def test_there_is_a_job_per_memory_with_the_settings_of_the_grid():
     assert {one.dataset for one in jobs} == {next(iter(grid.datasets))}
     own = CapacityJob.model_validate(dict(jobs[2].settings))
     assert (own.part, own.kind, own.settings["layers"]) == (PREDICTIVE, "pcn", 3)
+    fewer = load_grid(BASE | {"sharc": sharc, "capacity": {"memories": ["own"]}})
+    assert study_of(fewer, "capacity").jobs(fewer) == jobs[:3], "a job does not depend on the other memories"
     changed_grid = load_grid(BASE | {"sharc": {"associative_settings": {"hopfield": {"rule": "hebbian"}}}})
     classical = study_of(changed_grid, "capacity").jobs(changed_grid)[0]
     assert classical.settings["settings"]["rule"] == PROJECTION, "Hopfield networks have their defaults"

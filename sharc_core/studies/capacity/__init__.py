@@ -65,7 +65,7 @@ class Capacity(Study):
                     memory=memory,
                     kind=kind,
                     settings=settings,
-                    study=self.settings,
+                    study=self.settings.model_copy(update={"memories": [memory]}),  # others do not count
                 ).model_dump(mode="json"),
                 ("studies.capacity.measure", Path(ASSOCIATIVE_MEMORIES.module_file(kind))),
             )
