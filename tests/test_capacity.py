@@ -256,8 +256,11 @@ def test_equal_jobs_have_equal_rows_and_seeds_do_not_depend_on_each_other(memory
 def test_crossings_by_hand():
     assert crossing([1, math.e], [0.0, 1.0], 0.5) == pytest.approx(0.5)
     assert crossing([1, math.e, math.e**2], [0.0, 0.25, 0.75], 0.5) == pytest.approx(1.5)
-    # an error that is high for few patterns as well: the last crossing counts
+    # an error that is high for few patterns as well, and one that falls again
     assert crossing([1, math.e, math.e**2], [0.9, 0.0, 1.0], 0.5) == pytest.approx(1.5)
+    # pooled to 0, 0.6, 0.6, 1
+    found = crossing([1, math.e, math.e**2, math.e**3], [0.0, 0.8, 0.4, 1.0], 0.5)
+    assert found == pytest.approx(5 / 6)
     assert math.isnan(crossing([1, 2], [0.1, 0.2], 0.5)) and math.isnan(crossing([1, 2], [0.6, 0.7], 0.5))
 
 
@@ -328,6 +331,9 @@ def test_planted_exponents_are_found(exponent, words):
     rows = planted(PREDICTIVE, "mine", lambda hidden: 3 * hidden**exponent, [8, 16, 32])
     (growth,) = growths(rows, SMALL)
     assert growth.mean == pytest.approx(exponent, abs=0.1) and math.isnan(growth.theory)
+    lines = summary(rows, SMALL)
+    assert lines.capacity.to_numpy() == pytest.approx(3 * np.array([8, 16, 32]) ** exponent, rel=0.05)
+    assert ((0 < lines.low) & (lines.low < lines.capacity) & (lines.capacity < lines.high)).all()
     assert f"proportional (1) is {words}" in sentences(rows, SMALL)[-1]
 
 

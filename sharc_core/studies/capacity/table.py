@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH
@@ -59,17 +60,20 @@ class Growth:
 
 
 def crossing(patterns: Sequence[float], errors: Sequence[float], level: float) -> float:
-    """Return log P at which errors rise above a level for the last time, by interpolation in log P.
+    """Return log P at which errors rise above a level, by interpolation in log P.
 
-    patterns: rising. NaN if the error never is below the level or ends below it.
+    patterns: rising. From the smallest error on, errors are replaced by the rising sequence that is nearest
+    in squares, so that noise does not make several crossings. NaN if the smallest error is above the level,
+    or the last of the sequence below it.
     """
-    logs = np.log(np.asarray(patterns, dtype=float))
-    above = np.asarray(errors) > level
-    last = int(np.flatnonzero(~above)[-1]) if not above.all() else -1
-    if last < 0 or last == len(logs) - 1:
+    first = int(np.argmin(errors))
+    logs = np.log(np.asarray(patterns[first:], dtype=float))
+    risen = scipy.optimize.isotonic_regression(errors[first:]).x
+    if risen[0] > level or risen[-1] <= level:
         return math.nan
-    low, high = errors[last], errors[last + 1]
-    return float(logs[last] + (level - low) / (high - low) * (logs[last + 1] - logs[last]))
+    last = int(np.flatnonzero(risen <= level)[-1])
+    share = (level - risen[last]) / (risen[last + 1] - risen[last])
+    return float(logs[last] + share * (logs[last + 1] - logs[last]))
 
 
 def capacities(rows: pd.DataFrame) -> pd.DataFrame:
@@ -87,8 +91,8 @@ def capacities(rows: pd.DataFrame) -> pd.DataFrame:
         line["load"] = math.exp(line["log_patterns"]) / line["size"] if is_classical else math.nan
         line["reason"] = None
         if math.isnan(line["log_patterns"]):
-            ends_below = len(own) > 0 and own.error.iloc[-1] <= level
-            line["reason"] = refused.iloc[0] if len(refused) else ABOVE if ends_below else BELOW
+            is_below = len(own) > 0 and own.error.min() <= level
+            line["reason"] = refused.iloc[0] if len(refused) else ABOVE if is_below else BELOW
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -96,14 +100,17 @@ def capacities(rows: pd.DataFrame) -> pd.DataFrame:
 def summary(rows: pd.DataFrame, settings: CapacitySettings) -> pd.DataFrame:
     """Return one line per GROUP: the capacity with its interval, and what theory predicts.
 
-    capacity: load P / N of the classical network, log P of the modern one, P of the others, mean over seeds;
-    NaN if a seed has none. is_theory_inside: of the interval; None without a theory or interval.
+    capacity: load P / N of the classical network and log P of the modern one, mean over seeds; P of the
+    others, geometric mean. NaN if a seed has none. is_theory_inside: of the interval; None without a theory or interval.
     """
     lines = []
     for key, group in capacities(rows).groupby(GROUP, sort=False, dropna=False):
         line: dict[str, Any] = dict(zip(GROUP, key, strict=True))
-        values = _measured(line["part"], group)
-        low, high = confidence_interval(values)
+        values = group.load if line["part"] == CLASSICAL else group.log_patterns
+        numbers = [values.mean(skipna=False), *confidence_interval(values)]
+        if line["part"] == PREDICTIVE:
+            numbers = [math.exp(value) for value in numbers]
+        capacity, low, high = numbers
         theory = theory_of(line, settings)
         reasons = group.reason.dropna()
         line |= {
@@ -111,18 +118,11 @@ def summary(rows: pd.DataFrame, settings: CapacitySettings) -> pd.DataFrame:
             "seeds": len(group),
             "reached": int(len(group) - len(reasons)),
         }
-        line |= {"capacity": values.mean(skipna=False), "low": low, "high": high, "theory": theory}
+        line |= {"capacity": capacity, "low": low, "high": high, "theory": theory}
         known = not (math.isnan(low) or math.isnan(theory))
         line["is_theory_inside"] = bool(low <= theory <= high) if known else None
         lines.append(line | {"reason": reasons.iloc[0] if len(reasons) else None})
     return pd.DataFrame(lines)
-
-
-def _measured(part: str, group: pd.DataFrame) -> pd.Series:
-    """Return the capacities of the seeds in the unit of their part, see `summary`."""
-    if part == CLASSICAL:
-        return group.load
-    return group.log_patterns if part == MODERN else np.exp(group.log_patterns)
 
 
 def theory_of(line: dict[str, Any], settings: CapacitySettings) -> float:
@@ -215,13 +215,13 @@ def _capacity_table(lines: pd.DataFrame, settings: CapacitySettings) -> Table:
             ]
         )
     caption = [
-        "Where the error crosses a level for the last time as more patterns are stored, mean over "
+        "Where the error rises above a level as more patterns are stored, mean over "
         f"{lines.seeds.max()} seeds [95 % Student-t interval]",
         f"Classical network: load P / N at which {100 * LEVELS[CLASSICAL]:g} % of the free units are wrong",
         f"Modern network: log P at which half of the cues fail, with noise {settings.noise:g} on all known "
         "entries",
         f"Others: P at which the relative error of the missing half of {settings.entries} entries is "
-        f"{LEVELS[PREDICTIVE]:g}",
+        f"{LEVELS[PREDICTIVE]:g}, geometric mean",
         "Theory: mean field for infinite N; decoding of a random code for the same number of entries",
     ]
     header = ["Memory", "Cue", "size", "capacity", "theory", "theory is"]
