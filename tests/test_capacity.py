@@ -333,7 +333,7 @@ def test_planted_exponents_are_found(exponent, words):
     assert growth.mean == pytest.approx(exponent, abs=0.1) and math.isnan(growth.theory)
     lines = summary(rows, SMALL)
     assert lines.capacity.to_numpy() == pytest.approx(3 * np.array([8, 16, 32]) ** exponent, rel=0.05)
-    assert ((0 < lines.low) & (lines.low < lines.capacity) & (lines.capacity < lines.high)).all()
+    assert ((lines.low > 0) & (lines.low < lines.capacity) & (lines.capacity < lines.high)).all()
     assert f"proportional (1) is {words}" in sentences(rows, SMALL)[-1]
 
 

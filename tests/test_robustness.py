@@ -64,7 +64,7 @@ ROOT = Path(__file__).parents[1]
 MADE_BY = made_by()
 FEATURES = make_features()  # 6 classes of 40 images, maps of 12 x 2 x 2
 NAMES = ("none", "mean", "hopfield", "modern_hopfield")
-STUDY = RobustnessSettings(patterns=12, maps=8, slow=["hopfield"], slow_maps=4, seeds=[0, 1])
+STUDY = RobustnessSettings(thetas=[0.5], patterns=12, maps=8, slow=["hopfield"], slow_maps=4, seeds=[0, 1])
 
 
 def source(seed: int = 0) -> torch.Generator:

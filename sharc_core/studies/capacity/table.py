@@ -101,7 +101,8 @@ def summary(rows: pd.DataFrame, settings: CapacitySettings) -> pd.DataFrame:
     """Return one line per GROUP: the capacity with its interval, and what theory predicts.
 
     capacity: load P / N of the classical network and log P of the modern one, mean over seeds; P of the
-    others, geometric mean. NaN if a seed has none. is_theory_inside: of the interval; None without a theory or interval.
+    others, geometric mean. NaN if a seed has none. is_theory_inside: of the interval; None without a theory
+    or interval.
     """
     lines = []
     for key, group in capacities(rows).groupby(GROUP, sort=False, dropna=False):
@@ -222,7 +223,8 @@ def _capacity_table(lines: pd.DataFrame, settings: CapacitySettings) -> Table:
         "entries",
         f"Others: P at which the relative error of the missing half of {settings.entries} entries is "
         f"{LEVELS[PREDICTIVE]:g}, geometric mean",
-        "Theory: mean field for infinite N; decoding of a random code for the same number of entries",
+        "Theory: mean field for infinite N, which finite networks exceed; decoding of a random code for the "
+        "same number of entries",
     ]
     header = ["Memory", "Cue", "size", "capacity", "theory", "theory is"]
     return Table(TITLE, ". ".join(caption) + ".", [("", len(header))], header, body, breaks, 2)

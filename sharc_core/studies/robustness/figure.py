@@ -16,7 +16,7 @@ from sharc_core.studies.recall.figures import look
 from sharc_core.studies.robustness.settings import CUES, SALIENCY
 from sharc_core.studies.robustness.table import ALL, NAMES, PLACE, of_true, sentences, summary
 
-PANEL = (3.3, 3.2)  # inches
+PANEL = (2.6, 3.0)  # inches
 MEASURES = {"relative_error": "relative error of the missing entries", "accuracy": "top-1 accuracy, %"}
 SPREAD = 0.7  # of the distance of two cues, over which the memories are spread
 
@@ -39,11 +39,12 @@ def _figure(rows: pd.DataFrame) -> Figure:
     lines = summary(rows)
     lines = lines[lines.dataset != ALL]
     groups = list(lines.groupby([*PLACE, "theta"], sort=False))
-    memories = list(dict.fromkeys(lines.memory))
+    memories, several = list(dict.fromkeys(lines.memory)), lines.backbone.nunique() > 1
     figure, panels = panel_grid(len(MEASURES), len(groups), PANEL)
     for column, ((dataset, backbone, theta), group) in enumerate(groups):
         for panel, (name, label) in zip(panels[:, column], MEASURES.items(), strict=True):
-            panel.set_title(f"{dataset}, {backbone}, theta {theta:g}".replace("$", r"\$"))
+            title = f"{dataset}{f', {backbone}' if several else ''}, theta {theta:g}"
+            panel.set_title(title.replace("$", r"\$"))
             _draw(panel, group, name, memories)
             panel.set_xlabel(label)
             panel.set_yticks(range(len(CUES)), [NAMES[cue] for cue in CUES] if not column else [])

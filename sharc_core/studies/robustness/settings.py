@@ -44,7 +44,7 @@ class RobustnessSettings(Settings):
     """
 
     memories: list[str] | None = Field(default=None, min_length=1)
-    thetas: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.5], min_length=1)
+    thetas: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.5, 0.75], min_length=1)
     wrong: float = Field(default=0.2, gt=0, le=1)
     patterns: int = Field(default=50, ge=2)
     maps: int = Field(default=50, ge=2)
