@@ -41,10 +41,10 @@ DAMAGES = [
     "",
     "{",
     "[]",
-    '{"rules": "others", "texts": {}}',
-    '{"rules": "RULES", "texts": []}',
-    '{"rules": "RULES", "texts": {"a": 5}}',
-    '{"rules": "RULES", "texts": {"a": ["0", [[1]]]}}',
+    '{"rules": "others", "values": {}}',
+    '{"rules": "RULES", "values": []}',
+    '{"rules": "RULES", "values": {"a": 5}}',
+    '{"rules": "RULES", "values": {"a": ["0", [[1]]]}}',
 ]
 
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_parsed_again(folder, damage):
     forget()
     assert statements.read(text, True) == parsed
     statements.keep()
-    assert len(json.loads((folder / "statements.json").read_text())["texts"]) == 1
+    assert len(json.loads((folder / "statements.json").read_text())["values"]) == 1
 
 
 def test_nothing_is_written_where_python_writes_no_bytecode(folder, monkeypatch):
@@ -74,7 +74,7 @@ def test_texts_of_earlier_versions_are_dropped(folder, monkeypatch):
         statements.read(f"x = {number}", True)
         statements.keep()
         forget()
-    assert len(json.loads((folder / "statements.json").read_text())["texts"]) <= 3
+    assert len(json.loads((folder / "statements.json").read_text())["values"]) <= 3
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(folder, monkeypatch):

@@ -2,10 +2,10 @@
 
 import math
 
-import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.common.deferred import torch
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-
 from sharc_core.associative.found import Found
 from sharc_core.associative.rows import Observed, Rows
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.flops import FlopCount
 from sharc_core.common.phases import READING, WRITING, phase

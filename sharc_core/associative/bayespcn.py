@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
@@ -33,6 +32,7 @@ from sharc_core.associative.matrix_normal import (
 )
 from sharc_core.associative.posterior import Posterior
 from sharc_core.associative.row_covariance import RowCovariance
+from sharc_core.common.deferred import torch
 from sharc_core.common.flops import FlopCount
 from sharc_core.common.phases import READING, phase
 from sharc_core.common.seeds import generator

@@ -13,10 +13,9 @@ suffice, unless there are too many masks.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from sharc_core.associative.gradient_steps import Adam
 from sharc_core.associative.matrix_normal import Noise, cross_of, gram_flops, gram_of
+from sharc_core.common.deferred import torch
 
 BLOCK = 1024  # columns of a block on a CPU
 GPU_BLOCK = 2**16  # on a GPU, where few large operations are faster

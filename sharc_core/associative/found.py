@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import torch
+from sharc_core.common.deferred import torch
 
 
 @dataclass

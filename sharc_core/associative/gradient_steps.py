@@ -2,8 +2,7 @@
 
 import math
 
-import torch
-from torch.optim.adam import adam
+from sharc_core.common.deferred import torch
 
 RELU, GELU, NONE = "relu", "gelu", "none"  # activations
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
@@ -48,7 +47,7 @@ class Adam:
 
     def ascend_fused(self, values: torch.Tensor, gradient: torch.Tensor) -> None:
         """Do the same up to rounding, in one pass over memory instead of six. `steps` includes this step."""
-        adam(
+        torch.optim.adam.adam(
             [values],
             [gradient],
             [self.first],

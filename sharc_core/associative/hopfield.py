@@ -3,10 +3,10 @@
 import math
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, faded
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings

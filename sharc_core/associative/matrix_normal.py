@@ -16,9 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from sharc_core.associative.row_covariance import RowCovariance
+from sharc_core.common.deferred import torch
 
 BLOCK = 1024  # columns converted to float64 at a time; this many fit a processor's cache
 GPU_BLOCK = 2**14  # on a GPU, where the start of an operation takes longer than the operation on such a block

@@ -2,9 +2,8 @@
 
 import math
 
-import torch
-
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, faded
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 
 

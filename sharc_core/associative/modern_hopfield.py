@@ -3,13 +3,13 @@
 import math
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, finite
 from sharc_core.associative.found import Found
 from sharc_core.associative.nearest import search
 from sharc_core.associative.rows import Observed, StoredMaps
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.phases import WRITING, phase
 from sharc_core.common.settings import Settings as BaseSettings

@@ -13,11 +13,10 @@ exactly 0 for equal maps and equal for equal pairs, however many maps are compar
 import math
 from collections.abc import Callable
 
-import torch
-
 from sharc_core.associative.base import by_mask
 from sharc_core.associative.found import Found
 from sharc_core.associative.rows import BLOCK, Observed, StoredMaps, pooled
+from sharc_core.common.deferred import torch
 from sharc_core.common.flops import FlopCount
 
 CUES = 256  # cues searched at a time

@@ -1,8 +1,7 @@
 """No associative memory. Dropped channels stay zero."""
 
-import torch
-
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.common.deferred import torch
 
 
 @ASSOCIATIVE_MEMORIES.register("none")

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
 from sharc_core.associative.gradient_steps import phi
 from sharc_core.associative.predictive import Network, Products, Watch
+from sharc_core.common.deferred import torch
 from sharc_core.common.seeds import generator
 from sharc_core.common.settings import Settings as BaseSettings
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from sharc_core.associative.row_covariance import RowCovariance
+from sharc_core.common.deferred import torch
 
 
 @dataclass

@@ -8,9 +8,8 @@ the energy is a small difference of large numbers.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
 from sharc_core.associative.gradient_steps import phi, phi_back
+from sharc_core.common.deferred import torch
 from sharc_core.common.flops import FlopCount
 
 Watch = Callable[[torch.Tensor], None] | None  # receives the energies (n,) at the start and after each step

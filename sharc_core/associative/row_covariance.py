@@ -1,6 +1,6 @@
 """Row covariance of a matrix-normal posterior, cheap while few rows have been learnt."""
 
-import torch
+from sharc_core.common.deferred import torch
 
 
 class RowCovariance:

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.pooling import pool
 
 BLOCK = 64  # maps read at a time

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+from sharc_core.common.deferred import torch
 
 
 @dataclass(frozen=True)

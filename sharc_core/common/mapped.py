@@ -6,7 +6,8 @@ import weakref
 from pathlib import Path
 
 import numpy as np
-import torch
+
+from sharc_core.common.deferred import torch
 
 _ARRAYS: "weakref.WeakValueDictionary[int, np.memmap]" = weakref.WeakValueDictionary()  # by first byte
 

@@ -1,6 +1,6 @@
 """Global average pooling. The only implementation, because equal maps must pool to equal bits everywhere."""
 
-import torch
+from sharc_core.common.deferred import torch
 
 
 def pool(maps: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 
-import torch
+from sharc_core.common.deferred import torch
 
 
 def derived_seed(seed: int, *axis: object) -> int:

@@ -16,9 +16,9 @@ from pickle import UnpicklingError  # raised with weights_only=True
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError, shown
 from sharc_core.datasets.archives import UNREADABLE
 

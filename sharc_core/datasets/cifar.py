@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sharc_core.common.deferred import torchvision_datasets as datasets
 from sharc_core.common.errors import UserError
 from sharc_core.datasets.archives import Container
 from sharc_core.datasets.base import SOURCES, Progress, writing
@@ -39,8 +40,6 @@ class Cifar(ArchiveSource):
     prepared_bytes = 60_000 * (SIDE * SIDE * 3 + 8)
 
     def _published(self) -> Any:
-        from torchvision import datasets  # takes seconds, and most grids do not need it
-
         return getattr(datasets, self.torchvision_name)
 
     def original(self) -> Archive:

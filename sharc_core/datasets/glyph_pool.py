@@ -4,7 +4,6 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageFont
@@ -27,6 +26,8 @@ ORDER_SEED = 20231006  # shuffles the pool, so that all its ranges are alike
 
 def face_path(face: str) -> Path:
     """Return the path of a face's file in matplotlib's data folder."""
+    import matplotlib  # takes longer than a plan needs for everything else
+
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sharc_core.backbones import Backbone
 from sharc_core.backbones.augment import Moves, moved, random_moves
-from sharc_core.common.determinism import same_bits
+from sharc_core.common.deferred import torch
 from sharc_core.common.device import device_text
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import atomic_folder, digest, read_json, write_json
@@ -109,6 +108,8 @@ def extract_features(
     backbone = backbone.to(device)
     tally = Tally(sum(counts.values()), progress)
     files: dict[str, dict] = {}
+    from sharc_core.common.determinism import same_bits  # imports torch, which a plan does not need
+
     with atomic_folder(out) as folder, torch.inference_mode(), same_bits(device):
         for split in counts:
             writers = {

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sharc_core.backbones import Backbone
-from sharc_core.common.determinism import same_bits
+from sharc_core.common.deferred import torch
 from sharc_core.common.device import device_text
 from sharc_core.common.files import atomic_folder, digest, write_json
 from sharc_core.common.integrity import stamp
@@ -39,6 +38,8 @@ def extract_encoded(
     check_space(Path(out), encoded_bytes(count, channels), f"features {out}")
     backbone = backbone.to(device)
     tally = Tally(count, progress)
+    from sharc_core.common.determinism import same_bits  # imports torch, which a plan does not need
+
     with atomic_folder(out) as folder, torch.inference_mode(), same_bits(device):
         pooled = ArrayWriter(folder / "train_pooled.npy", (count, channels), np.float32)
         sizes = ArrayWriter(folder / "train_sizes.npy", (count,), np.int64)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sharc_core.backbones.own_features import NAME
+from sharc_core.common.deferred import torch
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import atomic_folder, digest, write_json

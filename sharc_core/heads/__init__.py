@@ -1,7 +1,6 @@
 """Classification heads on pooled features, one replica per seed, side by side."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.heads.base import Batch, Head, Loss
 from sharc_core.heads.cosine import CosineHead
 from sharc_core.heads.linear import LinearHead

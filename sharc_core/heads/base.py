@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.flops import FlopCount
 from sharc_core.common.seeds import generator
 

@@ -1,7 +1,6 @@
 """A linear classifier on pooled features."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.heads.base import Head, Loss, expected_squares
 
 

@@ -1,7 +1,6 @@
 """A classifier with one hidden layer on pooled features."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.heads.base import Head, Loss, expected_squares
 
 EFFECT_FLOATS = 2**23  # hidden values held at a time while features are removed one by one

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.common.deferred import torch
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.features.cache import Features
 from sharc_core.features.images import image_shape_of

@@ -4,8 +4,7 @@ It takes JOINT's own steps: the learner's stream, order of samples, minibatches 
 its accuracy with the learner's, which must be equal.
 """
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.features.cache import Features
 from sharc_core.features.views import replicas_of

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.features.views import DriftingReplicas, ReplicaViews
 from sharc_core.memory.budget import Budget
 from sharc_core.memory.options import SharcSettings, Storing

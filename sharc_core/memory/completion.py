@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-import torch
-
 from sharc_core.associative.base import AssociativeMemory, Call
 from sharc_core.associative.rows import Rows
+from sharc_core.common.deferred import torch
 from sharc_core.common.pooling import pool
 from sharc_core.memory.encoding import Encoder
 from sharc_core.memory.options import SharcSettings

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from sharc_core.associative.rows import Rows
+from sharc_core.common.deferred import torch
 from sharc_core.common.pooling import widened
 from sharc_core.features.views import (
     DriftingFeatures,

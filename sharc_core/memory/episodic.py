@@ -4,8 +4,7 @@ A method asks for minibatches or for all samples of a past task, and cannot tell
 is such a memory with a saliency and an associative memory (AM); plain replay is one with neither.
 """
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.phases import SALIENCY, phase
 from sharc_core.common.seeds import generator
 from sharc_core.features.views import DriftingFeatures, TrainingFeatures

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from sharc_core.associative import AssociativeMemory
+from sharc_core.common.deferred import torch
 from sharc_core.representations import REPRESENTATIONS, Representation
 from sharc_core.saliency.channel_masks import kept_mask
 

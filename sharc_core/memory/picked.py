@@ -7,11 +7,10 @@ channels are decoded, and only pooled vectors and recall errors are kept.
 
 import math
 
-import torch
-
 from sharc_core.associative import AssociativeMemory
 from sharc_core.associative.found import Found
 from sharc_core.associative.rows import Observed
+from sharc_core.common.deferred import torch
 from sharc_core.common.phases import READING, phase
 from sharc_core.common.pooling import pool
 from sharc_core.memory.encoding import Encoder

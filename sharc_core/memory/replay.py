@@ -1,7 +1,6 @@
 """Replay: minibatches drawn from the stored samples."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.seeds import MinibatchSampler, generator
 from sharc_core.heads import Batch
 

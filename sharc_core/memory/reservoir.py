@@ -1,7 +1,6 @@
 """One buffer for the whole stream that is filled from the first minibatch on, as mammoth fills its buffer."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import generator

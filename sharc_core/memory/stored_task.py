@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.heads import Batch
 from sharc_core.memory.byte_count import label_and_logit_bytes
 from sharc_core.memory.picked import PickedSamples

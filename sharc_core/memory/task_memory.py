@@ -1,7 +1,6 @@
 """A memory that is filled at the end of each task, and knows which task its samples are of."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.features.views import DriftingFeatures, TrainingFeatures
 from sharc_core.heads import Batch, Head

@@ -7,8 +7,7 @@ A method decides how the learner is updated. How samples are stored, SHARC inclu
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.flops import FlopCount
 from sharc_core.common.registry import Registry
 from sharc_core.common.settings import Settings as BaseSettings

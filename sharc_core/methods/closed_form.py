@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.heads import Batch, Head
 from sharc_core.methods.base import Method
 

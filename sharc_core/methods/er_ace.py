@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS, Method
 

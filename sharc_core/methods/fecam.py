@@ -6,10 +6,9 @@ Learning", arXiv 2309.14062; code dipamgoswami/FeCAM.
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
-from torch.nn.functional import normalize
 
+from sharc_core.common.deferred import normalize, torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS

@@ -1,8 +1,8 @@
 """GEM (Lopez-Paz & Ranzato 2017, arXiv 1706.08840)."""
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS, Method
 from sharc_core.methods.projection import project_many

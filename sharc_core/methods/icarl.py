@@ -1,8 +1,6 @@
 """iCaRL (Rebuffi et al. 2017, arXiv 1611.07725): herding, distillation and nearest mean of exemplars."""
 
-import torch
-from torch.nn.functional import normalize, one_hot
-
+from sharc_core.common.deferred import normalize, one_hot, torch
 from sharc_core.heads import Loss
 from sharc_core.methods.base import METHODS, Method
 

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS, Method
 from sharc_core.methods.er_ace import cross_entropy_among

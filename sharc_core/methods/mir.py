@@ -1,8 +1,8 @@
 """ER-MIR: replay of the maximally interfered samples (Aljundi et al. 2019, arXiv 1908.04742)."""
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.heads import Batch, Head
 from sharc_core.methods.base import METHODS, Method

@@ -6,8 +6,7 @@ The classifier of Mensink et al. 2013 and, with exemplars and normalised feature
 
 from typing import Any
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.methods.base import METHODS
 from sharc_core.methods.closed_form import ClosedForm
 

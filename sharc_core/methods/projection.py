@@ -2,8 +2,8 @@
 
 import numpy as np
 import scipy
-import torch
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.flops import FlopCount
 
 # Added to the diagonal of the Gram matrix of *unit* reference gradients, whose diagonal is 1. It keeps the QP

@@ -4,9 +4,9 @@ McDonnell et al. 2023, "RanPAC: Random Projections and Pre-trained Models for Co
 2307.02251; code RanPAC/RanPAC.
 """
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.methods.base import METHODS
 from sharc_core.methods.ridge import Ridge
 

@@ -6,9 +6,9 @@ RanPAC (McDonnell et al. 2023, arXiv 2307.02251) without its random projection (
 
 from typing import Any
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.heads import Head
 from sharc_core.methods.base import METHODS

@@ -1,8 +1,8 @@
 """Synaptic Intelligence (Zenke, Poole & Ganguli 2017, arXiv 1703.04200)."""
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS, Method
 

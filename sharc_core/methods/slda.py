@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.methods.base import METHODS
 from sharc_core.methods.closed_form import Chunks, ClosedForm

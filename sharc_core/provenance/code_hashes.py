@@ -6,6 +6,7 @@ counts.
 """
 
 import functools
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ PACKAGE = Path(__file__).parents[1]
 # inputs of the cell's job anyway, so a new check or error text re-runs nothing.
 WITHOUT = frozenset(
     {
+        "common.deferred",
         "common.device",
         "common.errors",
         "common.files",
@@ -45,6 +47,7 @@ WITHOUT = frozenset(
 # Like WITHOUT, for a stage. Settings are part of the names of its outputs, so their types do not count.
 STAGE_WITHOUT = frozenset(
     {
+        "common.deferred",
         "common.device",  # selects the device; common.determinism decides what it computes
         "common.errors",
         "common.files",
@@ -145,9 +148,9 @@ def _closure(roots: list[Path], without: frozenset[str]) -> dict[Path, Module]:
     while pending:
         path = _resolved(pending.pop())
         if path not in modules:
-            modules[path] = read(path.read_text(encoding="utf-8"), path.suffix == ".py")
-            folder = path.parent
-            pending += [f for item in modules[path].imports for f in _files(PACKAGE, folder, item, without)]
+            modules[path] = _module(path)
+            for _, files in _imports(PACKAGE, path.parent, modules[path], without):
+                pending += files
     keep()
     return modules
 
@@ -157,22 +160,41 @@ def _hash(modules: dict[Path, Module], without: frozenset[str]) -> str:
     texts = []
     for path, module in modules.items():
         names = {
-            (item.name, item.symbol, *_targets(path, item, modules, without))
-            for item in module.imports
+            (item.name, item.symbol, *_targets(item, files, modules))
+            for item, files in _imports(PACKAGE, path.parent, module, without)
             if item.is_used
         }
         texts.append(module.digest + str(sorted(names)))
     return hash_of(sorted(texts))
 
 
-def _targets(path: Path, imported: Import, modules: dict[Path, Module], without: frozenset[str]) -> list[str]:
+def _targets(imported: Import, files: list[Path], modules: dict[Path, Module]) -> list[str]:
     """Return what an imported name refers to: digests of this package's files, or a library module's name."""
     if imported.level or imported.module.split(".")[0] == PACKAGE.name:
-        return [modules[file].digest for file in _files(PACKAGE, path.parent, imported, without)]
+        return [modules[file].digest for file in files]
     return [imported.module]
 
 
-# The caches of paths exist because closures overlap, and each look at a path is a call of the system.
+# The caches exist because closures overlap, and each look at a path is a call of the system.
+def _module(path: Path) -> Module:
+    """Read a file, unless this process has read it and it was not changed since."""
+    state = os.stat(path)
+    return _read(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.cache
+def _read(path: Path, mtime: int, size: int) -> Module:
+    return read(path.read_text(encoding="utf-8"), path.suffix == ".py")
+
+
+@functools.cache
+def _imports(
+    package: Path, folder: Path, module: Module, without: frozenset[str]
+) -> list[tuple[Import, list[Path]]]:
+    """Return the imports of a file, each with the files of this package that it reads."""
+    return [(item, _files(package, folder, item, without)) for item in module.imports]
+
+
 @functools.cache
 def _files(package: Path, folder: Path, imported: Import, without: frozenset[str]) -> list[Path]:
     """Return the files of this package that an import statement of any form reads.

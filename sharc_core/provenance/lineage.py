@@ -7,8 +7,7 @@ the files of a study's jobs). So a table depends only on results and grid, not o
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import short_sha256
 from sharc_core.common.formats import escape_markdown
 from sharc_core.provenance.origin import UNKNOWN

@@ -5,14 +5,14 @@ beside the compiled modules, by the file's text; like these, it can be deleted a
 """
 
 import ast
-import contextlib
 import functools
 import hashlib
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sharc_core.common import deferred
+from sharc_core.common.kept import kept_file, read_kept, write_kept
 
 MOST = 1000  # texts to keep; what this process did not ask for is dropped beyond it
 
@@ -35,7 +35,7 @@ class Module(NamedTuple):
     """The hashed parts of a file: the digest of its statements, and its imports."""
 
     digest: str
-    imports: list[Import]
+    imports: tuple[Import, ...]
 
 
 def hash_of(texts: list[str]) -> str:
@@ -47,13 +47,13 @@ def hash_of(texts: list[str]) -> str:
 def read(text: str, is_python: bool) -> Module:
     """Parse a file's text, or look it up. A text that is not Python is hashed as it is."""
     if not is_python:
-        return Module(hash_of([text]), [])
+        return Module(hash_of([text]), ())
     key = hashlib.sha256(text.encode()).hexdigest()
     known = _kept().get(key)
     if known is not None:
         digest, imports = known
         _USED[key] = known
-        return Module(digest, [Import(*fields) for fields in imports])
+        return Module(digest, tuple(Import(*fields) for fields in imports))
     module = _parsed(text)
     _USED[key] = [module.digest, [list(item) for item in module.imports]]
     return module
@@ -63,13 +63,26 @@ def _parsed(text: str) -> Module:
     tree = ast.parse(text)
     imports: list[tuple[int, str, str, str]] = []
     for node in _statements(tree):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node.module == deferred.__name__:
+            imports += [_deferred(alias) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
             imports += [(node.level, node.module or "", a.name, a.asname or a.name) for a in node.names]
         elif isinstance(node, ast.Import):
             imports += [(0, a.name, "", a.asname or a.name.split(".")[0]) for a in node.names]
     code = ast.dump(_statements_that_count(tree))
-    items = [Import(*fields, fields[3] == "*" or f"id='{fields[3]}'" in code) for fields in imports]
-    return Module(hash_of([code]), items)
+    items = (Import(*fields, fields[3] == "*" or f"id='{fields[3]}'" in code) for fields in imports)
+    return Module(hash_of([code]), tuple(items))
+
+
+def _deferred(alias: ast.alias) -> tuple[int, str, str, str]:
+    """Return a name imported from common.deferred. A library is read as the import that it stands for."""
+    name, imported = alias.asname or alias.name, getattr(deferred, alias.name, None)
+    if isinstance(imported, deferred.DeferredName):
+        return 0, imported.module, imported.name, name
+    if not isinstance(imported, deferred.Deferred):
+        return 0, deferred.__name__, alias.name, name
+    package, _, module = imported.module.rpartition(".")
+    return (0, package, module, name) if package else (0, module, "", name)
 
 
 def _statements(tree: ast.Module) -> list[ast.AST]:
@@ -85,6 +98,7 @@ def _statements(tree: ast.Module) -> list[ast.AST]:
 
 def _statements_that_count(tree: ast.Module) -> ast.Module:
     """Remove docstrings, import statements and the arguments of raised exceptions, in place."""
+    tree.body = _without_deferred(tree.body)
     for node in _statements(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
@@ -98,8 +112,29 @@ def _statements_that_count(tree: ast.Module) -> ast.Module:
         for name in ("body", "orelse", "finalbody"):
             inner = getattr(node, name, None)
             if isinstance(inner, list):
-                inner[:] = [child for child in inner if not isinstance(child, ast.Import | ast.ImportFrom)]
+                inner[:] = [child for child in inner if not _is_import(child)]
     return tree
+
+
+def _is_import(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _without_deferred(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return a module's statements without `__getattr__ = exports(...)` of common.deferred.
+
+    It is an import on first use, and the block for type checkers beside it names what is imported. Such
+    blocks of other modules count.
+    """
+    rest = [node for node in body if not _is_deferred(node)]
+    is_package = any(isinstance(node, ast.Assign) for node in body if node not in rest)
+    return rest if is_package else body
+
+
+def _is_deferred(node: ast.stmt) -> bool:
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING" and all(map(_is_import, node.body))
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__getattr__"
 
 
 # --- what earlier processes parsed ---------------------------------------------------------------------
@@ -108,43 +143,33 @@ _USED: dict[str, list[Any]] = {}  # by the hash of a text: what this process rea
 
 
 def _file() -> Path:
-    tag = f"statements.{sys.implementation.cache_tag}.json"
-    return Path(__file__).with_name("__pycache__") / tag
+    return kept_file(__file__, "statements")
 
 
 @functools.cache
 def _rules() -> str:
-    """Return a hash of what a kept digest depends on besides the text: this file and Python's parser."""
-    return hash_of([Path(__file__).read_text(encoding="utf-8"), sys.version])
+    """Return a hash of what a kept digest depends on besides the text: this code and Python's parser."""
+    code = (__file__, str(deferred.__file__))
+    return hash_of([*(Path(file).read_text(encoding="utf-8") for file in code), sys.version])
 
 
 @functools.cache
 def _kept() -> dict[str, list[Any]]:
     """Return what was kept under the present rules; nothing if it cannot be read."""
+    texts = read_kept(_file(), _rules())
     try:
-        found = json.loads(_file().read_text(encoding="utf-8"))
-        texts = found["texts"] if found["rules"] == _rules() else {}
         for digest, imports in texts.values():
-            Module(str(digest), [Import(*fields) for fields in imports])
+            Module(str(digest), tuple(Import(*fields) for fields in imports))
         return texts
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         return {}
 
 
 def keep() -> None:
     """Keep what this process parsed, where Python may write compiled modules."""
     kept = _kept()
-    if sys.dont_write_bytecode or _USED.keys() <= kept.keys():
+    if _USED.keys() <= kept.keys():
         return
     texts = _USED if len(kept) + len(_USED) > MOST else kept | _USED
-    path = _file()
-    part = path.with_name(f"{path.name}.{os.getpid()}")  # two processes may write at once
-    try:
-        path.parent.mkdir(exist_ok=True)
-        part.write_text(json.dumps({"rules": _rules(), "texts": texts}), encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        return
-    kept.update(_USED)
+    if write_kept(_file(), _rules(), texts):
+        kept.update(_USED)

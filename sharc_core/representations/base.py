@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.registry import Registry

@@ -7,8 +7,7 @@ its header included (about 600 bytes for JPEG).
 
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.pooling import widened
 from sharc_core.representations.base import Stored
 from sharc_core.representations.pooled import PooledRepresentation, Vectors

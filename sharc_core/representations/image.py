@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import widened
 from sharc_core.common.settings import Settings as BaseSettings

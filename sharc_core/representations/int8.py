@@ -1,7 +1,6 @@
 """Sparse maps in eight bits: each kept channel has a scale of its own."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.representations.base import REPRESENTATIONS
 from sharc_core.representations.sparse_maps import SparseMapRepresentation
 

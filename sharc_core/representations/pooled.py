@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.pooling import widened
 from sharc_core.representations.base import REPRESENTATIONS, Representation, Stored
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from sharc_core.common.deferred import torch
 from sharc_core.representations.base import REPRESENTATIONS
 from sharc_core.representations.pooled import PooledRepresentation, Vectors
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.representations.base import REPRESENTATIONS
 from sharc_core.representations.int8 import LARGEST_INTEGER, SCALE_BYTES
 from sharc_core.representations.pooled import PooledRepresentation, Vectors

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from pydantic import Field
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.common.settings import Settings as BaseSettings

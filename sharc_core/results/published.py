@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.methods import traits
 from sharc_core.results.display_names import PAPER_ORDER, method_name

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import atomic_path
 from sharc_core.common.formats import natural_key

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 
 from sharc_core.backbones.names import network_and_batch_norm
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.formats import DASH, bytes_text, natural_key
 from sharc_core.grid.axes import AXES, SETTINGS
 from sharc_core.grid.protocol import BATCH_NORM, name_of, protocol_key, rules_of

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text, mean_text, natural_key, number_text
 from sharc_core.grid.protocol import PAPER

@@ -9,8 +9,7 @@ The head's input is the pooled map, x_k = mean over (i, j) of A_kij. So d f / d 
 every position, and no saliency needs the map itself.
 """
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.registry import Registry
 from sharc_core.heads import Head
 

@@ -11,7 +11,7 @@ below the percentile. About half of the importances are then 0, so all channels 
 
 import math
 
-import torch
+from sharc_core.common.deferred import torch
 
 
 def kept_mask(

@@ -1,8 +1,8 @@
 """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) with a zero baseline."""
 
 import numpy as np
-import torch
 
+from sharc_core.common.deferred import torch
 from sharc_core.heads import LinearHead
 from sharc_core.saliency.base import SALIENCIES, class_gradient
 

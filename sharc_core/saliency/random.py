@@ -1,7 +1,6 @@
 """Uniform noise, the control that any saliency should beat."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.saliency.base import SALIENCIES
 
 

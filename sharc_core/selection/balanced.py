@@ -1,7 +1,6 @@
 """The last samples of each class in turn, so that a task's classes are stored equally often."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.selection.base import SELECTIONS, TaskSelection, in_turn, latest_first
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.registry import Registry
 
 SELECTIONS = Registry("selection", "sharc_core.selection")

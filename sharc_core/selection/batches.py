@@ -1,7 +1,6 @@
 """Whole minibatches, as SHARC's published code fills its buffer."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.selection.base import SELECTIONS, TaskSelection
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.selection.base import SELECTIONS, TaskSelection, in_turn, latest_first
 
 

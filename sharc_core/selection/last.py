@@ -1,7 +1,6 @@
 """The last samples of each task, as in the paper."""
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.selection.base import SELECTIONS, TaskSelection
 
 

@@ -2,8 +2,7 @@
 
 import heapq
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.selection.base import SELECTIONS, Placement, StreamSelection
 
 

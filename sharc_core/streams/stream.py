@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError, shown
 from sharc_core.common.joined_names import split_name
 from sharc_core.common.registry import nearest

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, write_text
 from sharc_core.learning.documents import features_name

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 from pydantic import Field, ValidationError, field_validator
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json, sha256_file, write_json
 from sharc_core.common.integrity import entry

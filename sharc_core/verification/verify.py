@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import digest, read_json, sha256_file
 from sharc_core.common.integrity import REMEDY, check_files

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -16,6 +15,7 @@ from sharc_core.backbones import Backbone
 from sharc_core.backbones.augment import moved
 from sharc_core.backbones.batch_norm import BatchNorms, Drift, evaluated
 from sharc_core.backbones.config import PASSES_LIMIT
+from sharc_core.common.deferred import torch
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.device import device_text
 from sharc_core.common.errors import UserError

@@ -4,8 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json
 from sharc_core.common.integrity import REMEDY, check_files

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
 from sharc_core.backbones.names import BATCH_NORMS, network_and_batch_norm
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, escape_markdown, mean_text, natural_key, number_text
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text

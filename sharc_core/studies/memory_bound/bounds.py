@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.representations.int8 import LARGEST_INTEGER
 from sharc_core.representations.sparse_maps import SparseMapRepresentation, SparseMaps
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pandas as pd
-import torch
-
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.common.deferred import pandas as pd
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features

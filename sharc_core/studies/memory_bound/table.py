@@ -4,8 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text
 from sharc_core.provenance.lineage import FIELDS, csv_text, latex_text, lineage, markdown_text

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.formats import bytes_text
 from sharc_core.figures.style import FURTHER, STYLE, save
 from sharc_core.studies.recall.pictures import Recalls

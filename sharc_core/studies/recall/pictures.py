@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.studies.recall.measure import random_mask, relative_error

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text, mean_text
 from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.figures.style import GREY, panel_grid
 from sharc_core.figures.write import write_figure
 from sharc_core.results.display_names import scenario_key, scenario_name

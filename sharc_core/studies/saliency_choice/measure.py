@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.features.cache import Features
 from sharc_core.grid.sub_grid import MAIN
 from sharc_core.learning.learner import run_cell

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text, mean_text, number_text
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.figures.style import FURTHER, GREY, PLAIN, panel_grid
 from sharc_core.figures.write import write_figure
 from sharc_core.studies.saliency_curves.measure import DELETION, INSERTION, INVERSE, RANDOM, SALIENT

@@ -8,10 +8,10 @@ channel of the map sets one entry of the pooled vector to zero.
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import pandas as pd
 import scipy
-import torch
 
+from sharc_core.common.deferred import pandas as pd
+from sharc_core.common.deferred import torch
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features
 from sharc_core.heads import Head

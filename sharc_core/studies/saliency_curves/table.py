@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
 from sharc_core.provenance.lineage import csv_text, lineage, markdown_text

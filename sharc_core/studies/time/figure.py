@@ -3,10 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.figures.style import GREY
 from sharc_core.figures.write import write_figure
 from sharc_core.provenance.lineage import lineage

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from statistics import fmean
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.phases import measured
 from sharc_core.features.cache import Features
 from sharc_core.grid.cell import Cell

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text
 from sharc_core.common.phases import PHASES, TESTING

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.figures.style import GREY, PLAIN, STYLE, method_look, save
 from sharc_core.results.display_names import scenario_name
 from sharc_core.studies.tune.table import trials

@@ -7,9 +7,9 @@ from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
-import pandas as pd
-import torch
 
+from sharc_core.common.deferred import pandas as pd
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features

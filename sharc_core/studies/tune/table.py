@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
+from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, escape_markdown, mean_text, number_text
 from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
