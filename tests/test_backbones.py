@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sharc_core.backbones import Backbone, BackboneConfig, check_backbone, load_
 from sharc_core.backbones.architectures import build_classifier, cut_at_maps, fuse_batch_norms
 from sharc_core.backbones.augment import shift_and_flip
 from sharc_core.backbones.config import PretrainConfig
+from sharc_core.common import device
 from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import sha256_file
@@ -363,6 +365,23 @@ def test_device_names_are_resolved_or_refused(monkeypatch):
         resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_without_a_driver_torch_is_not_asked_for_a_gpu(monkeypatch, has_library):
+    def load(name):
+        if not has_library:
+            raise OSError(name)
+
+    monkeypatch.setattr(device.ctypes, "CDLL", load)
+    monkeypatch.setattr(device.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(device, "sys", SimpleNamespace(modules={}, platform="linux"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.sees_gpu() == has_library
+    monkeypatch.setattr(device, "sys", SimpleNamespace(modules={"torch": torch}, platform="linux"))
+    assert device.sees_gpu()  # the imported torch knows
+    monkeypatch.setattr(device, "sys", SimpleNamespace(modules={}, platform="win32"))
+    assert device.sees_gpu()
 
 
 @pytest.mark.reliability("no-gpu")

@@ -17,6 +17,7 @@ from sharc_core.common.files import read_json
 from sharc_core.features.cache import extract_features, open_views
 from sharc_core.features.views import needed_views
 from sharc_core.grid.cell import Training
+from sharc_core.learning import learner
 from sharc_core.learning.documents import Wanted, missing_seeds
 from sharc_core.learning.learner import run_cell
 from sharc_core.provenance.code_hashes import code_hash
@@ -61,7 +62,7 @@ class Job:
     def __init__(self, folder, manifests, monkeypatch):
         self.folder, self.manifests, self.trained, self.fails = folder, manifests, [], {}
         self.stamp = folder / ".finished" / "er-1.batch"
-        monkeypatch.setattr(module, "run_cell", self.run_cell)
+        monkeypatch.setattr(learner, "run_cell", self.run_cell)
 
     def run_cell(self, features, cell, progress):
         if cell.id in self.fails:

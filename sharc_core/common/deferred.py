@@ -18,7 +18,7 @@ import numpy as np
 
 from sharc_core.common.kept import kept_file, read_kept, write_kept
 
-TYPES = ("Tensor", "device", "dtype", "Generator")
+TYPES = ("Tensor", "Size", "device", "dtype", "Generator")
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
 
 

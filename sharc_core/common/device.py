@@ -2,11 +2,12 @@
 
 import contextlib
 import ctypes
+import os
 import platform
 import re
+import sys
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 
 NAMED = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -25,21 +26,41 @@ def resolve_device(name: str) -> torch.device:
 
     Raises UserError for an unknown name and for a GPU that is not there.
     """
+    check_device(name)
+    return torch.device(("cuda" if sees_gpu() else "cpu") if name == "auto" else name)
+
+
+def check_device(name: str) -> None:
+    """Raise UserError for an unknown name and for a GPU that is not there."""
     if not NAMED.fullmatch(name):
         raise UserError(f"unknown device {name!r}; valid: {NAMES}")
-    if name == "mps":
-        if not torch.backends.mps.is_available():
-            raise UserError("mps was asked for, but torch sees no Apple GPU: use device: auto or cpu")
-        return torch.device("mps")
-    available = torch.cuda.is_available()
-    if name.startswith("cuda") and not available:
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("mps was asked for, but torch sees no Apple GPU: use device: auto or cpu")
+    if not name.startswith("cuda"):
+        return
+    if not sees_gpu():
         raise UserError(f"{name} was asked for, but torch sees no usable GPU: use device: auto or cpu")
     count = torch.cuda.device_count() if ":" in name else 0
     if ":" in name and int(name[5:]) >= count:
         raise UserError(
             f"{name} was asked for, but torch sees GPUs 0 to {count - 1} only: choose one of them"
         )
-    return torch.device("cuda" if name == "auto" and available else "cpu" if name == "auto" else name)
+
+
+def sees_gpu() -> bool:
+    """Return whether torch sees a CUDA GPU. A process on a machine without a driver need not import torch."""
+    return ("torch" in sys.modules or _has_driver()) and torch.cuda.is_available()
+
+
+def _has_driver() -> bool:
+    """Return whether the system may have a driver for torch's GPUs. Only on Linux is that known."""
+    if not sys.platform.startswith("linux") or os.path.exists("/dev/kfd"):  # of AMD's GPUs
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # the library through which CUDA finds GPUs
+    except OSError:
+        return False
+    return True
 
 
 def keep_memory() -> None:

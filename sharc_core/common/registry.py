@@ -38,6 +38,7 @@ class Registry:
         self._entries: dict[str, object] = {}
         self._families: dict[str, Callable[[str], object]] = {}
         self._searched: set[str] = set()
+        self._imported: dict[str, str] | None = None  # the sources whose modules were imported
 
     def register(self, name: str) -> Callable:
         """Return a decorator that registers a class or function. It raises ValueError for a repeated name."""
@@ -65,8 +66,10 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return all registered names, sorted. Imports all modules of the package."""
-        for module in self._sources:
-            importlib.import_module(module)
+        if self._imported is not self._sources:  # a plan asks for the names a thousand times
+            for module in self._sources:
+                importlib.import_module(module)
+            self._imported = self._sources
         return sorted(self._entries)
 
     def get(self, name: object) -> Any:

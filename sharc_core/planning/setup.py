@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sharc_core.common.device import resolve_device
+from sharc_core.common.device import sees_gpu
 from sharc_core.common.errors import UserError, shown
 from sharc_core.grid.loading import read_config, refuse_code
 from sharc_core.grid.overrides import read_grid
@@ -38,11 +38,11 @@ def _plan_of(workflow: Any, root: str) -> Plan:
     is_called = values is workflow.modifier_stack[0].globals["config"]
     grid, values, variables = read_grid(values, workflow.config_settings.config if is_called else {})
     workflow.register_envvars(*variables)  # or paths could differ in jobs on a cluster
-    has_gpu = grid.device == "mps" or resolve_device("auto").type == "cuda"
-    if not submits and "gpu" not in workflow.global_resources and has_gpu:
+    call = Call(workflow)
+    is_shared = not submits and not call.is_dry and "gpu" not in workflow.global_resources
+    if is_shared and (grid.device == "mps" or sees_gpu()):
         # local jobs take turns, unless --resources gpu=... allows more
         workflow.register_resource("gpu", 1)
-    call = Call(workflow)
     if call.is_main:
         # a dry run shows the plan even if data are missing; a login node need not have the GPU of the jobs
         check_inputs(grid, progress=say, planning=call.is_dry, elsewhere=submits)

@@ -4,7 +4,6 @@ The rules of the Snakefile and the command line call the same functions.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from sharc_core.common.device import keep_memory, resolve_device
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import disk_errors
 from sharc_core.datasets import PreparedData, Source, open_prepared
+from sharc_core.datasets.base import Progress
 from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import Features, extract_features
 from sharc_core.features.drifting.extract import Extraction
@@ -33,8 +33,6 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.unroll import extracted_views
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.stream import Stream, make_stream
-
-Progress = Callable[[str], None] | None
 
 
 def fetch_weights(grid: Grid, progress: Progress = None) -> None:

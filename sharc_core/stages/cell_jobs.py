@@ -4,6 +4,8 @@ A batch starts Python and torch once, opens the features once and holds a GPU on
 deletes all output files of a job together. So a batch writes its documents to a folder that is no job's
 output, and they are moved to their places afterwards. If a batch is killed, the next run trains only what is
 missing.
+
+A plan reads the names in this module. So functions that train import what needs torch.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +18,6 @@ from sharc_core.features.cache import Features
 from sharc_core.features.drifting.part import Kept, Part
 from sharc_core.features.drifting.reading import DriftingFeatures
 from sharc_core.features.folders import parse_folder
-from sharc_core.features.opening import open_folders
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.drifting_parts import is_read
 from sharc_core.grid.feature_folders import folders_of
@@ -30,7 +31,6 @@ from sharc_core.learning.documents import (
     selected,
     signed,
 )
-from sharc_core.learning.learner import run_cell
 from sharc_core.provenance.code_hashes import code_hash
 from sharc_core.provenance.origin import features_hash
 
@@ -57,6 +57,8 @@ def batches(cells: Iterable[Cell], size: int) -> dict[tuple[str, str, str], list
 
 def open_for(manifests: Sequence[Path]) -> Features | DriftingFeatures:
     """Open the features that cells are trained on. manifests: of the folders, in the order of folders_of."""
+    from sharc_core.features.opening import open_folders
+
     return open_folders([Path(manifest).parent for manifest in manifests])
 
 
@@ -151,6 +153,8 @@ def _trained(
     manifests: Sequence[Path],
     progress: Progress,
 ) -> Document:
+    from sharc_core.learning.learner import run_cell
+
     cell = wanted.cell.model_copy(update={"seeds": seeds})
     hashes = {features_name(m.parent): features_hash(read_json(m)) for m in map(Path, manifests)}
     return signed(run_cell(features, cell, progress=progress), wanted, hashes)

@@ -5,13 +5,11 @@ they are made from, including code and libraries. The results of a grid have pla
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sharc_core.backbones import BackboneConfig
-from sharc_core.backbones.architectures import ARCHITECTURES
-from sharc_core.backbones.networks import network_of
 from sharc_core.backbones.own_features import NAME as OWN_FEATURES
 from sharc_core.common.files import digest, sha256_file
 from sharc_core.datasets import SOURCES, Source
@@ -27,6 +25,7 @@ from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import kept_maps
 from sharc_core.learning.documents import features_name
 from sharc_core.provenance.code_hashes import library_versions, stage_hash
+from sharc_core.stages.known_networks import KnownNetwork
 
 OWN_CODE = ("features.own",)  # roots of the code that writes the user's features
 ENCODING_CODE = ("features.encode",)  # of that which writes features of encoded images
@@ -92,6 +91,10 @@ class Layout:
 
     def features(self, dataset: str, backbone: str, folder: FeaturesFolder | None = None) -> Path:
         """Return the path of features of a data set from a backbone, by default those of the first view."""
+        key = ("features", dataset, backbone, folder)
+        return self._once(key, lambda: self._features(dataset, backbone, folder))
+
+    def _features(self, dataset: str, backbone: str, folder: FeaturesFolder | None) -> Path:
         prepared = self.data / "features" / self.prepared(dataset).name
         if self.grid.datasets[dataset].has_features:
             return prepared / f"{OWN_FEATURES}-{digest(_made_by(*OWN_CODE))}" / ViewFolder(0).name
@@ -159,7 +162,7 @@ class Layout:
         if config.is_local_file:
             return [settings, self._once(("weights", config.weights), lambda: sha256_file(config.weights))]
         key = ("packaged weights", config.path_name)
-        return [settings, self._once(key, lambda: network_of(config).weights_identity)]
+        return [settings, self._once(key, lambda: KnownNetwork(config).weights_identity)]
 
     def _data_digest(self, source: Source) -> str:
         """Return a hash of the settings, files, code and libraries that prepared images come from."""
@@ -182,7 +185,7 @@ def data_code(source: Source) -> tuple[str | Path, ...]:
 
 def pretrain_code(config: BackboneConfig) -> tuple[str | Path, ...]:
     """Return the roots of the code that pre-trains a backbone."""
-    return "backbones.pretraining", Path(ARCHITECTURES.module_file(config.arch))
+    return "backbones.pretraining", KnownNetwork(config).architecture_file
 
 
 def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
@@ -192,14 +195,14 @@ def features_code(config: BackboneConfig) -> tuple[str | Path, ...]:
         "adapted": ["features.cache", "backbones.batch_norm", "streams.stream"],
     }
     chosen = roots.get(str(config.batch_norm), ["features.cache"])
-    return *chosen, *network_of(config).code
+    return *chosen, *KnownNetwork(config).code
 
 
 def _network_identity(config: BackboneConfig) -> list:
     """Return what determines a network's computation, besides its code: architecture, input, settings."""
-    network = network_of(config)
+    network = KnownNetwork(config)
     further = [network.further] if network.further else []
-    return [config.arch, asdict(network.form), *further]
+    return [config.arch, network.input_format, *further]
 
 
 def _made_by(*roots: str | Path) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,7 @@
-"""Check data, weights, devices, folders, disk space and budgets before any job runs."""
+"""Check data, weights, devices, folders, disk space and budgets before any job runs.
+
+A check that passed before needs no torch (known_networks). Modules that do are imported where they are used.
+"""
 
 import contextlib
 import os
@@ -6,28 +9,26 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig
-from sharc_core.backbones.advice import advice
-from sharc_core.backbones.checksums import check_stated
-from sharc_core.backbones.networks import network_of
-from sharc_core.backbones.timing import seconds_per_image
-from sharc_core.common.device import resolve_device
+from sharc_core.common.device import check_device
 from sharc_core.common.errors import Missing, UserError, shown
-from sharc_core.common.files import read_json
+from sharc_core.common.files import digest, read_json
 from sharc_core.common.settings import fit_for_snakemake
 from sharc_core.datasets import Source
+from sharc_core.datasets.base import Progress
 from sharc_core.datasets.feature_source import FeatureSource
 from sharc_core.features.cache import cache_bytes, check_space, free_bytes, splits_of
 from sharc_core.features.drifting.part import Part
 from sharc_core.features.encode import encoded_bytes
 from sharc_core.features.folders import EncodedFolder, FeaturesFolder
 from sharc_core.features.images import prepared_image_shape
+from sharc_core.grid.cell import Cell
 from sharc_core.grid.drifting_parts import extent
 from sharc_core.grid.feature_folders import codec_of, stores_pixels
 from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import pretrain_source
 from sharc_core.grid.unroll import cells, extracted_views
-from sharc_core.learning.cell_memory import budget_of
-from sharc_core.stages.build import Progress
+from sharc_core.provenance.code_hashes import code_hash
+from sharc_core.stages.known_networks import KnownNetwork, known
 from sharc_core.stages.layout import Layout
 from sharc_core.streams.settings import class_names
 from sharc_core.streams.stream import split_classes
@@ -55,24 +56,25 @@ def check_inputs(
         raise UserError(f"config: mirror: {grid.mirror} is not a folder; create it or leave mirror out")
     for key, folder in (("data_dir", grid.data_dir), ("results_dir", grid.results_dir)):
         _check_folder(key, Path(folder))
-    sources = {name: grid.source(name) for name in grid.datasets}
+    sources, trained = {name: grid.source(name) for name in grid.datasets}, cells(grid)
     for name, dataset in grid.datasets.items():
         source = sources[name]
         with _prefixed(f"datasets.{name}"):
             _check_source(source, progress, planning)
-            _check_sizes(grid, name, split_classes(source.class_names(), dataset.stream.of_run(0)))
+            of_dataset = [cell for cell in trained if cell.dataset == name]
+            _check_sizes(of_dataset, split_classes(source.class_names(), dataset.stream.of_run(0)))
     shapes: dict[str, Shape] = {}
     with _prefixed("backbone"):
         _check_used(grid)
     for backbone in grid.all_backbones:
         with _prefixed("backbone"):
             shapes[backbone.path_name] = _check_backbone(backbone)
-            if backbone.batch_norm != "frozen" and progress and not network_of(backbone).has_batch_norm():
+            if backbone.batch_norm != "frozen" and progress and not KnownNetwork(backbone).has_batch_norm():
                 progress(
                     f"note: {backbone.network_name} has no batch norm: its features are the same with "
                     f"batch_norm {backbone.batch_norm} and frozen"
                 )
-            check_stated(backbone)
+            _check_stated(backbone)
             if backbone.weights == "pretrain":
                 _check_pretraining(grid, backbone, sources, progress, planning)
     of_pairs = {
@@ -83,7 +85,7 @@ def check_inputs(
         for source in [sources[name]]
     }
     with _prefixed("storage"):
-        for codec in {codec for cell in cells(grid) if (codec := codec_of(cell)) is not None}:
+        for codec in {codec for cell in trained if (codec := codec_of(cell)) is not None}:
             codec.check()
     _check_disk(grid, of_pairs, {name: _counts(source) for name, source in sources.items()})
     if not planning:
@@ -92,7 +94,7 @@ def check_inputs(
         name: class_names(source.class_names(), grid.datasets[name].stream)
         for name, source in sources.items()
     }
-    _check_budgets(grid, of_pairs, {name: len(classes) for name, classes in heads.items()})
+    _check_budgets(grid, trained, of_pairs, {name: len(classes) for name, classes in heads.items()})
 
 
 def _check_used(grid: Grid) -> None:
@@ -112,16 +114,25 @@ def _check_used(grid: Grid) -> None:
 def _check_backbone(backbone: BackboneConfig) -> tuple[int, int, int]:
     """Return the shape of the maps. The error for a weights file with other tensor names includes advice."""
     try:
-        return network_of(backbone).check()
+        return KnownNetwork(backbone).check()
     except UserError as error:
+        from sharc_core.backbones.advice import advice
+
         raise UserError(advice(backbone) or str(error)) from None
+
+
+def _check_stated(backbone: BackboneConfig) -> None:
+    if backbone.sha256 is not None:
+        from sharc_core.backbones.checksums import check_stated
+
+        check_stated(backbone)
 
 
 def _check_devices(grid: Grid, progress: Progress, planning: bool) -> None:
     for key, name in (("device", grid.device), ("cells.device", grid.cells.device)):
         try:
             with _prefixed(key):
-                resolve_device(name)
+                check_device(name)
         except UserError as error:
             if not planning:
                 raise
@@ -158,10 +169,10 @@ def _check_source(source: Source, progress: Progress, planning: bool) -> None:
             progress(f"warning: {missing}")
 
 
-def _check_sizes(grid: Grid, name: str, classes_per_task: list[list[int]]) -> None:
+def _check_sizes(trained: list[Cell], classes_per_task: list[list[int]]) -> None:
     """Refuse a task of one class if Task-IL is asked for, in which it is always right."""
     single = [number for number, classes in enumerate(classes_per_task, 1) if len(classes) == 1]
-    if single and any("task_il" in cell.scenarios for cell in cells(grid) if cell.dataset == name):
+    if single and any("task_il" in cell.scenarios for cell in trained):
         raise UserError(
             f"tasks: task {single[0]} has one class, which scenario task_il always gets right: take task_il "
             "out of scenarios, or give each task two classes or more"
@@ -256,7 +267,7 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
     layout = Layout(grid)
     totals: dict[str, tuple[int, ...]] = {}  # images, those in train mode, bytes
     counted = {dataset: _counts(layout.source(dataset)) for dataset in grid.datasets}
-    shapes = {name: network_of(config).check() for name, config in layout.backbones.items()}
+    shapes = {name: KnownNetwork(config).check() for name, config in layout.backbones.items()}
     # data sets with the same images share features
     folders = {layout.features(*key): key for key in extracted_views(grid)}
     for path, (dataset, backbone, folder) in folders.items():
@@ -273,6 +284,10 @@ def extraction_plan(grid: Grid, needed: Container[Path]) -> list[str]:
         training = counts["train"] if in_train_mode else 0
         before = totals.get(backbone, (0, 0, 0))
         totals[backbone] = tuple(map(sum, zip(before, (images, training, size), strict=True)))
+    if not totals:
+        return []
+    from sharc_core.backbones.timing import seconds_per_image
+
     lines = []
     for backbone, (images, training, size) in totals.items():
         drifting, evaluated = seconds_per_image(layout.backbones[backbone], bool(training))
@@ -312,14 +327,15 @@ def _check_room(grid: Grid) -> None:
             )
 
 
-def _check_budgets(grid: Grid, shapes: Shapes, classes: dict[str, int]) -> None:
+def _check_budgets(grid: Grid, trained: list[Cell], shapes: Shapes, classes: dict[str, int]) -> None:
     """Check the budget of each cell against the size of its maps, or of its images once they are prepared.
 
     Only the prepared images tell their size, so before that it is checked by the job of the cell. So are the
     sizes of encoded images; only what head and method take is checked here.
     """
     layout, images = Layout(grid), {}
-    for cell in cells(grid):
+    checks = []
+    for cell in trained:
         image_shape = None
         if stores_pixels(cell):
             if cell.dataset not in images:
@@ -327,5 +343,14 @@ def _check_budgets(grid: Grid, shapes: Shapes, classes: dict[str, int]) -> None:
             image_shape = images[cell.dataset]
             if image_shape is None:
                 continue
+        checks.append((cell, shapes[cell.dataset, cell.backbone], classes[cell.dataset], image_shape))
+    key = [[cell.model_dump(mode="json"), code_hash(*cell.plugins), *rest] for cell, *rest in checks]
+    known(["budgets", digest(key, 32)], lambda: _check_each_budget(checks))
+
+
+def _check_each_budget(checks: list[tuple[Cell, Shape, int, Shape | None]]) -> None:
+    from sharc_core.learning.cell_memory import budget_of
+
+    for cell, shape, classes, image_shape in checks:
         with _prefixed(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
-            budget_of(cell, shapes[cell.dataset, cell.backbone], classes[cell.dataset], image_shape)
+            budget_of(cell, shape, classes, image_shape)

@@ -5,7 +5,6 @@ from snakemake.exceptions import WorkflowError
 
 from sharc_core.common.errors import UserError
 from sharc_core.planning.setup import say
-from sharc_core.stages.build import fetch_weights
 
 LOGS = PLAN.path("logs")
 # A grid that may use a GPU asks for one where a backbone runs (`device`) and where cells are trained (`cells.device`).
@@ -30,6 +29,8 @@ def read_by(rule, paths):
 
 onstart:
     if workflow.non_local_exec:  # compute nodes need no internet connection
+        from sharc_core.stages.build import fetch_weights
+
         try:
             fetch_weights(PLAN.grid, progress=say)
         except UserError as error:

@@ -5,14 +5,14 @@ from pathlib import Path
 from common import job
 
 with job(snakemake, f"{snakemake.params.study} {snakemake.params.stage}"):
-    import torch
+    import os
 
     from sharc_core.grid.loading import load_grid
     from sharc_core.studies import Results
     from sharc_core.studies.registered import study_of
     from sharc_core.studies.rows import read_rows
 
-    torch.set_num_threads(snakemake.threads)
+    os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)  # for torch, which few stages import
     grid, wanted = load_grid(snakemake.config), snakemake.params
     study = study_of(grid, wanted.study)
     (stage,) = (stage for stage in study.stages(grid) if stage.name == wanted.stage)
