@@ -24,6 +24,7 @@ from sharc_core.datasets.archives import Container, natural
 from sharc_core.datasets.digits import FEWEST, IMAGES
 from sharc_core.datasets.glyph_pool import faces_of, pool
 from sharc_core.datasets.glyphs import render_class
+from sharc_core.datasets.turned_glyphs import distinct_when_turned
 
 
 def source(name: str, folder: Path, **values):
@@ -195,6 +196,35 @@ def test_a_character_that_stands_for_a_digit_is_that_digit_too(tmp_path):
 def test_more_glyphs_than_the_fonts_hold(tmp_path):
     with pytest.raises(UserError, match=rf"the fonts hold {len(pool())} distinct characters: lower classes"):
         source("glyphs", tmp_path, classes=5000).check()
+
+
+def test_turned_characters_are_further_classes(tmp_path):
+    few = {"characters": 5, "digits": False, "train_per_class": 3, "test_per_class": 2}
+    upright = source("glyphs", tmp_path, classes=5, digits=False)
+    turned = [point for point in upright.points() if point in distinct_when_turned()]
+    made = source("turned_glyphs", tmp_path, classes=5 + len(turned), **few)
+    assert turned and made.points() == upright.points() + turned
+    assert len(set(made.class_names())) == len(made.class_names()) == made.settings.classes
+    assert made.content_ids() == upright.content_ids(), "a network must not know the character upright"
+    made.prepare(tmp_path / "a")
+    data = open_prepared(tmp_path / "a")
+    assert data.train_labels.tolist() == np.arange(made.settings.classes).repeat(3).tolist()
+    for label, seed, turns in ((0, 0, 0), (5, 1, 1)):
+        drawn = render_class(("train", label, made.points()[label], 3, seed, 32))
+        stored = data.train_images[3 * label : 3 * label + 3]
+        assert np.array_equal(stored, np.rot90(drawn, turns, axes=(1, 2)))
+    with pytest.raises(UserError, match=f"make {5 + len(turned)} classes, fewer than 99: raise characters"):
+        source("turned_glyphs", tmp_path, classes=99, **few).check()
+    with pytest.raises(UserError, match="distinct ones: lower characters or first_class"):
+        source("turned_glyphs", tmp_path, classes=99, characters=5000).check()
+
+
+def test_characters_that_look_the_same_when_turned_are_no_further_class():
+    """O, X and + are their own look-alikes, N and Z each other's; K and M have none."""
+    left_out = {ord(character) for character in "OX+NZ"}
+    assert left_out <= set(pool()) and not left_out & distinct_when_turned()
+    assert {ord("K"), ord("M")} <= distinct_when_turned() <= set(pool())
+    assert len(distinct_when_turned()) > 500
 
 
 # --- image_folder ----------------------------------------------------------------------------------

@@ -12,13 +12,12 @@ from sharc_core.common.deferred import torch
 from sharc_core.common.determinism import same_bits
 from sharc_core.common.device import device_text, resolve_device
 from sharc_core.common.errors import UserError
-from sharc_core.common.phases import STEPS, STORING, TESTING, phase
+from sharc_core.common.phases import STEPS, STORING, phase
 from sharc_core.features.cache import Features
 from sharc_core.features.views import (
     DriftingFeatures,
     DriftingReplicas,
     ReplicaViews,
-    TestFeatures,
     replicas_of,
 )
 from sharc_core.grid.cell import Cell, Training
@@ -27,6 +26,7 @@ from sharc_core.learning.bias_correction import align, clip, clipped_heads
 from sharc_core.learning.cell_memory import make_memory, make_method
 from sharc_core.learning.costs import Costs
 from sharc_core.learning.documents import FORMAT, joined
+from sharc_core.learning.evaluation import evaluate
 from sharc_core.memory.episodic import EpisodicMemory
 from sharc_core.methods import METHODS, Method, Task
 from sharc_core.provenance.origin import run_origin, versions
@@ -34,7 +34,6 @@ from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import Stream, streamed
 
 GATHER = 32  # minibatches gathered at a time: fewer, larger copies that still fit the cache
-EVALUATE = 4096  # test samples per product
 
 
 def run_cell(
@@ -254,40 +253,6 @@ def _observe_all(
         if method.uses_memory:
             with phase(STORING):
                 memory.admit()
-
-
-@phase(TESTING)
-def evaluate(
-    tests: TestFeatures, stream: Stream, method: Method, device: torch.device | str = "cpu"
-) -> dict[str, torch.Tensor]:
-    """Return accuracies in percent on every task's test images, (R, T) float64, for both scenarios.
-
-    A prediction is correct when the true class's score exceeds that of every other class, among all classes
-    (Class-IL) or among the task's own (Task-IL). So Task-IL is never below Class-IL, ties count as wrong (a
-    class with score -inf is never predicted), and the numbering of the classes does not matter. NaN for a
-    task that is not tested. Raises FloatingPointError when a score is NaN.
-    """
-    accuracies: dict[str, list[torch.Tensor]] = {"task_il": [], "class_il": []}
-    for index, classes in zip(stream.test, stream.classes_per_task, strict=True):
-        correct = {scenario: torch.zeros(method.replicas, dtype=torch.int64) for scenario in accuracies}
-        own = torch.tensor(sorted(classes), device=device)
-        for part in index.split(EVALUATE):
-            x = tests.tested(part)
-            if x is None:
-                correct = {scenario: torch.full((method.replicas,), torch.nan) for scenario in accuracies}
-                break
-            x = x.to(device).expand(method.replicas, -1, -1)
-            y = tests.test_labels[part].to(device).expand(method.replicas, -1).unsqueeze(2)
-            scores = method.predict(x)
-            if bool(scores.isnan().any()):
-                raise FloatingPointError("predicted scores are NaN")
-            true = scores.gather(2, y)
-            others = scores.scatter(2, y, -torch.inf)
-            correct["class_il"] += (true.squeeze(2) > others.amax(2)).sum(1).cpu()
-            correct["task_il"] += (true.squeeze(2) > others[..., own].amax(2)).sum(1).cpu()
-        for scenario in accuracies:
-            accuracies[scenario].append(correct[scenario].double() * 100 / len(index))
-    return {scenario: torch.stack(columns, 1) for scenario, columns in accuracies.items()}
 
 
 def _with_null(array: np.ndarray) -> list:
