@@ -33,6 +33,7 @@ datasets:
     labels: joined
     size: 32
     parts: [{source: digits}, {source: glyphs, classes: 8, name: characters}]
+  s_turned: {source: turned_glyphs, classes: 10, tasks: 5, characters: 20}
   s_order: {source: digits, tasks: 5, class_order: ["9", "8", "7", "6", "5", "4", "3", "2", "1", "0"]}
   s_listed: {source: digits, tasks: [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]}
   s_mini: {source: mini_imagenet, tasks: 5, path: nowhere, size: 84, train_per_class: 500}
@@ -120,7 +121,9 @@ capacity:
   hidden_maps: 2
   seeds: [0]
 memory_bound: {thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
+memory_bound: {datasets: [s_digits], thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
 time:
+  datasets: [s_digits]
   methods: [er]
   associative_memories: [mean]
   saliencies: [gradient]
@@ -128,8 +131,15 @@ time:
   buffer: 20
   seeds: [0]
   repeats: 2
-saliency_curves: {saliencies: [gradient], heads: [linear], shares: [0, 0.5, 1], random_orders: 1, seeds: [0]}
+saliency_curves:
+  datasets: [s_digits]
+  saliencies: [gradient]
+  heads: [linear]
+  shares: [0, 0.5, 1]
+  random_orders: 1
+  seeds: [0]
 saliency_choice:
+  datasets: [s_digits]
   saliencies: [gradient]
   methods: [er]
   heads: [linear]
@@ -148,6 +158,17 @@ fair_tuning:
   seed: 0
 equal_compute: {methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
 heads: {methods: [er], heads: [linear], corrections: [none], scales: [10.0], buffer: 20, seeds: [0]}
+task_count:
+  datasets: [s_glyphs]
+  tasks: [2, 5]
+  classes_per_task: 2
+  methods: [er]
+  associative_memories: [mean]
+  forget_every: [null, 1]
+  theta: 0.5
+  samples_per_class: 2
+  most_tasks: {er: 5}
+  seeds: [0]
 data_dir: data
 results_dir: results
 mirror: null

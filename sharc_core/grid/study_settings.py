@@ -6,7 +6,7 @@ The registry of studies lies here and not in sharc_core/studies, which builds on
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from sharc_core.common.errors import UserError, shown
 from sharc_core.common.registry import Registry, nearest
@@ -15,6 +15,15 @@ from sharc_core.common.validation_messages import explain
 from sharc_core.grid.sub_grid import SubGrid
 
 STUDIES = Registry("study", "sharc_core.studies")
+
+
+class MeasuredSettings(Settings):
+    """Base of the settings of studies with jobs that measure features.
+
+    datasets: names of the data sets to measure; None for all of the grid.
+    """
+
+    datasets: list[str] | None = Field(default=None, min_length=1)
 
 
 def with_study_settings(values: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class PlannedStudy:
 
     def __init__(self, study: Study, layout: Layout, call: Call, scripts: Path):
         grid, self.study, self.name, self._call = layout.grid, study, study.name, call
-        self.jobs = {str(layout.results / job_file(study, job)): job for job in study.jobs(grid)}
+        self.jobs = {str(layout.results / job_file(study, job)): job for job in study.chosen_jobs(grid)}
         self.keys = {path: job_key(study, job, layout) for path, job in self.jobs.items()}
         self.is_in_all = study.is_part_of_all and self.name in grid.study_blocks
         self.to_measure = call.offered(self.jobs, lambda path: is_measured(path, self.keys[path]), JOB_RULE)

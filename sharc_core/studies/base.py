@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharc_core.common.errors import UserError, shown
+from sharc_core.common.registry import nearest
 from sharc_core.common.settings import Settings as BaseSettings
 from sharc_core.grid.study_settings import STUDIES
 
@@ -121,8 +123,25 @@ class Study:
         return {}
 
     def jobs(self, grid: "Grid") -> list[Job]:
-        """Return the study's jobs on a grid."""
+        """Return the study's jobs on all data sets of a grid."""
         return []
+
+    def chosen_jobs(self, grid: "Grid") -> list[Job]:
+        """Return the study's jobs on those data sets of a grid that its settings name.
+
+        Raises UserError for a data set that the grid does not have.
+        """
+        names = getattr(self.settings, "datasets", None)
+        if names is None:
+            return self.jobs(grid)
+        for name in names:
+            if name not in grid.datasets:
+                raise UserError(
+                    f"config: {self.name}.datasets: the grid has no data set {shown(name)}"
+                    f"{nearest(name, list(grid.datasets))}; it has: {', '.join(grid.datasets)}"
+                )
+        chosen = {name: dataset for name, dataset in grid.datasets.items() if name in names}
+        return self.jobs(grid.model_copy(update={"datasets": chosen}))
 
     @staticmethod
     def run(job: Job, features: "Features", progress: Progress) -> "pd.DataFrame":

@@ -27,7 +27,7 @@ def configured_jobs(grid: Grid) -> dict[str, int]:
     Raises UserError for settings that do not fit the grid.
     """
     studies = [study for study in job_studies(grid) if study.name in grid.study_blocks]
-    return {study.name: len(study.jobs(grid)) for study in studies}
+    return {study.name: len(study.chosen_jobs(grid)) for study in studies}
 
 
 def cell_studies(values: Mapping[str, Any], backbones: Backbones) -> list[Study]:

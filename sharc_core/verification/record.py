@@ -173,7 +173,7 @@ def write_study_record(
         name,
         made(*study.table_code()),
         read_rows(study, list(rows), list(rows.values())),
-        _inputs_in_data_dir(layout, [(job.dataset, job.backbone) for job in study.jobs(grid)]),
+        _inputs_in_data_dir(layout, [(job.dataset, job.backbone) for job in study.chosen_jobs(grid)]),
         [*rows, *others],
         cells=len(rows),
         rows={_below(folder, path): key for path, key in rows.items()},

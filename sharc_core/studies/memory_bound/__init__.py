@@ -42,6 +42,7 @@ class MemoryBound(Study):
     def jobs(self, grid: Grid) -> list[Job]:
         """Return one job per data set and backbone, in the grid's order."""
         memories = all_memories(grid)
+        settings = self.settings.model_copy(update={"datasets": None})  # no setting of a job
         return [
             Job(
                 name,
@@ -53,9 +54,9 @@ class MemoryBound(Study):
                     stream=grid.datasets[name].stream,
                     training=grid.training,
                     memories=memories,
-                    study=self.settings,
+                    study=settings,
                 ).model_dump(mode="json"),
-                _code(memories, self.settings),
+                _code(memories, settings),
             )
             for name, backbone in measured_pairs(grid)
         ]

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from sharc_core.common.errors import UserError
-from sharc_core.common.settings import Settings, no_repeats
+from sharc_core.common.settings import no_repeats
 from sharc_core.grid.cell import Training
+from sharc_core.grid.study_settings import MeasuredSettings
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.representations.sparse_maps import SparseMapRepresentation
 from sharc_core.streams.settings import StreamConfig, WithStream
@@ -29,7 +30,7 @@ COLUMNS = {
 }
 
 
-class MemoryBoundSettings(Settings):
+class MemoryBoundSettings(MeasuredSettings):
     """What is measured, under `memory_bound`.
 
     thetas: shares of the channels dropped, by saliency. storages: representations of maps, the first of which

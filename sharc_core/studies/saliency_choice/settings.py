@@ -8,6 +8,7 @@ from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.blocks import BudgetConfig, Mass, Theta
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Buffer
+from sharc_core.grid.study_settings import MeasuredSettings
 from sharc_core.provenance.lineage import FIELDS
 from sharc_core.results.runs import COLUMNS as RUNS
 from sharc_core.saliency import SALIENCIES
@@ -23,7 +24,7 @@ class Limit(BudgetConfig):
     buffer: Buffer
 
 
-class ChoiceSettings(Settings):
+class ChoiceSettings(MeasuredSettings):
     """Which saliencies are compared, for which memories, heads and budgets.
 
     saliencies: None for all registered ones. theta: shares of the channels dropped, or {mass: share of the

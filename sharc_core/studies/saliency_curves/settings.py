@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from sharc_core.common.errors import UserError
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Cell
+from sharc_core.grid.study_settings import MeasuredSettings
 from sharc_core.saliency import SALIENCIES
 
 HeadKind = Literal["linear", "mlp"]
@@ -29,7 +30,7 @@ def registered(names: list[str] | None) -> list[str] | None:
     return None if names is None else no_repeats(names)
 
 
-class CurveSettings(Settings):
+class CurveSettings(MeasuredSettings):
     """What is removed, in which shares, and for which heads.
 
     saliencies: None for all registered ones. heads: kinds, with `head.hidden` of the grid. shares: of the

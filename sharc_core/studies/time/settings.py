@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from sharc_core.common.phases import PHASES
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Cell
+from sharc_core.grid.study_settings import MeasuredSettings
 
 SECONDS = {name: f"{name}_seconds" for name in PHASES}  # columns by phase
 # Columns of the rows and their types in pandas.
@@ -23,7 +24,7 @@ COLUMNS = {
 }
 
 
-class TimeSettings(Settings):
+class TimeSettings(MeasuredSettings):
     """Which cells are timed, under `time`; all else is as in the grid, with the paper's protocol and budget.
 
     methods: with a memory. Each is run plain and with SHARC at `theta`, once per associative memory (with

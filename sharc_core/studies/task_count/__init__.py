@@ -1,0 +1,202 @@
+"""The study `task_count`: what happens to accuracy, memory and time as a stream gets longer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharc_core.associative import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.common.errors import UserError
+from sharc_core.common.registry import nearest
+from sharc_core.grid.cell import Cell
+from sharc_core.grid.models import Grid
+from sharc_core.grid.plug_in_settings import memory_of
+from sharc_core.grid.sub_grid import DRAWN
+from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.saliency import SALIENCIES
+from sharc_core.selection import SELECTIONS
+from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.parts import cells_of
+from sharc_core.studies.task_count.settings import COLUMNS, CountJob, CountSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sharc_core.features.cache import Features
+    from sharc_core.results.table_formats import Table
+
+MOST_MEMORY, MOST_MINUTES = 16_000, 480  # of a job of thousands of classes
+STREAM = {"class_order": None, "order": "tasks", "blurry": None}  # keys of a stream that a study resets
+
+
+@STUDIES.register("task_count")
+class TaskCount(Study):
+    """Streams of more and more tasks of equally many classes, plain and with SHARC."""
+
+    title = "Longer and longer streams"
+    explanation = (
+        "<p>Every stream begins like the next longer one and has more tasks of as many classes. The buffer "
+        "grows with the classes. Chance: a guess among all classes (Class-IL) or those of a task (Task-IL)."
+        "</p>"
+    )
+    columns = COLUMNS
+    no_jobs = (
+        "no stream to run: no data set of the grid has the classes of the shortest one, or the study's cells "
+        "do not fit the grid; lower task_count.tasks, or give the study a block in the grid file to see why"
+    )
+
+    class Settings(CountSettings):
+        """Which streams and cells are run, under `task_count`."""
+
+    def jobs(self, grid: Grid) -> list[Job]:
+        """Return one job per data set, backbone, length of the stream and method.
+
+        Raises UserError if the grid file has a block `task_count` whose cells do not fit the grid.
+        """
+        names, settings = _classes(grid), self.settings
+        known = {*METHODS.names(), *settings.associative_memories}
+        unknown = [name for name in settings.most_tasks if name not in known]
+        if unknown:
+            raise UserError(
+                f"config: {self.name}.most_tasks: {unknown[0]!r} is no method and none of the study's "
+                f"associative memories{nearest(unknown[0], sorted(known))}: remove it"
+            )
+        jobs = []
+        for name, count in names.items():
+            for tasks in settings.tasks:
+                classes = tasks * settings.classes_per_task
+                if classes <= count:
+                    jobs += self._jobs_of(grid, name, tasks, classes)
+        return jobs
+
+    def _jobs_of(self, grid: Grid, dataset: str, tasks: int, classes: int) -> list[Job]:
+        """Return the jobs on one stream, by backbone and method."""
+        stream = grid.datasets[dataset].model_copy(update=STREAM | {"tasks": tasks})
+        part = grid.model_copy(update={"datasets": {dataset: stream}})
+        groups: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self._cells(part, tasks, classes):
+            groups.setdefault((cell.backbone, cell.method), []).append(cell)
+        share = min(1.0, classes / 2000)
+        return [
+            Job(
+                dataset,
+                backbone,
+                f"{tasks}-{method}",
+                CountJob(cells=[c.model_dump(mode="json") for c in cells], classes=classes).model_dump(
+                    mode="json"
+                ),
+                _code(cells),
+                mem_mb=max(4000, round(share * MOST_MEMORY)),
+                minutes=max(120, round(share * MOST_MINUTES)),
+            )
+            for (backbone, method), cells in groups.items()
+        ]
+
+    def _cells(self, grid: Grid, tasks: int, classes: int) -> list[Cell]:
+        """Return the cells on one stream: plain ones, then those of each memory and kind of forgetting."""
+        settings = self.settings
+        methods = self._up_to(settings.methods, tasks)
+        memories = self._up_to(settings.associative_memories, tasks)
+        changes: dict[str, Any] = {
+            "seeds": grid.seeds if settings.seeds is None else settings.seeds,
+            "buffers": [settings.samples_per_class * classes],
+            "protocol": ["paper"],
+            "budget": {},
+            "memory": {},
+            "storage": "float16",
+            "tuned": None,
+        }
+        found = (
+            cells_of(grid, self.name, changes | {"methods": methods, "variants": ["plain"]})
+            if methods
+            else []
+        )
+        replaying = [method for method in methods if METHODS.get(method).uses_memory]
+        for every in settings.forget_every:
+            chosen = [name for name in memories if every is None or _forgets(grid, name)]
+            if replaying and chosen:
+                forget = grid.sharc.forget.model_dump() | {"every": every}
+                sharc = {"theta": settings.theta, "associative_memory": chosen, "forget": forget}
+                own = {"methods": replaying, "variants": ["sharc"], "sharc": sharc}
+                found = found + cells_of(grid, self.name, changes | own)
+        return [cell.model_copy(update={"views": 1, "device": "cpu"}) for cell in found]
+
+    def _up_to(self, names: list[str], tasks: int) -> list[str]:
+        return [name for name in names if tasks <= self.settings.most_tasks.get(name, tasks)]
+
+    @staticmethod
+    def run(job: Job, features: "Features", progress: Callable[[str], None]) -> "pd.DataFrame":
+        """Run one method on one stream."""
+        from sharc_core.studies.task_count.measure import run_counts
+
+        return run_counts(features, CountJob.model_validate(dict(job.settings)), progress)
+
+    def table_names(self) -> list[str]:
+        """Return one table in three formats."""
+        return [f"task_count.{kind}" for kind in ("csv", "md", "tex")]
+
+    def table_code(self) -> Roots:
+        """Return the modules of the tables."""
+        return "studies.task_count.table", "studies.task_count.summary"
+
+    def write_tables(self, results: Results, folder: Path) -> None:
+        """Write accuracies, bytes and seconds of every stream, and how they grow."""
+        from sharc_core.studies.task_count.table import write_count_tables
+
+        write_count_tables(results.rows, folder, results.config)
+
+    def figure_names(self, backbones: Backbones) -> list[str]:
+        """Return one figure of accuracies, bytes and seconds."""
+        return [f"task_count_growth.{kind}" for kind in (*DRAWN, "json")]
+
+    def figure_code(self) -> Roots:
+        """Return the modules of the figure and of what it shows."""
+        return "studies.task_count.figure", "studies.task_count.summary"
+
+    def write_figures(self, results: Results, folder: Path) -> None:
+        """Draw accuracies, bytes and seconds against the number of tasks."""
+        from sharc_core.studies.task_count.figure import write_count_figure
+
+        write_count_figure(results.rows, folder, results.config)
+
+    def sentences(self, results: Results) -> list[str]:
+        """Return what falls to chance, where SHARC's gain goes, and what grows faster than the stream."""
+        from sharc_core.studies.task_count.table import sentences
+
+        return sentences(results.rows)
+
+    def report_tables(self, results: Results) -> list["Table"]:
+        """Return a table of results and one of growth per data set and backbone."""
+        from sharc_core.studies.task_count.table import tables
+
+        return tables(results.rows)
+
+
+def _classes(grid: Grid) -> dict[str, int]:
+    """Return the number of classes of every data set whose tasks differ in their classes."""
+    counts = {}
+    for name, dataset in grid.datasets.items():
+        if dataset.labels == "joined":
+            try:
+                counts[name] = len(grid.source(name).class_names())
+            except (UserError, OSError):  # the check of the data sets names it
+                continue
+    return counts
+
+
+def _forgets(grid: Grid, name: str) -> bool:
+    """Whether an associative memory defines what forgetting does."""
+    kind, _ = memory_of(grid.sharc, name)
+    return ASSOCIATIVE_MEMORIES.get(kind).fade is not AssociativeMemory.fade
+
+
+def _code(cells: list[Cell]) -> Roots:
+    """Return roots of the code that some cells depend on."""
+    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
+    files = {
+        registry.module_file(name)
+        for cell in cells
+        for registry, name in zip(registries, cell.plugins, strict=True)
+        if name is not None
+    }
+    return "studies.task_count.measure", *(Path(file) for file in sorted(files))
