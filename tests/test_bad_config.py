@@ -169,6 +169,17 @@ task_count:
   samples_per_class: 2
   most_tasks: {er: 5}
   seeds: [0]
+orders:
+  datasets: [s_glyphs]
+  class_orders: [0, 1]
+  seeds: [0, 1]
+  blurry: [0.1]
+  iid: true
+  methods: [er]
+  variants: [plain, sharc]
+  theta: 0.5
+  associative_memory: mean
+  buffer: 20
 data_dir: data
 results_dir: results
 mirror: null
