@@ -74,8 +74,9 @@ def test_a_quadratic_cost_is_found_and_a_linear_one_is_not():
     assert kept.verdict.to_dict() == {"ER": "linear", "GEM": "linear", "DER++": "faster"}
     assert kept.exponent["DER++"] == pytest.approx(1.8, abs=0.01)
     seconds, bytes_kept = sentences(rows)[-2:]
-    assert "exponent GEM 2.0" in seconds and "is linear or slower for ER, DER++" in seconds
-    assert "exponent DER++ 1.80 [1.80, 1.80]" in bytes_kept
+    assert "faster than the number of tasks for GEM (2.0" in seconds
+    assert seconds.endswith("; it is not told apart from linear growth, or slower, for ER, DER++.")
+    assert "faster than the number of tasks for DER++ (1.80 [1.80, 1.80]);" in bytes_kept
 
 
 def test_a_fall_to_chance_is_found():
@@ -112,6 +113,17 @@ def test_where_sharcs_gain_goes():
     text = next(s for s in sentences(rows) if "Class-IL, ER + mean" in s)
     assert "+4.00 [+4.00, +4.00] at 10 tasks" in text and text.endswith("(not told apart) at 100 tasks.")
     assert lines.loc["class_il", "ER", 10].gain != lines.loc["class_il", "ER", 10].gain
+
+
+def test_what_forgetting_changes():
+    memories = [planted("er", "sharc"), planted("er", "sharc", acc_of=lambda tasks: 50 - tasks / 50)]
+    rows = frame(planted("er"), memories[0], [row | {"forget_every": 1} for row in memories[1]])
+    texts = [text for text in sentences(rows) if "forgetting changes" in text]
+    assert texts[1] == (
+        "s_glyphs (tiny), Class-IL: forgetting changes the mean ACC by at most -2.00 (ER + mean, forgets "
+        "every 1, 100 tasks); it is the same in 0 of 2 pairs."
+    )
+    assert not any("forgets every" in text for text in sentences(rows) if "against plain" in text)
 
 
 def test_one_seed_has_no_interval():
@@ -246,8 +258,8 @@ def test_slow_methods_and_memories_run_on_short_streams_alone():
 
 
 def test_a_grid_whose_data_sets_are_too_small_or_cannot_be_read_has_no_jobs():
-    grid = load_grid(BASE)
-    assert study_of(grid, "task_count").jobs(grid) == []
+    grid = load_grid(BASE | {"task_count": {"tasks": [6]}})
+    assert study_of(grid, "task_count").jobs(grid) == [], "ten digits make five tasks of two"
     broken = SimpleNamespace(**{name: getattr(grid, name) for name in ("datasets", "study_blocks")})
     broken.source = lambda name: SimpleNamespace(class_names=Path("/nowhere").read_text)
     assert TaskCount().jobs(broken) == []

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from sharc_core.figures.style import DOTTED, GREY, PLAIN, method_look, panel_gri
 from sharc_core.figures.write import write_figure
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
-from sharc_core.results.display_names import scenario_key, scenario_name
+from sharc_core.results.display_names import method_name, scenario_key, scenario_name
 from sharc_core.results.summary import unique
 from sharc_core.studies.task_count.summary import places, summary
 from sharc_core.studies.task_count.table import sentences
@@ -31,8 +32,8 @@ def write_count_figure(rows: pd.DataFrame, folder: Path | str, config: str = UNK
         "title": "Longer and longer streams",
         "alt": "Accuracies and costs against the number of tasks. " + " ".join(sentences(rows)),
         "caption": "ACC (mean over seeds, with standard deviation), training time per task and bytes kept "
-        "against the number of tasks. Dashed: plain; solid: with SHARC; dotted: SHARC with forgetting. "
-        "Grey: chance.",
+        "against the number of tasks. Dashed: plain; solid: with SHARC; dotted: SHARC with forgetting, "
+        "once per associative memory. Grey: chance.",
         "origin": lineage(rows, config),
     }
     return write_figure(partial(count_figure, rows), Path(folder) / "task_count_growth", about)
@@ -90,11 +91,22 @@ def _line(line: pd.Series) -> dict:
 
 
 def _legend(figure: Figure, lines: pd.DataFrame) -> None:
+    """Name methods by colour and marker, and kinds of cells by their line."""
     methods = list(dict.fromkeys(lines.method))
     handles = []
-    for label in dict.fromkeys(lines.label):
-        first = lines[lines.label == label].iloc[0]
-        colour, marker = method_look(first.method, methods)
-        look = {key: value for key, value in _line(first).items() if key != "elinewidth"}
-        handles.append(Line2D([], [], color=colour, marker=marker, label=label.replace("$", r"\$"), **look))
+    for method in methods:
+        colour, marker = method_look(method, methods)
+        name = method_name(method).replace("$", r"\$")
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4, label=name))
+    kinds: dict[str, Any] = {"plain": PLAIN, "with SHARC": "-", "SHARC, forgetting": DOTTED}
+    is_there = [
+        (lines.variant == "plain").any(),
+        ((lines.variant == "sharc") & (lines.forget_every == 0)).any(),
+        (lines.forget_every > 0).any(),
+    ]
+    handles += [
+        Line2D([], [], color=GREY, linestyle=dash, label=name)
+        for (name, dash), there in zip(kinds.items(), is_there, strict=True)
+        if there
+    ]
     figure.legend(handles=handles, loc="outside right center")

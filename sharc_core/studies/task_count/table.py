@@ -15,6 +15,8 @@ from sharc_core.results.summary import unique
 from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
 from sharc_core.studies.task_count.summary import COSTS, growth, places, summary
 
+NOUNS = {"training time": "training time", "bytes kept": "the number of bytes kept"}
+
 
 def write_count_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write task_count.csv, .md and .tex and return the paths. rows: of the jobs. config: the grid's hash."""
@@ -135,6 +137,7 @@ def sentences(rows: pd.DataFrame) -> list[str]:
             own = lines[lines.scenario == scenario]
             texts.append(_against_chance(own, f"{where}, {scenario_name(scenario)}"))
             texts += _gains(own, f"{where}, {scenario_name(scenario)}")
+            texts += _forgetting(own, f"{where}, {scenario_name(scenario)}")
         if place in grown:
             texts += [_faster(grown[place], where, cost) for cost in COSTS.values()]
     return texts
@@ -163,13 +166,30 @@ def _list(lines: pd.DataFrame) -> str:
 
 
 def _gains(lines: pd.DataFrame, where: str) -> list[str]:
-    """State SHARC's gain on every stream, one sentence per cell with SHARC."""
+    """State SHARC's gain on every stream, one sentence per cell with SHARC that does not forget."""
     texts = []
-    for label in dict.fromkeys(lines[lines.gain.notna()].label):
+    for label in dict.fromkeys(lines[lines.gain.notna() & (lines.forget_every == 0)].label):
         own = lines[lines.label == label].sort_values("tasks")
         parts = [f"{_gain_text(line)} at {line.tasks} tasks" for line in own.itertuples()]
         texts.append(f"{where}, {label} against plain: {_joined(parts)}.")
     return texts
+
+
+def _forgetting(lines: pd.DataFrame, where: str) -> list[str]:
+    """State by how much forgetting changes the mean ACC at most."""
+    keys = ["method", "associative_memory", "tasks"]
+    forgetful = lines[lines.forget_every > 0]
+    pairs = forgetful.merge(lines[lines.forget_every == 0], on=keys, suffixes=("", "_without"))
+    if not len(pairs):
+        return []
+    change = pairs.acc_mean - pairs.acc_mean_without
+    largest = pairs.loc[change.abs().idxmax()]
+    size = number_text(change[largest.name], signed=True)
+    same = int((change == 0).sum())
+    text = (
+        f"{where}: forgetting changes the mean ACC by at most {size} ({largest.label}, {largest.tasks} tasks)"
+    )
+    return [f"{text}; it is the same in {same} of {len(pairs)} pairs."]
 
 
 def _gain_text(line) -> str:
@@ -191,10 +211,10 @@ def _faster(lines: pd.DataFrame, where: str, cost: str) -> str:
     others = own[own.verdict.isin(["linear", "slower"])]
     parts = []
     if len(faster):
-        named = ", ".join(f"{line.label} {_exponent_text(line)}" for _, line in faster.iterrows())
-        parts.append(f"grows faster than the number of tasks with exponent {named}")
+        named = ", ".join(f"{line.label} ({_exponent_text(line)})" for _, line in faster.iterrows())
+        parts.append(f"grows faster than the number of tasks for {named}")
     if len(others):
-        parts.append(f"is linear or slower for {', '.join(others.label)}")
+        parts.append(f"is not told apart from linear growth, or slower, for {', '.join(others.label)}")
     if not parts:
         parts.append("has no interval with one seed")
-    return f"{where}: the {cost.removesuffix(' kept')} {'; it '.join(parts)}."
+    return f"{where}: {NOUNS[cost]} {'; it '.join(parts)}."
