@@ -111,7 +111,7 @@ def test_a_planted_order_effect_is_found_and_a_planted_seed_effect_too():
     assert lines.share["ER"] > 0.9 and lines.share_high["SGD"] < 0.1
     (sentence,) = sentences(rows)
     more, less = sentence.split("; ")
-    assert more.startswith("s_digits (tiny), Class-IL, stream tasks: the class order varies ACC more than")
+    assert more.startswith("s_digits (tiny), Class-IL, sharp tasks: the class order varies ACC more than")
     assert "ER (deviation " in more and "SGD" not in more
     assert less.startswith("the seed varies ACC more") and "over orders, not told apart from zero" in less
 

@@ -82,7 +82,8 @@ def _values(rows: pd.DataFrame) -> dict[tuple[str, str, str], np.ndarray]:
                     by_variant[variant] = chosen.pivot(index="class_order", columns="seed", values="acc")
             if len(by_variant) == 2:
                 by_variant[GAIN] = by_variant["sharc"] - by_variant["plain"]
-            tables |= {(method, name, stream): table.to_numpy() for name, table in by_variant.items()}
+            # rounded, so that equal accuracies have no variance
+            tables |= {(method, n, stream): table.to_numpy().round(9) for n, table in by_variant.items()}
     order = [*variants, GAIN]
     return dict(sorted(tables.items(), key=lambda item: (method_key(item[0][0]), order.index(item[0][1]))))
 
@@ -164,8 +165,9 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         cells = own[own.variant != GAIN]
         for stream in unique(own.stream, stream_key):
             here = cells[cells.stream == stream].to_dict("records")
-            texts.append(f"{where}, stream {stream}: {_varying(here)}.")
-            if stream != TASKS and (changes := _changing(here)):
+            if stream == TASKS:
+                texts.append(f"{where}, sharp tasks: {_varying(here)}.")
+            elif changes := _changing(here):
                 texts.append(f"{where}, stream {stream} against sharp tasks: {changes}.")
         gains = own[(own.variant == GAIN) & (own.stream == TASKS)].to_dict("records")
         if gains:
