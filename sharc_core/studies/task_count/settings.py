@@ -35,7 +35,7 @@ class CountSettings(MeasuredSettings):
     grid's.
     """
 
-    tasks: list[Annotated[int, Field(ge=2, le=100_000)]] = Field(default=[10, 20, 50, 100], min_length=1)
+    tasks: list[Annotated[int, Field(ge=2, le=100_000)]] = Field(default=[5, 10, 20, 50, 100], min_length=1)
     classes_per_task: int = Field(default=2, ge=2, le=1000)
     methods: list[str] = Field(default=["sgd", "er", "derpp", "slda"], min_length=1)
     associative_memories: list[str] = Field(default=["modern_hopfield"], min_length=1)

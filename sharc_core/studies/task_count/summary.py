@@ -14,6 +14,7 @@ PLACE = ["dataset", "backbone"]
 CELL = ["method", "variant", "associative_memory", "forget_every"]
 COSTS = {"train_seconds": "training time", "total_bytes": "bytes kept"}
 TOLERANCE = 0.02  # of an exponent of bytes: labels and counters are no exact multiple of the classes
+CLOSE = 0.1  # an interval this close around 1 shows linear growth
 MISSING = "none"  # of cells without SHARC, and of memories that never forget
 
 
@@ -92,7 +93,8 @@ def growth(rows: pd.DataFrame) -> pd.DataFrame:
 
     exponent: log(cost ratio) / log(ratio of tasks) between the two longest streams of the cell, `start` and
     `end`, mean over seeds with its 95 % Student-t interval; 1 is linear, 2 quadratic. verdict: `faster` where
-    the interval is above 1, `slower` where it is below, or `linear` (not told apart from it).
+    the interval is above 1, `slower` where it is below, `linear` where it is close around 1, otherwise
+    `not told apart`.
     """
     rows, lines = labelled(rows), []
     rows = rows.drop_duplicates([*PLACE, "rank", "tasks", "seed"])  # costs are those of both scenarios
@@ -115,7 +117,8 @@ def _exponent(start: pd.Series, end: pd.Series, log_ratio: float) -> dict:
     if math.isnan(low):
         word = "one seed"
     else:
-        word = "faster" if low > 1 + TOLERANCE else "slower" if high < 1 - TOLERANCE else "linear"
+        word = "linear" if low >= 1 - CLOSE and high <= 1 + CLOSE else "not told apart"
+        word = "faster" if low > 1 + TOLERANCE else "slower" if high < 1 - TOLERANCE else word
     return {"exponent": values.mean(), "low": low, "high": high, "verdict": word}
 
 

@@ -208,13 +208,16 @@ def _faster(lines: pd.DataFrame, where: str, cost: str) -> str:
     """State which cells have a cost that grows faster than the stream, and which do not."""
     own = lines[lines.cost == cost]
     faster = own[own.verdict == "faster"].sort_values("exponent", ascending=False)
-    others = own[own.verdict.isin(["linear", "slower"])]
+    linear = own[own.verdict.isin(["linear", "slower"])]
+    others = own[own.verdict == "not told apart"]
     parts = []
     if len(faster):
         named = ", ".join(f"{line.label} ({_exponent_text(line)})" for _, line in faster.iterrows())
         parts.append(f"grows faster than the number of tasks for {named}")
+    if len(linear):
+        parts.append(f"is linear or slower for {', '.join(linear.label)}")
     if len(others):
-        parts.append(f"is not told apart from linear growth, or slower, for {', '.join(others.label)}")
+        parts.append(f"is not told apart from linear for {', '.join(others.label)}")
     if not parts:
         parts.append("has no interval with one seed")
     return f"{where}: {NOUNS[cost]} {'; it '.join(parts)}."
