@@ -97,6 +97,7 @@ tune:
 tuned: null
 recall: {patterns: 20, theta: 0.5, masked: [0.5], noise: [0.5], counts: [5], later_tasks: [0], seeds: [0]}
 robustness:
+  datasets: [s_digits]
   memories: [mean]
   thetas: [0.5]
   wrong: 0.2
@@ -106,6 +107,7 @@ robustness:
   slow_maps: 5
   seeds: [0]
 capacity:
+  datasets: [s_digits]
   units: [20, 30]
   loads: [0.1, 0.3]
   projection_loads: [0.2, 1.0]
@@ -120,7 +122,6 @@ capacity:
   maps: 2
   hidden_maps: 2
   seeds: [0]
-memory_bound: {thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
 memory_bound: {datasets: [s_digits], thetas: [0, 0.5], storages: [float16], maps: 20, seed: 0}
 time:
   datasets: [s_digits]
@@ -148,6 +149,7 @@ saliency_choice:
   budgets: [{unit: floats, buffer: 20}]
   seeds: [0]
 fair_tuning:
+  datasets: [s_digits]
   methods: [er, gem]
   buffer: 20
   settings: {training.lr: [0.1]}
@@ -156,8 +158,15 @@ fair_tuning:
   validation: 0.1
   seeds: [9]
   seed: 0
-equal_compute: {methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
-heads: {methods: [er], heads: [linear], corrections: [none], scales: [10.0], buffer: 20, seeds: [0]}
+equal_compute: {datasets: [s_digits], methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
+heads:
+  datasets: [s_digits]
+  methods: [er]
+  heads: [linear]
+  corrections: [none]
+  scales: [10.0]
+  buffer: 20
+  seeds: [0]
 task_count:
   datasets: [s_glyphs]
   tasks: [2, 5]

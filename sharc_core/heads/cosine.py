@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.heads.base import SHORTEST, Head, Loss, expected_squares
 
 

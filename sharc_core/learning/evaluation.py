@@ -5,8 +5,7 @@ The images of many tasks share a matrix product, so that a long stream costs no 
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.phases import TESTING, phase
 from sharc_core.features.views import TestFeatures
 from sharc_core.methods import Method

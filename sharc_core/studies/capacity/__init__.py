@@ -65,7 +65,8 @@ class Capacity(Study):
                     memory=memory,
                     kind=kind,
                     settings=settings,
-                    study=self.settings.model_copy(update={"memories": [memory]}),  # others do not count
+                    # other memories do not count, nor do data sets
+                    study=self.settings.model_copy(update={"memories": [memory], "datasets": None}),
                 ).model_dump(mode="json"),
                 ("studies.capacity.measure", Path(ASSOCIATIVE_MEMORIES.module_file(kind))),
             )

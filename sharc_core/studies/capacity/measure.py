@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
-import torch
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES, AssociativeMemory
 from sharc_core.associative.hopfield import Hopfield
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.seeds import derived_seed, generator
 from sharc_core.studies.capacity.settings import (

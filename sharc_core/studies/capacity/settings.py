@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator
 
 from sharc_core.common.settings import Settings, no_repeats
+from sharc_core.grid.study_settings import MeasuredSettings
 
 Part = Literal["hopfield", "modern_hopfield", "predictive"]  # values of column `part`
 CLASSICAL: Final = "hopfield"
@@ -22,7 +23,7 @@ COLUMNS = {
 }
 
 
-class CapacitySettings(Settings):
+class CapacitySettings(MeasuredSettings):
     """Random patterns that are stored and recalled, under `capacity`.
 
     units: N of the classical network. loads: P / N of the Hebbian rule, projection_loads: of the projection

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Buffer
+from sharc_core.grid.study_settings import MeasuredSettings
 
 ONE_STEP, SAMPLES, SECONDS = "one step", "equal samples", "equal seconds"
 BUDGETS = (ONE_STEP, SAMPLES, SECONDS)
@@ -24,7 +25,7 @@ COLUMNS = {
 }
 
 
-class ComputeSettings(Settings):
+class ComputeSettings(MeasuredSettings):
     """Which methods are compared at equal compute.
 
     methods: those with a memory plain and with SHARC. reference: the one of them whose plain runs the others

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Buffer
+from sharc_core.grid.study_settings import MeasuredSettings
 from sharc_core.studies.tune.settings import Range, Search, Space, TuneSettings
 
 PUBLISHED, TUNED = "published", "tuned"
@@ -33,7 +34,7 @@ SPACE: Space = {
 }
 
 
-class FairSettings(Search):
+class FairSettings(Search, MeasuredSettings):
     """Which methods are ranked, and how they are tuned.
 
     methods: each plain and with SHARC. buffer: in the grid's budget. The other keys are those of `tune`. The

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.cell import SCALE, Cell
 from sharc_core.grid.models import Buffer
+from sharc_core.grid.study_settings import MeasuredSettings
 
 Kind = Literal["linear", "mlp", "cosine"]
 Correction = Literal["none", "weight_alignment", "unclipped_alignment"]
@@ -23,7 +24,7 @@ COLUMNS = {
 }
 
 
-class HeadsSettings(Settings):
+class HeadsSettings(MeasuredSettings):
     """Which heads are compared, and for which methods.
 
     methods: with a memory, plain and with SHARC. corrections: values of `head.bias_correction`; a cosine head

@@ -53,7 +53,7 @@ class Robustness(Study):
                     stream=grid.datasets[name].stream,
                     training=grid.training,
                     memories=memories,
-                    study=self.settings,
+                    study=self.settings.model_copy(update={"datasets": None}),  # no setting of a job
                 ).model_dump(mode="json"),
                 _code(memories),
             )

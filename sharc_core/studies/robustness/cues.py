@@ -6,8 +6,7 @@ occlusion, where a rectangle of positions is missing in every channel.
 
 from dataclasses import dataclass
 
-import torch
-
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.saliency.channel_masks import kept_channels, top_mask
 from sharc_core.studies.robustness.settings import BLOCK, NOISE, RANDOM, RUN, ZEROS

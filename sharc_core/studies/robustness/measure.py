@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES, AssociativeMemory
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import derived_seed, generator

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
-from sharc_core.common.settings import Settings, no_repeats
+from sharc_core.common.settings import no_repeats
 from sharc_core.grid.cell import Training
+from sharc_core.grid.study_settings import MeasuredSettings
 from sharc_core.streams.settings import StreamConfig, WithStream
 
 # Kinds of cue, by their names in column `cue`. SALIENCY is what SHARC stores and the baseline of all others.
@@ -33,7 +34,7 @@ COLUMNS = {
 }
 
 
-class RobustnessSettings(Settings):
+class RobustnessSettings(MeasuredSettings):
     """What is stored and read, under `robustness`.
 
     memories: names; None for every registered kind and those that the grid names. thetas: shares of the

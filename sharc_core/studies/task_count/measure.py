@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.phases import OTHER, TESTING, measured
 from sharc_core.features.cache import Features
 from sharc_core.grid.cell import Cell
