@@ -43,7 +43,7 @@ format: installed
 	$(RUN) ruff format .
 
 bench: installed
-	"$$VENV/bin/python" benchmarks/runs.py
+	"$$VENV/bin/python" benchmarks/bench.py
 
 # The lock file is universal (with markers for other platforms) and names no registry.
 lock:

@@ -1,0 +1,49 @@
+"""Results that ship with the project are whole, and their tables follow from their documents."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sharc_core.verification.verify import verify
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = sorted(path.parent for path in (ROOT / "docs/reference").glob("*/provenance.json"))
+CIFAR = ROOT / "docs/reference/s_cifar10_mobilenet_v2"
+
+
+def test_results_ship():
+    assert CIFAR in FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_results_verify(folder):
+    assert verify(folder).problems == {}
+
+
+def test_what_the_text_says_of_cifar10_follows_from_the_runs():
+    text = (CIFAR / "README.md").read_text()
+    runs = pd.read_csv(CIFAR / "runs.csv")
+    task = runs[runs.scenario == "task_il"]
+    plain = task[(task.variant == "plain") & task.buffer.notna()]
+    means = plain.groupby(["method", "buffer"])[["acc", "bwt"]].mean()
+    positive, rows = re.search(r"positive mean BWT in (\d+) of (\d+) rows", text).groups()
+    assert (int(positive), int(rows)) == ((means.bwt > 0).sum(), len(means))
+    least, most = re.search(r"SGD has 86.2 %, replay ([\d.]+) to ([\d.]+)", text).groups()
+    assert (f"{means.acc.min():.1f}", f"{means.acc.max():.1f}") == (least, most)
+    assert f"{task[task.method == 'sgd'].acc.mean():.1f}" == "86.2"
+    read = runs[runs.associative_memory == "bayespcn"]
+    errors = read[read.buffer == 200].groupby("theta").recall_mse.mean()
+    assert re.search(r"BayesPCN is ([\d.]+) at theta 0.4", text)[1] == f"{errors[0.4]:.2f}"
+    assert re.search(r"and ([\d.]+) at theta 0.8", text)[1] == f"{errors[0.8]:.2f}"
+    devices = [
+        training["versions"]["device"]
+        for path in CIFAR.glob("matrices/*/*/*.json")
+        for training in json.loads(path.read_text())["trainings"]
+    ]
+    assert (len(devices), devices.count("cpu")) == (53, 9)
+    scorecard = (CIFAR / "tables/scorecard.md").read_text()
+    for said in ("-0.33 points, 95 % interval over the seeds [-0.73, +0.07]", "5 of 15 pairs (bayespcn)"):
+        assert said in scorecard
