@@ -189,6 +189,9 @@ orders:
   theta: 0.5
   associative_memory: mean
   buffer: 20
+equal_compute: {methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
+heads: {methods: [er], heads: [linear], corrections: [none], scales: [10.0], buffer: 20, seeds: [0]}
+architectures: {method: er, thetas: [0.5], associative_memories: [mean], buffer: 20, maps: 20, seeds: [0]}
 data_dir: data
 results_dir: results
 mirror: null

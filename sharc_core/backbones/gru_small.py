@@ -1,7 +1,7 @@
 """A small recurrent network over patches, for 32 px images.
 
-A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) reads the patches row by row, forwards and backwards.
-ReNet (Visin et al. 2015, arXiv 1505.00393) sweeps over rows and columns one by one.
+A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) reads the patches row by row, forwards and
+backwards. ReNet (Visin et al. 2015, arXiv 1505.00393) sweeps over rows and columns one by one.
 """
 
 import torch

@@ -27,5 +27,5 @@ def build(classes: int, side: int) -> nn.Module:
         num_classes=classes,
     )
     stem = make_layers([16, "M", 32, "M", 64, "M"], batch_norm=True)
-    network.conv_proj = nn.Sequential(*stem, nn.Conv2d(64, WIDTH, 1))  # type: ignore[assignment]
+    network.conv_proj = nn.Sequential(*stem, nn.Conv2d(64, WIDTH, 1))
     return network
