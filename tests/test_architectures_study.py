@@ -90,9 +90,10 @@ def test_sentences_name_sizes_intervals_and_networks():
         "; below zero with recurrent -0.50 [" in gains and "; not told apart from zero with gated " in gains
     )
     assert correlated.startswith(
-        "theta 0.8, mean: over 7 networks the gain rises with the share of zeros (rank correlation +1.00 ["
+        "theta 0.8, mean: over 7 networks, rank correlation of the gain: with the share of zeros it is +1.00"
     )
-    assert "and the gain is not told apart by the channel count (rank correlation " in correlated
+    zeros, channels = correlated.split("; with the channel count it is ")
+    assert zeros.endswith("], told apart from zero") and channels.endswith("], not told apart from zero.")
     assert "saves 0 % of the bytes (tokens, 0 % zeros) to 48 % (relu, 60 % zeros)" in saved
 
 
@@ -104,7 +105,7 @@ def test_few_networks_cannot_tell():
     )
     constant = planted()
     constant["zeros"] = 0.5
-    assert "the share of zeros has no rank correlation" in architecture_findings(constant)[1]
+    assert "with the share of zeros it does not exist" in architecture_findings(constant)[1]
 
 
 def test_data_sets_are_averaged_seed_by_seed():

@@ -25,8 +25,8 @@ from sharc_core.studies.architectures.comparison import (
 from sharc_core.studies.architectures.correlation import FEWEST, Correlation
 
 CAUTION = (
-    "These networks differ in more than zeros and channels, and the correlations are not corrected for their "
-    "number"
+    "The networks differ in more than zeros and channels, backbones that share weights count one by one, and "
+    "the correlations are not corrected for their number"
 )
 
 
@@ -199,13 +199,12 @@ def _correlated(made: Sequence[Network], setting: Setting) -> str:
     start = f"{setting.name}: over {max(counts)} networks"
     if max(counts) < FEWEST:
         return f"{start} the gain cannot be correlated; it takes at least {FEWEST}."
-    words = {"raised": "rises with", "lowered": "falls with"}
+    words = {"raised": "told apart from zero", "lowered": "told apart from zero"}
     parts = []
     for name, correlation in found.items():
         if correlation.verdict == DASH:
-            parts.append(f"the {MEASURES[name]} has no rank correlation, because one of them does not vary")
+            parts.append(f"with the {MEASURES[name]} it does not exist, because one of them does not vary")
             continue
-        text = f"the {MEASURES[name]} (rank correlation {rho_text(correlation)})"
-        known = words.get(correlation.verdict)
-        parts.append(f"the gain {known} {text}" if known else f"the gain is not told apart by {text}")
-    return f"{start} {', and '.join(parts)}."
+        known = words.get(correlation.verdict, "not told apart from zero")
+        parts.append(f"with the {MEASURES[name]} it is {rho_text(correlation)}, {known}")
+    return f"{start}, rank correlation of the gain: {'; '.join(parts)}."
