@@ -199,12 +199,11 @@ def _correlated(made: Sequence[Network], setting: Setting) -> str:
     start = f"{setting.name}: over {max(counts)} networks"
     if max(counts) < FEWEST:
         return f"{start} the gain cannot be correlated; it takes at least {FEWEST}."
-    words = {"raised": "told apart from zero", "lowered": "told apart from zero"}
     parts = []
     for name, correlation in found.items():
         if correlation.verdict == DASH:
             parts.append(f"with the {MEASURES[name]} it does not exist, because one of them does not vary")
             continue
-        known = words.get(correlation.verdict, "not told apart from zero")
-        parts.append(f"with the {MEASURES[name]} it is {rho_text(correlation)}, {known}")
+        known = "" if correlation.verdict in ("raised", "lowered") else "not "
+        parts.append(f"with the {MEASURES[name]} it is {rho_text(correlation)}, {known}told apart from zero")
     return f"{start}, rank correlation of the gain: {'; '.join(parts)}."
