@@ -187,6 +187,25 @@ def test_channel_effects_equal_the_loop(head):
     torch.testing.assert_close(head.channel_effects(batch.x, batch.y), loop, rtol=1e-4, atol=1e-5)
 
 
+def test_channel_effects_of_one_large_feature_equal_the_loop():
+    """Sums of all features hide the small ones: differences from such sums have no correct digit."""
+    width, g = 64, torch.Generator().manual_seed(0)
+    head = make_head("cosine", 0, 1, width, C, scale=10.0)
+    head.initialise([3])
+    x = 1e-4 * (0.5 + torch.rand(1, C, width, generator=g))
+    x[..., 7] = 10
+    y = torch.arange(C)[None]
+    u, w = x.double(), head.weight.double()
+    loop = torch.empty_like(u)
+    for k in range(width):
+        without = u.clone()
+        without[..., k] = 0
+        scores = [10 * F.cosine_similarity(values[0], w[0], dim=1) for values in (u, without)]
+        loop[0, :, k] = scores[0] - scores[1]
+    assert loop[..., 7].abs().max() > 0.1
+    torch.testing.assert_close(head.channel_effects(x, y).double(), loop, rtol=1e-4, atol=1e-5)
+
+
 def test_cosines_depend_on_directions_alone():
     head = make_head("cosine", 0, R, D, C, scale=7.0)
     head.initialise([3, 4, 5])

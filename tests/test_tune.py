@@ -16,6 +16,7 @@ from test_config import BASE
 
 from sharc_core.common.errors import UserError
 from sharc_core.features.cache import Features
+from sharc_core.grid.cell import HeadConfig
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.tuned import cell_digest, concerns, tuned_note, value_of, with_values
 from sharc_core.grid.unroll import cells
@@ -130,6 +131,17 @@ def test_names_and_values_of_settings():
     assert with_values(changed, {name: value_of(sharc, name) for name in values}) == sharc
 
 
+def test_the_scale_of_a_cosine_head_is_a_setting():
+    linear = toy_cells(methods=["er"])[0]
+    cosine = linear.model_copy(update={"head": HeadConfig(kind="cosine")})
+    assert concerns(cosine, "head.scale") and not concerns(linear, "head.scale")
+    assert not concerns(cosine.model_copy(update={"method": "ncm"}), "head.scale")
+    assert value_of(cosine, "head.scale") == 10.0
+    assert with_values(cosine, {"head.scale": 20.0}).head.scale == 20.0
+    with pytest.raises(UserError, match=r"head.scale cannot be 0"):
+        with_values(cosine, {"head.scale": 0})
+
+
 def test_trials_begin_with_the_cells_own_settings_and_repeat():
     cell = toy_cells(methods=["derpp"])[0]
     space = {
@@ -147,6 +159,23 @@ def test_trials_begin_with_the_cells_own_settings_and_repeat():
         with_values(cell, values)
     other = toy_cells(methods=["derpp"])[1]
     assert [values for values, _ in run_trials(other, tune, lambda _: 0.0)][1:] == seen[1:], "both variants"
+
+
+def test_all_methods_and_variants_try_the_same_draws_of_a_setting():
+    space = {
+        "training.lr": Range(low=0.001, high=1.0, log=True),
+        "method_settings.derpp.alpha": Range(low=0.1, high=1.0),
+        "method_settings.er.mean": ["separate", "joint"],
+        "sharc.theta": Range(low=0.2, high=0.9),
+    }
+    tune, tried = TuneSettings(settings=space, trials=6), []
+    for cell in toy_cells(methods=["er", "derpp"]):
+        tried.append([values for values, _ in run_trials(cell, tune, lambda _: 0.0)][1:])
+    assert len(tried) > 3 and len({len(values[0]) for values in tried}) > 1, "spaces of several sizes"
+    for name in space:
+        draws = {tuple(v[name] for v in values) for values in tried if name in values[0]}
+        assert len(draws) == 1, name
+    assert list(drawn(space, 0)) != list(drawn(space, 1))
 
 
 def test_draws_are_uniform_in_the_logarithm_or_over_integers():

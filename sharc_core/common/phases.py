@@ -48,7 +48,8 @@ _CLOCK: ContextVar[_Clock | None] = ContextVar("clock", default=None)
 def measured(cpu: bool = False) -> Iterator[dict[str, float]]:
     """Collect the seconds of every phase while the context is open.
 
-    cpu: CPU seconds of the process, to which other work on the machine adds nothing, instead of the clock's.
+    cpu: CPU seconds of the process instead of the clock's. The time of other work on the machine is not part
+    of them, but such work makes them longer where it shares caches, memory or a core.
     Yields seconds by name of the phase, which are complete when the context is closed. An inner context
     collects on its own and its time counts for the phase of the outer one in which it is.
     """

@@ -22,6 +22,7 @@ Value = bool | int | float | str
 Values = dict[str, Value]  # by name of a setting
 THETA = "sharc.theta"
 WIDTH = "head.hidden"
+COSINE_SCALE = "head.scale"
 OF_METHOD = "method_settings"
 OF_MEMORY = ("training.replay_batch_size",)  # settings without effect on a method that has no memory
 
@@ -108,7 +109,7 @@ def tuned_note(values: Mapping[str, Any]) -> str:
 def check_name(name: str) -> None:
     """Raise UserError if a name is that of no setting that can be tuned."""
     parts = name.split(".")
-    known = [f"training.{field}" for field in Training.model_fields] + [WIDTH, THETA]
+    known = [f"training.{field}" for field in Training.model_fields] + [WIDTH, COSINE_SCALE, THETA]
     if parts[0] == OF_METHOD and len(parts) == 3:
         fields = METHODS.get(parts[1]).Settings.model_fields
         if parts[2] in fields:
@@ -126,6 +127,8 @@ def concerns(cell: Cell, name: str) -> bool:
         return cell.theta is not None
     if name == WIDTH:
         return method.trains_head and cell.head.kind == "mlp"
+    if name == COSINE_SCALE:
+        return method.trains_head and cell.head.kind == "cosine"
     if name.startswith(f"{OF_METHOD}."):
         return name.split(".")[1] == cell.method
     if name in OF_MEMORY and not method.uses_memory:

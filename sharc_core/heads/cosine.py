@@ -83,16 +83,14 @@ class CosineHead(Head):
     def channel_effects(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return f^c(x) - f^c(x with x_k = 0), (R, B, D): what feature k adds to the true class's logit.
 
-        Without feature k both the product and the length of x are known: each effect costs O(1).
+        Product and squared length without feature k are sums over the others. They are not differences from
+        the complete sums, which lose all digits where one feature is much larger than the rest.
         """
         v = self.weight / _lengths(self.weight)
         v = v.gather(1, y.unsqueeze(2).expand(-1, -1, x.shape[2]))
         parts = x * v
-        product = parts.sum(2, keepdim=True)
-        squares = x.square()
-        rest = (squares.sum(2, keepdim=True) - squares).clamp_min(0)
-        without = (product - parts) / rest.sqrt().clamp_min(SHORTEST)
-        return self.scale.unsqueeze(1) * (product / _lengths(x) - without)
+        without = _sums_of_others(parts) / _sums_of_others(x.square()).sqrt().clamp_min(SHORTEST)
+        return self.scale.unsqueeze(1) * (parts.sum(2, keepdim=True) / _lengths(x) - without)
 
     def _accumulate(self, into: dict[str, torch.Tensor], loss: Loss, scale: float) -> None:
         # Compute all gradients before writing: `into` may be the parameters themselves.
@@ -127,3 +125,21 @@ class CosineHead(Head):
 def _lengths(vectors: torch.Tensor) -> torch.Tensor:
     """Return the lengths (..., 1) of vectors (..., D), never zero."""
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(SHORTEST)
+
+
+def _sums_of_others(values: torch.Tensor) -> torch.Tensor:
+    """Return, for each entry of values (..., D), the sum of all others, in log2 D additions of tensors.
+
+    It is the sum of what stands before the entry and of what stands after it. `torch.cumsum` has no
+    deterministic kernel on a GPU.
+    """
+    return _sums_before(values) + _sums_before(values.flip(-1)).flip(-1)
+
+
+def _sums_before(values: torch.Tensor) -> torch.Tensor:
+    """Return, for each entry of values (..., D), the sum of the entries before it (a scan by doubling)."""
+    sums, shift = torch.nn.functional.pad(values, (1, -1)), 1
+    while shift < values.shape[-1]:
+        sums = sums + torch.nn.functional.pad(sums, (shift, -shift))
+        shift *= 2
+    return sums

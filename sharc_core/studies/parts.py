@@ -9,6 +9,16 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import SubGrid, overridden
 from sharc_core.grid.unroll import cells
 
+# The axes of a grid that give a method and variant several cells, and their keys. A theta has a scenario.
+KEYS = {
+    "saliency": "sharc.saliency",
+    "associative_memory": "sharc.associative_memory",
+    "budget_unit": "budget",
+    "budget_split": "budget",
+    "count_associative_memory": "budget",
+    "storage": "storage",
+}
+
 
 def cells_of(grid: Grid, study: str, changes: dict[str, Any]) -> list[Cell]:
     """Return the cells of a grid with other values of some keys, without those of a drifting backbone.
@@ -25,3 +35,31 @@ def cells_of(grid: Grid, study: str, changes: dict[str, Any]) -> list[Cell]:
             return []
         raise UserError(f"config: {study}: {str(error).removeprefix('config: ')}") from None
     return [cell for cell in found if cell.batch_norm != "drifting"]
+
+
+def single_cells_of(grid: Grid, study: str, changes: dict[str, Any]) -> list[Cell]:
+    """Return cells_of for a study that compares methods and variants, which must have one cell each.
+
+    Raises UserError, which names the key, if one has several in a scenario and the grid file configures the
+    study; else the study has no such cells.
+    """
+    first: dict[tuple[str, ...], Cell] = {}
+    made = cells_of(grid, study, changes)
+    for cell in made:
+        for scenario in cell.scenarios:
+            place = (cell.dataset, cell.backbone, cell.method, cell.variant, scenario)
+            other = first.setdefault(place, cell)
+            if other is not cell and study not in grid.study_blocks:
+                return []
+            if other is not cell:
+                raise UserError(
+                    f"config: {study}: {_key_of(other, cell, scenario)} has several values, but the study "
+                    f"compares methods, which have one cell each in {scenario}: give one value"
+                )
+    return made
+
+
+def _key_of(cell: Cell, other: Cell, scenario: str) -> str:
+    """Return the key of the grid in which two cells of a method and variant differ."""
+    differing = (key for name, key in KEYS.items() if getattr(cell, name) != getattr(other, name))
+    return next(differing, f"sharc.theta.{scenario}")

@@ -15,7 +15,7 @@ from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.equal_compute.settings import COLUMNS, ComputeJob, ComputeSettings
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.parts import single_cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class EqualCompute(Study):
         block.
         """
         groups: dict[tuple[str, str, str], list[Cell]] = {}
-        for cell in cells_of(grid, self.name, self._changes(grid)):
+        for cell in single_cells_of(grid, self.name, self._changes(grid)):
             if cell.batch_norm == "frozen":
                 self._check(cell)
                 own = cell.model_copy(update={"views": 1, "device": "cpu"})

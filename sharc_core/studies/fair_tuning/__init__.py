@@ -16,7 +16,7 @@ from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.fair_tuning.settings import COLUMNS, FairJob, FairSettings
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.parts import single_cells_of
 from sharc_core.studies.tune.search import check_sampler, check_search
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class FairTuning(Study):
         search = self.settings.search
         check_sampler(search, self.name)
         groups: dict[tuple[str, str, str], list[Cell]] = {}
-        for cell in cells_of(grid, self.name, self._changes(grid)):
+        for cell in single_cells_of(grid, self.name, self._changes(grid)):
             if cell.batch_norm == "frozen":
                 self._check(cell)
                 groups.setdefault((cell.dataset, cell.backbone, cell.method), []).append(cell)

@@ -16,7 +16,7 @@ from sharc_core.saliency import SALIENCIES
 from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.heads.settings import COLUMNS, NONE, SCENARIO, HeadsJob, HeadsSettings
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.parts import single_cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ class Heads(Study):
         groups: dict[tuple[str, str, str], list[Cell]] = {}
         for kind in self.settings.heads:
             for head in self._heads(grid, kind):
-                for cell in cells_of(grid, self.name, self._changes(grid, head)):
+                for cell in single_cells_of(grid, self.name, self._changes(grid, head)):
                     self._check(cell)
                     own = cell.model_copy(update={"views": 1})
                     groups.setdefault((cell.dataset, cell.backbone, kind), []).append(own)

@@ -25,15 +25,15 @@ def own_values(cell: Cell, space: Space) -> Values:
 def run_trials(cell: Cell, tune: TuneSettings, score: Score) -> list[tuple[Values, float]]:
     """Call `score` for each trial; return the settings and scores in order.
 
-    All variants and buffers of a method are tried with the same draws. Raises UserError if Optuna is needed
-    and not installed.
+    The random draws of a setting are the same for all cells. Raises UserError if Optuna is needed and not
+    installed.
     """
     space = tune.space(cell)
     own = own_values(cell, space)
-    seed = derived_seed(tune.seed, "tune", cell.method)
     if tune.sampler == "tpe":
+        seed = derived_seed(tune.seed, "tune", cell.method)
         return _with_optuna(own, space, tune.trials, seed, score)
-    others = all_values(space) if _fits(tune, space) else drawn(space, seed)
+    others = all_values(space) if _fits(tune, space) else drawn(space, tune.seed)
     trials = [own, *itertools.islice((values for values in others if values != own), tune.trials - 1)]
     return [(values, score(values)) for values in trials]
 
@@ -81,10 +81,14 @@ def all_values(space: Space) -> Iterator[Values]:
 
 
 def drawn(space: Space, seed: int) -> Iterator[Values]:
-    """Yield different combinations drawn independently and uniformly (in the logarithm where asked for)."""
-    source, seen = random.Random(seed), set()
+    """Yield different combinations drawn independently and uniformly (in the logarithm where asked for).
+
+    Each setting has its own generator, so that a further setting does not change the draws of the others.
+    """
+    sources = {name: random.Random(derived_seed(seed, "tune", name)) for name in space}
+    seen = set()
     for _ in range(ATTEMPTS):
-        values = {name: _draw(options, source) for name, options in space.items()}
+        values = {name: _draw(options, sources[name]) for name, options in space.items()}
         key = tuple(values.values())
         if key not in seen:
             seen.add(key)
