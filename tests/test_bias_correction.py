@@ -155,10 +155,23 @@ def test_a_run_equals_plain_sgd_with_clipping_and_alignment(monkeypatch):
         torch.testing.assert_close(final[-1][r], head.vector[0], rtol=1e-4, atol=1e-5)
 
 
-def test_closed_forms_and_joint_are_left_alone():
-    for name in ("ncm", "joint"):
-        documents = [run_cell(make_features(), toy_cell(name, c)) for c in ("none", "unclipped_alignment")]
-        assert documents[0]["matrix"] == documents[1]["matrix"]
+@pytest.mark.parametrize("correction", ALIGNED)
+@pytest.mark.parametrize("method", ["ncm", "gdumb", "icarl"])
+def test_methods_that_do_not_predict_with_the_streams_head_are_left_alone(method, correction):
+    documents = [run_cell(make_features(), toy_cell(method, name)) for name in ("none", correction)]
+    assert documents[0]["matrix"] == documents[1]["matrix"]
+
+
+def test_the_hidden_units_of_icarl_change():
+    names = ("none", "weight_alignment")
+    documents = [run_cell(make_features(), toy_cell("icarl", name, "mlp")) for name in names]
+    assert documents[0]["matrix"] != documents[1]["matrix"]
+
+
+def test_joint_has_no_later_task_to_align_but_is_clipped():
+    names = ("none", "unclipped_alignment", "weight_alignment")
+    none, aligned, clipped = (run_cell(make_features(), toy_cell("joint", name))["matrix"] for name in names)
+    assert none == aligned and none != clipped
 
 
 def test_sharc_replays_with_aligned_heads():

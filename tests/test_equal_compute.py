@@ -70,18 +70,27 @@ def test_planted_differences_are_found_under_each_kind_of_compute():
     assert lines.over_reference["one step", "derpp", "plain"] == pytest.approx(-2)
     assert lines.over_plain["equal seconds", "er", "sharc"] == pytest.approx(-3)
     assert np.isnan(lines.over_reference["one step", "er", "plain"])
+    assert lines.change["equal samples", "derpp", "plain"] == pytest.approx(4)
+    assert lines.change_verdict["equal samples", "er", "sharc"] == "not told apart"
+    assert lines.change["one step"].isna().all() and np.isnan(lines.change["equal samples", "er", "plain"])
     assert lines.ratio_low["equal samples"].unique() == [0.98]
     assert lines.ratio_high["equal seconds"].unique() == [1.05] and lines.ratio_low["one step"].isna().all()
 
 
 def test_sentences_name_sizes_intervals_and_what_is_left():
-    one, samples, seconds, gain, left = compute_findings(planted(TRUTH), "er")
+    one, samples, seconds, change, later, gain, left = compute_findings(planted(TRUTH), "er")
     assert one.startswith("Class-IL, tiny, s_digits, one step: better than plain ER: ER+ +3.00 [+2.")
     assert "worse than plain ER: DER++ -2.00 [-2." in one
     assert samples.endswith("not told apart from plain ER: ER+ +0.00 [-3.67, +3.67].")
     assert "worse than plain ER: ER+ -3.00" in seconds and "not told apart from plain ER: DER++" in seconds
     assert "+0.00 [-3.67, +3.67] (not told apart from zero) with equal samples" in gain
     assert "-3.00 [-3.18, -2.82] with equal seconds" in gain
+    assert change == (
+        "Class-IL, tiny, s_digits, equal samples: change of the difference from plain ER since one step, "
+        "told apart from zero: DER++ +4.00 [+4.00, +4.00]; "
+        "not told apart from zero: ER+ -3.00 [-6.49, +0.49]."
+    )
+    assert "told apart from zero: ER+ -6.00 [-6.00, -6.00]; not told apart from zero: DER++ +2.00" in later
     assert left.endswith(
         "gradient samples are 0.980 to 0.980 of the target in equal samples; "
         "seconds are 1.050 to 1.050 of the target in equal seconds."

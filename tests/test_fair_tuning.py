@@ -79,7 +79,9 @@ def test_a_planted_ranking_is_found(tuned, tau, reversed_pairs):
     (ranking,) = rankings(rows)
     assert ranking.tau == pytest.approx(tau) and ranking.tau_halves == 1
     assert ranking.tau_interval == pytest.approx((tau, tau)), "all seeds have the same ranking"
-    assert ranking.pairs == {"all": 6, "published": 6, "tuned": 6, "reversed": reversed_pairs}
+    counts = {"published": 6, "tuned": 6, "reversed": reversed_pairs}
+    assert ranking.pairs == {"all": 6} | counts | {f"{name}_holm": n for name, n in counts.items()}
+    assert ranking.tau_across == pytest.approx(tau) and (ranking.kept, ranking.cells) == (4, 4)
     lines = summary(rows).set_index("method")
     assert lines.rank_published.to_dict() == {"er": 1, "derpp": 2, "gem": 3, "agem": 4}
     expected = np.subtract(tuned, [60.0, 55.0, 50.0, 45.0])
@@ -87,8 +89,8 @@ def test_a_planted_ranking_is_found(tuned, tau, reversed_pairs):
     (sentence,) = fair_findings(rows)
     assert f"Kendall's tau {tau:.2f} [{tau:.2f}, {tau:.2f}] between the rankings of 4 entrants" in sentence
     assert (
-        f"Of 6 pairs 6 are told apart with published and 6 with tuned settings, and {reversed_pairs} of"
-        in sentence
+        f"Of 6 pairs 6 are told apart with published and 6 with tuned settings, and {reversed_pairs} of "
+        f"these in opposite directions; after Holm's correction 6, 6 and {reversed_pairs}." in sentence
     )
 
 
@@ -102,12 +104,41 @@ def test_rankings_of_noise_alone_are_not_told_apart():
 
 
 def test_the_bootstrap_resamples_seeds_of_all_entrants_together():
-    """One seed reverses the order: it is drawn four times or more in 5 in 3125 of the resamples ..."""
-    published = np.array([[2.0, 2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
-    tuned = np.array([[2.0, 2.0, 2.0, 2.0, -3.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
-    ranking = Rankings("d", "b", "class_il", [("er", "plain"), ("gem", "plain")], published, tuned)
-    # tuned means are 1 and 1: a tie; drawing the fifth seed k times gives 2 - k against 1
-    assert np.isnan(ranking.tau) and ranking.tau_interval == (-1.0, 1.0)
+    """Seeds differ by 20 points and entrants by 1: only seeds that all share leave the order as it is."""
+    noise = np.array([20.0, -20.0, 10.0, -10.0, 0.0])
+    accs = 50.0 + np.arange(4)[:, None] + noise
+    ranking = Rankings("d", "b", "class_il", [(name, "plain") for name in METHODS], accs, accs + 2, 4, 0)
+    assert ranking.tau_interval == (1.0, 1.0) and ranking.tau_halves == 1 and ranking.tau_across == 1
+    # the same seeds in another order for each entrant: what an unpaired bootstrap would see
+    source = np.random.default_rng(0)
+    alone = Rankings("d", "b", "class_il", ranking.entrants, *source.permuted([accs, accs], axis=2), 4, 0)
+    assert alone.tau_interval[0] < 0
+
+
+def test_tau_across_halves_does_not_profit_from_shared_seeds():
+    """Entrants differ by noise of the seeds alone and keep their settings: tau is 1, across halves near 0."""
+    accs = np.random.default_rng(3).normal(50.0, 1.0, size=(12, 6))
+    entrants = [(f"m{number}", "plain") for number in range(12)]
+    ranking = Rankings("d", "b", "class_il", entrants, accs, accs.copy(), 12, 12)
+    assert ranking.tau == 1 and abs(ranking.tau_across) < 0.5
+    assert ranking.tau_across == pytest.approx(ranking.tau_halves)
+
+
+def test_pairs_are_corrected_for_their_number():
+    """Gaps at the edge of the interval: told apart one by one, not after Holm's correction for 66 pairs."""
+    accs = np.random.default_rng(1).normal(50.0, 1.0, size=(12, 5))
+    entrants = [(f"m{number}", "plain") for number in range(12)]
+    pairs = Rankings("d", "b", "class_il", entrants, accs, accs[::-1].copy(), 12, 0).pairs
+    assert pairs["all"] == 66 and 0 < pairs["published"] < 15
+    assert pairs["published_holm"] == pairs["tuned_holm"] == pairs["reversed_holm"] == 0
+
+
+def test_cells_that_kept_their_settings_are_counted():
+    rows = planted([60.0, 55.0, 50.0, 45.0], [60.0, 55.0, 50.0, 45.0])
+    rows.loc[(rows.source == "tuned") & (rows.method == "er"), "settings"] = '{"training.lr": 0.5}'
+    other = rows.assign(dataset="s_glyphs")
+    made = rankings(pd.concat([rows, other], ignore_index=True))
+    assert [(r.kept, r.cells) for r in made] == [(3, 4), (3, 4), (6, 8)]
 
 
 def test_data_sets_are_averaged_seed_by_seed_and_sharc_is_compared():
@@ -119,10 +150,15 @@ def test_data_sets_are_averaged_seed_by_seed_and_sharc_is_compared():
     assert [ranking.dataset for ranking in rankings(rows)] == ["s_digits", "s_glyphs", "all"]
     mean = rankings(rows)[-1]
     assert mean.published[mean.entrants.index(("er", "plain"))] == pytest.approx(45.0 + NOISE)
-    ranking, gain = fair_findings(rows)
+    digits, glyphs, ranking, gain = fair_findings(rows)
+    assert digits.startswith("Class-IL, tiny, s_digits: Kendall's tau") and "tiny, s_glyphs: " in glyphs
     assert "mean over data sets" in ranking and "8 entrants" in ranking
     assert "is +2.00 [+2.00, +2.00] with published and +0.50 [+0.50, +0.50] with tuned settings" in gain
-    assert len(fair_tables(rows)) == 1 and len(summary(rows)) == 24
+    table, agreement = fair_tables(rows)
+    assert len(table.rows) == 8 and len(summary(rows)) == 24
+    assert [row[0].text for row in agreement.rows] == [
+        f"Class-IL, tiny, {place}" for place in ("s_digits", "s_glyphs", "mean over data sets")
+    ]
 
 
 # --- real cells --------------------------------------------------------------------------------------

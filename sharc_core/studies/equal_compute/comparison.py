@@ -11,7 +11,7 @@ from sharc_core.results.comparisons import verdict
 from sharc_core.results.display_names import method_key, method_name, scenario_key
 from sharc_core.results.statistics import PairedTest, paired_test
 from sharc_core.results.summary import unique
-from sharc_core.studies.equal_compute.settings import BUDGETS, SAMPLES, SECONDS
+from sharc_core.studies.equal_compute.settings import BUDGETS, ONE_STEP, SAMPLES, SECONDS
 
 ALL = "all"  # the mean over data sets
 Entrant = tuple[str, str]  # method and variant
@@ -33,11 +33,25 @@ class Comparison:
     costs: dict[Entrant, dict[str, float]]
     ratios: dict[Entrant, list[float]]
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Scenario, data set and backbone."""
+        return self.scenario, self.dataset, self.backbone
+
     def over(self, entrant: Entrant, other: Entrant) -> PairedTest | None:
         """Test the ACC of an entrant minus another's, seed by seed; None if one of them is missing."""
         if entrant not in self.accs or other not in self.accs:
             return None
         return paired_test(self.accs[other], self.accs[entrant])
+
+    def change(self, entrant: Entrant, other: Entrant, before: "Comparison") -> PairedTest | None:
+        """Test how `over` changed since `before`, seed by seed; None if an entrant is missing.
+
+        before: the comparison on the same data under another kind of compute.
+        """
+        if any(name not in made.accs for name in (entrant, other) for made in (self, before)):
+            return None
+        return paired_test(*(made.accs[entrant] - made.accs[other] for made in (before, self)))
 
     def sharc(self) -> PairedTest | None:
         """Test SHARC minus plain, in the mean over the methods that have both; None without one."""
@@ -120,10 +134,12 @@ def summary(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
 
     ratio_low, ratio_high: compute used over the target, over data sets. over_reference, over_plain:
     differences of ACC from the plain reference and from the same method without SHARC, paired by seed, with
-    95 % Student-t intervals and verdicts.
+    95 % Student-t intervals and verdicts. change: of over_reference since one step per minibatch.
     """
     lines = []
-    for made in comparisons(rows):
+    all_made = comparisons(rows)
+    single = {made.place: made for made in all_made if made.compute == ONE_STEP}
+    for made in all_made:
         for entrant, accs in made.accs.items():
             line = {name: getattr(made, name) for name in ("scenario", "dataset", "backbone", "compute")}
             line |= {"method": entrant[0], "variant": entrant[1], "seeds": len(accs)}
@@ -133,7 +149,10 @@ def summary(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
             for name, other in (("reference", (reference, "plain")), ("plain", (entrant[0], "plain"))):
                 test = None if other == entrant else made.over(entrant, other)
                 line |= _columns(f"over_{name}", test)
-            lines.append(line)
+            before, change = single.get(made.place), None
+            if before is not None and before is not made and entrant != (reference, "plain"):
+                change = made.change(entrant, (reference, "plain"), before)
+            lines.append(line | _columns("change", change))
     return pd.DataFrame(lines)
 
 

@@ -13,7 +13,7 @@ from sharc_core.results.display_names import method_name, scenario_name
 from sharc_core.results.statistics import PairedTest
 from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
 from sharc_core.studies.equal_compute.comparison import ALL, Comparison, Entrant, entrant_name, shown, summary
-from sharc_core.studies.equal_compute.settings import SAMPLES, SECONDS
+from sharc_core.studies.equal_compute.settings import ONE_STEP, SAMPLES, SECONDS
 
 WORDS = {"raised": "better", "lowered": "worse"}
 
@@ -51,9 +51,12 @@ def compute_tables(rows: pd.DataFrame, reference: str) -> list[Table]:
 def _table(group: dict[str, Comparison], reference: str) -> Table:
     first = next(iter(group.values()))
     header, groups, body = ["Method"], [("", 1)], []
+    before = group.get(ONE_STEP)
     for compute in group:
-        header += ["steps", "samples", "CPU s", "ACC", f"over {method_name(reference)}"]
-        groups.append((compute, 5))
+        names = ["steps", "samples", "CPU s", "ACC", f"over {method_name(reference)}"]
+        names += [] if before is None or compute == ONE_STEP else ["change"]
+        header += names
+        groups.append((compute, len(names)))
     for entrant in first.accs:
         items = [Item(entrant_name(entrant))]
         for made in group.values():
@@ -62,6 +65,8 @@ def _table(group: dict[str, Comparison], reference: str) -> Table:
             items += [Item(f"{costs['gradient_samples']:,.0f}", costs["gradient_samples"])]
             items += [Item(f"{costs['seconds']:.2f}", costs["seconds"]), Item(number_text(acc), acc)]
             items.append(_over(made, entrant, (reference, "plain")))
+            if before is not None and made is not before:
+                items.append(_over(made, entrant, (reference, "plain"), before))
         body.append(items)
     seeds = len(next(iter(first.accs.values())))
     averaged = "mean over data sets" if first.dataset == ALL else f"on {first.dataset}"
@@ -69,16 +74,19 @@ def _table(group: dict[str, Comparison], reference: str) -> Table:
         f"ACC in percent, mean over {seeds} seeds, {averaged}. + is with SHARC. Steps: on each minibatch of "
         "the stream. Samples: rows whose loss gradient was taken, of one seed. CPU s: of training all seeds. "
         f"Differences from plain {method_name(reference)} with equal compute in percentage points, paired by "
-        "seed, with the 95 % Student-t interval, not corrected for their number. " + _left(group)
+        "seed, with the 95 % Student-t interval, not corrected for their number. Change: of the difference "
+        "since one step, paired by seed. Steps and ACC at equal seconds follow from timing, so that they "
+        "differ from run to run. " + _left(group)
     )
     return Table(
         f"{scenario_name(first.scenario)}, {first.backbone}", caption, groups, header, body, text_columns=1
     )
 
 
-def _over(made: Comparison, entrant: Entrant, other: Entrant) -> Item:
-    test = None if entrant == other else made.over(entrant, other)
-    if test is None:
+def _over(made: Comparison, entrant: Entrant, other: Entrant, before: Comparison | None = None) -> Item:
+    """Return the difference of an entrant from another, or its change since `before`."""
+    test = made.over(entrant, other) if before is None else made.change(entrant, other, before)
+    if test is None or entrant == other:
         return Item(DASH)
     return Item(_test_text(test), test.difference)
 
@@ -105,12 +113,37 @@ def compute_findings(rows: pd.DataFrame, reference: str) -> list[str]:
         where = f"{scenario_name(first.scenario)}, {first.backbone}"
         where += ", mean over data sets" if first.dataset == ALL else f", {first.dataset}"
         sentences += [f"{where}, {compute}: {_compared(made, reference)}." for compute, made in group.items()]
+        sentences += _changes(group, where, reference)
         gains = [(compute, made.sharc()) for compute, made in group.items()]
         texts = [f"{_gain_text(test)} with {compute}" for compute, test in gains if test is not None]
         if texts:
             sentences.append(f"{where}: SHARC minus plain replay, mean over methods, is {', '.join(texts)}.")
         if left := _left(group):
             sentences.append(f"{where}: {left[0].lower()}{left[1:]}")
+    return sentences
+
+
+def _changes(group: dict[str, Comparison], where: str, reference: str) -> list[str]:
+    """Return how the differences from the reference change with the kind of compute."""
+    before, sentences = group.get(ONE_STEP), []
+    for compute, made in group.items():
+        if before is None or made is before:
+            continue
+        texts: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+        for entrant in made.accs:
+            test = made.change(entrant, (reference, "plain"), before)
+            if test is not None and entrant != (reference, "plain"):
+                is_told = verdict(test.low, test.high) in WORDS
+                texts[is_told].append((test.difference, f"{entrant_name(entrant)} {_test_text(test)}"))
+        parts = [
+            f"{words}: {', '.join(text for _, text in sorted(texts[is_told], reverse=True))}"
+            for is_told, words in ((True, "told apart from zero"), (False, "not told apart from zero"))
+            if texts[is_told]
+        ]
+        name = f"plain {method_name(reference)}"
+        sentences.append(
+            f"{where}, {compute}: change of the difference from {name} since one step, {'; '.join(parts)}."
+        )
     return sentences
 
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from sharc_core.figures.style import GREY, PLAIN, method_look, panel_grid
 from sharc_core.figures.write import write_figure
 from sharc_core.results.display_names import scenario_name
-from sharc_core.studies.fair_tuning.rankings import Rankings, entrant_name
+from sharc_core.studies.fair_tuning.rankings import ALL, Rankings, entrant_name, rankings
 from sharc_core.studies.fair_tuning.settings import PUBLISHED, TUNED
-from sharc_core.studies.fair_tuning.table import fair_findings, shown, tau_text
+from sharc_core.studies.fair_tuning.table import fair_findings, tau_text
 
 PANEL = (3.4, 3.4)  # inches
 
@@ -32,14 +32,21 @@ def write_fair_figure(rows: pd.DataFrame, folder: Path | str) -> list[Path]:
 
 
 def fair_figure(rows: pd.DataFrame) -> Figure:
-    """Return a figure with a panel per scenario and backbone."""
-    made = shown(rows)
-    figure, panels = panel_grid(1, len(made), PANEL)
-    several = len({ranking.backbone for ranking in made}) > 1
-    for panel, ranking in zip(panels[0], made, strict=True):
-        title = scenario_name(ranking.scenario) + (f", {ranking.backbone}" if several else "")
-        panel.set_title(f"{title}\n{tau_text(ranking)}".replace("$", r"\$"))
-        _draw(panel, ranking)
+    """Return a figure with a row of panels per scenario and backbone, one per data set."""
+    groups: dict[tuple[str, str], list[Rankings]] = {}
+    for ranking in rankings(rows):
+        if ranking.dataset != ALL:
+            groups.setdefault((ranking.scenario, ranking.backbone), []).append(ranking)
+    several = len({backbone for _, backbone in groups}) > 1
+    figure, panels = panel_grid(len(groups), max(map(len, groups.values())), PANEL)
+    for row, made in zip(panels, groups.values(), strict=True):
+        for panel in row[len(made) :]:
+            panel.set_visible(False)
+        for panel, ranking in zip(row, made, strict=False):
+            title = f"{scenario_name(ranking.scenario)}, {ranking.dataset}"
+            title += f", {ranking.backbone}" if several else ""
+            panel.set_title(f"{title}\n{tau_text(ranking)}".replace("$", r"\$"))
+            _draw(panel, ranking)
     return figure
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import scipy
 
 from sharc_core.common.formats import natural_key
-from sharc_core.results.comparisons import verdict
+from sharc_core.results.comparisons import LEVEL, verdict
 from sharc_core.results.display_names import method_key, method_name, scenario_key
-from sharc_core.results.statistics import PairedTest, kendall_tau, paired_test
+from sharc_core.results.statistics import PairedTest, holm, kendall_tau, paired_test
 from sharc_core.results.summary import unique
 from sharc_core.studies.fair_tuning.settings import PUBLISHED, TUNED
 
@@ -24,7 +24,8 @@ SPLITS = 500
 class Rankings:
     """The entrants of one backbone and scenario on one data set, or in the mean over data sets (ALL).
 
-    entrants: (method, variant). published, tuned: ACC (N, S) by entrant and seed.
+    entrants: (method, variant). published, tuned: ACC (N, S) by entrant and seed. cells: of the entrants on
+    all data sets. kept: how many of them were best with their published settings.
     """
 
     dataset: str
@@ -33,6 +34,8 @@ class Rankings:
     entrants: list[tuple[str, str]]
     published: np.ndarray
     tuned: np.ndarray
+    cells: int
+    kept: int
 
     @property
     def seeds(self) -> int:
@@ -46,7 +49,11 @@ class Rankings:
 
     @property
     def tau_interval(self) -> tuple[float, float]:
-        """The 95 % percentile bootstrap interval of tau over seeds, which all entrants share."""
+        """The 95 % percentile bootstrap interval of tau over seeds, which all entrants share.
+
+        It holds for the settings that were chosen. Other draws of the search, which may choose others, are
+        not part of it.
+        """
         if self.seeds < 2:
             return np.nan, np.nan
         drawn = np.random.default_rng(0).integers(self.seeds, size=(RESAMPLES, self.seeds))
@@ -60,13 +67,29 @@ class Rankings:
 
         What seeds alone change. Each half has fewer seeds than the rankings, so that it is a lower estimate.
         """
+        return self._across_halves((self.published, self.published))
+
+    @property
+    def tau_across(self) -> float:
+        """The mean tau between the published ranking of one half of the seeds and the tuned one of the other.
+
+        What seeds and tuning change together: to be compared with tau_halves, as no run is in both rankings.
+        `tau` is higher for shared seeds, and for entrants that kept their settings.
+        """
+        return self._across_halves((self.published, self.tuned), (self.tuned, self.published))
+
+    def _across_halves(self, *pairs: tuple[np.ndarray, np.ndarray]) -> float:
+        """Return the mean tau over splits. pairs: ACC (N, S) of the first and the second half of seeds."""
         half = self.seeds // 2
         if half < 1:
             return np.nan
         source = np.random.default_rng(1)
         orders = source.permuted(np.tile(np.arange(self.seeds), (SPLITS, 1)), axis=1)
-        first, second = (self.published[:, part].mean(2).T for part in (orders[:, :half], orders[:, half:]))
-        return float(np.nanmean(kendall_tau(first, second)))
+        taus = []
+        for pair in pairs:
+            parts = zip(pair, (orders[:, :half], orders[:, half:]), strict=True)
+            taus.append(kendall_tau(*(acc[:, part].mean(2).T for acc, part in parts)))
+        return float(np.nanmean(taus))
 
     def ranks(self, source: str) -> np.ndarray:
         """Return the ranks (N,) of the entrants, 1 for the highest ACC; equal ones share the mean rank."""
@@ -77,19 +100,23 @@ class Rankings:
     def pairs(self) -> dict[str, int]:
         """Count pairs of entrants: all, told apart by the paired interval, and reversed.
 
-        reversed: told apart with both kinds of settings, in opposite directions.
+        reversed: told apart with both kinds of settings, in opposite directions. <name>_holm: the same after
+        Holm's correction for the number of pairs of each ranking.
         """
-        told = {PUBLISHED: 0, TUNED: 0}
-        reversals, count = 0, len(self.entrants)
-        for a in range(count):
-            for b in range(a + 1, count):
-                words = {}
-                for source, acc in ((PUBLISHED, self.published), (TUNED, self.tuned)):
-                    test = paired_test(acc[a], acc[b])
-                    words[source] = verdict(test.low, test.high)
-                    told[source] += words[source] in ("raised", "lowered")
-                reversals += set(words.values()) == {"raised", "lowered"}
-        return {"all": count * (count - 1) // 2, **told, "reversed": reversals}
+        count = len(self.entrants)
+        pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+        signs, corrected = {}, {}
+        for source, acc in ((PUBLISHED, self.published), (TUNED, self.tuned)):
+            tests = [paired_test(acc[a], acc[b]) for a, b in pairs]
+            directions = np.sign([test.difference for test in tests])
+            told = [verdict(test.low, test.high) in ("raised", "lowered") for test in tests]
+            signs[source] = directions * told
+            corrected[source] = directions * (np.array(holm([test.p_t for test in tests])) < LEVEL)
+        counts = {"all": len(pairs)}
+        for suffix, found in (("", signs), ("_holm", corrected)):
+            counts |= {f"{source}{suffix}": int(np.abs(found[source]).sum()) for source in found}
+            counts[f"reversed{suffix}"] = int((found[PUBLISHED] * found[TUNED] < 0).sum())
+        return counts
 
     def gain(self, number: int) -> PairedTest:
         """Test what tuning changes for an entrant, seed by seed."""
@@ -126,20 +153,26 @@ def _ranking(rows: pd.DataFrame, dataset: str) -> Rankings:
     entrants = sorted(table.index, key=lambda entrant: (method_key(entrant[0]), entrant[1]))
     published, tuned = (table[source].dropna(axis=1).loc[entrants] for source in (PUBLISHED, TUNED))
     seeds = sorted(set(published.columns) & set(tuned.columns))
-    arrays = (frame[seeds].to_numpy() for frame in (published, tuned))
-    return Rankings(dataset, rows.backbone.iloc[0], rows.scenario.iloc[0], entrants, *arrays)
+    chosen = rows.pivot_table(
+        index=["method", "variant"], columns="source", values="settings", aggfunc="first"
+    ).loc[entrants]
+    kept = int((chosen[PUBLISHED] == chosen[TUNED]).sum())
+    place = rows.backbone.iloc[0], rows.scenario.iloc[0]
+    arrays = published[seeds].to_numpy(), tuned[seeds].to_numpy()
+    return Rankings(dataset, *place, entrants, *arrays, len(entrants), kept)
 
 
 def _mean(single: Sequence[Rankings]) -> Rankings:
     """Return the rankings of the mean over data sets, of the entrants that all of them have."""
     first = single[0]
     common = [entrant for entrant in first.entrants if all(entrant in other.entrants for other in single)]
-    means = []
+    means: list[np.ndarray] = []
     for source in (PUBLISHED, TUNED):
         chosen = [getattr(r, source)[[r.entrants.index(e) for e in common]] for r in single]
         seeds = min(acc.shape[1] for acc in chosen)
         means.append(np.mean([acc[:, :seeds] for acc in chosen], 0))
-    return Rankings(ALL, first.backbone, first.scenario, common, *means)
+    cells, kept = sum(r.cells for r in single), sum(r.kept for r in single)
+    return Rankings(ALL, first.backbone, first.scenario, common, means[0], means[1], cells, kept)
 
 
 def entrant_name(entrant: tuple[str, str]) -> str:
@@ -159,7 +192,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         published, tuned = ranking.ranks(PUBLISHED), ranking.ranks(TUNED)
         low, high = ranking.tau_interval
         pairs = {f"pairs_{name}": value for name, value in ranking.pairs.items()}
-        shared = {"tau": ranking.tau, "tau_low": low, "tau_high": high, "tau_halves": ranking.tau_halves}
+        shared = {"tau": ranking.tau, "tau_low": low, "tau_high": high}
+        shared |= {"tau_halves": ranking.tau_halves, "tau_across": ranking.tau_across}
+        shared |= {"cells": ranking.cells, "kept": ranking.kept}
         for number, (method, variant) in enumerate(ranking.entrants):
             test = ranking.gain(number)
             line = {name: getattr(ranking, name) for name in ("scenario", "dataset", "backbone")}

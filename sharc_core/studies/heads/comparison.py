@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sharc_core.common.formats import natural_key
-from sharc_core.results.comparisons import verdict
+from sharc_core.common.formats import DASH, natural_key
+from sharc_core.results.comparisons import LEVEL
 from sharc_core.results.display_names import method_key, method_name
-from sharc_core.results.statistics import PairedTest, paired_test
+from sharc_core.results.statistics import PairedTest, holm, paired_test
 from sharc_core.results.summary import unique
 from sharc_core.studies.heads.settings import NONE
 
@@ -80,6 +80,23 @@ class Comparison:
             return None
         return paired_test(self.accs[other], self.accs[case])
 
+    def told(self, name: str) -> dict[Case, str]:
+        """Return by case what the test against a reference shows: raised, lowered, not told apart, or a dash.
+
+        Told apart is p < 0.05 after Holm's correction for all tests against this kind of reference.
+        """
+        tests = {case: test for case in self.accs if (test := self.over(case, name)) is not None}
+        p = holm([test.p_t for test in tests.values()])
+        return {
+            case: _word(test.difference, value) for (case, test), value in zip(tests.items(), p, strict=True)
+        }
+
+
+def _word(difference: float, p: float) -> str:
+    if p != p:
+        return DASH
+    return "not told apart" if p >= LEVEL else "raised" if difference > 0 else "lowered"
+
 
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """Return the comparison of every backbone and data set, and of the mean over data sets."""
@@ -127,10 +144,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line per case, on each data set and in the mean over data sets (`all`).
 
     acc_mean, acc_std and recency_mean are over seeds. The differences of ACC from each of REFERENCES are
-    paired by seed, with their 95 % Student-t interval and its verdict.
+    paired by seed, with their 95 % Student-t interval and the verdict after Holm's correction.
     """
     lines = []
     for made in comparisons(rows):
+        told = {name: made.told(name) for name in REFERENCES}
         for case, accs in made.accs.items():
             line = {"dataset": made.dataset, "backbone": made.backbone, **case._asdict(), "seeds": len(accs)}
             line |= {"acc_mean": accs.mean(), "acc_std": accs.std(ddof=1) if len(accs) > 1 else np.nan}
@@ -140,6 +158,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 values = (np.nan,) * 3 if test is None else (test.difference, test.low, test.high)
                 columns = (f"over_{name}", f"over_{name}_low", f"over_{name}_high")
                 line |= dict(zip(columns, values, strict=True))
-                line[f"over_{name}_verdict"] = "" if test is None else verdict(test.low, test.high)
+                line[f"over_{name}_verdict"] = told[name].get(case, "")
             lines.append(line)
     return pd.DataFrame(lines)

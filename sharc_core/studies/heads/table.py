@@ -8,11 +8,19 @@ from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
 from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
 from sharc_core.provenance.origin import UNKNOWN
-from sharc_core.results.comparisons import verdict
+from sharc_core.results.comparisons import LEVEL
 from sharc_core.results.display_names import method_name
 from sharc_core.results.statistics import PairedTest
 from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
-from sharc_core.studies.heads.comparison import ALL, CORRECTIONS, Case, Comparison, shown, summary
+from sharc_core.studies.heads.comparison import (
+    ALL,
+    CORRECTIONS,
+    Case,
+    Comparison,
+    comparisons,
+    shown,
+    summary,
+)
 
 COLUMNS = ["ACC", "recency", "over uncorrected", "over linear"]
 
@@ -57,7 +65,8 @@ def _table(made: Comparison, method: str) -> Table:
         f"ACC in Class-IL in percent, mean over {seeds} seeds, {averaged}. Recency: the final accuracy on "
         "the last task minus the mean of those on all others, in points. Differences in points from the same "
         "head without correction, from the linear head without correction and from plain replay with the "
-        "same head, paired by seed, with the 95 % Student-t interval, not corrected for their number."
+        "same head, paired by seed, with the 95 % Student-t interval, not corrected for their number. *: p < "
+        f"{LEVEL} after Holm's correction for all comparisons of this kind, those of other methods included."
     )
     return Table(f"{method_name(method)}, {made.backbone}", caption, groups, header, body, text_columns=1)
 
@@ -72,7 +81,10 @@ def _items(made: Comparison, case: Case) -> list[Item]:
 
 def _over(made: Comparison, case: Case, name: str) -> Item:
     test = made.over(case, name) if case in made.accs else None
-    return Item(DASH) if test is None else Item(difference_text(test), test.difference)
+    if test is None:
+        return Item(DASH)
+    mark = "*" if made.told(name)[case] in ("raised", "lowered") else ""
+    return Item(difference_text(test) + mark, test.difference)
 
 
 def difference_text(test: PairedTest) -> str:
@@ -81,9 +93,14 @@ def difference_text(test: PairedTest) -> str:
 
 
 def heads_findings(rows: pd.DataFrame) -> list[str]:
-    """Return what corrections change, which heads are told apart from the linear one, and SHARC's gains."""
-    sentences = []
+    """Return what corrections change, which heads are told apart from the linear one, and SHARC's gains.
+
+    What is told apart is so after Holm's correction. In the mean over data sets it is stated on how many.
+    """
+    sentences, all_made = [], comparisons(rows)
     for made in shown(rows):
+        own = [other for other in all_made if other.backbone == made.backbone]
+        single = [other for other in own if other.dataset != ALL] if made.dataset == ALL else []
         where = "Class-IL, " + made.backbone
         where += ", mean over data sets" if made.dataset == ALL else f", {made.dataset}"
         for model in dict.fromkeys(case.model for case in made.accs):
@@ -94,25 +111,29 @@ def heads_findings(rows: pd.DataFrame) -> list[str]:
                 (heads, "linear", "the linear head"),
                 (corrected, "none", "the same head without correction"),
             ):
-                if text := _compared(made, chosen, name, words):
+                if text := _compared(made, single, chosen, name, words):
                     sentences.append(f"{where}, {model}: {text}.")
         sharc = [case for case in made.accs if case.variant == "sharc"]
         for method in dict.fromkeys(case.method for case in sharc):
             chosen = [case for case in sharc if case.method == method]
-            if text := _compared(made, chosen, "plain", "plain replay with the same head"):
+            if text := _compared(made, single, chosen, "plain", "plain replay with the same head"):
                 sentences.append(f"{where}, {method_name(method)} with SHARC: {text}.")
     return sentences
 
 
-def _compared(made: Comparison, cases: list[Case], name: str, words: str) -> str:
+def _compared(made: Comparison, single: list[Comparison], cases: list[Case], name: str, words: str) -> str:
     """Return the words on each case against its reference, the largest difference first."""
     headings = {"raised": "better than", "lowered": "worse than", "not told apart": "not told apart from"}
     found: dict[str, list[tuple[float, str]]] = {word: [] for word in (*headings, DASH)}
+    told, on_each = made.told(name), [other.told(name) for other in single]
     for case in cases:
         test = made.over(case, name)
         if test is not None:
+            word = told[case]
             text = f"{case.name} {difference_text(test)}"
-            found[verdict(test.low, test.high)].append((test.difference, text))
+            if on_each and word in ("raised", "lowered"):
+                text += f" (on {sum(there[case] == word for there in on_each)} of {len(on_each)} data sets)"
+            found[word].append((test.difference, text))
     parts = []
     for word, texts in found.items():
         if texts:
