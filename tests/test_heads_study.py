@@ -64,15 +64,16 @@ def test_planted_differences_are_found():
 
 
 def test_sentences_name_sizes_and_intervals():
-    heads, corrected, of_sharc, gains = heads_findings(planted())
+    heads, corrected, of_sharc, gains, counts = heads_findings(planted())
     assert heads == (
         "Class-IL, tiny, s_digits, ER: worse than the linear head: MLP -3.00 [-3.00, -3.00]. "
         "Not told apart from the linear head: cosine, scale 10 +0.00 [-3.49, +3.49]."
     )
     assert "better than the same head without correction: linear, weight alignment +2.00 [+2.00" in corrected
     assert "Not told apart from the same head without correction: MLP, weight alignment +0.00 [" in corrected
-    # the interval of this one excludes zero, but Holm's correction for four comparisons does not
+    # the interval of this one excludes zero, but Holm's correction for three comparisons does not
     assert of_sharc.endswith("ER+: not told apart from the linear head: MLP -4.00 [-7.49, -0.51].")
+    assert "with plain replay (3, 2, 2); intervals are not corrected" in counts
     assert gains.startswith(
         "Class-IL, tiny, s_digits, ER with SHARC: better than plain replay with the same "
     )

@@ -83,7 +83,7 @@ def _over(made: Comparison, case: Case, name: str) -> Item:
     test = made.over(case, name) if case in made.accs else None
     if test is None:
         return Item(DASH)
-    mark = "*" if made.told(name)[case] in ("raised", "lowered") else ""
+    mark = "*" if made.told(name).get(case) in ("raised", "lowered") else ""
     return Item(difference_text(test) + mark, test.difference)
 
 
@@ -118,6 +118,12 @@ def heads_findings(rows: pd.DataFrame) -> list[str]:
             chosen = [case for case in sharc if case.method == method]
             if text := _compared(made, single, chosen, "plain", "plain replay with the same head"):
                 sentences.append(f"{where}, {method_name(method)} with SHARC: {text}.")
+        counts = ", ".join(str(len(made.told(name))) for name in ("linear", "none", "plain"))
+        sentences.append(
+            f"{where}: better and worse are p < {LEVEL} after Holm's correction for all comparisons with the "
+            f"linear head, with the uncorrected head and with plain replay ({counts}); intervals are not "
+            "corrected."
+        )
     return sentences
 
 
