@@ -47,7 +47,9 @@ class Adam:
 
     def ascend_fused(self, values: torch.Tensor, gradient: torch.Tensor) -> None:
         """Do the same up to rounding, in one pass over memory instead of six. `steps` includes this step."""
-        torch.optim.adam.adam(
+        from torch.optim.adam import adam  # a module that `torch.optim` does not export
+
+        adam(
             [values],
             [gradient],
             [self.first],
