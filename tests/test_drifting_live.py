@@ -385,7 +385,7 @@ def product(features, cell) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(learner, "evaluate", evaluating)
-        rows = learner._train(features, STREAM, cell, method, store, Costs(cell.passes), "cpu", None)
+        rows = learner._train(features, STREAM, cell, method, store, [], Costs(cell.passes), "cpu", None)
     return SimpleNamespace(heads=heads, rows=rows, store=store)
 
 

@@ -170,7 +170,7 @@ def replay(method_name: str, features, stream) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learner, "evaluate", evaluating)
-        seen.rows = learner._train(features, stream, cell, method, store, Costs(cell.passes), "cpu", None)
+        seen.rows = learner._train(features, stream, cell, method, store, [], Costs(cell.passes), "cpu", None)
     seen.method, seen.begin = method, begin
     return seen
 

@@ -212,7 +212,7 @@ def replay(key: str, features, monkeypatch, associative=None) -> SimpleNamespace
     method.observe, store._masks, store._saliency = observing, masking, noting
     monkeypatch.setattr(batches, "whole_batches", filling)
     seen.untrained = learner.evaluate(features, stream, predictor(head))
-    seen.rows = learner._train(features, stream, cell, method, store, Costs(cell.passes), "cpu", None)
+    seen.rows = learner._train(features, stream, cell, method, store, [], Costs(cell.passes), "cpu", None)
     seen.run, seen.order = run, order
     return seen
 
