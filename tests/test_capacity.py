@@ -110,7 +110,7 @@ def test_the_critical_load_is_that_of_amit_gutfreund_and_sompolinsky():
     assert (np.diff(loads) < 0).all() and (np.diff(errors) < 0).all()
 
 
-@pytest.mark.parametrize(("load", "clamped"), [(0.1, 0.0), (0.13, 0.0), (0.2, 0.5), (0.4, 0.5), (0.3, 0.3)])
+@pytest.mark.parametrize(("load", "clamped"), [(0.1, 0.0), (0.13, 0.0), (0.2, 0.5), (0.4, 0.5), (0.3, 0.3), (0.13, 0.1)])
 def test_retrieved_states_solve_the_mean_field_equations(load, clamped):
     """Iterate overlap m, susceptibility C and noise r to their fixed point instead."""
     m, free = 1.0, 1 - clamped
@@ -124,6 +124,12 @@ def test_retrieved_states_solve_the_mean_field_equations(load, clamped):
     loads, errors = retrieved(clamped)
     assert np.interp(-load, -loads, errors) == pytest.approx(expected, rel=1e-3)
     assert load_at(expected, clamped) == pytest.approx(load, rel=1e-3)
+
+
+@pytest.mark.parametrize("clamped", [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.9])
+def test_loads_and_errors_fall_for_every_share_of_held_units(clamped):
+    loads, errors = retrieved(clamped)
+    assert (np.diff(loads) < 0).all() and (np.diff(errors) < 0).all() and len(loads) > 4000
 
 
 def test_beyond_the_collapse_the_load_is_the_critical_one():
@@ -411,6 +417,9 @@ def test_every_key_is_documented_with_its_default():
     [
         ({"loads": [0.2, 0.1]}, r"capacity.loads: must rise"),
         ({"units": [5]}, r"capacity.units"),
+        ({"units": [10]}, r"capacity.loads: .*a load of 0.05 on 10 units is no pattern: raise it or units"),
+        ({"units": [40, 80], "loads": [0.01, 0.1]}, r"capacity.loads: .*a load of 0.01 on 40 units"),
+        ({"projection_loads": [0.001, 0.1]}, r"capacity.projection_loads: .*a load of 0.001 on 250 units"),
         ({"noise": 0}, r"capacity.noise"),
         ({"memories": ["pcn", "pcn"]}, r"'pcn' is listed twice"),
     ],

@@ -22,6 +22,7 @@ from sharc_core.streams.settings import StreamConfig
 from sharc_core.studies.recall.measure import relative_error as recall_error
 from sharc_core.studies.registered import configured_jobs, study_of
 from sharc_core.studies.robustness import Robustness
+from sharc_core.studies.robustness import measure as measuring
 from sharc_core.studies.robustness.cues import Cues
 from sharc_core.studies.robustness.figure import write_robustness_figure
 from sharc_core.studies.robustness.measure import (
@@ -208,10 +209,26 @@ def test_equal_jobs_have_equal_rows_and_seeds_do_not_depend_on_each_other(rows):
     pd.testing.assert_frame_equal(alone, before[list(COLUMNS)])
 
 
-def test_slow_memories_read_the_first_cues_of_the_others():
-    fast = run_robustness(FEATURES, job(study=changed(slow=[], maps=4), memories=memories("none")))
-    slow = run_robustness(FEATURES, job(study=changed(slow=["none"], maps=4), memories=memories("none")))
-    pd.testing.assert_frame_equal(fast, slow)
+def test_slow_memories_read_the_first_cues_of_the_others(monkeypatch):
+    """Draws for eight cues must not differ from those for four."""
+
+    def cues(slow: list[str]) -> list[tuple[torch.Tensor, ...]]:
+        read, original = [], measuring.read
+
+        def spy(memory, cues, labels):
+            read.append((cues.maps, cues.known, cues.wrong, labels))
+            return original(memory, cues, labels)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(measuring, "read", spy)
+            run_robustness(FEATURES, job(study=changed(slow=slow, slow_maps=4), memories=memories("none")))
+        return read
+
+    fast, slow = cues([]), cues(["none"])
+    assert len(fast) == len(slow) == 2 * len(CUES)
+    for all_cues, first in zip(fast, slow, strict=True):
+        assert [len(part) for part in all_cues] == [8] * 4 and [len(part) for part in first] == [4] * 4
+        assert all(torch.equal(part[:4], own) for part, own in zip(all_cues, first, strict=True))
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sharc_core.common.settings import Settings, no_repeats
 from sharc_core.grid.study_settings import MeasuredSettings
@@ -36,10 +36,14 @@ class CapacitySettings(MeasuredSettings):
 
     units: list[Annotated[int, Field(ge=10, le=4000)]] = Field(default=[250, 500, 1000], min_length=1)
     loads: list[Annotated[float, Field(gt=0, le=2)]] = Field(
-        default=[0.05, 0.1, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18, 0.2, 0.25, 0.3], min_length=2
+        default=[0.05, 0.1, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18, 0.2, 0.25, 0.3],
+        min_length=2,
+        validate_default=True,  # against `units`
     )
     projection_loads: list[Annotated[float, Field(gt=0, le=2)]] = Field(
-        default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0], min_length=2
+        default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57, 0.6, 0.8, 1.0],
+        min_length=2,
+        validate_default=True,
     )
     updates: int = Field(default=50, ge=1)
     known: list[Annotated[int, Field(ge=2, le=200)]] = Field(default=[4, 8, 12, 16, 20], min_length=2)
@@ -48,7 +52,7 @@ class CapacitySettings(MeasuredSettings):
     memories: list[str] = Field(default=["pcn", "bayespcn", "autoencoder"], min_length=1)
     entries: int = Field(default=128, ge=4)
     hidden: list[Annotated[int, Field(ge=2, le=8192)]] = Field(default=[8, 16, 32], min_length=2)
-    counts: list[Annotated[int, Field(ge=2)]] = Field(default=[4, 8, 16, 32, 64, 96], min_length=2)
+    counts: list[Annotated[int, Field(ge=2)]] = Field(default=[4, 8, 12, 16, 24, 32, 64, 96], min_length=2)
     maps: int = Field(default=200, ge=2)
     hidden_maps: int = Field(default=10, ge=2)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2, 3, 4], min_length=1)
@@ -63,6 +67,14 @@ class CapacitySettings(MeasuredSettings):
     def _rising(cls, value: list) -> list:
         if value != sorted(set(value)):
             raise ValueError("must rise: a capacity is where the error crosses a level")
+        return value
+
+    @field_validator("loads", "projection_loads")
+    @classmethod
+    def _patterns(cls, value: list[float], info: ValidationInfo) -> list[float]:
+        units = info.data.get("units")  # rises; absent if it is wrong itself
+        if units and round(value[0] * units[0]) < 1:
+            raise ValueError(f"a load of {value[0]:g} on {units[0]} units is no pattern: raise it or units")
         return value
 
 

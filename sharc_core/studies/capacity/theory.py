@@ -26,13 +26,15 @@ def retrieved(clamped: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Return loads, falling, and shares of wrong free units, of states near a pattern.
 
     clamped: share of the units that are held at the pattern. Without any, the first load is the largest one
-    at which such a state exists.
+    at which such a state exists. With few, states far from the pattern follow beyond that load after a jump;
+    they are left out.
     """
     y = np.linspace(0.02, 4, 8000)
     overlap = clamped + (1 - clamped) * scipy.special.erf(y)
     root = overlap / y - (1 - clamped) * 2 / math.sqrt(math.pi) * np.exp(-(y**2))
     loads = root**2 / 2
-    first = int(loads.argmax())  # below this y, states are unstable
+    rises = np.flatnonzero(np.diff(loads) >= 0)  # there states are unstable
+    first = int(rises[-1]) + 1 if len(rises) else 0
     return loads[first:], scipy.special.erfc(y[first:]) / 2
 
 
