@@ -45,6 +45,7 @@ from sharc_core.studies.capacity.table import (
     capacities,
     crossing,
     growths,
+    other_levels,
     sentences,
     summary,
     tables,
@@ -110,7 +111,9 @@ def test_the_critical_load_is_that_of_amit_gutfreund_and_sompolinsky():
     assert (np.diff(loads) < 0).all() and (np.diff(errors) < 0).all()
 
 
-@pytest.mark.parametrize(("load", "clamped"), [(0.1, 0.0), (0.13, 0.0), (0.2, 0.5), (0.4, 0.5), (0.3, 0.3), (0.13, 0.1)])
+@pytest.mark.parametrize(
+    ("load", "clamped"), [(0.1, 0.0), (0.13, 0.0), (0.2, 0.5), (0.4, 0.5), (0.3, 0.3), (0.13, 0.1)]
+)
 def test_retrieved_states_solve_the_mean_field_equations(load, clamped):
     """Iterate overlap m, susceptibility C and noise r to their fixed point instead."""
     m, free = 1.0, 1 - clamped
@@ -259,15 +262,65 @@ def test_equal_jobs_have_equal_rows_and_seeds_do_not_depend_on_each_other(memory
 # --- planted capacities ----------------------------------------------------------------------------------
 
 
+def log_of(*arguments) -> float:
+    return crossing(*arguments).log_patterns
+
+
 def test_crossings_by_hand():
-    assert crossing([1, math.e], [0.0, 1.0], 0.5) == pytest.approx(0.5)
-    assert crossing([1, math.e, math.e**2], [0.0, 0.25, 0.75], 0.5) == pytest.approx(1.5)
+    assert log_of([1, math.e], [0.0, 1.0], 0.5) == pytest.approx(0.5)
+    assert log_of([1, math.e, math.e**2], [0.0, 0.25, 0.75], 0.5) == pytest.approx(1.5)
     # an error that is high for few patterns as well, and one that falls again
-    assert crossing([1, math.e, math.e**2], [0.9, 0.0, 1.0], 0.5) == pytest.approx(1.5)
+    found = crossing([1, math.e, math.e**2], [0.9, 0.0, 1.0], 0.5)
+    assert found.log_patterns == pytest.approx(1.5) and found.is_high_before
     # pooled to 0, 0.6, 0.6, 1
     found = crossing([1, math.e, math.e**2, math.e**3], [0.0, 0.8, 0.4, 1.0], 0.5)
-    assert found == pytest.approx(5 / 6)
-    assert math.isnan(crossing([1, 2], [0.1, 0.2], 0.5)) and math.isnan(crossing([1, 2], [0.6, 0.7], 0.5))
+    assert found.log_patterns == pytest.approx(5 / 6)
+    assert (found.lower, found.upper) == (1, math.e) and not found.is_high_before
+    assert math.isnan(log_of([1, 2], [0.1, 0.2], 0.5)) and math.isnan(log_of([1, 2], [0.6, 0.7], 0.5))
+
+
+def jumping(at: dict[int, float]) -> pd.DataFrame:
+    """Return rows of one memory whose errors jump from 0 to 1 at a number of patterns, by seed."""
+    line = {"part": PREDICTIVE, "memory": "mine", "rule": None, "cue": HALF, "size": 128, "hidden": 16}
+    lines = [
+        line | {"seed": seed, "patterns": count, "error": float(count >= jump), "reason": None}
+        for seed, jump in at.items()
+        for count in (4, 8, 16, 32)
+    ]
+    return pd.DataFrame(lines).astype({"hidden": "Int64"})
+
+
+def test_a_step_that_all_seeds_share_is_given():
+    (line,) = summary(jumping({0: 9, 1: 16}), SMALL).to_dict("records")  # both between 8 and 16
+    assert (line["step_low"], line["step_high"]) == (8, 16)
+    assert line["low"] == line["high"] == line["capacity"], "an interval over seeds does not cover the step"
+    text = "\n".join(sentences(jumping({0: 9, 1: 16}), SMALL))
+    assert "in the step 8 to 16" in text and "too." not in text
+    (line,) = summary(jumping({0: 9, 1: 17}), SMALL).to_dict("records")
+    assert math.isnan(line["step_low"]) and "in the step" not in "\n".join(
+        sentences(jumping({0: 9, 1: 17}), SMALL)
+    )
+
+
+def test_errors_above_the_level_for_fewer_patterns_are_marked():
+    rows = jumping({0: 16, 1: 16})
+    rows.loc[(rows.seed == 1) & (rows.patterns == 4), "error"] = 0.9
+    (line,) = summary(rows, SMALL).to_dict("records")
+    assert line["high_before"] == 1
+    assert "]* in the step 8 to 16. *: it is above 0.5 for fewer patterns, too." in sentences(rows, SMALL)[0]
+    table = tables(rows, SMALL)[0]
+    assert table.rows[0][3].text.endswith("*") and table.rows[0][4].text == "8 to 16"
+
+
+def test_the_load_of_infinitely_many_units_is_given_for_other_levels():
+    rows = planted(CLASSICAL, CLASSICAL, lambda size: 0.138 * size, [250, 500, 1000])
+    found = {growth.name: growth for growth in other_levels(rows)}
+    # the error rises by 0.1 per unit of log P and is 0.03 at 0.138 N
+    for level in (0.016, 0.1, 0.15):
+        growth = found[f"load P / N at {100 * level:g} %, extrapolated to 1 / N = 0"]
+        assert growth.mean == pytest.approx(0.138 * math.exp((level - 0.03) / 0.1), rel=0.05)
+        assert growth.theory == load_at(level)
+    assert "load P / N at 10 %, extrapolated" in "\n".join(sentences(rows, SMALL))
 
 
 def planted(part: str, memory: str, capacity_of, sizes: list[int], seeds: int = 5) -> pd.DataFrame:
@@ -308,7 +361,10 @@ def test_planted_capacities_and_their_intervals_are_found():
     (growth,) = growths(rows, SMALL)
     assert growth.mean == pytest.approx(0.15, rel=0.05)
     text = "\n".join(sentences(rows, SMALL))
-    assert "(theory 0.138)" in text and "theory 0.138 (outside the interval)" in text
+    assert (
+        "(theory 0.138, outside the interval for N = 250, 1000)" in text
+        and "theory 0.138 (outside the interval)" in text
+    )
 
 
 def test_finite_networks_are_extrapolated():

@@ -39,7 +39,7 @@ class Capacity(Study):
     explanation = (
         "<p>Random patterns of +-1 in the classical Hopfield network, against mean-field theory; random "
         "points of a sphere in the modern one, against decoding of a random code; normal patterns in "
-        "memories with hidden units, for which there is no theory.</p>"
+        "memories with hidden units, without a theory to compare with.</p>"
     )
     columns = COLUMNS
     no_jobs = "no place for the rows: every backbone of the grid drifts; use batch_norm frozen or adapted"
@@ -125,7 +125,7 @@ class Capacity(Study):
         write_capacity_figure(results.rows, self.settings, folder, results.config)
 
     def sentences(self, results: Results) -> list[str]:
-        """Return where every memory collapses, and how that grows with its size."""
+        """Return where the error of every memory crosses its level, and how that grows with its size."""
         from sharc_core.studies.capacity.table import sentences
 
         return sentences(results.rows, self.settings)
