@@ -280,7 +280,7 @@ def _capacity_table(lines: pd.DataFrame, settings: CapacitySettings) -> Table:
         f"Others: P at which the relative error of the missing half of {settings.entries} entries is "
         f"{LEVELS[PREDICTIVE]:g}, geometric mean",
         "Theory: mean field for infinite N, where the error jumps at the critical load; finite networks have "
-        "a load that depends on the level. Decoding of a random code for the "
+        "a load that depends on the level. Modern network: decoding of a random code for the "
         "same number of entries",
     ]
     header = ["Memory", "Cue", "size", "capacity", "step", "theory", "theory is"]
