@@ -289,6 +289,21 @@ def test_planted_effects_are_told_apart_and_others_are_not():
     assert f"As many random channels {against} not told apart for mine" in text
 
 
+def test_classes_of_recalled_maps_are_compared_with_those_of_the_true_maps():
+    rows = planted_rows({})
+    draws = 0.001 * np.random.default_rng(1).normal(size=len(rows))
+    rows["accuracy"], rows["stored_class"] = rows.true_accuracy - 0.1 + draws, rows.true_stored_class - draws
+    line = summary(rows).query("dataset == @ALL and cue == @NEW_CLASS").iloc[0]
+    chosen = rows[rows.cue == NEW_CLASS]
+    paired = 100 * (chosen.accuracy - chosen.true_accuracy).groupby(chosen.seed).mean()
+    half = scipy.stats.t.ppf(0.975, 4) * paired.std(ddof=1) / math.sqrt(5)
+    assert line.own_class_against_true_difference == pytest.approx(paired.mean())
+    assert line.own_class_against_true_low == pytest.approx(paired.mean() - half)
+    text = sentences(rows)[-1]
+    assert "in points: own class lowered for mine -10 [" in text
+    assert "stored class not told apart for mine." in text
+
+
 def test_a_mean_over_data_sets_needs_all_of_them():
     rows = planted_rows({})
     rows.loc[(rows.dataset == "b") & (rows.cue == NEW_CLASS), list(MEASURES)] = np.nan

@@ -52,6 +52,7 @@ WORDS = {
 COMPARED = {"relative_error": 1, "accuracy": 100}  # measure: factor from the rows to the tables
 RETURNED = (SALIENCY, NEW_IMAGE, NEW_CLASS)  # cues in the table of what comes back
 TRUTHS = ("true_accuracy", "true_stored_class")
+AGAINST_TRUE = {"accuracy": "own_class_against_true", "stored_class": "stored_class_against_true"}
 
 
 def with_mean(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +77,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     For the COMPARED measures: <measure>_difference is the mean over seeds of the cue's value minus that of
     SALIENCY, with its 95 % Student-t interval _low and _high and _verdict. accuracy, nearest and the shares
-    of classes are in percent.
+    of classes are in percent. The differences AGAINST_TRUE are those from the head's on the true maps of the
+    same cues, in points.
     """
     lines = []
     for place, group in with_mean(rows).groupby([*PLACE, "theta", "memory"], sort=False):
@@ -91,6 +93,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 line |= {name: factor * own[name].mean(), f"{name}_std": factor * own[name].std(ddof=1)}
             for name, factor in COMPARED.items():
                 line |= _difference(name, factor * own[name], factor * baseline[name])
+            for name, column in AGAINST_TRUE.items():
+                line |= _difference(column, 100 * own[name], 100 * own[f"true_{name}"])
             reasons = own.reason.dropna()
             lines.append(line | {"reason": reasons.iloc[0] if len(reasons) else None})
     return pd.DataFrame(lines)
@@ -266,17 +270,23 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 def _compared(lines: pd.DataFrame) -> str:
     parts = []
     for name, words in (("relative_error", "relative error"), ("accuracy", "accuracy in points")):
-        told: dict[str, list[str]] = {}
-        for line in lines.to_dict("records"):
-            if not math.isnan(line[f"{name}_difference"]):
-                text = difference_text(*(line[f"{name}_{part}"] for part in ("difference", "low", "high")))
-                told.setdefault(line[f"{name}_verdict"], []).append(f"{line['memory']} {text}")
-        listed = [f"{word} for {', '.join(told[word])}" for word in ("raised", "lowered") if word in told]
-        same = [text.split(" ")[0] for text in told.get("not told apart", [])]
-        listed += [f"not told apart for {', '.join(same)}"] if same else []
-        listed += [f"without an interval, of one seed, {', '.join(told[DASH])}"] if DASH in told else []
-        parts += [f"{words} {'; '.join(listed)}"] if listed else []
+        listed = _verdicts(lines, name)
+        parts += [f"{words} {listed}"] if listed else []
     return ". ".join(part[0].upper() + part[1:] if number else part for number, part in enumerate(parts))
+
+
+def _verdicts(lines: pd.DataFrame, name: str) -> str:
+    """Return the memories by verdict on a difference, with its interval where it is told apart from 0."""
+    told: dict[str, list[str]] = {}
+    for line in lines.to_dict("records"):
+        if not math.isnan(line[f"{name}_difference"]):
+            text = difference_text(*(line[f"{name}_{part}"] for part in ("difference", "low", "high")))
+            told.setdefault(line[f"{name}_verdict"], []).append(f"{line['memory']} {text}")
+    listed = [f"{word} for {', '.join(told[word])}" for word in ("raised", "lowered") if word in told]
+    same = [text.split(" ")[0] for text in told.get("not told apart", [])]
+    listed += [f"not told apart for {', '.join(same)}"] if same else []
+    listed += [f"without an interval, of one seed, {', '.join(told[DASH])}"] if DASH in told else []
+    return "; ".join(listed)
 
 
 def _foreign(lines: pd.DataFrame, place: str) -> list[str]:
@@ -291,5 +301,8 @@ def _foreign(lines: pd.DataFrame, place: str) -> list[str]:
         f"Of images of classes that are not stored ({place}), what comes back is nearer to a stored map than "
         f"to the true one for {listed(lambda line: 100 - line.nearest)}; the head assigns to the own class "
         f"{listed(lambda line: line.accuracy)} ({of_true(lines, NEW_CLASS, 'true_accuracy'):.0f} % of the "
-        f"true maps) and to a stored class {listed(lambda line: line.stored_class)}."
+        f"true maps) and to a stored class {listed(lambda line: line.stored_class)}. "
+        f"Against the true maps, paired by seed, in points: own class "
+        f"{_verdicts(lines, AGAINST_TRUE['accuracy'])}; stored class "
+        f"{_verdicts(lines, AGAINST_TRUE['stored_class'])}."
     ]
