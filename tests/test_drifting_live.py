@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from sharc_core.associative.base import AssociativeMemory
 from sharc_core.backbones import Backbone, BackboneConfig
 from sharc_core.backbones.preprocess import resolve
 from sharc_core.features.drifting.extract import Extraction
@@ -116,6 +117,9 @@ class Blend:
 
     state_bytes = 0
     picks = False
+    learns_together = False
+    write_all = classmethod(AssociativeMemory.write_all.__func__)
+    read_all = AssociativeMemory.read_all
 
     def __init__(self):
         self.sum, self.weight, self.written = torch.zeros(SHAPE).double(), 0.0, 0

@@ -11,6 +11,7 @@ import torch
 from factories import predictor
 
 from sharc_core.associative import ASSOCIATIVE_MEMORIES
+from sharc_core.associative.base import AssociativeMemory
 from sharc_core.common.pooling import pool
 from sharc_core.features.cache import Features
 from sharc_core.grid.loading import load_grid
@@ -111,6 +112,9 @@ class Recorded:
 
     state_bytes = 0
     picks = False
+    learns_together = False
+    write_all = classmethod(AssociativeMemory.write_all.__func__)
+    read_all = AssociativeMemory.read_all
 
     def __init__(self, key: str):
         self.recalled = list(array(f"{key}_am_recalled"))
