@@ -225,8 +225,10 @@ def test_documented_cluster_resources_match_the_rules():
             int(re.search(rf"{key}=growing\((\d+)[,)]", rules[name])[1]) for key in ("mem_mb", "runtime")
         ]
     grid = load_config(ROOT / "config/recall.yaml")
+    needs["study_job"] = max(
+        [job.mem_mb, job.minutes] for study in job_studies(grid) for job in study.jobs(grid)
+    )
     for study in job_studies(grid):
-        needs["study_job"] = max([job.mem_mb, job.minutes] for job in study.jobs(grid))
         for stage in study.stages(grid):
             name = f"{study.name}_{stage.name}"
             names |= {f"<study>_{stage.name}", "<study>_provenance"} if stage.mem_mb is None else set()
