@@ -76,7 +76,7 @@ def command(*words: str) -> Callable[[], object]:
 
 def start() -> list[list[str]]:
     """Return rows for reading the paper's grid file and for a second dry run of it."""
-    plan = command("-m", "snakemake", "-n", "--cores", "2", "--configfile", "config/published_code.yaml")
+    plan = command("-m", "snakemake", "-n", "--cores", "2", "--configfile", "config/paper.yaml")
     python = seconds(command("-c", "pass"))
     reading = command("-c", READING)
     reading()
