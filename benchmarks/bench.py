@@ -69,6 +69,7 @@ def seconds(run: Callable[[], object], times: int = 3) -> float:
 def command(*words: str) -> Callable[[], object]:
     """Return a call that runs Python with these words in the project's root."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it a plan keeps nothing for the next one
     return lambda: subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, check=True, capture_output=True
     )
