@@ -306,7 +306,7 @@ def test_module_forms_give_the_expected_rules(project, tmp_path, changes, expect
             {"config": 'config: config["bench"]\n    prefix: "pre"'},
             "error: module sharc: prefix and replace_prefix",
         ),
-        ({"config": "config: config"}, "error: config: unknown key 'bench'; valid: architectures, backbone, "),
+        ({"config": "config: config"}, "error: config: unknown key 'bench'; valid: architectures, "),
         ({"config": "config: dict()"}, "error: config: "),
     ],
 )
