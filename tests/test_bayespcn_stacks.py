@@ -65,6 +65,33 @@ def test_calls_read_together_return_what_each_returns_alone(unobserved, sizes):
         assert torch.equal(found, expected)
 
 
+def test_read_all_takes_calls_together_where_that_pays(monkeypatch):
+    """On a CPU each call is read on its own, and coupled cues are everywhere."""
+    taken = []
+    monkeypatch.setattr(KIND, "hidden_mode", _noting(KIND.hidden_mode, taken))
+    memory = make(**PUBLISHED | {"steps": 5})
+    maps, mask = patterns(8), some_masks(8)
+    memory.write(maps, LABELS[:8])
+    calls = list(zip(maps.split(4), mask.split(4), LABELS[:8].split(4), strict=True))
+    assert not memory.reads_together
+    taken.clear()
+    alone = list(memory.read_all(calls))
+    assert taken == [1, 1], "batches of each optimisation"
+    monkeypatch.setattr(KIND, "reads_together", True)
+    taken.clear()
+    for found, expected in zip(memory.read_all(calls), alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+    assert taken == [2]
+
+
+def _noting(hidden_mode, taken: list[int]):
+    def noting(self, bottom, start, *args, **kwargs):
+        taken.append(len(start))
+        return hidden_mode(self, bottom, start, *args, **kwargs)
+
+    return noting
+
+
 @pytest.mark.parametrize("unobserved", ["joint", "exact"])
 @pytest.mark.parametrize("log_joint", ["predictive", "map"])
 def test_the_operations_for_a_gpu_return_the_same(monkeypatch, unobserved, log_joint):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
+from sharc_core.associative.matrix_normal import Grams
 from sharc_core.common.deferred import torch
 
 
@@ -38,3 +39,24 @@ def sections(
         index = torch.where(filled, place + (lengths.cumsum(0) - lengths)[:, None], 0)
         members = torch.arange(chosen[0][0], chosen[-1][1], device=device)
         yield members, index.to(device), filled.double().unsqueeze(2).to(device)
+
+
+def side_by_side(
+    parts: list[tuple[torch.Tensor, Grams]],
+) -> tuple[torch.Tensor, Grams, torch.Tensor, torch.Tensor]:
+    """Stack batches of different masks and sizes, with padding for the smaller ones.
+
+    Returns the members, their Grams, and index and rows as `chunked` does.
+    """
+    sizes = [len(members) for members, _ in parts]
+    most, first = max(sizes), 0
+    like = parts[0][1].xr
+    xx, xr = like.new_zeros(len(parts), most, most), like.new_zeros(len(parts), most, like.shape[2])
+    rows = like.new_zeros(len(parts), most, 1)
+    index = torch.zeros(len(parts), most, dtype=torch.int64, device=like.device)
+    for g, (size, (_, grams)) in enumerate(zip(sizes, parts, strict=True)):
+        xx[g, :size, :size], xr[g, :size], rows[g, :size] = grams.xx[0], grams.xr[0], 1
+        index[g, :size] = torch.arange(first, first + size, device=like.device)
+        first += size
+    stack = Grams(xx, xr, torch.stack([grams.rr for _, grams in parts]), parts[0][1].columns)
+    return torch.cat([members for members, _ in parts]), stack, index, rows

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sharc_core.associative.base import ASSOCIATIVE_MEMORIES, AssociativeMemory, by_mask
-from sharc_core.associative.batches import chunked, sections
+from sharc_core.associative.batches import chunked, sections, side_by_side
 from sharc_core.associative.bayespcn_flops import step_flops, update_flops
 from sharc_core.associative.cues import Cues, MaskedWeights
 from sharc_core.associative.gradient_steps import Adam, phi, phi_back
@@ -41,7 +41,7 @@ from sharc_core.common.settings import Settings as BaseSettings
 REFRESH = 32  # batches after which R R^T and X R^T, which are updated in between, are recomputed from R
 TOGETHER = 16  # masks read in parallel, because a step on a few rows is mostly overhead
 STACK = 100  # cues whose steps share a pass over the weights
-GPU_STACK = 2**26  # on a GPU, in entries of maps: 3.4 GB of memory
+GPU_STACK = 2**26  # on a GPU, in entries of maps
 
 
 @dataclass
@@ -221,7 +221,7 @@ class BayesPCN(AssociativeMemory):
 
     def read_all(self, calls):
         """Yield what `read` returns for each call; on a GPU, the calls' steps are taken as one stack."""
-        if self.device.type == "cpu" or self._couples_cues:
+        if not self.reads_together:
             yield from super().read_all(calls)
             return
         with phase(READING):
@@ -234,6 +234,11 @@ class BayesPCN(AssociativeMemory):
     def complete(self, maps, mask, labels):
         """Return maps with unobserved entries at the mode of the log joint given the observed entries."""
         return self._complete(maps, mask, labels, [len(maps)])
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether `read_all` takes all calls at once: on a GPU, which one call leaves mostly idle."""
+        return self.device.type == "cuda" and not self._couples_cues
 
     @property
     def _couples_cues(self) -> bool:
@@ -305,10 +310,10 @@ class BayesPCN(AssociativeMemory):
                 continue
             small.append((members, grams))
             if len(small) == TOGETHER:
-                finish(*_side_by_side(small))
+                finish(*side_by_side(small))
                 small.clear()
         if small:
-            finish(*_side_by_side(small))
+            finish(*side_by_side(small))
         return out
 
     # --- the hidden optimisation -----------------------------------------------------------------
@@ -456,24 +461,3 @@ class BayesPCN(AssociativeMemory):
 def _kept(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """Set the padding rows of batches to zero."""
     return x if rows is None else x * rows
-
-
-def _side_by_side(
-    parts: list[tuple[torch.Tensor, Grams]],
-) -> tuple[torch.Tensor, Grams, torch.Tensor, torch.Tensor]:
-    """Stack batches of different masks and sizes, with padding for the smaller ones.
-
-    Returns the members, their Grams, and index and rows as `chunked` does.
-    """
-    sizes = [len(members) for members, _ in parts]
-    most, first = max(sizes), 0
-    like = parts[0][1].xr
-    xx, xr = like.new_zeros(len(parts), most, most), like.new_zeros(len(parts), most, like.shape[2])
-    rows = like.new_zeros(len(parts), most, 1)
-    index = torch.zeros(len(parts), most, dtype=torch.int64, device=like.device)
-    for g, (size, (_, grams)) in enumerate(zip(sizes, parts, strict=True)):
-        xx[g, :size, :size], xr[g, :size], rows[g, :size] = grams.xx[0], grams.xr[0], 1
-        index[g, :size] = torch.arange(first, first + size, device=like.device)
-        first += size
-    stack = Grams(xx, xr, torch.stack([grams.rr for _, grams in parts]), parts[0][1].columns)
-    return torch.cat([members for members, _ in parts]), stack, index, rows

@@ -1,13 +1,21 @@
 """Cells that a study with jobs makes from a grid with other values on some axes, as a sub-grid does."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.loading import load_grid
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import SubGrid, overridden
 from sharc_core.grid.unroll import cells
+from sharc_core.methods import METHODS
+from sharc_core.representations import REPRESENTATIONS
+from sharc_core.saliency import SALIENCIES
+from sharc_core.selection import SELECTIONS
+from sharc_core.studies.base import Roots
 
 # The axes of a grid that give a method and variant several cells, and their keys. A theta has a scenario.
 KEYS = {
@@ -18,6 +26,16 @@ KEYS = {
     "count_associative_memory": "budget",
     "storage": "storage",
 }
+
+
+REGISTRIES = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)  # of Cell.plugins
+
+
+def code_of_cells(module: str, cells: Iterable[Cell]) -> Roots:
+    """Return roots of the code that a job with these cells depends on: its module and their plug-ins."""
+    plugins = [pair for cell in cells for pair in zip(REGISTRIES, cell.plugins, strict=True)]
+    files = {Path(registry.module_file(name)) for registry, name in plugins if name is not None}
+    return module, *sorted(files)
 
 
 def cells_of(grid: Grid, study: str, changes: dict[str, Any]) -> list[Cell]:

@@ -4,15 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.architectures.settings import (
     COLUMNS,
     JOINT,
@@ -22,7 +18,8 @@ from sharc_core.studies.architectures.settings import (
     ArchitecturesSettings,
 )
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import cells_of, code_of_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +67,7 @@ class Architectures(Study):
                     cards=str(Path(grid.data_dir) / "backbones") if pretrained.get(backbone) else None,
                     maps=self.settings.maps,
                 ).model_dump(mode="json"),
-                _code(cells),
+                code_of_cells("studies.architectures.measure", cells),
             )
             for (dataset, backbone), cells in groups.items()
         ]
@@ -112,7 +109,7 @@ class Architectures(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"architectures.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("architectures")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -149,11 +146,3 @@ class Architectures(Study):
         from sharc_core.studies.architectures.table import architecture_tables
 
         return architecture_tables(results.rows)
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    plugins = [pair for cell in cells for pair in zip(registries, cell.plugins, strict=True)]
-    files = dict.fromkeys(Path(registry.module_file(name)) for registry, name in plugins if name is not None)
-    return "studies.architectures.measure", *files

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.statistics import PairedTest
-from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
 from sharc_core.studies.architectures.comparison import (
     ALL,
     MEASURES,
@@ -23,6 +22,7 @@ from sharc_core.studies.architectures.comparison import (
     summary,
 )
 from sharc_core.studies.architectures.correlation import FEWEST, Correlation
+from sharc_core.studies.measured_tables import write_measured_tables
 
 CAUTION = (
     "The networks differ in more than zeros and channels, backbones that share weights count one by one, and "
@@ -32,17 +32,16 @@ CAUTION = (
 
 def write_architecture_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write architectures.csv, .md and .tex; return the paths. config: the grid's hash."""
-    origin, tables = lineage(rows, config), architecture_tables(rows)
-    findings = "\n".join(f"- {sentence}" for sentence in architecture_findings(rows))
-    text = "\n".join(["# SHARC with other architectures\n", *map(to_markdown, tables)])
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(f"{text}\n{findings}", origin),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"architectures.{kind}", content)
-    return [Path(folder) / f"architectures.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "architectures",
+        folder,
+        origin,
+        "SHARC with other architectures",
+        summary(rows),
+        architecture_findings(rows),
+        architecture_tables(rows),
+    )
 
 
 def architecture_tables(rows: pd.DataFrame) -> list[Table]:

@@ -19,6 +19,7 @@ from sharc_core.studies.capacity.settings import (
     CapacitySettings,
     Part,
 )
+from sharc_core.studies.measured_tables import table_files
 from sharc_core.studies.recall import measured_pairs
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Capacity(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"capacity.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("capacity")
 
     def table_code(self) -> Roots:
         """Return the module of the tables."""

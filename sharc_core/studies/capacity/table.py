@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.statistics import confidence_interval
-from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table
 from sharc_core.studies.capacity.settings import (
     CLASSICAL,
     HALF,
@@ -33,6 +32,7 @@ from sharc_core.studies.capacity.settings import (
     CapacitySettings,
 )
 from sharc_core.studies.capacity.theory import critical_load, load_at, log_patterns, shannon
+from sharc_core.studies.measured_tables import write_measured_tables
 
 LEVELS = {CLASSICAL: 0.03, MODERN: 0.5, PREDICTIVE: 0.5}  # of the error at capacity
 # In theory the error jumps at the critical load, so that all levels from 0.016 on have the same capacity.
@@ -236,16 +236,16 @@ def write_capacity_tables(
     rows: pd.DataFrame, settings: CapacitySettings, folder: Path | str, config: str = UNKNOWN
 ) -> list[Path]:
     """Write capacity.csv (the summary), .md and .tex and return the paths. config: the grid's hash."""
-    origin, made = lineage(rows, config), tables(rows, settings)
-    text = "\n".join(f"- {sentence}" for sentence in sentences(rows, settings))
-    contents = {
-        "csv": csv_text(summary(rows, settings), origin),
-        "md": markdown_text(f"# {TITLE}\n\n{text}\n\n" + "\n".join(map(to_markdown, made)), origin),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"capacity.{kind}", content)
-    return [Path(folder) / f"capacity.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "capacity",
+        folder,
+        origin,
+        TITLE,
+        summary(rows, settings),
+        sentences(rows, settings),
+        tables(rows, settings),
+    )
 
 
 TITLE = "How many patterns do associative memories hold?"

@@ -4,18 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.equal_compute.settings import COLUMNS, ComputeJob, ComputeSettings
-from sharc_core.studies.parts import single_cells_of
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import code_of_cells, single_cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +54,11 @@ class EqualCompute(Study):
                 for scenario in cell.scenarios:
                     groups.setdefault((cell.dataset, cell.backbone, scenario), []).append(own)
         return [
-            Job(*place, self._settings(place[-1], cells), _code(cells))
+            Job(
+                *place,
+                self._settings(place[-1], cells),
+                code_of_cells("studies.equal_compute.measure", cells),
+            )
             for place, cells in sorted(groups.items(), key=lambda item: list(grid.datasets).index(item[0][0]))
         ]
 
@@ -95,7 +96,7 @@ class EqualCompute(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"equal_compute.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("equal_compute")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -132,11 +133,3 @@ class EqualCompute(Study):
         from sharc_core.studies.equal_compute.table import compute_tables
 
         return compute_tables(results.rows, self.settings.reference)
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    plugins = [pair for cell in cells for pair in zip(registries, cell.plugins, strict=True)]
-    files = dict.fromkeys(Path(registry.module_file(name)) for registry, name in plugins if name is not None)
-    return "studies.equal_compute.measure", *files

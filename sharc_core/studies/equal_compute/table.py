@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.display_names import method_name, scenario_name
 from sharc_core.results.statistics import PairedTest
-from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
 from sharc_core.studies.equal_compute.comparison import ALL, Comparison, Entrant, entrant_name, shown, summary
 from sharc_core.studies.equal_compute.settings import ONE_STEP, SAMPLES, SECONDS
+from sharc_core.studies.measured_tables import write_measured_tables
 
 WORDS = {"raised": "better", "lowered": "worse"}
 
@@ -22,17 +22,16 @@ def write_compute_tables(
     rows: pd.DataFrame, reference: str, folder: Path | str, config: str = UNKNOWN
 ) -> list[Path]:
     """Write equal_compute.csv, .md and .tex; return the paths. config: the grid's hash."""
-    origin, tables = lineage(rows, config), compute_tables(rows, reference)
-    findings = "\n".join(f"- {sentence}" for sentence in compute_findings(rows, reference))
-    text = "\n".join(["# Methods at equal compute\n", *map(to_markdown, tables)])
-    contents = {
-        "csv": csv_text(summary(rows, reference), origin),
-        "md": markdown_text(f"{text}\n{findings}", origin),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"equal_compute.{kind}", content)
-    return [Path(folder) / f"equal_compute.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "equal_compute",
+        folder,
+        origin,
+        "Methods at equal compute",
+        summary(rows, reference),
+        compute_findings(rows, reference),
+        compute_tables(rows, reference),
+    )
 
 
 def grouped(rows: pd.DataFrame) -> list[dict[str, Comparison]]:

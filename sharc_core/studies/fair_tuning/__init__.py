@@ -4,19 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.grid.tuned import can_be_tuned
-from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.fair_tuning.settings import COLUMNS, FairJob, FairSettings
-from sharc_core.studies.parts import single_cells_of
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import code_of_cells, single_cells_of
 from sharc_core.studies.tune.search import check_sampler, check_search
 
 if TYPE_CHECKING:
@@ -63,7 +59,7 @@ class FairTuning(Study):
                 FairJob(cells=[cell.model_dump(mode="json") for cell in cells], tune=search).model_dump(
                     mode="json"
                 ),
-                _code(cells),
+                code_of_cells("studies.fair_tuning.measure", cells),
             )
             for place, cells in groups.items()
         ]
@@ -98,7 +94,7 @@ class FairTuning(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"fair_tuning.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("fair_tuning")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -135,11 +131,3 @@ class FairTuning(Study):
         from sharc_core.studies.fair_tuning.table import fair_tables
 
         return fair_tables(results.rows)
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    plugins = [pair for cell in cells for pair in zip(registries, cell.plugins, strict=True)]
-    files = dict.fromkeys(Path(registry.module_file(name)) for registry, name in plugins if name is not None)
-    return "studies.fair_tuning.measure", *files

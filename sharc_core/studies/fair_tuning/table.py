@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import scenario_name
 from sharc_core.results.statistics import PairedTest
-from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
 from sharc_core.studies.fair_tuning.rankings import ALL, Rankings, entrant_name, rankings, summary
 from sharc_core.studies.fair_tuning.settings import PUBLISHED, TUNED
+from sharc_core.studies.measured_tables import write_measured_tables
 
 HEADER = ["Method", "ACC", "rank", "ACC", "rank", "tuned - published", "interval", ""]
 AGREEMENT = [
@@ -31,17 +31,16 @@ GROUPS = [("", 1), ("published", 2), ("tuned", 2), ("", 3)]
 
 def write_fair_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write fair_tuning.csv, .md and .tex; return the paths. rows: of the jobs. config: the grid's hash."""
-    origin, tables = lineage(rows, config), fair_tables(rows)
-    findings = "\n".join(f"- {sentence}" for sentence in fair_findings(rows))
-    text = "\n".join(["# Does the ranking survive tuning?\n", *map(to_markdown, tables)])
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(f"{text}\n{findings}", origin),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"fair_tuning.{kind}", content)
-    return [Path(folder) / f"fair_tuning.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "fair_tuning",
+        folder,
+        origin,
+        "Does the ranking survive tuning?",
+        summary(rows),
+        fair_findings(rows),
+        fair_tables(rows),
+    )
 
 
 def shown(rows: pd.DataFrame) -> list[Rankings]:

@@ -4,19 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.heads import HEADS
 from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.heads.settings import COLUMNS, NONE, SCENARIO, HeadsJob, HeadsSettings
-from sharc_core.studies.parts import single_cells_of
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import code_of_cells, single_cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +61,7 @@ class Heads(Study):
             Job(
                 *place,
                 HeadsJob(cells=[cell.model_dump(mode="json") for cell in cells]).model_dump(mode="json"),
-                _code(cells),
+                code_of_cells("studies.heads.measure", cells),
             )
             for place, cells in sorted(groups.items(), key=lambda item: order.index(item[0][0]))
         ]
@@ -109,7 +106,7 @@ class Heads(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"heads.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("heads")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -146,11 +143,3 @@ class Heads(Study):
         from sharc_core.studies.heads.table import heads_tables
 
         return heads_tables(results.rows)
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    plugins = [pair for cell in cells for pair in zip(registries, cell.plugins, strict=True)]
-    files = dict.fromkeys(Path(registry.module_file(name)) for registry, name in plugins if name is not None)
-    return "studies.heads.measure", *files

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import LEVEL
 from sharc_core.results.display_names import method_name
 from sharc_core.results.statistics import PairedTest
-from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
 from sharc_core.studies.heads.comparison import (
     ALL,
     CORRECTIONS,
@@ -21,23 +20,23 @@ from sharc_core.studies.heads.comparison import (
     shown,
     summary,
 )
+from sharc_core.studies.measured_tables import write_measured_tables
 
 COLUMNS = ["ACC", "recency", "over uncorrected", "over linear"]
 
 
 def write_heads_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write heads.csv, .md and .tex; return the paths. rows: of the jobs. config: the grid's hash."""
-    origin, tables = lineage(rows, config), heads_tables(rows)
-    findings = "\n".join(f"- {sentence}" for sentence in heads_findings(rows))
-    text = "\n".join(["# Heads and bias correction\n", *map(to_markdown, tables)])
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(f"{text}\n{findings}", origin),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, tables)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"heads.{kind}", content)
-    return [Path(folder) / f"heads.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "heads",
+        folder,
+        origin,
+        "Heads and bias correction",
+        summary(rows),
+        heads_findings(rows),
+        heads_tables(rows),
+    )
 
 
 def heads_tables(rows: pd.DataFrame) -> list[Table]:

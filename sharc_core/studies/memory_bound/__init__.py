@@ -10,6 +10,7 @@ from sharc_core.grid.plug_in_settings import memory_of
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.representations import REPRESENTATIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.measured_tables import table_files
 from sharc_core.studies.memory_bound.settings import COLUMNS, MemoryBoundJob, MemoryBoundSettings
 from sharc_core.studies.recall import measured_pairs
 
@@ -70,7 +71,7 @@ class MemoryBound(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"memory_bound.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("memory_bound")
 
     def table_code(self) -> Roots:
         """Return the module of the tables."""

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sharc_core.common.deferred import pandas as pd
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text
-from sharc_core.provenance.lineage import FIELDS, csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import FIELDS, lineage
 from sharc_core.provenance.origin import UNKNOWN
-from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table
+from sharc_core.studies.measured_tables import write_measured_tables
 from sharc_core.studies.memory_bound.settings import ALONE, COMPRESSED, COMPRESSORS, MAPS, MEMORY
 
 PLACE = ["dataset", "backbone"]
@@ -37,20 +37,17 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 def write_bound_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write memory_bound.csv (all rows), .md and .tex and return the paths. config: the grid's hash."""
-    origin, made = lineage(rows, config), tables(rows)
-    text = "\n".join(f"- {sentence}" for sentence in sentences(rows))
     own = rows[[name for name in rows.columns if name not in (*FIELDS, "key")]]
-    contents = {
-        "csv": csv_text(own, origin),
-        "md": markdown_text(
-            f"# How much memory dropping channels can save\n\n{text}\n\n" + "\n".join(map(to_markdown, made)),
-            origin,
-        ),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"memory_bound.{kind}", content)
-    return [Path(folder) / f"memory_bound.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "memory_bound",
+        folder,
+        origin,
+        "How much memory dropping channels can save",
+        own,
+        sentences(rows),
+        tables(rows),
+    )
 
 
 def _maps_table(lines: pd.DataFrame, place: tuple[str, str]) -> Table:

@@ -4,19 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
-from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.measured_tables import table_files
 from sharc_core.studies.orders.settings import COLUMNS, OrderJob, OrderSettings
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.parts import cells_of, code_of_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +66,7 @@ class Orders(Study):
                 *place,
                 name,
                 OrderJob(cells=[cell.model_dump(mode="json") for cell in streamed]).model_dump(mode="json"),
-                _code(streamed),
+                code_of_cells("studies.orders.measure", streamed),
             )
             for place, cells in groups.items()
             for name, streamed in self._streams(cells)
@@ -124,7 +120,7 @@ class Orders(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"orders.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("orders")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -167,15 +163,3 @@ def _ordered(stream: StreamConfig, seed: int, changes: dict[str, Any]) -> Stream
     """Return a stream with a shuffled class order. Listed classes become sizes of tasks."""
     tasks = stream.tasks if stream.listed_classes is None else list(stream.sizes)
     return StreamConfig.model_validate({"tasks": tasks, "class_order_seed": seed} | changes)
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    files = {
-        registry.module_file(name)
-        for cell in cells
-        for registry, name in zip(registries, cell.plugins, strict=True)
-        if name is not None
-    }
-    return "studies.orders.measure", *(Path(file) for file in sorted(files))

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import number_text
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.display_names import method_key, method_name, scenario_key, scenario_name
 from sharc_core.results.summary import unique
-from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
+from sharc_core.studies.measured_tables import write_measured_tables
 from sharc_core.studies.orders.components import Estimate, components, mean_interval
 
 PLACE = ["dataset", "backbone", "scenario"]
@@ -90,18 +90,16 @@ def _values(rows: pd.DataFrame) -> dict[tuple[str, str, str], np.ndarray]:
 
 def write_order_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write orders.csv, .md and .tex and return the paths. rows: of the jobs. config: the grid's hash."""
-    origin, made = lineage(rows, config), tables(rows)
-    text = "\n".join(f"- {sentence}" for sentence in sentences(rows))
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(
-            f"# Class orders and blurry tasks\n\n{text}\n\n" + "\n".join(map(to_markdown, made)), origin
-        ),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"orders.{kind}", content)
-    return [Path(folder) / f"orders.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "orders",
+        folder,
+        origin,
+        "Class orders and blurry tasks",
+        summary(rows),
+        sentences(rows),
+        tables(rows),
+    )
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:

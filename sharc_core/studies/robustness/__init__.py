@@ -9,6 +9,7 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import memory_of
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.measured_tables import table_files
 from sharc_core.studies.memory_bound import all_memories
 from sharc_core.studies.recall import measured_pairs
 from sharc_core.studies.robustness.settings import COLUMNS, RobustnessJob, RobustnessSettings
@@ -79,7 +80,7 @@ class Robustness(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"robustness.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("robustness")
 
     def table_code(self) -> Roots:
         """Return the module of the tables."""

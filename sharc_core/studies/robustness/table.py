@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.statistics import confidence_interval
-from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table
+from sharc_core.studies.measured_tables import write_measured_tables
 from sharc_core.studies.robustness.settings import (
     BLOCK,
     CUES,
@@ -125,18 +125,16 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 def write_robustness_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write robustness.csv (the summary), .md and .tex and return the paths. config: the grid's hash."""
-    origin, made = lineage(rows, config), tables(rows)
-    text = "\n".join(f"- {sentence}" for sentence in sentences(rows))
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(
-            f"# How robust is recall?\n\n{text}\n\n" + "\n".join(map(to_markdown, made)), origin
-        ),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"robustness.{kind}", content)
-    return [Path(folder) / f"robustness.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "robustness",
+        folder,
+        origin,
+        "How robust is recall?",
+        summary(rows),
+        sentences(rows),
+        tables(rows),
+    )
 
 
 def where(place: Sequence[Any]) -> str:

@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.memory.budget_units import is_size
-from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import cells_of, code_of_cells
 from sharc_core.studies.saliency_choice.settings import COLUMNS, ChoiceJob, ChoiceSettings, Limit
 
 if TYPE_CHECKING:
@@ -71,7 +67,7 @@ class SaliencyChoice(Study):
             Job(
                 *place,
                 ChoiceJob(cells=[cell.model_dump(mode="json") for cell in cells]).model_dump(mode="json"),
-                _code(cells),
+                code_of_cells("studies.saliency_choice.measure", cells),
             )
             for place, cells in sorted(groups.items(), key=lambda item: order[item[0][0]])
         ]
@@ -104,8 +100,8 @@ class SaliencyChoice(Study):
         return run_choice(features, ChoiceJob.model_validate(dict(job.settings)), progress)
 
     def table_names(self) -> list[str]:
-        """Return one table in two formats."""
-        return [f"saliency_choice.{kind}" for kind in ("csv", "md")]
+        """Return one table in three formats."""
+        return table_files("saliency_choice")
 
     def table_code(self) -> Roots:
         """Return the module of the tables."""
@@ -142,11 +138,3 @@ class SaliencyChoice(Study):
         from sharc_core.studies.saliency_choice.table import choice_tables
 
         return choice_tables(results.rows)
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    plugins = [pair for cell in cells for pair in zip(registries, cell.plugins, strict=True)]
-    files = dict.fromkeys(Path(registry.module_file(name)) for registry, name in plugins if name is not None)
-    return "studies.saliency_choice.measure", *files

@@ -6,15 +6,15 @@ from pathlib import Path
 from statistics import fmean
 
 from sharc_core.common.deferred import pandas as pd
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text, mean_text, number_text
-from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.display_names import method_name, scenario_key, scenario_name
 from sharc_core.results.statistics import PairedTest, paired_test
 from sharc_core.results.summary import Entry, sample_std, setting_text, summarise, unique
-from sharc_core.results.table_formats import Item, Table, interval_text, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
+from sharc_core.studies.measured_tables import write_measured_tables
 
 PAPERS, CONTROL, PLAIN = "gradient", "random", "plain"  # what a saliency is compared with
 REFERENCES = (PAPERS, CONTROL, PLAIN)
@@ -149,17 +149,17 @@ def against(test: PairedTest | None) -> str:
 
 
 def write_choice_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
-    """Write saliency_choice.csv and .md; return the paths. rows: rows.read_rows. config: the grid's hash."""
+    """Write saliency_choice.csv, .md and .tex; return the paths. config: the grid's hash."""
     origin = lineage(rows, config)
-    text = "\n".join(["# Which saliency serves SHARC best?\n", *map(to_markdown, choice_tables(rows))])
-    findings = "\n".join(f"- {sentence}" for sentence in choice_findings(rows))
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(f"{text}\n{findings}", origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"saliency_choice.{kind}", content)
-    return [Path(folder) / f"saliency_choice.{kind}" for kind in contents]
+    return write_measured_tables(
+        "saliency_choice",
+        folder,
+        origin,
+        "Which saliency serves SHARC best?",
+        summary(rows),
+        choice_findings(rows),
+        choice_tables(rows),
+    )
 
 
 def choice_tables(rows: pd.DataFrame) -> list[Table]:

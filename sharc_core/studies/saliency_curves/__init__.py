@@ -8,6 +8,7 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.saliency import SALIENCIES
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.measured_tables import table_files
 from sharc_core.studies.parts import cells_of
 from sharc_core.studies.saliency_curves.settings import COLUMNS, CurveJob, CurveSettings
 
@@ -80,8 +81,8 @@ class SaliencyCurves(Study):
         return run_curves(features, CurveJob.model_validate(dict(job.settings)), progress)
 
     def table_names(self) -> list[str]:
-        """Return one table in two formats."""
-        return [f"saliency_curves.{kind}" for kind in ("csv", "md")]
+        """Return one table in three formats."""
+        return table_files("saliency_curves")
 
     def table_code(self) -> Roots:
         """Return the module of the tables."""

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from sharc_core.common.deferred import pandas as pd
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, number_text
-from sharc_core.provenance.lineage import csv_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.statistics import bootstrap_interval
-from sharc_core.results.table_formats import Item, Table, interval_text, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
+from sharc_core.studies.measured_tables import write_measured_tables
 from sharc_core.studies.saliency_curves.measure import DELETION, INSERTION, INVERSE, RANDOM, SALIENT
 
 PLACE = ["dataset", "backbone", "head", "saliency"]
@@ -105,17 +105,17 @@ def against_random(low: float, high: float) -> str:
 
 
 def write_curve_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
-    """Write saliency_curves.csv and .md; return the paths. rows: rows.read_rows. config: the grid's hash."""
+    """Write saliency_curves.csv, .md and .tex; return the paths. config: the grid's hash."""
     origin = lineage(rows, config)
-    text = "\n".join(["# Does saliency point at what matters?\n", *map(to_markdown, curve_tables(rows))])
-    findings = "\n".join(f"- {sentence}" for sentence in curve_findings(rows))
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(f"{text}\n{findings}", origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"saliency_curves.{kind}", content)
-    return [Path(folder) / f"saliency_curves.{kind}" for kind in contents]
+    return write_measured_tables(
+        "saliency_curves",
+        folder,
+        origin,
+        "Does saliency point at what matters?",
+        summary(rows),
+        curve_findings(rows),
+        curve_tables(rows),
+    )
 
 
 def curve_tables(rows: pd.DataFrame) -> list[Table]:

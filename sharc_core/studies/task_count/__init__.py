@@ -12,11 +12,9 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.plug_in_settings import memory_of
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
-from sharc_core.studies.parts import cells_of
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import cells_of, code_of_cells
 from sharc_core.studies.task_count.settings import COLUMNS, CountJob, CountSettings
 
 if TYPE_CHECKING:
@@ -85,7 +83,7 @@ class TaskCount(Study):
                 CountJob(cells=[c.model_dump(mode="json") for c in cells], classes=classes).model_dump(
                     mode="json"
                 ),
-                _code(cells),
+                code_of_cells("studies.task_count.measure", cells),
                 mem_mb=max(4000, round(share * MOST_MEMORY)),
                 minutes=max(120, round(share * MOST_MINUTES)),
             )
@@ -133,7 +131,7 @@ class TaskCount(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"task_count.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("task_count")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -188,15 +186,3 @@ def _forgets(grid: Grid, name: str) -> bool:
     """Whether an associative memory defines what forgetting does."""
     kind, _ = memory_of(grid.sharc, name)
     return ASSOCIATIVE_MEMORIES.get(kind).fade is not AssociativeMemory.fade
-
-
-def _code(cells: list[Cell]) -> Roots:
-    """Return roots of the code that some cells depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    files = {
-        registry.module_file(name)
-        for cell in cells
-        for registry, name in zip(registries, cell.plugins, strict=True)
-        if name is not None
-    }
-    return "studies.task_count.measure", *(Path(file) for file in sorted(files))

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import bytes_text, mean_text, number_text
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.summary import unique
-from sharc_core.results.table_formats import Item, Table, interval_text, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table, interval_text
+from sharc_core.studies.measured_tables import write_measured_tables
 from sharc_core.studies.task_count.summary import COSTS, growth, places, summary
 
 NOUNS = {"training time": "training time", "bytes kept": "the number of bytes kept"}
@@ -20,18 +20,16 @@ NOUNS = {"training time": "training time", "bytes kept": "the number of bytes ke
 
 def write_count_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write task_count.csv, .md and .tex and return the paths. rows: of the jobs. config: the grid's hash."""
-    origin, made = lineage(rows, config), tables(rows)
-    text = "\n".join(f"- {sentence}" for sentence in sentences(rows))
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(
-            f"# Longer and longer streams\n\n{text}\n\n" + "\n".join(map(to_markdown, made)), origin
-        ),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"task_count.{kind}", content)
-    return [Path(folder) / f"task_count.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "task_count",
+        folder,
+        origin,
+        "Longer and longer streams",
+        summary(rows),
+        sentences(rows),
+        tables(rows),
+    )
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:

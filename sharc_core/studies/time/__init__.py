@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.loading import load_grid
@@ -12,10 +11,9 @@ from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.grid.unroll import cells
 from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.measured_tables import table_files
+from sharc_core.studies.parts import code_of_cells
 from sharc_core.studies.time.settings import COLUMNS, TimeJob, TimeSettings
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ class Time(Study):
                 TimeJob(
                     cells=[cell.model_dump(mode="json") for cell in chosen], repeats=self.settings.repeats
                 ).model_dump(mode="json"),
-                _code(chosen),
+                code_of_cells("studies.time.measure", chosen),
             )
             for (dataset, backbone), chosen in timed.items()
         ]
@@ -72,7 +70,7 @@ class Time(Study):
 
     def table_names(self) -> list[str]:
         """Return one table in three formats."""
-        return [f"time.{kind}" for kind in ("csv", "md", "tex")]
+        return table_files("time")
 
     def table_code(self) -> Roots:
         """Return the modules of the tables."""
@@ -143,15 +141,3 @@ def timed_cells(grid: Grid, settings: TimeSettings) -> dict[tuple[str, str], lis
             own = cell.model_copy(update={"views": 1, "device": "cpu"})
             chosen.setdefault((cell.dataset, cell.backbone), []).append(own)
     return chosen
-
-
-def _code(timed: list[Cell]) -> Roots:
-    """Return roots of the code that the rows depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    files = {
-        registry.module_file(name)
-        for cell in timed
-        for registry, name in zip(registries, cell.plugins, strict=True)
-        if name is not None
-    }
-    return "studies.time.measure", *(Path(file) for file in sorted(files))

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from sharc_core.common.deferred import pandas as pd
-from sharc_core.common.files import write_text
 from sharc_core.common.formats import DASH, bytes_text
 from sharc_core.common.phases import PHASES, TESTING
-from sharc_core.provenance.lineage import csv_text, latex_text, lineage, markdown_text
+from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import method_name
 from sharc_core.results.statistics import confidence_interval
-from sharc_core.results.table_formats import Item, Table, to_latex, to_markdown
+from sharc_core.results.table_formats import Item, Table
+from sharc_core.studies.measured_tables import write_measured_tables
 from sharc_core.studies.time.settings import SECONDS, TimeSettings
 
 PLACE = ["dataset", "backbone"]
@@ -87,18 +87,16 @@ def write_time_tables(
     rows: pd.DataFrame, settings: TimeSettings, folder: Path | str, config: str = UNKNOWN
 ) -> list[Path]:
     """Write time.csv, .md and .tex and return the paths. rows: of the jobs. config: the grid's hash."""
-    origin, made = lineage(rows, config), tables(rows, settings)
-    text = "\n".join(f"- {sentence}" for sentence in sentences(rows))
-    contents = {
-        "csv": csv_text(summary(rows), origin),
-        "md": markdown_text(
-            f"# Training time and memory\n\n{text}\n\n" + "\n".join(map(to_markdown, made)), origin
-        ),
-        "tex": latex_text("% needs booktabs\n" + "\n".join(map(to_latex, made)), origin),
-    }
-    for kind, content in contents.items():
-        write_text(Path(folder) / f"time.{kind}", content)
-    return [Path(folder) / f"time.{kind}" for kind in contents]
+    origin = lineage(rows, config)
+    return write_measured_tables(
+        "time",
+        folder,
+        origin,
+        "Training time and memory",
+        summary(rows),
+        sentences(rows),
+        tables(rows, settings),
+    )
 
 
 def _table(lines: pd.DataFrame, place: tuple[str, str], settings: TimeSettings) -> Table:

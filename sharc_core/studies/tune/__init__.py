@@ -4,18 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.errors import UserError
 from sharc_core.grid.cell import Cell
 from sharc_core.grid.models import Grid
 from sharc_core.grid.sub_grid import DRAWN
 from sharc_core.grid.tuned import can_be_tuned
 from sharc_core.grid.unroll import cells
-from sharc_core.methods import METHODS
-from sharc_core.representations import REPRESENTATIONS
-from sharc_core.saliency import SALIENCIES
-from sharc_core.selection import SELECTIONS
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
+from sharc_core.studies.parts import code_of_cells
 from sharc_core.studies.tune.search import check_sampler, check_search
 from sharc_core.studies.tune.settings import COLUMNS, SAME, TuneJob, TuneSettings
 
@@ -47,7 +43,13 @@ class Tune(Study):
         for Optuna if it is not installed.
         """
         return [
-            Job(cell.dataset, cell.backbone, cell.id, self._settings(cell), _code(cell))
+            Job(
+                cell.dataset,
+                cell.backbone,
+                cell.id,
+                self._settings(cell),
+                code_of_cells("studies.tune.measure", [cell]),
+            )
             for cell in self._tunable(grid)
         ]
 
@@ -108,11 +110,3 @@ class Tune(Study):
         from sharc_core.studies.tune.figure import write_tune_figure
 
         write_tune_figure(results.rows, folder)
-
-
-def _code(cell: Cell) -> Roots:
-    """Return roots of the code that a cell's trials depend on."""
-    registries = (METHODS, ASSOCIATIVE_MEMORIES, SALIENCIES, REPRESENTATIONS, SELECTIONS)
-    plugins = zip(registries, cell.plugins, strict=True)
-    files = [Path(registry.module_file(name)) for registry, name in plugins if name is not None]
-    return "studies.tune.measure", *files
