@@ -2,12 +2,13 @@
 
     python benchmarks/gpu.py [--parts tests features memories cells] [--device cuda]
 
-tests: tests/test_cuda.py, which compares every method and associative memory with the CPU. features: images
-through frozen networks at 224 px, and written to the cache. memories: seconds to write and to read maps, by
-associative memory. cells: seconds per cell of five seeds, by method. Everything runs twice on the GPU: `bits`
-says whether both runs gave the same, and times are those of the second. The CPU takes one thread, as a job
-does. The script prints one table and exits with 1 if a test fails or bits differ. It takes about three
-minutes. Without a GPU it says so and stops; --device cpu tries the script itself.
+tests: the tests that need a GPU, which compare every method and associative memory with the CPU. features:
+images through frozen networks at 224 px, and written to the cache. memories: seconds to write and to read
+maps, by associative memory. cells: seconds per cell of five seeds, by method. Everything runs twice on the
+GPU: `bits` says whether both runs gave the same, and times are those of the second. The CPU takes one
+thread, as a job does. The script prints one table and exits with 1 if a test fails or bits differ. On an
+H100 it takes more than three minutes. Without a GPU it says so and stops; --device cpu tries the script
+itself.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
+TESTS = ("tests/test_cuda.py", "tests/test_associative_cuda.py")
 PARTS = ("tests", "features", "memories", "cells")
 NETWORKS = ("resnet18", "mobilenet_v2")
 IMAGES = {"cpu": 16, "cuda": 4096}
@@ -85,8 +87,8 @@ def row(part: str, what: str, device: str, run: Callable[[str], tuple[float, Any
 
 
 def tests(device: str) -> list[list]:
-    """Run tests/test_cuda.py in another process, on several cores if pytest-xdist is installed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda.py"]
+    """Run the tests that need a GPU in another process, on several cores if pytest-xdist is installed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     try:
         import xdist  # noqa: F401
 
@@ -101,7 +103,7 @@ def tests(device: str) -> list[list]:
     return [
         [
             "tests",
-            f"tests/test_cuda.py: {said}",
+            f"{' '.join(TESTS)}: {said}",
             f"{seconds:.4g} s",
             "",
             "",
