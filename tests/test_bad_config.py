@@ -12,7 +12,7 @@ from test_config import BASE, changed
 
 from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
-from sharc_core.grid.loading import load_config, load_grid
+from sharc_core.grid.loading import check_text, load_config, load_grid
 from sharc_core.grid.models import Grid
 from sharc_core.grid.study_settings import STUDIES
 from sharc_core.grid.unroll import cells
@@ -266,6 +266,8 @@ def test_any_value_at_any_key_is_valid_or_gives_a_one_line_error():
         ("- 1\n", "must hold keys and values"),
         ("", "must hold keys and values"),
         (TEXT + "__use_yte__: true\n", "has __use_yte__, which makes Snakemake run code .*: refused"),
+        ("a: 1\nb: 2\na: {}\n", "sets 'a' in line 1 and again in line 3: remove one"),
+        ("a:\n- b: {c: 1,\n     c: 2}\n", "sets 'c' in line 2 and again in line 3: remove one"),
     ],
 )
 def test_files_that_are_no_grid(tmp_path, text, message):
@@ -411,6 +413,25 @@ def test_grid_file_with_template_code_is_refused_unread(tmp_path, monkeypatch, c
     assert main(["check", "--config", named]) == 1
     assert f"error: config file {named} has __use_yte__" in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1: a\n'1': b\n", "a: &x {b: 1}\nc: {<<: *x, b: 2}\n", "a: &x [*x]\n", "a: " + "[" * 10**5],
+)
+def test_keys_that_only_look_alike_are_read(tmp_path, text):
+    (tmp_path / "grid.yaml").write_text(text)
+    check_text(tmp_path / "grid.yaml")
+
+
+@pytest.mark.pipeline
+def test_snakemake_refuses_a_grid_file_with_a_key_twice(copy):
+    (copy / "grid.yaml").write_text(TEXT + "seeds: [0]\nseeds: [1]\n")
+    run = snakemake(copy, "--dry-run", "--configfile", "grid.yaml")
+    assert run.returncode == 1
+    (line,) = own_lines(run)
+    assert line.startswith("error: config file ")
+    assert "grid.yaml sets 'seeds' in line " in line
 
 
 @pytest.mark.reliability("grid-programs")

@@ -1,5 +1,6 @@
 """Read and validate grid files. An error is one line with the key, its value and what is allowed."""
 
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sharc_core.common.errors import UserError
+from sharc_core.common.errors import UserError, shown
 from sharc_core.common.validation_messages import explain
 from sharc_core.grid.blocks import Mass
 from sharc_core.grid.checks import (
@@ -104,7 +105,7 @@ def load_config(path: Path | str) -> Grid:
 def read_config(path: Path | str) -> dict[str, Any]:
     """Read the keys and values of a YAML file without validating them. Raises UserError if it has none."""
     try:
-        refuse_code(path)
+        check_text(path)
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
@@ -118,17 +119,45 @@ def read_config(path: Path | str) -> dict[str, Any]:
     return values
 
 
-def refuse_code(path: Path | str) -> None:
-    """Raise UserError for a grid file that switches on Snakemake's templates, which run code from the file.
+def check_text(path: Path | str) -> None:
+    """Raise UserError for a grid file that would run code, or that sets a key twice.
 
-    Snakemake reads a file given with --configfile before it reads the Snakefile, so the check is too late
-    for it; `python -m sharc_core check` reads the file safely.
+    Snakemake's templates run code from the file. Snakemake reads a file given with --configfile before it
+    reads the Snakefile, so the check is too late for it; `python -m sharc_core check` reads the file safely.
+    Of a key that is there twice YAML takes the last value and is silent about the first.
     """
-    if TEMPLATES in Path(path).read_text(encoding="utf-8", errors="replace"):
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    if TEMPLATES in text:
         raise UserError(
             f"config file {path} has {TEMPLATES}, which makes Snakemake run code from the file: refused, "
             "write plain values"
         )
+    with suppress(yaml.YAMLError, ValueError):  # who reads the values reports them
+        _check_keys(path, text)
+
+
+def _check_keys(path: Path | str, text: str) -> None:
+    # By events: composing nodes with libyaml overflows the stack on deeply nested text.
+    open_nodes: list[dict[str, Any]] = []  # "keys": lines of a mapping's keys, none for a sequence
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_nodes.pop()
+        elif not isinstance(event, yaml.NodeEvent):
+            continue
+        elif open_nodes and open_nodes[-1]["keys"] is not None:
+            node = open_nodes[-1]
+            node["is_key"] = not node["is_key"]
+            if node["is_key"] and isinstance(event, yaml.ScalarEvent):
+                name, line = (event.value, event.implicit[0]), event.start_mark.line + 1  # 1 is not '1'
+                if name in node["keys"]:
+                    raise UserError(
+                        f"config file {path} sets {shown(event.value)} in line {node['keys'][name]} and "
+                        f"again in line {line}: remove one"
+                    )
+                node["keys"][name] = line
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            open_nodes.append({"keys": {} if is_mapping else None, "is_key": False})
 
 
 def check_extent(values: Any) -> None:

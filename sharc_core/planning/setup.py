@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from sharc_core.common.device import sees_gpu
 from sharc_core.common.errors import UserError, shown
-from sharc_core.grid.loading import read_config, refuse_code
+from sharc_core.grid.loading import check_text, read_config
 from sharc_core.grid.overrides import read_grid
 from sharc_core.planning.call import Call
 from sharc_core.planning.plan import Plan
@@ -61,7 +61,7 @@ def _plan_of(workflow: Any, root: str) -> Plan:
 def _grid_file(workflow: Any, root: str) -> dict[str, Any]:
     """Return Snakemake's config: the keys and values of the grid file, with those of --config."""
     for path in workflow.overwrite_configfiles:
-        refuse_code(path)
+        check_text(path)
     is_main = workflow.modifier.is_main_snakefile()
     # With --configfile, the default's data sets must not be merged into the grid.
     if is_main and not workflow.overwrite_configfiles:
