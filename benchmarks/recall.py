@@ -30,7 +30,8 @@ from sharc_core.associative import ASSOCIATIVE_MEMORIES
 from sharc_core.common.files import atomic_folder, write_json
 from sharc_core.common.integrity import stamp
 from sharc_core.common.pooling import pool
-from sharc_core.features.cache import ArrayWriter, open_features
+from sharc_core.features.arrays import ArrayWriter
+from sharc_core.features.cache import open_features
 from sharc_core.grid.cell import Cell, HeadConfig, Training
 from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.learning.learner import run_cell

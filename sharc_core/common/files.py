@@ -71,6 +71,40 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextlib.contextmanager
+def resumable_folder(path: Path | str, record: str, resume: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield a folder like `atomic_folder`, but keep it if the process is killed or interrupted.
+
+    record: name of a file in it that says how to go on; an interrupted folder without it is deleted, as after
+    an error. resume: is asked whether work can go on in a folder that another process left; one that it
+    declines is removed.
+    """
+    path = Path(path)
+    temporary, lock = _claim(path, _new_folder, resume)
+    try:
+        with disk_errors(path):
+            yield temporary
+            os.chmod(temporary, 0o755)
+            _put_folder(temporary, path)
+        shutil.rmtree(temporary, ignore_errors=True)  # the old folder, if they were exchanged
+    except BaseException as error:
+        if isinstance(error, Exception) or not (temporary / record).exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def left_bytes(path: Path | str) -> int:
+    """Return the bytes of what is being written next to `path` or was left there by killed processes."""
+    path, total = Path(path), 0
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        for file in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += file.stat().st_size
+    return total
+
+
 def _put_folder(temporary: Path, path: Path) -> None:
     """Rename a folder to `path`. Readers see the old or the new folder if the system can exchange them."""
     while True:
@@ -98,16 +132,34 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _claim(path: Path, make: Callable[[Path], tuple[Path, int]]) -> tuple[Path, int]:
+def _claim(
+    path: Path,
+    make: Callable[[Path], tuple[Path, int]],
+    resume: Callable[[Path], bool] = lambda left: False,
+) -> tuple[Path, int]:
     """Create a temporary file or folder next to `path`. Return it and a descriptor that holds its lock.
 
     The kernel releases the lock when the process ends, even if it is killed. Temporary files without a lock
-    were therefore left by killed jobs and are removed.
+    were therefore left by killed jobs. The first one that `resume` accepts is returned, others are removed.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
-            _remove_abandoned(leftover)
+        resumed = None
+        for leftover in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{PART}")):
+            with contextlib.suppress(OSError):
+                descriptor, goes_on = os.open(leftover, os.O_RDONLY), False
+                try:
+                    if _lock(descriptor) and os.path.samestat(os.stat(leftover), os.fstat(descriptor)):
+                        goes_on = resumed is None and resume(leftover)
+                        if not goes_on:
+                            _remove(leftover)
+                finally:
+                    if not goes_on:
+                        os.close(descriptor)
+                if goes_on:
+                    resumed = leftover, descriptor
+        if resumed is not None:
+            return resumed
         while True:
             temporary, descriptor = make(path)
             # before it was locked, another process may have considered it abandoned and removed it
@@ -141,14 +193,8 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _remove_abandoned(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            if _lock(descriptor):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -1,6 +1,5 @@
 """The feature cache: maps and pooled vectors, written once per (data set, backbone, view), read in place."""
 
-import hashlib
 import math
 import shutil
 import time
@@ -18,15 +17,17 @@ from sharc_core.backbones.augment import Moves, moved, random_moves
 from sharc_core.common.deferred import torch
 from sharc_core.common.device import device_text
 from sharc_core.common.errors import UserError
-from sharc_core.common.files import atomic_folder, digest, read_json, write_json
+from sharc_core.common.files import digest, left_bytes, read_json, resumable_folder, write_json
 from sharc_core.common.integrity import REMEDY, check_files, stamp
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import generator
 from sharc_core.datasets import PreparedData
+from sharc_core.features.arrays import PROGRESS, InOrder, Progress
 
 SPLITS = ("train", "test")
 SECONDS_BETWEEN_LINES = 10
 BATCH = 128  # images per forward pass; the draws of an augmented view depend on it
+AHEAD = 2  # batches that a GPU computes before they are written
 
 
 @dataclass(frozen=True)
@@ -60,32 +61,6 @@ class Features:
         return self.test_pooled[index]
 
 
-class ArrayWriter:
-    """Appends to a .npy file of known shape and hashes it while writing.
-
-    It uses plain writes instead of a memory map. On a full disk they raise an error, a map a bus error.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype | type):
-        self.path = path
-        self.stream = open(path, "w+b")  # noqa: SIM115 (closed in finish or with the process)
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.stream, header)
-        self.stream.seek(0)
-        self.hash = hashlib.sha256(self.stream.read())
-
-    def append(self, values: torch.Tensor) -> None:
-        """Write the next rows. Raises OSError on a full disk."""
-        block = np.ascontiguousarray(values.numpy()).data
-        self.stream.write(block)
-        self.hash.update(block)
-
-    def finish(self) -> dict:
-        """Close the file and return its entry in the manifest."""
-        self.stream.close()
-        return {"sha256": self.hash.hexdigest(), "bytes": self.path.stat().st_size}
-
-
 def extract_features(
     prepared: PreparedData,
     backbone: Backbone,
@@ -99,56 +74,98 @@ def extract_features(
 
     View 0 is the original images. View v > 0 is the training images cropped at a random place after padding
     and flipped with probability 1/2, seeded by v. The test images are never changed; only views 0 and 1
-    contain them. Memory does not grow with the data set. Raises UserError when the disk is too small, or when
-    a map is not finite or exceeds float16.
+    contain them. Memory does not grow with the data set. What an interrupted call had written is kept, and
+    the next one with the same arguments goes on after it. Raises UserError when the disk is too small, or
+    when a map is not finite or exceeds float16.
     """
     counts = {split: len(getattr(prepared, f"{split}_labels")) for split in splits_of(view)}
     shape = (backbone.channels, *backbone.map_size)
-    check_space(Path(out), cache_bytes(sum(counts.values()), shape), f"features {out}")
+    needed = cache_bytes(sum(counts.values()), shape) - left_bytes(out)  # is used again or removed
+    check_space(Path(out), needed, f"features {out}")
     backbone = backbone.to(device)
+    made_from = {
+        "dataset": digest(prepared.manifest, 64),
+        "backbone": backbone.describe(),
+        "view": view,
+        "device": device_text(device),
+    }
     tally = Tally(sum(counts.values()), progress)
     files: dict[str, dict] = {}
     from sharc_core.common.determinism import same_bits  # imports torch, which a plan does not need
 
-    with atomic_folder(out) as folder, torch.inference_mode(), same_bits(device):
+    written = Progress(made_from | {"batch_size": batch_size})
+    ahead = 0 if torch.device(device).type == "cpu" else AHEAD
+    with (
+        resumable_folder(out, PROGRESS, written.resume) as folder,
+        torch.inference_mode(),
+        same_bits(device),
+        InOrder(ahead) as in_order,
+    ):
+        finished = sum(written.rows.values())
+        tally.skip(finished)
+        if finished and progress:
+            progress(f"goes on after {finished:,} images that an interrupted call had finished")
         for split in counts:
-            writers = {
-                f"{split}_maps.npy": ArrayWriter(
-                    folder / f"{split}_maps.npy", (counts[split], *shape), np.float16
-                ),
-                f"{split}_pooled.npy": ArrayWriter(
-                    folder / f"{split}_pooled.npy", (counts[split], shape[0]), np.float32
-                ),
-                f"{split}_labels.npy": ArrayWriter(
-                    folder / f"{split}_labels.npy", (counts[split],), np.int64
-                ),
-            }
+            writers = _Writers(folder, split, counts[split], shape, written, backbone)
             images, labels = getattr(prepared, f"{split}_images"), getattr(prepared, f"{split}_labels")
-            for start in range(0, counts[split], batch_size):
+            for start in range(written.rows.get(split, 0), counts[split], batch_size):
                 part = slice(start, start + batch_size)
                 batch = torch.from_numpy(np.array(images[part]))
                 if view > 0 and split == "train":
                     batch = augmented_view(batch, generator(view, "view", start))
-                maps = half(backbone(backbone.preprocess(batch)).cpu(), f"{split} image {start}", backbone)
-                blocks = (maps, pool(maps), torch.from_numpy(np.array(labels[part], dtype=np.int64)))
-                for writer, block in zip(writers.values(), blocks, strict=True):
-                    writer.append(block)
+                maps = backbone(backbone.preprocess(batch))
+                in_order(writers.append, start, maps, np.array(labels[part], dtype=np.int64))
                 tally.add(len(batch), split)
-            files |= {name: writer.finish() for name, writer in writers.items()}
-        manifest = {
-            "dataset": digest(prepared.manifest, 64),
-            "backbone": backbone.describe(),
-            "view": view,
-            "device": device_text(device),
+            in_order(writers.finish, files)
+        in_order.wait()
+        manifest = made_from | {
             "shape": list(shape),
             "counts": counts,
             "classes": list(prepared.manifest["classes"]),
             "files": files,
         }
+        (folder / PROGRESS).unlink(missing_ok=True)
         stamp(folder, list(files))
         write_json(folder / "manifest.json", manifest)
     if progress:
         progress(tally.summary())
+
+
+class _Writers:
+    """Writes the maps of a split, their pooled vectors and labels, and records what is written."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        count: int,
+        shape: tuple[int, ...],
+        written: Progress,
+        backbone: Backbone,
+    ):
+        self.folder, self.split, self.count = folder, split, count
+        self.written, self.backbone = written, backbone
+        kinds: list[tuple[str, tuple[int, ...], type]]
+        kinds = [("maps", shape, np.float16), ("pooled", shape[:1], np.float32), ("labels", (), np.int64)]
+        self.writers = [
+            written.writer(folder / f"{split}_{kind}.npy", (count, *inner), dtype)
+            for kind, inner, dtype in kinds
+        ]
+
+    def append(self, start: int, maps: torch.Tensor, labels: np.ndarray) -> None:
+        """Write maps (B, K, h, w) of the images from `start` on, which may be on another device."""
+        with torch.inference_mode():  # a thread has its own mode
+            halves = half(maps, f"{self.split} image {start}", self.backbone).cpu()
+            blocks = (halves, pool(halves), torch.from_numpy(labels))
+            for writer, block in zip(self.writers, blocks, strict=True):
+                writer.append(block)
+        self.written.record(self.folder, self.split, start + len(labels), self.writers)
+
+    def finish(self, files: dict[str, dict]) -> None:
+        """Close the files and add their entries in the manifest to `files`."""
+        entries = {writer.path.name: writer.finish() for writer in self.writers}
+        self.written.complete(self.split, self.count, entries)
+        files |= entries
 
 
 def augmented_view(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:

@@ -13,7 +13,8 @@ from sharc_core.common.integrity import stamp
 from sharc_core.common.pooling import pool
 from sharc_core.common.seeds import generator
 from sharc_core.datasets import PreparedData
-from sharc_core.features.cache import BATCH, ArrayWriter, Tally, augmented_view, check_space, half
+from sharc_core.features.arrays import ArrayWriter
+from sharc_core.features.cache import BATCH, Tally, augmented_view, check_space, half
 from sharc_core.representations.codec import Codec
 
 

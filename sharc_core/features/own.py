@@ -14,11 +14,11 @@ from sharc_core.common.files import atomic_folder, digest, write_json
 from sharc_core.common.integrity import stamp
 from sharc_core.common.pooling import pool
 from sharc_core.datasets.feature_source import FeatureSource, open_labels
+from sharc_core.features.arrays import ArrayWriter
 from sharc_core.features.cache import (
     BATCH,
     SECONDS_BETWEEN_LINES,
     SPLITS,
-    ArrayWriter,
     cache_bytes,
     check_space,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from sharc_core.backbones import BackboneConfig
 from sharc_core.common.device import check_device
 from sharc_core.common.errors import Missing, UserError, shown
-from sharc_core.common.files import digest, read_json
+from sharc_core.common.files import digest, left_bytes, read_json
 from sharc_core.common.settings import fit_for_snakemake
 from sharc_core.datasets import Source
 from sharc_core.datasets.base import Progress
@@ -252,7 +252,11 @@ def _check_disk(grid: Grid, shapes: Shapes, counts: dict[str, dict[str, int] | N
     if sum(sizes.values()) > free_bytes(place):  # only then look which features exist
         layout = Layout(grid)
         folders = {layout.features(*key): size for key, size in sizes.items()}
-        missing = [size for folder, size in folders.items() if not (folder / "manifest.json").exists()]
+        missing = [
+            max(size - left_bytes(folder), 0)
+            for folder, size in folders.items()
+            if not (folder / "manifest.json").exists()
+        ]
         with _prefixed("data_dir"):
             check_space(place, sum(missing), f"the features still to be extracted (folders: {len(missing)})")
 

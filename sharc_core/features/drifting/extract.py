@@ -23,7 +23,8 @@ from sharc_core.common.files import atomic_folder, digest, read_json, write_json
 from sharc_core.common.integrity import check_files, stamp
 from sharc_core.common.pooling import pool
 from sharc_core.datasets import PreparedData
-from sharc_core.features.cache import ArrayWriter, Tally, check_space, half, moves_of_view
+from sharc_core.features.arrays import ArrayWriter
+from sharc_core.features.cache import Tally, check_space, half, moves_of_view
 from sharc_core.features.drifting.part import Kept, Part
 from sharc_core.streams.stream import Stream
 
