@@ -170,7 +170,7 @@ def memories() -> list[list[str]]:
 def scale() -> list[list[str]]:
     """Return rows for a cell of DER++ with perfect recall, buffer 500, theta 0.8, 5 tasks, 100 classes."""
     with tempfile.TemporaryDirectory() as folder:
-        maps = Path(folder, "maps")
+        maps = Path(folder) / recall.FOLDER
         recall.write_features(maps, TRAIN, TRAIN // 10, classes=100)
         cells = {
             variant: recall.measured(

@@ -31,7 +31,7 @@ from sharc_core.common.files import atomic_folder, write_json
 from sharc_core.common.integrity import stamp
 from sharc_core.common.pooling import pool
 from sharc_core.features.arrays import ArrayWriter
-from sharc_core.features.cache import open_features
+from sharc_core.features.opening import open_folders
 from sharc_core.grid.cell import Cell, HeadConfig, Training
 from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.learning.learner import run_cell
@@ -39,6 +39,7 @@ from sharc_core.methods import METHODS
 
 SHAPE = (1280, 7, 7)
 BATCH = 100  # samples written at a time
+FOLDER = Path("features", "random", "random", "view0")  # of the maps, where a grid's data_dir has them
 
 
 def write_features(out: Path, train: int, test: int, classes: int) -> None:
@@ -102,10 +103,10 @@ def make_cell(method: str, variant: str, tasks: int, buffer: int, theta: float, 
     )
 
 
-def run_one(folder: str, cell: str) -> None:
+def run_one(folder: Path, cell: str) -> None:
     """Run one cell and print its seconds, accuracy, recall error and the process's peak memory in bytes."""
     torch.set_num_threads(1)
-    features, clocks = open_features(folder), (time.process_time, time.perf_counter)
+    features, clocks = open_folders([folder]), (time.process_time, time.perf_counter)
     start = [clock() for clock in clocks]
     document = run_cell(features, make_cell(**json.loads(cell)))
     processor, wall = (clock() - begin for clock, begin in zip(clocks, start, strict=True))
@@ -142,7 +143,7 @@ def main() -> None:
     if options.cell:
         run_one(options.data, options.cell)
         return
-    folder = options.features or options.data / f"maps-{options.train}"
+    folder = options.features or options.data / f"maps-{options.train}" / FOLDER
     if not folder.exists():
         write_features(folder, options.train, options.train // 10, classes=100)
     packages = {"": Path(os.environ["SHARC_BENCH_PACKAGE"])}
@@ -164,7 +165,7 @@ def main() -> None:
                         print(*rows[-1], file=sys.stderr, flush=True)
     header = ["method", "tasks", "buffer", "variant", "code"]
     header += ["CPU s", "wall s", "peak, GB", "ACC, %", "recall MSE"]
-    print(f"{folder.name}, theta {options.theta:g}, five seeds, one thread, torch {torch.__version__}")
+    print(f"{folder}, theta {options.theta:g}, five seeds, one thread, torch {torch.__version__}")
     formats = ("", "", "", "", "", ".1f", ".1f", ".2f", ".3f", ".3g")
     print(tabulate(rows, header, tablefmt="github", floatfmt=formats))
 

@@ -106,9 +106,41 @@ def test_later_maps_alone_are_compared_with_what_was_found(kind, monkeypatch):
         memory.write(part, torch.zeros(len(part)))
         found = memory.search(Observed.of(cues, mask), found)
     assert found.number.tolist() == brute_force(maps, cues, mask)
-    assert ranges == [10, 1, 30, 19]
+    compared = [10] if kind == "zeros" else [10, 1, 30, 19]  # all equal the first map
+    assert ranges == compared
     again = memory.search(Observed.of(cues, mask), found)
-    assert len(ranges) == 4 and torch.equal(again.number, found.number)
+    assert ranges == compared and torch.equal(again.number, found.number)
+
+
+@pytest.mark.parametrize("many", [0, 1, 16, 1000])
+@pytest.mark.parametrize("kind", ["own", "copies", "equal means", "zeros", "shared masks"])
+def test_of_equal_maps_the_first_is_found_where_one_is_known(kind, many, monkeypatch):
+    """Whatever equal map is known, and where few or many maps have the same mean."""
+    monkeypatch.setattr(nearest, "MANY", many)
+    monkeypatch.setattr(nearest, "CUES", 7)
+    maps, cues, mask = problem(kind)
+    expected = brute_force(maps, cues, mask)
+    known = nearest.Found(torch.arange(MAPS), torch.zeros(MAPS, dtype=torch.float64))
+    found = written(maps).search(Observed.of(cues, mask), known)
+    assert found.number.tolist() == expected and not found.distance.any()
+    if kind == "copies":
+        assert expected != list(range(MAPS))
+
+
+def test_bounds_are_not_computed_for_cues_that_equal_a_map(monkeypatch):
+    maps, cues, mask = problem("own")
+    monkeypatch.setattr(nearest, "lower_bounds", None)
+    known = nearest.Found(torch.arange(MAPS), torch.zeros(MAPS, dtype=torch.float64))
+    assert written(maps).search(Observed.of(cues, mask), known).number.tolist() == list(range(MAPS))
+
+
+def test_rows_are_found_again_among_the_stored_maps():
+    maps = problem("own")[0]
+    memory = make("modern_hopfield")
+    memory.write(maps[:3], torch.zeros(3))  # copies have no rows
+    for index in ([5, 9, 7], [7, 5, 30]):
+        memory.write_rows(Rows(lambda at: maps[at], torch.tensor(index)), torch.zeros(3))
+    assert memory.numbers_of(torch.tensor([9, 30, 7, 5, 8, 0])).tolist() == [4, 8, 5, 3, -1, -1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -234,6 +234,10 @@ class AssociativeMemory:
         """Return which rows `write_rows` was given for the stored maps with numbers (n,); -1 for copies."""
         raise NotImplementedError  # of kinds whose `picks` may be true
 
+    def numbers_of(self, source: torch.Tensor) -> torch.Tensor:
+        """Return the first stored maps (n,) that were written from the rows source (n,); -1 for none."""
+        raise NotImplementedError  # of kinds whose `picks` may be true
+
     def learnt_finite(self) -> bool:
         """Return whether the state is finite after learning."""
         return all(finite(tensor) for tensor in self.tensors().values())

@@ -121,6 +121,10 @@ class ModernHopfield(AssociativeMemory):
         """Return which rows the stored maps numbered (n,) are; -1 for maps that were written as copies."""
         return self.kept.sources(number)
 
+    def numbers_of(self, source):
+        """Return the first stored maps (n,) that were written from the rows source (n,); -1 for none."""
+        return self.kept.numbers(source)
+
     def complete(self, maps, mask, labels):
         """Return maps (n, K, h, w) after `iterations` updates. Observed entries stay clamped in between."""
         if self.picks:

@@ -6,6 +6,9 @@ Systems 3, has this bound for time series). The map with the smallest bound is c
 whose bound does not exceed its distance. For a cue that was stored, these are seldom more than one. Bounds
 take h w times less work than distances, and read no maps.
 
+A cue that is known to equal a stored map needs no bounds: only an earlier map that equals it, too, could take
+that one's place, and few have the same mean even in one channel.
+
 Of maps at the same distance, the first stored one is found. Distances are sums over entries, so they are
 exactly 0 for equal maps and equal for equal pairs, however many maps are compared at a time.
 """
@@ -44,22 +47,73 @@ def search(cues: Observed, stored: StoredMaps, known: Found, scores: Scores, flo
 
 def _search(cues: Observed, stored: StoredMaps, found: Found, scores: Scores, flops: FlopCount) -> None:
     """Update `found` as `search` does."""
-    first, everyone = found.compared, torch.arange(len(cues), device=cues.mask.device)
-    if first == len(stored):
+    if found.compared == len(stored):
         return
+    left = found.distance > 0
+    equal = (~left).nonzero().flatten()
+    left[equal[_compare_equals(cues, stored, found, equal)]] = True
+    at = left.nonzero().flatten()
+    if len(at):
+        own = found.part(at)
+        _search_by_bounds(cues.part(at), stored, own, scores, flops)
+        found.number[at], found.distance[at] = own.number, own.distance
+
+
+def _compare_equals(cues: Observed, stored: StoredMaps, found: Found, at: torch.Tensor) -> torch.Tensor:
+    """Find the first equal maps of cues at (m,), whose distance is 0. Return (m,) bool, which are left.
+
+    These have many stored maps with the same mean in the channel that is compared, as zeros have.
+    """
+    part, first = cues.part(at), found.compared
+    if not len(at):
+        return torch.zeros(0, dtype=torch.bool, device=at.device)
+    vectors, slack = pooled(part.values)
+    means, errors = part.table(vectors), part.table(slack)
+    channel = means.abs().argmax(1, keepdim=True)
+    apart = stored.means[first:].double()[:, channel[:, 0]].T - means.gather(1, channel)
+    numbers = torch.arange(first, len(stored), device=at.device)
+    near = (apart.abs_() <= errors.gather(1, channel) + stored.errors[first:]) & (
+        numbers < found.number[at, None]
+    )
+    many = near.sum(1) > MANY
+    pairs = (near & ~many[:, None]).nonzero()
+    while len(pairs):  # in each round at most one map per cue, the first that is left
+        is_first = _starts(pairs)
+        cue, column = pairs[is_first].T
+        _compare(cues, stored, found, at[cue], column + first)
+        pairs = pairs[~is_first]
+        pairs = pairs[pairs[:, 1] + first < found.number[at[pairs[:, 0]]]]
+    return many
+
+
+def _are_left(bounds: torch.Tensor, number: torch.Tensor, found: Found) -> torch.Tensor:
+    """Return (..., n) bool: whether maps with bounds (..., n) could take the place of what was found."""
+    return (bounds < found.distance) | ((bounds == found.distance) & (number < found.number))
+
+
+def _starts(pairs: torch.Tensor) -> torch.Tensor:
+    """Return (P,) bool, true at the first of the pairs (P, 2) of each cue."""
+    is_first = torch.ones(len(pairs), dtype=torch.bool, device=pairs.device)
+    is_first[1:] = pairs[1:, 0] != pairs[:-1, 0]
+    return is_first
+
+
+def _search_by_bounds(
+    cues: Observed, stored: StoredMaps, found: Found, scores: Scores, flops: FlopCount
+) -> None:
+    """Update `found` of cues in every state."""
+    first, everyone = found.compared, torch.arange(len(cues), device=cues.mask.device)
     bounds = lower_bounds(cues, stored, first, flops)
     closest = bounds.argmin(1)
-    able = (bounds[everyone, closest] < found.distance).nonzero().flatten()
+    able = _are_left(bounds[everyone, closest], closest + first, found).nonzero().flatten()
     _compare(cues, stored, found, able, closest[able] + first)
     numbers = torch.arange(first, len(stored), device=everyone.device)
-    left = bounds < found.distance[:, None]
-    left |= (bounds == found.distance[:, None]) & (numbers < found.number[:, None])
+    left = _are_left(bounds.T, numbers[:, None], found).T
     left[everyone, closest] = False
     many = left.sum(1) > MANY
     pairs = (left & ~many[:, None]).nonzero()
     while len(pairs):  # in each round at most one map per cue, the first that is left
-        is_first = torch.ones(len(pairs), dtype=torch.bool, device=pairs.device)
-        is_first[1:] = pairs[1:, 0] != pairs[:-1, 0]
+        is_first = _starts(pairs)
         cue, column = pairs[is_first].T
         _compare(cues, stored, found, cue, column + first)
         pairs = pairs[~is_first]

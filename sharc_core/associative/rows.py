@@ -120,6 +120,17 @@ class StoredMaps:
                 sources[here] = part.index.to(number.device)[at]
         return sources
 
+    def numbers(self, source: torch.Tensor) -> torch.Tensor:
+        """Return the first map (n,) of each value of `Rows.index` in source (n,); -1 where none is of it."""
+        numbers = torch.full_like(source, -1)
+        for start, part in zip(self._starts, self._parts, strict=True):
+            if isinstance(part, Rows) and len(part):
+                values, order = part.index.to(source.device).sort(stable=True)
+                at = torch.searchsorted(values, source).clamp_max_(len(part) - 1)
+                here = (numbers < 0) & (values[at] == source)
+                numbers[here] = order[at[here]] + start
+        return numbers
+
     def _places(self, number: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | Rows, torch.Tensor]]:
         """Return for each part which of the numbers (n,) it has, (n,) bool, the part, and their places."""
         places = []

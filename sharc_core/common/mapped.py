@@ -1,6 +1,6 @@
-"""Arrays that map a file, and rows of them that leave no pages of the file in the process."""
+"""Arrays that map a file, and rows of them that are read without leaving pages of the file in the process."""
 
-import mmap
+import os
 import warnings
 import weakref
 from pathlib import Path
@@ -9,28 +9,45 @@ import numpy as np
 
 from sharc_core.common.deferred import torch
 
-_ARRAYS: "weakref.WeakValueDictionary[int, np.memmap]" = weakref.WeakValueDictionary()  # by first byte
+_FILES: "weakref.WeakValueDictionary[int, _File]" = weakref.WeakValueDictionary()  # by first byte in memory
+
+
+class _File(np.memmap):
+    """A mapped .npy file that is open for reading, too."""
+
+    descriptor: int
+
+    def __del__(self) -> None:
+        if "descriptor" in vars(self):  # not in views of the array
+            os.close(self.descriptor)
 
 
 def map_rows(path: Path) -> torch.Tensor:
     """Map a .npy file, whose rows `read_rows` reads. Do not write to the tensor."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = np.load(path, mmap_mode="r", allow_pickle=False).view(_File)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and warns
         tensor = torch.from_numpy(array)
-    _ARRAYS[tensor.untyped_storage().data_ptr()] = array
+    if array.flags.c_contiguous and hasattr(os, "preadv"):
+        array.descriptor = os.open(path, os.O_RDONLY)
+        _FILES[tensor.untyped_storage().data_ptr()] = array
     return tensor
 
 
 def read_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Return a copy of the rows index (n,) of values (N, ...).
 
-    If `values` is of `map_rows`, the pages that were read are unmapped again. They stay in the system's page
-    cache but no longer count as memory of the process, which would otherwise grow to the size of all rows
-    ever read.
+    If `values` is of `map_rows`, they are read from the file. Pages of the map that were touched would count
+    as memory of the process, which would grow to the size of all rows ever read. Raises OSError if the file
+    became shorter.
     """
-    rows = values[index]
-    array = _ARRAYS.get(values.untyped_storage().data_ptr())
-    if array is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy has no other access
+    file = _FILES.get(values.untyped_storage().data_ptr())
+    if file is None or index.dtype == torch.bool or values.shape != file.shape or not len(index):
+        return values[index]
+    rows = torch.empty(len(index), *values.shape[1:], dtype=values.dtype)
+    buffer, size = rows.numpy().data.cast("B"), rows[0].nbytes
+    for at, number in enumerate(index.tolist()):
+        place = file.offset + number * size
+        if number < 0 or os.preadv(file.descriptor, [buffer[at * size : (at + 1) * size]], place) < size:
+            raise OSError(f"row {number:,} of {file.filename} cannot be read")
     return rows

@@ -127,6 +127,10 @@ class Encoder:
         """Whether the training maps are float16, so that a copy as float16 is equal."""
         return self.views.features.train_maps.dtype == torch.float16
 
+    def is_exact(self, replica: int) -> bool:
+        """Whether a replica's kept entries are stored without loss."""
+        return self.has_halves and self.representations[replica].keeps_halves
+
     def squared_errors(
         self, replica: int, index: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Samples that an associative memory (AM) completes by picking one stored map for each of them.
 
 What was picked for a sample stays known. When the AM has learnt more maps, the sample is compared with the
-new ones only, and not at all if its observed entries already equal those of a stored map. Only observed
-channels are decoded, and only pooled vectors and recall errors are kept.
+new ones only, and not at all if its observed entries already equal those of a stored map, as those of its own
+map do if they are stored without loss. Only observed channels are decoded, and only pooled vectors and recall
+errors are kept.
 """
 
 import math
@@ -67,7 +68,12 @@ class PickedSamples:
 
     def _search(self, cues: Observed, open_: torch.Tensor) -> torch.Tensor:
         """Update `found` at open_ (k,). Return which of them changed."""
-        own, known, device = cues.part(self.rows[open_.cpu()]), self.found.part(open_), self.memory.device
+        own, device = cues.part(self.rows[open_.cpu()]), self.memory.device
+        if self.errors is None and self.encoder.is_exact(self.replica):
+            number = self.memory.numbers_of(self.index[self.rows].to(device))
+            there = (number >= 0).nonzero().flatten()
+            self.found.offer(there, number[there], torch.zeros_like(self.found.distance[there]))
+        known = self.found.part(open_)
         found = self.memory.search(Observed(own.values.to(device), own.mask.to(device)), known)
         self.found.number[open_], self.found.distance[open_] = found.number, found.distance
         self.found.compared = found.compared

@@ -63,6 +63,7 @@ class Representation:
     file instead of channels.
     is_cache_format: a full map is stored as the feature cache has it. A memory without SHARC then replays the
     cache's pooled vectors, reads no maps and holds `planned_bytes` by definition.
+    keeps_halves: maps of float16 values are decoded as they were.
     plans_exactly: `planned_bytes` is what samples take. False: it is an upper bound.
     value_bytes: a lower bound on the bytes of one value, to estimate how many samples fit. None: unknown.
     in_grids: a grid file may ask for it. False: for tests only.
@@ -77,6 +78,7 @@ class Representation:
     replays_images = False
     stores_encodings = False
     is_cache_format = False
+    keeps_halves = False
     plans_exactly = True
     value_bytes: float | None = None
     in_grids = True

@@ -104,7 +104,7 @@ class SparseMapRepresentation(Representation):
 class Float16(SparseMapRepresentation):
     """Values as the feature cache has them. What a slot of a budget in bytes is worth."""
 
-    dtype, value_bytes, is_cache_format = torch.float16, 2, True
+    dtype, value_bytes, is_cache_format, keeps_halves = torch.float16, 2, True, True
     largest = torch.finfo(torch.float16).max
 
 
@@ -112,11 +112,11 @@ class Float16(SparseMapRepresentation):
 class Float32(SparseMapRepresentation):
     """Values in single precision."""
 
-    dtype, value_bytes = torch.float32, 4
+    dtype, value_bytes, keeps_halves = torch.float32, 4, True
 
 
 @REPRESENTATIONS.register("float64")
 class Float64(SparseMapRepresentation):
     """Values in double precision, to compare runs with the authors' to the last digits."""
 
-    dtype, value_bytes, in_grids = torch.float64, 8, False
+    dtype, value_bytes, keeps_halves, in_grids = torch.float64, 8, True, False
