@@ -237,6 +237,17 @@ def test_listed_tasks_keep_their_sizes_and_single_tasks_are_left_out():
 
 
 @pytest.mark.reliability("study-settings")
+def test_a_grid_with_two_cells_of_a_method_and_variant_is_refused():
+    """They would be one line of the table, which is only made when all jobs are done."""
+    grid = BASE | {"sharc": {"saliency": ["gradient", "activation"]}}
+    configured = load_grid(grid | {"orders": {}})
+    with pytest.raises(UserError, match="^config: orders: sharc.saliency has several values"):
+        study_of(configured, "orders").chosen_jobs(configured)
+    bare = load_grid(grid)
+    assert study_of(bare, "orders").jobs(bare) == [], "a study that no block asks for is left out"
+
+
+@pytest.mark.reliability("study-settings")
 @pytest.mark.parametrize(
     ("block", "message"),
     [

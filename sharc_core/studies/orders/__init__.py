@@ -12,7 +12,7 @@ from sharc_core.streams.settings import StreamConfig
 from sharc_core.studies.base import STUDIES, Backbones, Job, Results, Roots, Study
 from sharc_core.studies.measured_tables import table_files
 from sharc_core.studies.orders.settings import COLUMNS, OrderJob, OrderSettings
-from sharc_core.studies.parts import cells_of, code_of_cells
+from sharc_core.studies.parts import code_of_cells, single_cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +26,14 @@ class Orders(Study):
     """The same cells on several class orders, with sharp, blurry and no boundaries between tasks.
 
     Blurry streams are as in Bang et al. 2021 ("Rainbow Memory", arXiv 2103.17230), with 10 and 30 % by
-    default: that share of each task's samples comes from the classes of the other tasks.
+    default: that share of each task's samples comes from the classes of the other tasks. On blurry and
+    i.i.d. streams the seed of a class order also draws which samples a task gets.
     """
 
     title = "Class orders and blurry tasks"
     explanation = (
         "<p>Every cell is run on several class orders with several seeds each. Variance components of "
-        "ACC: over orders, over seeds, and the rest, which is their interaction.</p>"
+        "ACC: over orders, over seeds, and the rest, which is their interaction and belongs to neither.</p>"
     )
     columns = COLUMNS
     no_jobs = (
@@ -58,7 +59,8 @@ class Orders(Study):
         if not chosen or not self._has_seeds(grid):
             return []
         groups: dict[tuple[str, str], list[Cell]] = {}
-        for cell in cells_of(grid.model_copy(update={"datasets": chosen}), self.name, self._changes(grid)):
+        made = single_cells_of(grid.model_copy(update={"datasets": chosen}), self.name, self._changes(grid))
+        for cell in made:
             if cell.batch_norm == "frozen":
                 groups.setdefault((cell.dataset, cell.backbone), []).append(cell)
         return [
@@ -141,7 +143,7 @@ class Orders(Study):
         return "studies.orders.figure", "studies.orders.table"
 
     def write_figures(self, results: Results, folder: Path) -> None:
-        """Draw ACC of every order, and deviations over orders and seeds."""
+        """Draw ACC of every order, and the deviations of order, seed and residual."""
         from sharc_core.studies.orders.figure import write_order_figure
 
         write_order_figure(results.rows, folder, results.config)
