@@ -6,13 +6,20 @@ them (the analysis of variance of balanced data; Searle, Casella & McCulloch 199
 
     v_residual = MS_residual,  v_order = (MS_order - MS_residual) / S,  v_seed = (MS_seed - MS_residual) / O.
 
+Orders and seeds are compared by v_order - v_seed. Runs with one seed vary over orders by v_order plus
+v_residual, runs on one order vary over seeds by v_seed plus v_residual: the interaction cancels.
+
 Intervals are generalised confidence intervals (Weerahandi 1993, "Generalized confidence intervals"): a mean
-square's expectation is drawn as sum of squares over a chi-squared variate with its degrees of freedom, and an
-interval holds 95 % of what a function of the expectations then is.
+square's expectation is drawn as sum of squares over a chi-squared variate with its degrees of freedom, and
+an interval holds 95 % of what a function of the expectations then is. For effects with normal distributions
+they hold the truth in 93 to 98 % of tables of 5 x 5, 3 x 8 and 2 x 2 runs, components of zero included. For
+order or seed alone the lower bound is above zero where the exact F test at 2.5 % rejects zero; so it is for
+their difference in tables of as many orders as seeds (in tables of 3 x 8 one side has up to 4 %).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import scipy
@@ -35,9 +42,9 @@ class Components:
     """Estimates from a table of orders by seeds.
 
     order, seed, residual: variances. They are not truncated, so an estimate or a bound may be below zero, and
-    a component is not told apart from zero if its lower bound is. excess: v_order - (v_seed + v_residual),
-    the variance over orders with one seed minus that over seeds with one order. share: of v_order in the sum
-    of all three, each truncated at zero.
+    a component is not told apart from zero if its lower bound is. excess: v_order - v_seed, the variance over
+    orders with one seed minus that over seeds on one order. share: of v_order in the sum of all three, each
+    truncated at zero.
     """
 
     order: Estimate
@@ -70,11 +77,16 @@ def components(values: np.ndarray) -> Components:
     if values.ndim != 2 or min(values.shape) < 2 or np.isnan(values).any():
         raise ValueError(f"a complete table of two or more orders and seeds is needed, not {values.shape}")
     squares, freedom = mean_squares(values)
-    variates = np.random.default_rng(0).chisquare(freedom, (DRAWS, 3))
-    drawn = squares * freedom / variates
+    drawn = squares * freedom / _variates(*freedom)
     sizes = values.shape[0], values.shape[1]
     names = {"order": _order, "seed": _seed, "residual": _residual, "excess": _excess, "share": _share}
     return Components(**{name: _estimate(of, squares, drawn, sizes) for name, of in names.items()})
+
+
+@cache
+def _variates(*freedom: int) -> np.ndarray:
+    """Return chi-squared variates (DRAWS, 3), the same for every table of a size."""
+    return np.random.default_rng(0).chisquare(freedom, (DRAWS, len(freedom)))
 
 
 def _estimate(
@@ -97,7 +109,7 @@ def _residual(squares: np.ndarray, sizes: Sizes) -> np.ndarray:
 
 
 def _excess(squares: np.ndarray, sizes: Sizes) -> np.ndarray:
-    return _order(squares, sizes) - _seed(squares, sizes) - _residual(squares, sizes)
+    return _order(squares, sizes) - _seed(squares, sizes)
 
 
 def _share(squares: np.ndarray, sizes: Sizes) -> np.ndarray:
@@ -110,7 +122,8 @@ def mean_interval(values: np.ndarray) -> Estimate:
     """Return the mean of values (O, S) with its 95 % interval over further orders and seeds.
 
     The variance of the mean is (MS_order + MS_seed - MS_residual) / (O S), with Satterthwaite's degrees of
-    freedom; where the residual makes it smaller than either part, the larger part is taken.
+    freedom; where the residual makes it smaller than either part, the larger part is taken. Then the interval
+    is wider than needed: it holds the truth in 99 % of tables that vary by their residual alone.
     """
     values = np.asarray(values, dtype=float)
     squares, freedom = mean_squares(values)

@@ -15,13 +15,14 @@ from sharc_core.results.display_names import method_key, method_name, scenario_k
 from sharc_core.results.summary import unique
 from sharc_core.results.table_formats import Item, Table, interval_text
 from sharc_core.studies.measured_tables import write_measured_tables
-from sharc_core.studies.orders.components import Estimate, components, mean_interval
+from sharc_core.studies.orders.components import Components, Estimate, components, mean_interval
 
 PLACE = ["dataset", "backbone", "scenario"]
 TASKS = "tasks"  # the stream of sharp boundaries
 GAIN = "gain"  # of SHARC over plain, in place of a variant
 PARTS = ("order", "seed", "residual")
-EXCESS = {"raised": "orders", "lowered": "seeds"}  # what varies ACC more
+NEITHER = "neither"  # varies ACC by as much as a table shows
+SMALLEST = 0.005  # points: deviations below it are shown as 0.00
 
 
 def stream_key(name: str) -> tuple:
@@ -35,9 +36,13 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     acc, acc_low, acc_high: mean ACC over orders and seeds, with the interval over further ones; for lines of
     variant GAIN of SHARC minus plain, paired by order and seed. <part>, <part>_low, <part>_high: variances
-    (PARTS), excess and share as in components.Components. varies_more: `orders`, `seeds` (with the residual),
-    or `not told apart`. order_found: whether the order's variance is told apart from zero. over_tasks: ACC
-    minus that on the stream of sharp tasks, paired by order and seed, with its interval.
+    (PARTS) in squared points, excess and share as in components.Components. varies_more: `orders`, `seeds`,
+    `not told apart`, or NEITHER where ACC deviates by less than SMALLEST; there is then no share, and nothing
+    is found. What varies ACC more is itself told apart from zero. order_found, seed_found: whether the
+    variance is. over_tasks: ACC minus that on the stream of sharp tasks, paired by order and seed, with its
+    interval.
+
+    Raises ValueError if a run of an order and seed is missing or there twice.
     """
     lines = []
     for place, here in rows.groupby(PLACE, sort=False):
@@ -50,13 +55,30 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             line |= _spread("acc", mean_interval(table))
             for name in (*PARTS, "excess", "share"):
                 line |= _spread(name, getattr(found, name))
-            word = verdict(found.excess.low, found.excess.high)
-            line |= {"varies_more": EXCESS.get(word, word), "order_found": found.order.low > 0}
+            line |= _verdicts(found)
             sharp = values.get((method, variant, TASKS))
             nothing = Estimate(math.nan, math.nan, math.nan)
             change = nothing if sharp is None or stream == TASKS else mean_interval(table - sharp)
             lines.append(line | _spread("over_tasks", change))
     return pd.DataFrame(lines)
+
+
+def _verdicts(found: Components) -> dict[str, object]:
+    """Return what the estimates show, as `summary` names it, and share as NaN where nothing varies.
+
+    ACC is a mean over tasks. Where tasks have unequal numbers of test images, another order of the classes
+    changes it by some thousandths of a point without any other prediction, which is no effect of the order.
+    """
+    deviation = math.sqrt(sum(max(0.0, getattr(found, part).value) for part in PARTS))
+    if deviation < SMALLEST:
+        none = dict.fromkeys(("share", "share_low", "share_high"), math.nan)
+        return {"varies_more": NEITHER, "order_found": False, "seed_found": False} | none
+    # rounding errors give a seed without effect a variance above zero
+    order, seed = (part.low > 0 and part.value >= SMALLEST**2 for part in (found.order, found.seed))
+    # a variance can only be the larger one if it is not zero, which the interval of the difference ignores
+    is_order, is_seed = order and found.excess.low > 0, seed and found.excess.high < 0
+    word = "orders" if is_order else "seeds" if is_seed else "not told apart"
+    return {"varies_more": word, "order_found": order, "seed_found": seed}
 
 
 def _spread(name: str, estimate: Estimate) -> dict[str, float]:
@@ -120,25 +142,27 @@ def _table(lines: pd.DataFrame, place: tuple[str, str, str]) -> Table:
             items = [Item(stream), Item(line["label"])]
             items += [_item(line, "acc"), _item(line, "over_tasks", signed=True)]
             items += [Item(deviation_text(line, part), math.sqrt(max(0.0, line[part]))) for part in PARTS]
-            share = f"{line['share']:.2f} [{line['share_low']:.2f}, {line['share_high']:.2f}]"
-            body.append([*items, Item(share, line["share"]), Item(line["varies_more"])])
+            body.append([*items, _item(line, "share", signed=False), Item(line["varies_more"])])
     first = lines.iloc[0]
     caption = (
         f"{first.orders} class orders with {first.seeds} seeds each. ACC in percent (gains in percentage "
         "points) with the 95 % interval over further orders and seeds. Standard deviations in percentage "
         "points, from a model with two crossed random effects: order, seed, and residual, their interaction; "
         "with 95 % generalised confidence intervals. Share of orders: of the order's variance in the sum of "
-        "the three. Varies more: orders with one seed, or seeds (with the residual) on one order. Not "
-        "corrected for the number of comparisons."
+        "the three. Varies more: which of order and seed has the larger variance, where its own interval and "
+        f"that of the difference exclude zero; {NEITHER} if ACC deviates by less than {SMALLEST} points. On "
+        "blurry and i.i.d. streams an order is also a draw of the samples of each task. Not corrected for "
+        "the number of comparisons."
     )
     title = f"{scenario_name(place[2])}, {place[0]}, {place[1]}"
     return Table(title, caption, groups, header, body, breaks)
 
 
-def _item(line: dict, name: str, signed: bool = False) -> Item:
+def _item(line: dict, name: str, signed: bool | None = None) -> Item:
+    """Return a number with its interval; empty for NaN. signed: None for the numbers of gains alone."""
     if math.isnan(line[name]):
         return Item("")
-    is_signed = signed or line["variant"] == GAIN
+    is_signed = line["variant"] == GAIN if signed is None else signed
     text = number_text(line[name], signed=is_signed)
     low, high = line[f"{name}_low"], line[f"{name}_high"]
     interval = interval_text(low, high) if is_signed else f"[{number_text(low)}, {number_text(high)}]"
@@ -179,19 +203,22 @@ def _varying(lines: Sequence[dict]) -> str:
         "orders": "the class order varies ACC more than the seed for {}",
         "seeds": "the seed varies ACC more than the class order for {}",
         "not told apart": "orders and seeds are not told apart for {}",
+        NEITHER: f"ACC deviates by less than {SMALLEST} points for {{}}",
     }
     parts = []
     for kind, text in words.items():
-        named = [_deviations(line) for line in lines if line["varies_more"] == kind]
+        chosen = [line for line in lines if line["varies_more"] == kind]
+        named = [line["label"] if kind == NEITHER else _deviations(line) for line in chosen]
         parts += [text.format(", ".join(named))] if named else []
     return "; ".join(parts)
 
 
 def _deviations(line: dict) -> str:
-    seed = math.sqrt(max(0.0, line["seed"]) + line["residual"])
-    found = "" if line["order_found"] else ", not told apart from zero"
-    over_orders = f"deviation {deviation_text(line, 'order')} over orders{found}"
-    return f"{line['label']} ({over_orders}, {seed:.2f} over seeds)"
+    parts = []
+    for part in PARTS:
+        apart = "" if line.get(f"{part}_found", True) else " (not told apart from zero)"
+        parts.append(f"{part} {deviation_text(line, part)}{apart}")
+    return f"{line['label']} (deviation by {', '.join(parts)})"
 
 
 def _changing(lines: Sequence[dict]) -> str:
