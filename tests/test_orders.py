@@ -20,7 +20,7 @@ from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import split_classes
 from sharc_core.studies.orders import Orders
 from sharc_core.studies.orders.components import components, mean_interval, mean_squares
-from sharc_core.studies.orders.figure import write_order_figure
+from sharc_core.studies.orders.figure import order_figure, write_order_figure
 from sharc_core.studies.orders.measure import run_orders
 from sharc_core.studies.orders.settings import COLUMNS, OrderJob, OrderSettings
 from sharc_core.studies.orders.table import sentences, summary, tables, write_order_tables
@@ -330,6 +330,37 @@ def test_an_order_effect_of_features_is_found():
     assert line.varies_more == "orders" and line.order_found and not line.seed_found
     # two orders of 83.3 and two of 100
     assert [line.order, line.excess, line.seed, line.residual] == pytest.approx([2500 / 27] * 2 + [0, 0])
+
+
+# --- the figure --------------------------------------------------------------------------------------
+
+
+def test_the_figure_draws_errors_per_order_and_deviations_with_their_intervals():
+    table = drawn(3, 1, 0.5, (4, 6))
+    tables = {("er", "plain", "tasks"): table, ("er", "plain", "iid"): np.full((4, 6), 100.0)}
+    tables |= {("er", "sharc", "tasks"): drawn(0.5, 2, 1, (4, 6), draw=1)}
+    rows = rows_of(tables)
+    errors, deviations = order_figure(rows).axes
+    plain = [line for line in errors.lines if line.get_linestyle() == "--"]
+    assert len(plain) == 4 and len(errors.lines) == 8, "a line per cell and order"
+    for line, accuracies in zip(plain, table, strict=True):
+        assert list(line.get_ydata()) == pytest.approx([100 - accuracies.mean(), 0])
+        assert list(line.get_xdata()) == [0, 1]
+    low, high = errors.get_ylim()
+    assert low == 0 and high > 100 - table.mean(1).min()
+    lines = summary(rows)
+    lines = lines[(lines.stream == "tasks") & (lines.variant != "gain")].to_dict("records")
+    assert [text.get_text() for text in deviations.get_yticklabels()] == ["ER", "ER + SHARC"]
+    drawn_bars = iter(deviations.containers)
+    for line in lines:
+        for part in ("order", "seed", "residual"):
+            bar = next(drawn_bars)
+            point, _, (interval,) = bar.lines
+            value, *ends = (np.sqrt(max(0, line[f"{part}{end}"])) for end in ("", "_low", "_high"))
+            assert bar.get_label() == part and point.get_xdata() == pytest.approx([value])
+            assert interval.get_segments()[0][:, 0] == pytest.approx(ends)
+            assert deviations.get_xlim()[0] == 0 and ends[1] < deviations.get_xlim()[1], "nothing is cut"
+    assert next(drawn_bars, None) is None
 
 
 # --- settings and jobs -------------------------------------------------------------------------------
