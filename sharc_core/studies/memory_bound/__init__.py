@@ -28,8 +28,9 @@ class MemoryBound(Study):
     title = "How much memory dropping channels can save"
     explanation = (
         "<p>Bytes of a stored map against the share theta of its channels that is dropped, and three lower "
-        "bounds: of any code, of one that knows the share of zeros, and of one that knows how often each "
-        "value occurs. docs/memory_bound.md proves them.</p>"
+        "bounds, each for one kind of code: codes that hold every map, codes of single values that know the "
+        "share of zeros and nothing else, and codes of single values with one distribution for all values. "
+        "Compressors know more and may go below them. docs/memory_bound.md has the proofs.</p>"
     )
     columns = COLUMNS
     no_jobs = (

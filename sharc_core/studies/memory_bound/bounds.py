@@ -1,13 +1,14 @@
 """Lower bounds on the bytes of masked maps, and the sample at which an associative memory is paid back.
 
-docs/memory_bound.md states and proves them. Sizes are in bits unless a name says bytes. All three bounds
-count what a code has to tell apart:
+docs/memory_bound.md states and proves them. Sizes are in bits unless a name says bytes. Each bound holds for
+one kind of code, and no other:
 
-- any: an unknown set of K' of K channels and K' h w unknown values.
-- zeros: the same with a known share of zeros among the values.
-- entropy: values, scales and sets of channels with their empirical frequencies, each value coded alone.
+- any: codes that hold every map, so every set of K' of K channels and all K' h w values.
+- zeros: codes of single values that know the share of zeros and treat all other values alike.
+- entropy: codes of single values, scales and sets of channels, with one distribution for each of the three.
 
-Each is at most the one before it, and `any` is at most what a representation stores.
+Each is at most the one before it, and `any` is at most what a representation stores. A code that knows more
+about the maps, as a compressor does that uses their context, may go below all three.
 """
 
 import math
@@ -127,6 +128,14 @@ def content(representation: SparseMapRepresentation, stored: SparseMaps) -> Cont
         zeros_bits=sets + scales + values * (binary_entropy(zeros) + nonzero),
         entropy_bits=sum(used),
     )
+
+
+def most_kept(planned_bytes: Callable[[int], int], channels: int, size: float) -> int:
+    """Return the largest number of kept channels, up to `channels`, whose map takes at most `size` bytes.
+
+    planned_bytes: of a map with so many kept channels. 0 if even one channel takes more.
+    """
+    return max((keep for keep in range(1, channels + 1) if planned_bytes(keep) <= size), default=0)
 
 
 # --- break-even ----------------------------------------------------------------------------------------

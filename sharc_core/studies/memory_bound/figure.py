@@ -13,14 +13,14 @@ from sharc_core.figures.write import write_figure
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.studies.memory_bound.settings import COMPRESSORS, MAPS
-from sharc_core.studies.memory_bound.table import PLACE, sentences
+from sharc_core.studies.memory_bound.table import BOUNDED, PLACE, sentences
 
 PANEL = (3.4, 3.0)  # inches
 MOST = 3  # panels side by side
 BOUNDS = {  # column: label, colour, line
-    "any_bytes": ("bound: any code", "#000000", DOTTED),
-    "zeros_bytes": ("bound: zeros known", "#e69f00", PLAIN),
-    "entropy_bytes": ("bound: values known", "#d55e00", PLAIN),
+    "any_bytes": ("bound: every map", "#000000", DOTTED),
+    "zeros_bytes": ("bound: only zeros known", "#e69f00", PLAIN),
+    "entropy_bytes": ("bound: one distribution", "#d55e00", PLAIN),
 }
 COMPRESSED = {"zlib": ("#009e73", "^"), "lzma": ("#56b4e9", "v"), "zstd": ("#cc79a7", "D")}
 STORED = (("#0072b2", "o"), ("#882255", "s"), ("#999933", "P"), ("#661100", "X"))  # by storage
@@ -34,7 +34,7 @@ def write_bound_figure(rows: pd.DataFrame, folder: Path | str, config: str = UNK
         "title": "Bytes per map against the share of channels dropped",
         "alt": "Lines of bytes per map against theta. " + " ".join(sentences(rows)),
         "caption": f"Stored bytes of every storage; bounds and compressors (all maps at once) for {first}. "
-        "The dotted level is a pooled vector in float16.",
+        f"{BOUNDED}. The grey dotted level is a pooled vector in float16.",
         "origin": lineage(rows, config),
     }
     return write_figure(partial(_figure, rows[rows.kind == MAPS]), Path(folder) / "memory_bound_theta", about)

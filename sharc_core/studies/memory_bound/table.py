@@ -8,13 +8,22 @@ from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.formats import DASH, bytes_text
 from sharc_core.provenance.lineage import FIELDS, lineage
 from sharc_core.provenance.origin import UNKNOWN
+from sharc_core.representations import REPRESENTATIONS
 from sharc_core.results.table_formats import Item, Table
 from sharc_core.studies.measured_tables import write_measured_tables
+from sharc_core.studies.memory_bound.bounds import most_kept
 from sharc_core.studies.memory_bound.settings import ALONE, COMPRESSED, COMPRESSORS, MAPS, MEMORY
 
 PLACE = ["dataset", "backbone"]
 PAPER = (0.4, 0.8)  # the paper's theta in Class-IL and Task-IL
 NEVER = "never"
+BOUNDED = (  # which codes the bounds hold for
+    "Every map: a code that holds every possible map with so many channels takes at least as many bytes for "
+    "some of them. Only zeros known: no code of single values that knows the share of zeros and treats all "
+    "others alike takes fewer. One distribution: nor does a code of single values with one distribution for "
+    "the values of all channels. Compressors use more, such as repetitions and neighbouring values, and may "
+    "go below all three"
+)
 
 
 def smallest(row: pd.Series, columns: list[str]) -> tuple[str, float]:
@@ -53,8 +62,8 @@ def write_bound_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNK
 def _maps_table(lines: pd.DataFrame, place: tuple[str, str]) -> Table:
     first = lines.iloc[0]
     used = [name for name in COMPRESSORS if lines[f"{name}_bytes"].notna().any()]
-    header = ["Storage", "theta", "kept", "stored, B", "any code, B", "zeros, %", "zeros known, B"]
-    header += ["bits a value", "values known, B", *(f"{name}, B" for name in used)]
+    header = ["Storage", "theta", "kept", "stored, B", "every map, B", "zeros, %", "only zeros known, B"]
+    header += ["bits a value", "one distribution, B", *(f"{name}, B" for name in used)]
     header += [f"{name} alone, B" for name in used] + ["maps per MB"]
     body = []
     for line in lines.itertuples():
@@ -73,10 +82,9 @@ def _maps_table(lines: pd.DataFrame, place: tuple[str, str]) -> Table:
     caption = [
         f"Bytes per map, mean of {first['maps']} training maps of {first.channels} x {first.height} x "
         f"{first.width}, as {' and '.join(storages)}; channels are dropped by gradient saliency",
-        "Any code: no code holds every map with so many channels in fewer bytes. Zeros known, values known: "
-        "no code of single values that knows their share of zeros, or how often each value occurs, takes "
-        "fewer. Compressors get all maps at once, or each alone, as it would be stored for replay; they may "
-        "use what neighbouring values have in common",
+        BOUNDED,
+        "Compressors get all maps at once, or each alone, as it would be stored for replay. Their "
+        "sizes are upper bounds on that of lossless coding: another code may be shorter",
         "Labels, logits and the associative memory are not included",
     ]
     return Table(
@@ -145,23 +153,32 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 
 
 def _compression(own: pd.DataFrame, where: str) -> str:
-    """Return how far lossless coding shrinks the densest maps, and the theta that SHARC needs for as much."""
-    full = own.iloc[0]
-    name, size = smallest(full, COMPRESSED)
-    _, alone = smallest(full, ALONE)
-    reached = own[own.stored_bytes <= size]
-    needs = f"theta {reached.theta.iloc[0]:g}" if len(reached) else f"more than theta {own.theta.iloc[-1]:g}"
-    last = own.iloc[-1]
+    """Return how far compressors shrink the densest maps, and what SHARC has to drop for as few bytes.
+
+    Map by map comes first, because a map that shares a stream with others cannot be replayed without them.
+    """
+    full, last = own.iloc[0], own.iloc[-1]
+    (name, alone), (joint_name, joint) = smallest(full, ALONE), smallest(full, COMPRESSED)
     text = (
         f"{where}, {100 * full.zeros:.0f} % of the stored values at theta {full.theta:g} are zero and "
-        f"{name} shrinks these maps losslessly by a factor of {full.stored_bytes / size:.2f} "
-        f"({full.stored_bytes / alone:.2f} map by map; a code of single values by at most "
-        f"{full.stored_bytes / full.entropy_bytes:.2f})"
+        f"{name} shrinks these maps losslessly by a factor of {full.stored_bytes / alone:.2f} map by map "
+        f"({full.stored_bytes / joint:.2f} by {joint_name} with all in one stream; a code of single values "
+        f"with one distribution by at most {full.stored_bytes / full.entropy_bytes:.2f}). "
+        f"For as few bytes as {name} map by map, without its associative memory, SHARC "
+        f"{_needed(full, alone)} (for as few as the one stream, it {_needed(full, joint)})"
     )
     if len(own) > 1:
-        text += f"; SHARC needs {needs} for as much"
-        text += f", and saves a factor of {full.stored_bytes / last.stored_bytes:.2f} at theta {last.theta:g}"
+        text += f"; it saves a factor of {full.stored_bytes / last.stored_bytes:.2f} at theta {last.theta:g}"
     return f"{text}."
+
+
+def _needed(row: pd.Series, size: float) -> str:
+    """Return what SHARC has to do so that a map of a row's shape and storage takes at most `size` bytes."""
+    shape = tuple(int(row[name]) for name in ("channels", "height", "width"))
+    keep = most_kept(REPRESENTATIONS.get(row.storage)(shape).planned_bytes, shape[0], size)
+    if not keep:
+        return "cannot, even with one channel"
+    return f"has to drop {100 * (1 - keep / shape[0]):.0f} % of the channels and keep {keep} of {shape[0]}"
 
 
 def _paid_back(memories: pd.DataFrame, where: str) -> str:
