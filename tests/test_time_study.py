@@ -1,7 +1,9 @@
-"""The study `time`: a planted slow saliency is found; pairs, intervals, energy and memory are as defined."""
+"""The study `time`: planted costs are found, planted nulls are not; energy and memory are as defined."""
 
+import itertools
 import math
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,6 @@ from result_factory import made_by
 from snake import ROOT, snakemake
 from test_config import BASE
 
-from sharc_core.common import phases
 from sharc_core.common.errors import UserError
 from sharc_core.common.phases import PHASES
 from sharc_core.grid.loading import load_grid
@@ -23,7 +24,7 @@ from sharc_core.studies.registered import study_of
 from sharc_core.studies.rows import job_file, read_rows, write_rows
 from sharc_core.studies.time import Time, resources
 from sharc_core.studies.time.figure import write_time_figure
-from sharc_core.studies.time.measure import run_timing
+from sharc_core.studies.time.measure import order, run_timing
 from sharc_core.studies.time.resources import spent
 from sharc_core.studies.time.settings import COLUMNS, SECONDS, TimeJob, TimeSettings
 from sharc_core.studies.time.table import sentences, summary, tables, with_totals, write_time_tables
@@ -32,8 +33,12 @@ REPEATS = 4
 SLOW = 0.03  # seconds per call of the planted saliency
 
 
-def job_of(*cells, repeats: int = REPEATS) -> TimeJob:
-    return TimeJob(cells=[cell.model_dump(mode="json") for cell in cells], repeats=repeats)
+PLAIN_RUNS = 2
+
+
+def job_of(*cells, repeats: int = REPEATS, plain_runs: int = PLAIN_RUNS) -> TimeJob:
+    dumped = [cell.model_dump(mode="json") for cell in cells]
+    return TimeJob(cells=dumped, repeats=repeats, plain_runs=plain_runs)
 
 
 def pair(**changes) -> tuple:
@@ -49,17 +54,10 @@ def rows_of(tmp_path, job: TimeJob) -> pd.DataFrame:
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Register saliencies that take SLOW seconds per call, asleep and at work.
-
-    The clock of the phases shows CPU time and the time asleep, so that other work does not disturb a test.
-    """
-    slept = [0.0]
-    clock = SimpleNamespace(perf_counter=lambda: time.process_time() + slept[0])
-    monkeypatch.setattr(phases, "time", clock)
+    """Register saliencies that take SLOW seconds per call, asleep and at work."""
 
     def asleep(head, x, y, positions, generators):
         time.sleep(SLOW)
-        slept[0] += SLOW
         return torch.rand(x.shape)
 
     def busy(head, x, y, positions, generators):
@@ -72,11 +70,14 @@ def slow(monkeypatch):
     monkeypatch.setattr(SALIENCIES, "_entries", entries)
 
 
-@pytest.mark.parametrize("saliency", ["asleep", "busy"])
-def test_a_slow_saliency_is_found(slow, tmp_path, saliency):
+def with_saliency(saliency: str) -> TimeJob:
     plain, sharc = pair()
-    rows = rows_of(tmp_path, job_of(plain, sharc.model_copy(update={"saliency": saliency})))
-    assert len(rows) == 2 * REPEATS
+    return job_of(plain, sharc.model_copy(update={"saliency": saliency}))
+
+
+def test_a_slow_saliency_is_found(slow, tmp_path):
+    rows = rows_of(tmp_path, with_saliency("busy"))
+    assert len(rows) == (1 + PLAIN_RUNS) * REPEATS
     line = summary(rows).set_index("variant").loc["sharc"]
     # one call at the end of each of three tasks
     assert line.added_saliency == line.saliency_seconds_mean >= 0.99 * 3 * SLOW
@@ -85,38 +86,113 @@ def test_a_slow_saliency_is_found(slow, tmp_path, saliency):
     (first, energy) = sentences(rows)
     assert "most of it in saliency (" in first
     assert energy.startswith("Energy was not measured") == math.isnan(line.joules_mean)
-    worked = summary(rows).set_index("variant").cpu_seconds_mean
-    assert (worked["sharc"] - worked["plain"] > 2 * SLOW) == (saliency == "busy"), "sleep takes no CPU time"
 
 
-def test_the_same_cell_twice_is_not_told_apart(tmp_path):
-    """A planted absence of an effect: "SHARC" rows that are the plain ones in another order of repeats."""
-    rows = rows_of(tmp_path, job_of(*pair()))
-    plain = rows[rows.variant == "plain"].copy()
-    for name in PHASES:
-        plain[SECONDS[name]] = 0.0
-    plain["steps_seconds"] = [1.0, 1.1, 1.0, 1.1]
-    same = plain.assign(
-        variant="sharc", cell="x", associative_memory="mean", steps_seconds=[1.1, 1.0, 1.1, 1.0]
-    )
-    both = pd.concat([plain, same], ignore_index=True)
-    line = summary(both).iloc[1]
-    assert line.ratio == pytest.approx(1) and line.low < 1 < line.high
-    assert "1 of 1 cells are not told apart" in sentences(both)[0]
+def test_waiting_is_no_cpu_time(slow, tmp_path):
+    """Another process that takes the processor adds to the clock's seconds, and to no phase."""
+    line = summary(rows_of(tmp_path, with_saliency("asleep"))).set_index("variant").loc["sharc"]
+    assert line.clock_seconds_mean > 3 * SLOW
+    assert line.saliency_seconds_mean < SLOW
 
 
-def test_ratios_pair_the_repeats(tmp_path):
-    """A machine that is twice as slow in some repeats widens no interval."""
-    rows = with_totals(rows_of(tmp_path, job_of(*pair())))
-    load = np.array([1.0, 4.0, 2.0, 8.0])
+def planted(rows: pd.DataFrame, plain: list[list[float]], sharc: list[float]) -> pd.DataFrame:
+    """Return rows with planted seconds of training: of every repeat's plain runs, and of its SHARC run."""
+    rows = rows.sort_values(["variant", "repeat", "position"], ignore_index=True)
     for name in PHASES:
         rows[SECONDS[name]] = 0.0
-    rows.loc[rows.variant == "plain", "steps_seconds"] = load
-    rows.loc[rows.variant == "sharc", ["steps_seconds", "reading_seconds"]] = np.stack([load, load / 2], 1)
+    rows.loc[rows.variant == "plain", "steps_seconds"] = np.array(plain).ravel()
+    rows.loc[rows.variant == "sharc", "steps_seconds"] = sharc
+    return rows
+
+
+@pytest.fixture(scope="module")
+def measured_rows(tmp_path_factory) -> pd.DataFrame:
+    return rows_of(tmp_path_factory.mktemp("time"), job_of(*pair()))
+
+
+def test_the_same_times_are_not_told_apart(measured_rows):
+    """A planted absence of an effect: the repeats have the same times in another order."""
+    rows = planted(measured_rows, [[1.0, 1.0], [1.1, 1.1]] * 2, [1.1, 1.0] * 2)
+    line = summary(rows).iloc[1]
+    assert line.ratio == pytest.approx(1) and line.low < 1 < line.high
+    assert f"1 of 1 cells are not told apart from plain: {line.label}." in sentences(rows)[0]
+
+
+def test_ratios_pair_the_repeats(measured_rows):
+    """A machine that is twice as slow in some repeats widens no interval."""
+    load = np.array([1.0, 4.0, 2.0, 8.0])
+    rows = planted(
+        measured_rows, np.outer(load, [0.5, 2.0]).tolist(), load.tolist()
+    )  # mean of logarithms: load
+    rows.loc[rows.variant == "sharc", "reading_seconds"] = load / 2
     line = summary(rows).iloc[1]
     assert [line.ratio, line.low, line.high] == pytest.approx([1.5, 1.5, 1.5])
-    assert line.added_reading == pytest.approx(load.mean() / 2) and line.added_steps == 0
-    assert "most of it in reading (100 %" in sentences(rows)[0]
+    assert line.added_reading == pytest.approx(load.mean() / 2)
+    assert line.added_steps == pytest.approx(load.mean() * (1 - 1.25))
+    assert line.counted == line.repeats == REPEATS
+    assert summary(rows).iloc[0].counted == PLAIN_RUNS * REPEATS
+
+
+def test_testing_is_no_part_of_training(measured_rows):
+    """Neither of the ratio nor of the sentence: SHARC with slow tests takes as long as plain replay."""
+    rows = planted(measured_rows, [[1.0, 1.0], [1.1, 1.1]] * 2, [1.1, 1.0] * 2)
+    slow = rows.assign(testing_seconds=np.where(rows.variant == "sharc", 50.0, 0.1))
+    slow = slow.assign(user_seconds=slow.testing_seconds, clock_seconds=slow.testing_seconds)
+    names = ["ratio", "low", "high", "training_seconds_mean"]
+    assert summary(slow)[names].equals(summary(rows)[names])
+    assert sentences(slow)[0] == sentences(rows)[0]
+
+
+def faked(
+    monkeypatch, seconds: dict[str, float], after_slow: float, cells: list, repeats: int
+) -> pd.DataFrame:
+    """Return rows of runs with planted seconds, times `after_slow` right after a run of "slow"."""
+    from sharc_core.studies.time import measure
+
+    ran = []
+
+    def timed(features, cell):
+        name = cell.associative_memory or "plain"
+        factor = after_slow if ran and ran[-1] == "slow" else 1.0
+        ran.append(name)
+        row = dict.fromkeys(COLUMNS, 0) | {"dataset": "toy", "backbone": "net", "cell": cell.id}
+        row |= {
+            "method": cell.method,
+            "variant": cell.variant,
+            "associative_memory": name,
+            "saliency": "random",
+        }
+        return row | {"steps_seconds": factor * seconds[name], "runs": 1}
+
+    monkeypatch.setattr(measure, "_timed", timed)
+    job = SimpleNamespace(opened=cells, repeats=repeats, plain_runs=3)
+    return run_timing(None, job, lambda line: None)
+
+
+def fake_cells(*memories: str) -> list[SimpleNamespace]:
+    plain = SimpleNamespace(id="plain", method="er", variant="plain", associative_memory=None)
+    others = [SimpleNamespace(id=m, method="er", variant="sharc", associative_memory=m) for m in memories]
+    return [plain, *others]
+
+
+def test_what_a_slow_cell_leaves_behind_is_charged_to_no_other(monkeypatch):
+    """Planted: `same` takes as long as plain, and whatever runs after `slow` takes twice as long."""
+    seconds = {"plain": 1.0, "same": 1.0, "slow": 70.0}
+    rows = faked(monkeypatch, seconds, 2.0, fake_cells("same", "slow"), repeats=60)
+    line = summary(rows).set_index("associative_memory").loc["same"]
+    assert line.low < 1 < line.high and 0.85 < line.ratio < 1.18
+    assert summary(rows).set_index("associative_memory").loc["slow"].low > 50
+
+
+def test_orders_differ_between_repeats_and_are_the_same_again():
+    cells = fake_cells("mean", "pcn", "hopfield")
+    orders = [order(cells, 3, repeat) for repeat in range(1000)]
+    assert all(sorted(one) == [0, 0, 0, 1, 2, 3] for one in orders)
+    assert orders[:3] == [order(cells, 3, repeat) for repeat in range(3)]
+    assert len(set(map(tuple, orders))) > 110  # of 120
+    pairs = Counter(pair for one in orders for pair in itertools.pairwise(one))
+    after = [pairs[2, other] / runs for other, runs in ((0, 3), (1, 1), (3, 1))]  # per run, after pcn
+    assert max(after) < 1.5 * min(after)
 
 
 def test_cells_are_interleaved(monkeypatch):
@@ -125,13 +201,19 @@ def test_cells_are_interleaved(monkeypatch):
     ran = []
     run = measure.run_cell
     monkeypatch.setattr(measure, "run_cell", lambda f, cell: ran.append(cell.variant) or run(f, cell))
-    plain, sharc = pair()
-    frame = run_timing(make_features(), job_of(plain, sharc, repeats=2), lambda line: None)
-    assert ran == ["sharc", "plain", "plain", "sharc", "sharc", "plain"]
-    assert list(frame.columns) == list(COLUMNS) and list(frame.repeat) == [0, 1, 0, 1]
+    cells = pair()
+    frame = run_timing(make_features(), job_of(*cells, repeats=2, plain_runs=3), lambda line: None)
+    expected = [cells[number].variant for repeat in range(2) for number in order(list(cells), 3, repeat)]
+    assert ran == ["plain", "sharc", *expected] and expected.count("plain") == 6
+    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.variant) == ["plain"] * 6 + ["sharc"] * 2
+    assert list(frame.repeat) == [0, 0, 0, 1, 1, 1, 0, 1]
+    for repeat in range(2):
+        own = frame[frame.repeat == repeat].sort_values("position")
+        assert list(own.variant) == expected[4 * repeat : 4 * repeat + 4]
     totals = with_totals(frame)
-    expected = sum(frame[SECONDS[name]] for name in PHASES if name != "testing")
-    assert np.allclose(totals.training_seconds, expected)
+    phases = sum(frame[SECONDS[name]] for name in PHASES if name != "testing")
+    assert np.allclose(totals.training_seconds, phases)
     assert (frame.kept_bytes > 0).all() and (frame.train_flops > 0).all()
 
 

@@ -54,7 +54,9 @@ class Time(Study):
                 backbone,
                 "runs",
                 TimeJob(
-                    cells=[cell.model_dump(mode="json") for cell in chosen], repeats=self.settings.repeats
+                    cells=[cell.model_dump(mode="json") for cell in chosen],
+                    repeats=self.settings.repeats,
+                    plain_runs=self.settings.plain_runs,
                 ).model_dump(mode="json"),
                 code_of_cells("studies.time.measure", chosen),
             )
@@ -77,7 +79,7 @@ class Time(Study):
         return ("studies.time.table",)
 
     def write_tables(self, results: Results, folder: Path) -> None:
-        """Write seconds by phase, ratios of SHARC to plain, CPU time, energy and peak memory."""
+        """Write CPU seconds by phase, ratios of SHARC to plain, energy and peak memory."""
         from sharc_core.studies.time.table import write_time_tables
 
         write_time_tables(results.rows, self.settings, folder, results.config)
@@ -91,7 +93,7 @@ class Time(Study):
         return "studies.time.figure", "studies.time.table"
 
     def write_figures(self, results: Results, folder: Path) -> None:
-        """Draw the seconds of every cell, stacked by phase."""
+        """Draw the CPU seconds of every cell, stacked by phase."""
         from sharc_core.studies.time.figure import write_time_figure
 
         write_time_figure(results.rows, folder, results.config)

@@ -1,4 +1,4 @@
-"""The figure of the study `time`: seconds of every cell, stacked by phase."""
+"""The figure of the study `time`: CPU seconds of every cell, stacked by phase."""
 
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,8 @@ def write_time_figure(rows: pd.DataFrame, folder: Path | str, config: str = UNKN
         "kind": "time",
         "title": "Training time by phase, plain and with SHARC",
         "alt": "Stacked bars of the training time of every cell. " + " ".join(sentences(rows)),
-        "caption": "Mean milliseconds of a cell by phase, without testing. Behind a bar: its ratio to the "
-        "plain cell of the same method, with the 95 % interval over repeats.",
+        "caption": "Mean CPU milliseconds of a cell by phase, without testing. Behind a bar: its ratio to "
+        "the plain cell of the same method, with the 95 % interval over repeats.",
         "origin": lineage(rows, config),
     }
     return write_figure(partial(_figure, rows), Path(folder) / "time_phases", about)
@@ -73,4 +73,4 @@ def _bars(panel: Axes, lines: pd.DataFrame) -> None:
     panel.set_yticks(at, [text.replace("$", r"\$") for text in lines.label])
     panel.set_ylim(len(lines) - 0.4, -0.6)
     panel.set_xlim(0, left.max() * 1.22)
-    panel.set_xlabel("training time, ms")
+    panel.set_xlabel("CPU time of training, ms")

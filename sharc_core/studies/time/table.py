@@ -18,14 +18,13 @@ from sharc_core.studies.time.settings import SECONDS, TimeSettings
 
 PLACE = ["dataset", "backbone"]
 TRAINING = [name for name in PHASES if name != TESTING]  # phases that are part of the training time
-COSTS = ["training_seconds", "cpu_seconds", "joules", "peak_memory", "memory_growth"]
+COSTS = ["training_seconds", "clock_seconds", "joules", "peak_memory", "memory_growth"]
 NOT_MEASURED = "not measured"
 
 
 def with_totals(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with `training_seconds`, those without testing, and `cpu_seconds`, user plus system."""
-    training = rows[[SECONDS[name] for name in TRAINING]].sum(axis=1)
-    return rows.assign(training_seconds=training, cpu_seconds=rows.user_seconds + rows.system_seconds)
+    """Return the rows with `training_seconds`, the CPU seconds of all phases except testing."""
+    return rows.assign(training_seconds=rows[[SECONDS[name] for name in TRAINING]].sum(axis=1))
 
 
 def label(row: pd.Series, rows: pd.DataFrame) -> str:
@@ -38,13 +37,12 @@ def label(row: pd.Series, rows: pd.DataFrame) -> str:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a line per cell: means and sample deviations over repeats, and the ratio to the plain cell.
+    """Return a line per cell: means and sample deviations over its runs, and the ratio to the plain cell.
 
-    ratio: the geometric mean over repeats of SHARC's training time over that of the plain cell of the same
-    method in the same repeat; low, high: its 95 % Student-t interval, computed of the logarithms.
-    cpu_ratio, cpu_low, cpu_high: the same of the CPU seconds of the run, testing included, which do not count
-    the time that other work on the machine takes. added_<phase>: mean seconds that SHARC adds in a phase. NaN
-    for plain cells.
+    ratio: the geometric mean over repeats of SHARC's training time (CPU seconds without testing) over that of
+    the plain cell of the same method, the geometric mean of its runs in the same repeat; low, high: its 95 %
+    Student-t interval, computed of the logarithms. added_<phase>: mean CPU seconds that SHARC adds in a
+    phase. NaN for plain cells. counted: runs behind the means.
     """
     rows, lines = with_totals(rows), []
     for place, group in rows.groupby(PLACE, sort=False):
@@ -53,7 +51,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             line = dict(zip(PLACE, place, strict=True)) | {"cell": cell, "label": label(first, group)}
             line |= {name: first[name] for name in ("method", "variant", "associative_memory", "saliency")}
             line |= {name: first[name] for name in ("theta", "buffer", "runs", "samples_stored")}
-            line |= {"repeats": len(own), "kept_bytes": own.kept_bytes.max()}
+            line |= {"repeats": own.repeat.nunique(), "counted": len(own)}
+            line |= {"kept_bytes": own.kept_bytes.max()}
             for name in (*SECONDS.values(), *COSTS):
                 line |= {f"{name}_mean": own[name].mean(skipna=False), f"{name}_std": own[name].std(ddof=1)}
             plain = group[(group.method == first.method) & (group.variant == "plain")]
@@ -64,17 +63,18 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _compared(own: pd.DataFrame, plain: pd.DataFrame) -> dict[str, float]:
     """Return ratio, low and high of a SHARC cell, and the seconds that it adds; NaN without plain rows."""
-    names = ["ratio", "low", "high", "cpu_ratio", "cpu_low", "cpu_high"]
-    names += [f"added_{name}" for name in TRAINING]
-    pairs = own.merge(plain, on="repeat", suffixes=("", "_plain"))
-    if not len(pairs):
+    names = ["ratio", "low", "high", *(f"added_{name}" for name in TRAINING)]
+    logs = (_log_seconds(own) - _log_seconds(plain)).dropna()
+    if not len(logs):
         return dict.fromkeys(names, math.nan)
-    values = []
-    for name in ("training_seconds", "cpu_seconds"):
-        logs = np.log(pairs[name] / pairs[f"{name}_plain"])
-        values += [math.exp(value) for value in (logs.mean(), *confidence_interval(logs))]
-    values += [(pairs[SECONDS[name]] - pairs[f"{SECONDS[name]}_plain"]).mean() for name in TRAINING]
+    values = [math.exp(value) for value in (logs.mean(), *confidence_interval(logs))]
+    values += [own[SECONDS[name]].mean() - plain[SECONDS[name]].mean() for name in TRAINING]
     return dict(zip(names, values, strict=True))
+
+
+def _log_seconds(rows: pd.DataFrame) -> pd.Series:
+    """Return the mean logarithm of the training seconds of the runs of every repeat."""
+    return np.log(rows.training_seconds).groupby(rows.repeat).mean()
 
 
 def tables(rows: pd.DataFrame, settings: TimeSettings) -> list[Table]:
@@ -100,32 +100,25 @@ def write_time_tables(
 
 
 def _table(lines: pd.DataFrame, place: tuple[str, str], settings: TimeSettings) -> Table:
-    costs = ["CPU, ms", "J", "peak", "growth", "kept"]
-    header = [
-        "Cell",
-        "training, ms",
-        "SHARC / plain",
-        "of CPU time",
-        *(f"{name}, ms" for name in PHASES),
-        *costs,
-    ]
+    costs = ["clock, ms", "J", "peak", "growth", "kept"]
+    header = ["Cell", "training, ms", "SHARC / plain", *(f"{name}, ms" for name in PHASES), *costs]
     body = []
     for line in lines.itertuples():
-        ratios = [Item(ratio_text(line, kind)) for kind in ("", "cpu_")]
-        items = [Item(line.label), _milliseconds(line, "training_seconds"), *ratios]
+        items = [Item(line.label), _milliseconds(line, "training_seconds"), Item(ratio_text(line))]
         items += [_milliseconds(line, name, std=False) for name in SECONDS.values()]
-        items += [_milliseconds(line, "cpu_seconds", std=False), _joules(line)]
+        items += [_milliseconds(line, "clock_seconds", std=False), _joules(line)]
         items += [_bytes(getattr(line, f"{name}_mean")) for name in ("peak_memory", "memory_growth")]
         body.append([*items, _bytes(line.kept_bytes)])
     runs = int(lines.runs.iloc[0])
     parts = [
-        f"Means over {settings.repeats} repeats (training ± sample standard deviation) of cells with "
-        f"{runs} run{'s' if runs > 1 else ''} and buffer {settings.buffer}, theta {settings.theta:g}, on one "
-        "thread, one after the other",
-        "Training is the time of all phases except testing. SHARC / plain: geometric mean of the ratios of "
-        "training times in the same repeat [95 % Student-t interval of the logarithms]; of CPU time: "
-        "of the run's CPU time, which other work on the machine does not lengthen",
-        "Storing: choosing, encoding and decoding samples. CPU: user and system seconds of the process. "
+        f"Means over {settings.repeats} repeats, with {settings.plain_runs} run(s) of a plain cell in each "
+        f"(training ± sample standard deviation over runs), of cells with {runs} "
+        f"seed{'s' if runs > 1 else ''} and buffer {settings.buffer}, theta {settings.theta:g}, on one "
+        "thread, one after the other in an order drawn for every repeat",
+        "Training and phases: CPU seconds of the process; training is all phases except testing",
+        "SHARC / plain: geometric mean of the ratios of training times in the same repeat [95 % Student-t "
+        "interval of the logarithms, not corrected for the number of cells]",
+        "Storing: choosing, encoding and decoding samples. Clock: elapsed time of the run, testing included. "
         f"J: energy of the processor packages (RAPL), a dash where it was {NOT_MEASURED}",
         "Peak: largest resident memory of the process during the run, growth: above its size before the run. "
         "Kept: bytes that the runs hold, without the backbone",
@@ -133,10 +126,9 @@ def _table(lines: pd.DataFrame, place: tuple[str, str], settings: TimeSettings) 
     return Table(f"{place[0]}, {place[1]}", ". ".join(parts) + ".", [("", len(header))], header, body, [], 1)
 
 
-def ratio_text(line, kind: str = "") -> str:
-    """Return a ratio of a summary's line with its interval, a dash for NaN. kind: "cpu_" for CPU seconds."""
-    ratio, low, high = (getattr(line, f"{kind}{name}") for name in ("ratio", "low", "high"))
-    return DASH if math.isnan(ratio) else f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
+def ratio_text(line) -> str:
+    """Return the ratio of a summary's line with its interval, a dash for NaN."""
+    return DASH if math.isnan(line.ratio) else f"{line.ratio:.2f} [{line.low:.2f}, {line.high:.2f}]"
 
 
 def _milliseconds(line, name: str, std: bool = True) -> Item:
@@ -164,16 +156,15 @@ def _finding(lines: pd.DataFrame, place: tuple[str, str]) -> str:
     compared = lines[lines.ratio.notna()]
     least, most = compared.loc[compared.ratio.idxmin()], compared.loc[compared.ratio.idxmax()]
     same = compared[(compared.low <= 1) & (compared.high >= 1)]
-    text = f"On {place[0]} ({place[1]}), SHARC multiplies the training time by {ratio_text(most)} "
+    text = f"On {place[0]} ({place[1]}), SHARC multiplies the CPU time of training by {ratio_text(most)} "
     text += f"({most.label})" if len(compared) == 1 else f"at most ({most.label})"
-    text += f", its CPU time by {ratio_text(most, 'cpu_')}{_where(most)}"
+    text += _where(most)
     if len(compared) > 1:
-        text += (
-            f"; at least by {ratio_text(least)} ({least.label}), its CPU time by {ratio_text(least, 'cpu_')}"
-        )
-        text += _where(least)
+        text += f"; at least by {ratio_text(least)} ({least.label}){_where(least)}"
     if len(same):
-        text += f"; {len(same)} of {len(compared)} cells are not told apart from plain"
+        text += (
+            f"; {len(same)} of {len(compared)} cells are not told apart from plain: {', '.join(same.label)}"
+        )
     return f"{text}."
 
 
