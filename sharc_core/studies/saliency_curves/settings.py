@@ -34,8 +34,8 @@ class CurveSettings(MeasuredSettings):
     """What is removed, in which shares, and for which heads.
 
     saliencies: None for all registered ones. heads: kinds, with `head.hidden` of the grid. shares: of the
-    channels that are deleted or inserted, from 0 to 1. random_orders: whose accuracies are averaged, per
-    seed. seeds: of the heads and the random draws; not the grid's, since more cost little.
+    channels that are deleted or inserted, from 0 to 1, with 0.5. random_orders: whose accuracies are
+    averaged, per seed. seeds: of the heads and the random draws; not the grid's, since more cost little.
     """
 
     saliencies: list[str] | None = Field(default=None, min_length=1)
@@ -61,6 +61,10 @@ class CurveSettings(MeasuredSettings):
     def _from_0_to_1(cls, value: list[float]) -> list[float]:
         if value[0] != 0 or value[-1] != 1 or value != sorted(set(value)):
             raise ValueError("must rise from 0 to 1, since the area between curves is taken over all shares")
+        if 0.5 not in value:
+            raise ValueError(
+                "must contain 0.5, since the study compares half of the channels with all of them"
+            )
         return value
 
     @property
