@@ -18,6 +18,7 @@ from sharc_core.heads import LinearHead, MLPHead
 from sharc_core.learning.joint_head import joint_head
 from sharc_core.learning.learner import run_cell
 from sharc_core.saliency import SALIENCIES
+from sharc_core.saliency.channel_masks import top_mask
 from sharc_core.studies.registered import study_of
 from sharc_core.studies.rows import read_rows, write_rows
 from sharc_core.studies.saliency_curves import SaliencyCurves
@@ -26,10 +27,13 @@ from sharc_core.studies.saliency_curves.measure import (
     DELETION,
     INSERTION,
     INVERSE,
+    PREDICTED,
     RANDOM,
     SALIENT,
     accuracy,
+    centred_ranks,
     curve,
+    effect_ranks,
     masks_per_class,
     measure,
     rank_correlations,
@@ -42,6 +46,7 @@ from sharc_core.studies.saliency_curves.table import (
     curve_findings,
     curve_tables,
     gains,
+    interval,
     simultaneous,
     summary,
     write_curve_tables,
@@ -78,11 +83,19 @@ def images(count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     return x, labels
 
 
-def planted_rows(saliency: str, kind: str = "linear") -> pd.DataFrame:
-    x, labels = images()
-    rows = measure(planted(kind), x, labels, 4, saliency, SEEDS, SHARES, 5)
+def measured(head, x: torch.Tensor, labels: torch.Tensor, saliency: str) -> pd.DataFrame:
+    return measure(head, x, labels, effect_ranks(head, x, labels, 4), 4, saliency, SEEDS, SHARES, 5)
+
+
+def placed(rows: pd.DataFrame, kind: str = "linear") -> pd.DataFrame:
     rows = rows.assign(dataset="toy", backbone="net", head=kind)
     return rows.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def planted_rows(saliency: str, kind: str = "linear") -> pd.DataFrame:
+    x, labels = images()
+    rows = measured(planted(kind), x, labels, saliency)
+    return placed(rows, kind)
 
 
 # --- planted truths ----------------------------------------------------------------------------------
@@ -122,7 +135,7 @@ def test_sentences_name_both_with_their_intervals():
     assert "; not told apart from random: random " in sentences[0] and sentences[0].count("[") == 2
     assert "gradient +" in sentences[2] and sentences[2].startswith("Rank correlation")
     # the planted head's gradient is a row of W, so it is the same for every image of a class
-    assert sentences[-1].startswith("With a linear head, gradient gives all images of a class one mask")
+    assert sentences[-2].startswith("With a linear head, gradient gives all images of a class one mask")
     assert summary(rows).masks_per_class.tolist()[0] == 1
 
 
@@ -132,14 +145,8 @@ def test_a_choice_of_channels_that_tells_the_class_is_found():
     head.weight[:] = 0.1
     head.weight[:, 0, :6] = head.weight[:, 1, 6:] = 1.0
     x = torch.rand(60, CHANNELS, generator=torch.Generator().manual_seed(4))
-    frames = [
-        measure(head, x, torch.arange(60) % 2, 4, name, SEEDS, SHARES, 5).assign(
-            dataset="toy", backbone="net"
-        )
-        for name in ("gradient", "random")
-    ]
-    rows = pd.concat(frames, ignore_index=True).assign(head="linear")
-    rows = rows.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    frames = [measured(head, x, torch.arange(60) % 2, name) for name in ("gradient", "random")]
+    rows = placed(pd.concat(frames, ignore_index=True))
     lines = summary(rows).set_index("saliency")
     assert (
         lines.half.gradient > 30 and lines.half_low.gradient > 0 and lines.half_verdict["random"] != "better"
@@ -147,6 +154,57 @@ def test_a_choice_of_channels_that_tells_the_class_is_found():
     sentence = curve_findings(rows)[3]
     assert sentence.startswith("With a linear head, the most salient half of the channels gives a higher")
     assert "gradient +" in sentence and "random" not in sentence
+    # the half that is chosen for the predicted class leaves the prediction as it is
+    assert lines.true_class.gradient == pytest.approx(lines.half.gradient, abs=5)
+    assert lines.true_class_low.gradient > 0 and lines.true_class["random"] == 0
+    assert sentence.endswith("The choice of channels tells the head the true class with: gradient.")
+
+
+def test_a_gain_without_the_class_is_not_put_down_to_it():
+    """Channels with small activations mislead the head, so `activation` drops them whatever the class is."""
+    head, labels = LinearHead(len(SEEDS), CHANNELS, 2), torch.arange(60) % 2
+    x = torch.rand(60, CHANNELS, generator=torch.Generator().manual_seed(5))
+    x[:, 6:] *= 0.5
+    x[:, :6] += 1
+    for label, (right, wrong) in enumerate([((0, 3), (6, 9)), ((3, 6), (9, 12))]):
+        head.weight[:, label, slice(*right)] = 1.0
+        head.weight[:, label, slice(*wrong)] = 5.0
+        x[labels == label, slice(*right)] += 0.7
+    rows = placed(measured(head, x, labels, "activation"))
+    (line,) = summary(rows).to_dict("records")
+    assert line["half_low"] > 10 and line["true_class"] == line["true_class_high"] == 0
+    sentence = curve_findings(rows)[3]
+    assert (
+        "; ".join(sentence.split(": ")[1:]).startswith("activation +") and "+0.00 [+0.00, +0.00]" in sentence
+    )
+    assert "tells" not in sentence
+
+
+def test_the_control_chooses_for_the_predicted_class(monkeypatch):
+    """Also of random scores, which are drawn twice with equal bits, in several parts."""
+    monkeypatch.setattr("sharc_core.studies.saliency_curves.measure.PART", 7)
+    x, labels = images()
+    labels = labels.roll(7)  # most predictions are wrong
+    head = planted("mlp")
+    points = (
+        measured(head, x, labels, "gradient")
+        .set_index(["sweep", "order", "seed", "share"])
+        .accuracy.sort_index()
+    )
+    predicted = head.logits(x.expand(len(SEEDS), -1, -1)).argmax(2)
+    ranks = ranks_of(SALIENCIES.get("gradient")(head, x.expand(len(SEEDS), -1, -1), predicted, 4, []))
+    expected = curve(
+        head, x.expand(len(SEEDS), -1, -1), labels.expand(len(SEEDS), -1), ranks, SHARES, INSERTION
+    )
+    found = points[INSERTION, PREDICTED].to_numpy().reshape(len(SEEDS), -1)
+    np.testing.assert_allclose(found, expected)
+    assert (DELETION, PREDICTED) not in points.index
+    points = (
+        measured(head, x, labels, "random")
+        .set_index(["sweep", "order", "seed", "share"])
+        .accuracy.sort_index()
+    )
+    assert points[INSERTION, PREDICTED].equals(points[INSERTION, SALIENT])
 
 
 def test_an_inverted_saliency_is_worse(monkeypatch):
@@ -196,7 +254,7 @@ def test_rank_correlation_is_scipys():
     a = torch.randn(2, 5, 7, generator=source)
     b = torch.randint(0, 3, (2, 5, 7), generator=source).float()
     b[1, 4] = 2.0
-    found = rank_correlations(a, b)
+    found = rank_correlations(centred_ranks(a), centred_ranks(b))
     for r in range(2):
         for n in range(5):
             if (r, n) == (1, 4):
@@ -208,7 +266,7 @@ def test_rank_correlation_is_scipys():
 
 def test_masks_are_counted_per_class():
     scores = torch.tensor([[[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [5.0, 0.0]]])
-    assert masks_per_class(scores, torch.tensor([0, 0, 0, 1])) == [1.5]
+    assert masks_per_class(top_mask(scores, 0.5), torch.tensor([0, 0, 0, 1])) == [1.5]
 
 
 def test_insertion_mirrors_deletion_in_the_inverse_order():
@@ -285,8 +343,33 @@ def test_one_seed_has_no_interval():
     assert "without an interval, as there is one seed: gradient +" in curve_findings(rows[rows.seed == 0])[0]
 
 
-def test_intervals_hold_for_all_saliencies_together():
+def test_intervals_hold_for_all_comparisons_together():
     assert simultaneous(1) == 0.95 and simultaneous(5) == pytest.approx(0.99)
+    kinds = [planted_rows(name, kind) for kind in ("linear", "mlp") for name in ("gradient", "random")]
+    rows = pd.concat(kinds, ignore_index=True)
+    other = rows.assign(dataset="other", accuracy=rows.accuracy * 0.9)
+    for table, places in ((rows, 4), (pd.concat([rows, other], ignore_index=True), 8)):
+        line = summary(table).iloc[0]
+        own = gains(table).iloc[: len(SEEDS)]
+        for gain in ("deletion", "insertion", "inverse", "half", "true_class"):
+            half = scipy.stats.t.ppf(1 - 0.025 / (places * 5), len(SEEDS) - 1) * scipy.stats.sem(own[gain])
+            assert line[f"{gain}_low"] == pytest.approx(own[gain].mean() - half)
+            assert line[f"{gain}_high"] == pytest.approx(own[gain].mean() + half)
+        assert f"all {places * 5} of the study's tables hold together" in curve_tables(table)[0].caption
+    # the sentences are about means over data sets: 2 heads, 2 saliencies, 4 comparisons
+    found, own = curve_findings(rows), gains(rows).iloc[: len(SEEDS)].deletion
+    half = scipy.stats.t.ppf(1 - 0.025 / 16, len(SEEDS) - 1) * scipy.stats.sem(own)
+    assert f"gradient {own.mean():+.2f} [{own.mean() - half:+.2f}, {own.mean() + half:+.2f}]" in found[0]
+    assert found[-1].startswith("Intervals: Student-t over 6 seeds of the head; all 16, ")
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 10])
+def test_five_percent_of_families_without_any_effect_are_told_apart(seeds):
+    """Six independent saliencies without an effect; a percentile bootstrap errs in 20 to 99 % of families."""
+    draws = np.random.default_rng(seeds).normal(size=(600, 6, seeds))
+    ends = np.array([[interval(values, 6) for values in family] for family in draws])
+    errs = ((ends[..., 0] > 0) | (ends[..., 1] < 0)).any(1).mean()
+    assert 0.02 < errs < 0.08
 
 
 # --- settings and jobs -------------------------------------------------------------------------------
@@ -313,6 +396,7 @@ def test_a_job_has_all_saliencies_of_a_head():
         ({"saliencies": ["random", "random"]}, "'random' is listed twice"),
         ({"shares": [0.0, 0.5]}, "must rise from 0 to 1"),
         ({"shares": [0.0, 0.6, 0.5, 1.0]}, "must rise from 0 to 1"),
+        ({"shares": [0.0, 1.0]}, "must contain 0.5"),
         ({"heads": ["cosinus"]}, "heads"),
         ({"random_orders": 0}, "random_orders"),
     ],

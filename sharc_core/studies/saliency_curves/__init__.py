@@ -27,7 +27,9 @@ class SaliencyCurves(Study):
     explanation = (
         "Channels of test maps are set to zero (deleted), or all but some are (inserted), in the order of "
         "saliency, in the inverse order and at random. A saliency points at what matters if deletion in its "
-        "order lowers the accuracy faster than at random. It knows the true class, as SHARC's does."
+        "order lowers the accuracy faster than at random. Saliencies that use a class get the true one, as "
+        "in SHARC. What that adds is measured with half of the channels, chosen for the true class and for "
+        "the class that the head predicts from all channels."
     )
     columns = COLUMNS
     no_jobs = "no channels to remove: every backbone of the grid drifts; use batch_norm frozen or adapted"

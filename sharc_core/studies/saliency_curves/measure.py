@@ -24,7 +24,8 @@ from sharc_core.studies.saliency_curves.settings import COLUMNS, CurveJob
 PART = 1000  # test images per product
 HALF = 0.5  # share of the channels of the masks that are counted per class
 DELETION, INSERTION = "deletion", "insertion"
-SALIENT, INVERSE, RANDOM = "saliency", "inverse", "random"  # orders of removal: most, least salient first
+# Orders of removal: most, least salient first, random, and most salient for the class that the head predicts.
+SALIENT, INVERSE, RANDOM, PREDICTED = "saliency", "inverse", "random", "predicted"
 
 
 def ranks_of(scores: torch.Tensor) -> torch.Tensor:
@@ -68,35 +69,50 @@ def curve(
     return torch.stack(columns, 1)
 
 
-def rank_correlations(scores: torch.Tensor, effects: torch.Tensor) -> np.ndarray:
-    """Return Spearman's rank correlation of |scores| and |effects| (R, n, K) per sample, (R, n) float64.
+def centred_ranks(values: torch.Tensor) -> np.ndarray:
+    """Return the rank of |values| (R, n, K) in its sample minus the mean rank, (R, n, K) float32, exactly.
 
-    Equal values share their mean rank. NaN where all of a sample's values are equal.
+    Equal values share their mean rank.
     """
-    a, b = (
-        scipy.stats.rankdata(values.abs().double().numpy(), axis=-1) - (values.shape[-1] + 1) / 2
-        for values in (scores, effects)
-    )
+    ranks = scipy.stats.rankdata(values.abs().double().numpy(), axis=-1) - (values.shape[-1] + 1) / 2
+    return ranks.astype(np.float32)
+
+
+def rank_correlations(scores: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Return Spearman's rank correlation per sample, (R, n) float64, of centred_ranks (R, n, K).
+
+    NaN where all of a sample's values are equal.
+    """
+    a, b = scores.astype(float), effects.astype(float)
     norms = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
     return np.divide((a * b).sum(-1), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
 
 
-def masks_per_class(scores: torch.Tensor, labels: torch.Tensor) -> list[float]:
+def masks_per_class(masks: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """Return for each replica the mean over classes of the number of different masks of its images.
 
-    scores (R, n, K). The masks keep the most salient half of the channels. labels: (n,).
+    masks: (R, n, K) bool. labels: (n,).
     """
-    masks = top_mask(scores, HALF)
     return [
         float(np.mean([len(mask[labels == label].unique(dim=0)) for label in labels.unique()]))
         for mask in masks
     ]
 
 
+def effect_ranks(head: Head, x: torch.Tensor, labels: torch.Tensor, positions: int) -> np.ndarray:
+    """Return the centred_ranks (R, n, K) of what channels add to the true logit. Arguments: see `measure`."""
+    parts = [
+        occlusion(head, part.expand(head.replicas, -1, -1), y.expand(head.replicas, -1), positions, [])
+        for part, y in _parts(x, labels)
+    ]
+    return np.concatenate([centred_ranks(part) for part in parts], 1)
+
+
 def measure(
     head: Head,
     x: torch.Tensor,
     labels: torch.Tensor,
+    effects: np.ndarray,
     positions: int,
     saliency: str,
     seeds: list[int],
@@ -106,28 +122,36 @@ def measure(
     """Return a row per seed, sweep, order and share, and one per seed with the rank correlation (COLUMNS).
 
     head: R replicas, one per seed. x (n, K): pooled test maps of `positions` = h * w entries per channel.
-    labels: (n,). The columns of the place (dataset, backbone, head) are left to the caller.
+    labels: (n,). effects (R, n, K): effect_ranks, which all saliencies share. The columns of the place
+    (dataset, backbone, head) are left to the caller.
     """
-    draws = [generator(seed, "saliency_curves", "saliency") for seed in seeds]
+    # equal draws: a saliency that ignores the class gives equal scores for the true and the predicted one
+    draws, again = ([generator(seed, "saliency_curves", "saliency") for seed in seeds] for _ in range(2))
     orders = [generator(seed, "saliency_curves", "order") for seed in seeds]
     replicas, channels = len(seeds), x.shape[1]
     curves: dict[tuple[str, str], torch.Tensor] = {}
-    scored, correlations = [], []
-    for x_part, y_part in _parts(x, labels):
+    masks, correlations = [], []
+    score = SALIENCIES.get(saliency)
+    for number, (x_part, y_part) in enumerate(_parts(x, labels)):
         weight = len(y_part) / len(labels)
         inputs, y = x_part.expand(replicas, -1, -1), y_part.expand(replicas, -1)
-        scores = SALIENCIES.get(saliency)(head, inputs, y, positions, draws)
-        scored.append(scores)
-        correlations.append(rank_correlations(scores, occlusion(head, inputs, y, positions, [])))
+        scores = score(head, inputs, y, positions, draws)
+        masks.append(top_mask(scores, HALF))
+        of_part = effects[:, number * PART : (number + 1) * PART]
+        correlations.append(rank_correlations(centred_ranks(scores), of_part))
         ranks = ranks_of(scores)
-        chosen = [(SALIENT, ranks), (INVERSE, channels - 1 - ranks)]
+        predicted = head.logits(inputs).argmax(2)
+        control = ranks_of(score(head, inputs, predicted, positions, again))
+        chosen = [(SALIENT, ranks), (INVERSE, channels - 1 - ranks), (PREDICTED, control)]
         chosen += [(RANDOM, ranks_of(_noise(scores.shape, orders))) for _ in range(random_orders)]
         for sweep in (DELETION, INSERTION):
             for order, of_order in chosen:
+                if (sweep, order) == (DELETION, PREDICTED):
+                    continue  # the control of insertion alone
                 share = weight / (random_orders if order == RANDOM else 1)
                 part = share * curve(head, inputs, y, of_order, shares, sweep)
                 curves[sweep, order] = curves.get((sweep, order), 0) + part
-    masks = masks_per_class(torch.cat(scored, 1), labels)
+    different = masks_per_class(torch.cat(masks, 1), labels)
     found = np.concatenate(correlations, 1)
     images = len(labels) / len(labels.unique())
     rows: list[dict] = []
@@ -141,7 +165,7 @@ def measure(
         rows.append(
             common
             | {"sweep": "effect", "order": SALIENT, "correlation": correlation}
-            | {"masks_per_class": masks[r], "images_per_class": images}
+            | {"masks_per_class": different[r], "images_per_class": images}
         )
     return pd.DataFrame(rows)
 
@@ -168,11 +192,10 @@ def run_curves(
             features, head = joint_head(features, cell)
             x, labels = features.test_pooled.float(), features.test_labels
             positions = features.train_maps[0, 0].numel()
+            common = (head, x, labels, effect_ranks(head, x, labels, positions), positions)
             frames = []
             for name in job.saliencies:
-                frames.append(
-                    measure(head, x, labels, positions, name, cell.seeds, job.shares, job.random_orders)
-                )
+                frames.append(measure(*common, name, cell.seeds, job.shares, job.random_orders))
                 if progress:
                     progress(f"{name}, {cell.head.kind} head")
     finally:

@@ -1,19 +1,27 @@
-"""Table and sentences of the study `saliency_curves`: areas between the curves, with bootstrap intervals."""
+"""Table and sentences of the study `saliency_curves`: areas between the curves, with their intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sharc_core.common.deferred import pandas as pd
 from sharc_core.common.formats import DASH, number_text
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.comparisons import verdict
-from sharc_core.results.statistics import bootstrap_interval
+from sharc_core.results.statistics import confidence_interval
 from sharc_core.results.table_formats import Item, Table, interval_text
 from sharc_core.studies.measured_tables import write_measured_tables
-from sharc_core.studies.saliency_curves.measure import DELETION, INSERTION, INVERSE, RANDOM, SALIENT
+from sharc_core.studies.saliency_curves.measure import (
+    DELETION,
+    INSERTION,
+    INVERSE,
+    PREDICTED,
+    RANDOM,
+    SALIENT,
+)
 
 PLACE = ["dataset", "backbone", "head", "saliency"]
 # Differences of areas by seed: name, sweep, order that should have the larger area, the other order. In all
@@ -25,7 +33,9 @@ GAINS = {
 }
 AGAINST_RANDOM = {"raised": "better", "lowered": "worse"}
 HALF = "half"  # accuracy with the most salient half of the channels minus that with all of them
-TESTED = (*GAINS, HALF)
+TRUE_CLASS = "true_class"  # minus that with the half which is chosen for the predicted class instead
+TESTED = (*GAINS, HALF, TRUE_CLASS)
+STATED = (DELETION, INSERTION, HALF, TRUE_CLASS)  # in sentences
 HEADS = {"linear": "a linear head", "mlp": "an MLP"}
 
 
@@ -49,42 +59,37 @@ def areas(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the GAINS and HALF by place and seed, in percentage points, and the areas of the own order."""
+    """Return all that is TESTED by place and seed, in percentage points, and the areas of the own order."""
     found = areas(rows)
     columns = {name: found[sweep, more] - found[sweep, less] for name, (sweep, more, less) in GAINS.items()}
     own = {f"{sweep}_area": found[sweep, SALIENT] for sweep in (DELETION, INSERTION)}
-    columns[HALF] = _half(rows, found)
+    half, every = _inserted(rows, found, SALIENT, 0.5), _inserted(rows, found, SALIENT, 1.0)
+    columns[HALF], columns[TRUE_CLASS] = half - every, half - _inserted(rows, found, PREDICTED, 0.5)
     return found[[*PLACE, "seed"]].assign(**own, **columns)
 
 
-def _half(rows: pd.DataFrame, like: pd.DataFrame) -> pd.Series:
-    """Return the accuracy with half of the channels minus that with all, for each line of `like`.
-
-    The most salient channels are kept; half is the share nearest to it that was measured.
-    """
-    points = rows[(rows.sweep == INSERTION) & (rows.order == SALIENT)].set_index([*PLACE, "seed", "share"])
-    shares = points.index.get_level_values("share")
-    half = min(sorted(set(shares)), key=lambda share: abs(share - 0.5))
-    kept, every = (points.accuracy[shares == share].droplevel("share") for share in (half, shares.max()))
-    difference = (kept - every).reindex(pd.MultiIndex.from_frame(like[[*PLACE, "seed"]]))
-    return pd.Series(difference.to_numpy(), index=like.index)
+def _inserted(rows: pd.DataFrame, like: pd.DataFrame, order: str, share: float) -> pd.Series:
+    """Return the accuracy with a share of the channels inserted in an order, for each line of `like`."""
+    points = rows[(rows.sweep == INSERTION) & (rows.order == order) & (rows.share == share)]
+    values = points.set_index([*PLACE, "seed"]).accuracy
+    return pd.Series(values.loc[pd.MultiIndex.from_frame(like[[*PLACE, "seed"]])].to_numpy(), like.index)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a line per place: areas, gains with their bootstrap intervals over seeds, and verdicts.
+    """Return a line per place: areas, gains with their Student-t intervals over seeds, and verdicts.
 
-    The intervals are simultaneous 95 % intervals for all saliencies of a data set and head.
-    correlation: mean over samples and seeds of Spearman's correlation with the true effect. masks_per_class:
-    mean number of different masks among the images_per_class test images of a class.
+    The intervals hold together at 95 % for all that is TESTED at all places. correlation: mean over samples
+    and seeds of Spearman's correlation with the true effect. masks_per_class: mean number of different masks
+    among the images_per_class test images of a class.
     """
     lines = []
     effects = rows[rows.sweep == "effect"].groupby(PLACE)
-    level = simultaneous(rows.saliency.nunique())
-    for place, group in gains(rows).groupby(PLACE, sort=False):
+    groups = gains(rows).groupby(PLACE, sort=False)
+    for place, group in groups:
         line = dict(zip(PLACE, place, strict=True)) | {"seeds": len(group)}
         line |= {f"{sweep}_area": group[f"{sweep}_area"].mean() for sweep in (DELETION, INSERTION)}
         for name in TESTED:
-            low, high = bootstrap_interval(group[name], level)
+            low, high = interval(group[name], groups.ngroups * len(TESTED))
             line |= {name: group[name].mean(), f"{name}_low": low, f"{name}_high": high}
             line |= {f"{name}_verdict": against_random(low, high)}
         effect = effects.get_group(place)
@@ -96,6 +101,15 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def simultaneous(comparisons: int, level: float = 0.95) -> float:
     """Return the level of each of several intervals that all hold together at `level` (Bonferroni)."""
     return 1 - (1 - level) / comparisons
+
+
+def interval(values: ArrayLike, comparisons: int) -> tuple[float, float]:
+    """Return the Student-t interval of a mean over seeds (S,), one of several that hold together at 95 %.
+
+    A percentile bootstrap of so few values is too narrow, the more so at the levels that Bonferroni needs.
+    NaN for one seed.
+    """
+    return confidence_interval(values, simultaneous(comparisons))
 
 
 def against_random(low: float, high: float) -> str:
@@ -121,13 +135,14 @@ def write_curve_tables(rows: pd.DataFrame, folder: Path | str, config: str = UNK
 def curve_tables(rows: pd.DataFrame) -> list[Table]:
     """Return one table per data set and backbone, with a row per head and saliency."""
     lines = summary(rows)
-    return [_table(group, place) for place, group in lines.groupby(PLACE[:2], sort=False)]
+    tested = len(lines) * len(TESTED)
+    return [_table(group, place, tested) for place, group in lines.groupby(PLACE[:2], sort=False)]
 
 
-def _table(lines: pd.DataFrame, place: Sequence[str]) -> Table:
+def _table(lines: pd.DataFrame, place: Sequence[str], tested: int) -> Table:
     header = ["Head", "Saliency", "area", "gain", "", "area", "gain", "", "gain over inverse"]
-    header += ["half over all", "correlation", "masks per class"]
-    groups = [("", 2), ("deletion", 3), ("insertion", 3), ("", 4)]
+    header += ["half over all", "for true over predicted class", "correlation", "masks per class"]
+    groups = [("", 2), ("deletion", 3), ("insertion", 3), ("", 5)]
     rows: list[list[Item]] = []
     breaks: list[int] = []
     for line in lines.to_dict("records"):
@@ -142,6 +157,7 @@ def _table(lines: pd.DataFrame, place: Sequence[str]) -> Table:
         items += [
             _gain(line, "inverse"),
             _gain(line, HALF),
+            _gain(line, TRUE_CLASS),
             Item(text, correlation),
             Item(masks, line["masks_per_class"]),
         ]
@@ -149,11 +165,13 @@ def _table(lines: pd.DataFrame, place: Sequence[str]) -> Table:
     caption = (
         "Area: mean accuracy in percent over all shares of the channels, with the most salient ones deleted "
         "or inserted first. Gain: percentage points by which the order is better than a random one "
-        "(deletion: a smaller area; insertion: a larger one), or than the inverse order, with the bootstrap "
-        f"interval over {lines.seeds.max()} seeds, at 95 % for all saliencies together. Half over "
-        "all: accuracy with the most salient half of the channels minus that with all. Correlation: "
-        "Spearman's, of |saliency| with the absolute effect of a channel on the true logit, mean over test "
-        "images. Masks per class: different masks that keep half of the channels, of the images of a class."
+        "(deletion: a smaller area; insertion: a larger one), or than the inverse order. Half over all: "
+        "accuracy with the most salient half of the channels minus that with all. For true over predicted "
+        "class: that accuracy minus the one with the half that the saliency chooses for the class which the "
+        f"head predicts from all channels. Student-t intervals over {lines.seeds.max()} seeds of the head; "
+        f"all {tested} of the study's tables hold together at 95 % (Bonferroni). Correlation: Spearman's, "
+        "of |saliency| with the absolute effect of a channel on the true logit, mean over test images. Masks "
+        "per class: different masks that keep half of the channels, of the images of a class."
     )
     return Table(", ".join(place), caption, groups, header, rows, breaks)
 
@@ -173,24 +191,33 @@ def _gain(line: dict, name: str) -> Item:
 
 
 def curve_findings(rows: pd.DataFrame) -> list[str]:
-    """Return sentences from the numbers: per head and sweep what beats a random order, then what follows."""
+    """Return sentences from the numbers: per head and sweep what beats a random order, then what follows.
+
+    The intervals hold together at 95 % for all that is STATED.
+    """
     means = gains(rows).groupby(["head", "saliency", "seed"], sort=False)[list(TESTED)].mean().reset_index()
     lines, sentences = summary(rows), []
+    stated = means.groupby(["head", "saliency"]).ngroups * len(STATED)
     for head, of_head in means.groupby("head", sort=False):
         for sweep in (DELETION, INSERTION):
-            sentences.append(_against_random(str(head), sweep, of_head))
+            sentences.append(_against_random(str(head), sweep, of_head, stated))
         sentences.append(_correlations(str(head), lines[lines["head"] == head]))
-        sentences += _above_all(str(head), of_head)
-    return [*sentences, *_without_image(lines)]
+        sentences += _above_all(str(head), of_head, stated)
+    sentences += _without_image(lines)
+    if means.seed.nunique() > 1:
+        sentences.append(
+            f"Intervals: Student-t over {means.seed.nunique()} seeds of the head; all {stated}, against a "
+            "random order, all channels and the predicted class, hold together at 95 % (Bonferroni)."
+        )
+    return sentences
 
 
-def _against_random(head: str, sweep: str, of_head: pd.DataFrame) -> str:
+def _against_random(head: str, sweep: str, of_head: pd.DataFrame, stated: int) -> str:
     words: dict[str, list[tuple[float, str]]] = {"better": [], "worse": [], "not told apart": [], DASH: []}
-    level = simultaneous(of_head.saliency.nunique())
     for name, group in of_head.groupby("saliency", sort=False):
-        interval = bootstrap_interval(group[sweep], level)
-        text = f"{name} {number_text(group[sweep].mean(), signed=True)} {interval_text(*interval)}"
-        words[against_random(*interval)].append((group[sweep].mean(), text))
+        ends = interval(group[sweep], stated)
+        text = f"{name} {_mean_text(group[sweep], stated)}"
+        words[against_random(*ends)].append((group[sweep].mean(), text))
     listed = {
         word: ", ".join(text for _, text in sorted(found, reverse=True)) for word, found in words.items()
     }
@@ -205,21 +232,32 @@ def _against_random(head: str, sweep: str, of_head: pd.DataFrame) -> str:
     )
 
 
-def _above_all(head: str, of_head: pd.DataFrame) -> list[str]:
-    """State for which saliencies half of the channels do better than all, which needs the true class."""
-    level, found = simultaneous(of_head.saliency.nunique()), []
+def _mean_text(values: pd.Series, stated: int) -> str:
+    return f"{number_text(values.mean(), signed=True)} {interval_text(*interval(values, stated))}"
+
+
+def _above_all(head: str, of_head: pd.DataFrame, stated: int) -> list[str]:
+    """State for which saliencies half of the channels do better than all, and for which the class is why.
+
+    It is if the same half chosen for the predicted class does worse, as nothing else differs.
+    """
+    above, telling = [], []
     for name, group in of_head.groupby("saliency", sort=False):
-        low, high = bootstrap_interval(group[HALF], level)
-        if low > 0:
-            mean = group[HALF].mean()
-            found.append((mean, f"{name} {number_text(mean, signed=True)} {interval_text(low, high)}"))
-    if not found:
+        if interval(group[HALF], stated)[0] > 0:
+            text = f"{name} {_mean_text(group[HALF], stated)}, {_mean_text(group[TRUE_CLASS], stated)}"
+            above.append((group[HALF].mean(), text))
+            if interval(group[TRUE_CLASS], stated)[0] > 0:
+                telling.append(str(name))
+    if not above:
         return []
-    return [
+    sentence = (
         f"With {HEADS.get(head, head)}, the most salient half of the channels gives a higher accuracy than "
-        f"all of them, in points: {', '.join(text for _, text in sorted(found, reverse=True))}. These "
-        "saliencies know the true class, so the choice of channels tells it to the head."
-    ]
+        "all of them, in points (first over all channels, then over the half that is chosen for the "
+        f"predicted class): {'; '.join(text for _, text in sorted(above, reverse=True))}."
+    )
+    if telling:
+        sentence += f" The choice of channels tells the head the true class with: {', '.join(telling)}."
+    return [sentence]
 
 
 def _correlations(head: str, lines: pd.DataFrame) -> str:
