@@ -1,8 +1,11 @@
 """The study `saliency_choice`: planted differences, real cells, tables, figure, jobs, refusals."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import yaml
 from factories import make_cell, make_features
 from result_factory import constant_matrix, made_by, make_document
@@ -18,7 +21,7 @@ from sharc_core.saliency import SALIENCIES
 from sharc_core.studies.registered import configured_jobs, study_of
 from sharc_core.studies.rows import read_rows, write_rows
 from sharc_core.studies.saliency_choice import SaliencyChoice
-from sharc_core.studies.saliency_choice.figure import write_choice_figure
+from sharc_core.studies.saliency_choice.figure import choice_figure, write_choice_figure
 from sharc_core.studies.saliency_choice.measure import run_choice
 from sharc_core.studies.saliency_choice.settings import COLUMNS, ChoiceJob, ChoiceSettings
 from sharc_core.studies.saliency_choice.table import (
@@ -81,9 +84,12 @@ def test_planted_differences_are_found():
 
 
 def test_sentences_name_sizes_and_intervals():
-    (sentence,) = choice_findings(planted())
+    sentence, correction = choice_findings(planted())
     start, rest = sentence.split(": better than gradient: ")
-    assert start == "Class-IL, buffer 100 (floats), theta 0.8, mean over seeds"
+    assert start == "Class-IL, buffer 100 (floats), theta 0.8, associative memory mean, mean over seeds"
+    assert correction.startswith(
+        "Better and worse are p < 0.05 after Holm's correction for all 3 comparisons"
+    )
     better, worse, others = rest.split("; ")
     assert better.startswith("occlusion +5.00 [+4.") and better.count("[") == 1
     assert worse.startswith("worse than gradient: random -5.0")
@@ -103,21 +109,167 @@ def test_data_sets_and_heads_are_averaged_seed_by_seed():
     assert lines.over_gradient_verdict["s_digits", "occlusion"] == "not told apart"
     assert lines.over_gradient_verdict["all", "occlusion"] == "better"
     assert lines.over_gradient_low["all", "occlusion"] == pytest.approx(1.0)
-    (sentence,) = choice_findings(rows)
+    sentence, _ = choice_findings(rows)
     assert "mean over data sets: better than gradient: occlusion +1.00 [+1.00, +1.00]." in sentence
     both = pd.concat([rows, rows.assign(head="mlp")], ignore_index=True)
     assert "mean over data sets and heads: " in choice_findings(both)[0]
     assert len(choice_tables(both)) == 2
 
 
-def test_a_memory_that_returns_everything_makes_saliencies_equal():
+def test_a_memory_that_returns_everything_makes_saliencies_equal(tmp_path):
     documents = [
         document(GRADIENT, saliency=name, associative_memory="modern_hopfield")
         for name in ("gradient", "random")
     ]
-    compared, equal = choice_findings(rows_of(documents))
-    assert "not told apart from gradient: random 0.00 [0.00, 0.00]" in compared.replace("+0.00", "0.00")
+    (equal,) = choice_findings(rows_of(documents))
     assert equal.startswith("With modern_hopfield and theta 0.8 all saliencies have the same accuracies")
+    assert summary(rows_of(documents)).over_gradient_verdict.tolist() == ["–", "equal"]
+    assert write_choice_figure(rows_of(documents), tmp_path)
+
+
+def mixed() -> pd.DataFrame:
+    """Return a memory with planted differences and one without any, on two data sets and heads."""
+    frames = []
+    for dataset, head in product(("s_digits", "s_glyphs"), ("linear", "mlp")):
+        null = [
+            document(GRADIENT, dataset=dataset, saliency=name, associative_memory="modern_hopfield")
+            for name in PLANTED
+        ]
+        # with adaptive theta this memory has the differences as well
+        adaptive = [
+            document(accs, dataset=dataset, saliency=name, associative_memory="modern_hopfield")
+            for name, accs in PLANTED.items()
+        ]
+        for made in adaptive:
+            made["cell"] |= {"theta": None, "mass": 0.8}
+        frames += [planted(dataset, head=head), rows_of([*null, *adaptive], head)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_a_memory_without_differences_dilutes_no_mean(tmp_path):
+    """The mean over both memories would be half of the difference that was planted."""
+    rows = mixed()
+    first, second, correction, equal = choice_findings(rows)
+    assert "theta 0.8, associative memory mean, mean over data sets and heads: " in first
+    assert "mass 0.8, associative memory modern_hopfield, mean over data sets and heads: " in second
+    for sentence in (first, second):
+        assert "better than gradient: occlusion +5.00 [" in sentence and "+2.5" not in sentence
+    assert "for all 6 comparisons" in correction
+    assert "With modern_hopfield and theta 0.8 all saliencies" in equal and "in no mean above" in equal
+    lines = summary(rows)
+    is_null = (lines.associative_memory == "modern_hopfield") & (lines.share == "theta 0.8")
+    for reference in ("gradient", "random"):
+        others = lines[lines.saliency != reference]
+        assert (others[f"over_{reference}_verdict"] == "equal").equals(is_null[others.index])
+    assert set(lines.over_plain_verdict) <= {"better", "worse", "not told apart"}
+    left_out, drawn = (choice_figure(r) for r in (rows, rows[rows.associative_memory != "modern_hopfield"]))
+    theta = [figure.axes[0] for figure in (left_out, drawn)]
+    assert [panel.get_title().splitlines()[-1] for panel in theta] == ["theta 0.8"] * 2
+    assert len(theta[0].containers) == len(theta[1].containers) == 2 * 3, "heads and saliencies of `mean`"
+    write_choice_figure(rows, tmp_path)
+    assert "is left out" in (tmp_path / "saliency_choice_differences.json").read_text()
+
+
+def test_equal_accuracies_in_one_budget_alone_are_a_result():
+    """A memory is left out only where its saliencies are equal in every budget and scenario."""
+    ceiling = [document([100.0] * 4, saliency=name, buffer=5000) for name in PLANTED]
+    large, small, _ = choice_findings(pd.concat([rows_of(ceiling), planted()], ignore_index=True))
+    assert "buffer 5000" in large and "not told apart from gradient: random +0.00 [+0.00, +0.00]" in large
+    assert "buffer 100 (floats)" in small and "better than gradient: occlusion" in small
+
+
+def test_verdicts_are_corrected_for_all_comparisons():
+    """Differences with p = 0.03 each: alone one is told apart, of twenty none is."""
+    shape = np.array([1.0, -1.0, 0.5, -0.5])
+    noise = shape / shape.std(ddof=1)
+    t = scipy.stats.t.ppf(1 - 0.03 / 2, 3) / 2  # mean over deviation, of four seeds
+    for count, word in ((1, "better"), (20, "not told apart")):
+        names = [f"own{i}" for i in range(count)]
+        accs = {"gradient": np.full(4, 50.0)} | dict.fromkeys(names, 50 + t + noise)
+        rows = rows_of([document(list(a), saliency=name) for name, a in accs.items()])
+        sentence = choice_findings(rows)[0]
+        assert f"{word} " in sentence.split("mean over seeds: ")[1] and "; " not in sentence
+        lines = summary(rows)
+        assert set(lines.over_gradient_verdict) == {"–", word}
+        assert (lines.over_gradient_low[1:] > 0).all(), "the intervals are not corrected"
+
+
+def test_each_data_set_and_the_mean_are_corrected_apart():
+    """Two data sets with three differences each: 3 tests on either, 3 on their mean."""
+    rows = pd.concat([planted(), planted("s_glyphs", 1.0)], ignore_index=True)
+    lines = summary(rows)
+    corrected = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "sharc_core.studies.saliency_choice.table.holm", lambda p: corrected.append(len(p)) or list(p)
+        )
+        summary(rows)
+    assert corrected == [3, 3, 3] * 2 + [4, 4, 4] and len(lines) == 12
+
+
+# --- budgets -----------------------------------------------------------------------------------------
+
+
+def in_budgets(*budgets: dict) -> pd.DataFrame:
+    """Return runs in budgets, plain ones without the charge; in the n-th all accuracies are 10 n higher."""
+    documents = []
+    for number, budget in enumerate(budgets):
+        documents += [
+            document([a + 10 * number for a in accs], saliency=name, **budget)
+            for name, accs in PLANTED.items()
+        ]
+        plain = {key: value for key, value in budget.items() if key != "count_associative_memory"}
+        made = document([a + 10 * number for a in PLAIN], "plain", **plain)
+        documents += [made] if made["cell"] not in [other["cell"] for other in documents] else []
+    return rows_of(documents)
+
+
+BYTES = {"budget_unit": "total_bytes", "buffer": 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("budgets", "labels"),
+    [
+        (
+            [BYTES | {"count_associative_memory": True}, BYTES],
+            ["1.00 MB (total bytes)", "1.00 MB (total bytes, AM not charged)"],
+        ),
+        (
+            [{"budget_unit": "bytes"}, {"budget_unit": "bytes", "count_associative_memory": True}],
+            ["buffer 100 (bytes)", "buffer 100 (bytes, AM charged)"],
+        ),
+        (
+            [{}, {"budget_split": "carry"}, {"budget_split": [1.0, 3.0]}],
+            ["buffer 100 (floats)", "buffer 100 (floats, carried over)", "buffer 100 (floats, split 1/3)"],
+        ),
+        (
+            [BYTES | {"buffer": size, "count_associative_memory": True} for size in (1_000_000, 1_000_001)],
+            ["1.00 MB (total bytes)", "1,000,001 B (total bytes)"],
+        ),
+    ],
+)
+def test_budgets_that_differ_in_one_key_stay_apart(budgets, labels):
+    rows = in_budgets(*budgets)
+    lines = summary(rows)
+    assert len(lines) == 4 * len(labels) and set(lines.dataset) == {"s_digits"}, "no mean over budgets"
+    assert set(lines.budget) == set(labels)
+    assert (lines.over_gradient[lines.saliency == "gradient"] == 0).all()
+    assert lines.over_gradient[lines.saliency == "occlusion"].to_numpy() == pytest.approx(5.0)
+    if "split" in labels[-1] or "1,000,001" in labels[-1]:  # else the budgets share their plain run
+        assert lines.over_plain[lines.saliency == "gradient"].to_numpy() == pytest.approx(2.875)
+    assert {table.title.split("head, ")[1] for table in choice_tables(rows)} == set(labels)
+    sentences = choice_findings(rows)
+    assert len(sentences) == len(labels) + 1
+    assert all("better than gradient: occlusion +5.00 [" in sentence for sentence in sentences[:-1])
+
+
+def test_two_cells_that_nothing_distinguishes_are_refused():
+    twice = planted()
+    with pytest.raises(ValueError, match="rows of two cells that differ in nothing that the study compares"):
+        summary(pd.concat([twice, twice], ignore_index=True))
+    other = planted(read="at_store")  # which the study does not compare
+    with pytest.raises(ValueError, match="rows of two cells that differ in nothing"):
+        choice_findings(pd.concat([twice, other[other.variant == "sharc"]], ignore_index=True))
 
 
 def test_without_the_papers_saliency_or_a_second_seed():
@@ -190,6 +342,10 @@ def test_jobs_hold_all_cells_of_a_saliency():
     }
     assert all(c.count_associative_memory == (c.budget_unit == "total_bytes") for c in sharc)
     assert all(c.head.kind == "mlp" and c.seeds == [0, 1] for c in [*plain, *sharc])
+    budget = {"unit": "total_bytes", "buffer": 500_000}
+    charged = [budget | {"count_associative_memory": is_charged} for is_charged in (True, False)]
+    jobs = jobs_of(saliencies=["gradient"], heads=["mlp"], budgets=charged)
+    assert [len(job.settings["cells"]) for job in jobs] == [1, 8], "plain runs have no memory to charge"
     assert len(jobs_of()) == 2 * (len(SALIENCIES.names()) + 1)
     grid = load_grid(BASE | {"saliency_choice": {"heads": ["linear"], "saliencies": ["gradient"]}})
     assert configured_jobs(grid) == {"saliency_choice": 2} and configured_jobs(load_grid(BASE)) == {}

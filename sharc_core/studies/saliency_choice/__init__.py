@@ -61,7 +61,9 @@ class SaliencyChoice(Study):
             for limit in self.settings.budgets:
                 for cell in cells_of(grid, self.name, self._changes(grid, kind, limit)):
                     name = f"{kind}-{cell.saliency or cell.variant}"
-                    groups.setdefault((cell.dataset, cell.backbone, name), []).append(cell)
+                    group = groups.setdefault((cell.dataset, cell.backbone, name), [])
+                    if cell not in group:  # budgets may differ in the charge of a memory that plain runs lack
+                        group.append(cell)
         order = {name: number for number, name in enumerate(grid.datasets)}
         return [
             Job(
@@ -128,7 +130,7 @@ class SaliencyChoice(Study):
         write_choice_figure(results.rows, folder)
 
     def sentences(self, results: Results) -> list[str]:
-        """Return per scenario, budget and kind of theta what is better than the paper's saliency."""
+        """Return per scenario, budget, theta and memory what is told apart from the paper's saliency."""
         from sharc_core.studies.saliency_choice.table import choice_findings
 
         return choice_findings(results.rows)

@@ -11,7 +11,7 @@ from sharc_core.figures.style import GREY, panel_grid
 from sharc_core.figures.write import write_figure
 from sharc_core.results.display_names import scenario_key, scenario_name
 from sharc_core.results.summary import unique
-from sharc_core.studies.saliency_choice.table import PAPERS, summary
+from sharc_core.studies.saliency_choice.table import EQUAL, PAPERS, summary
 
 PANEL = (2.5, 2.2)  # inches
 MARKERS = {"linear": "o", "mlp": "s"}
@@ -25,8 +25,9 @@ def write_choice_figure(rows: pd.DataFrame, folder: Path | str) -> list[Path]:
         "alt": "Difference of ACC from the paper's saliency, with intervals, per saliency.",
         "caption": (
             "ACC of SHARC with each saliency minus that with the paper's (gradient), in percentage points, "
-            "mean over data sets and 95 % Student-t interval over seeds. Circles: linear head; squares: MLP. "
-            "Colours: associative memories."
+            "mean over data sets and 95 % Student-t interval over seeds, not corrected for their number. "
+            "Circles: linear head; squares: MLP. Colours: associative memories. A memory with which all "
+            "saliencies have the same accuracies is left out."
         ),
     }
     return write_figure(lambda: choice_figure(rows), Path(folder) / "saliency_choice_differences", words)
@@ -39,7 +40,8 @@ def choice_figure(rows: pd.DataFrame) -> Figure:
         lines = lines[lines.dataset == "all"]
     scenarios = unique(lines.scenario, scenario_key)
     columns = list(dict.fromkeys(zip(lines.budget, lines.share, strict=True)))
-    memories = list(dict.fromkeys(lines.associative_memory))
+    verdicts = lines[f"over_{PAPERS}_verdict"]
+    memories = list(dict.fromkeys(lines.associative_memory[verdicts != EQUAL]))
     names = [name for name in dict.fromkeys(lines.saliency) if name != PAPERS]
     figure, panels = panel_grid(len(scenarios), len(columns), PANEL)
     for row, scenario in zip(panels, scenarios, strict=True):
@@ -71,7 +73,8 @@ def _draw(panel: Axes, lines: pd.DataFrame, names: list[str], memories: list[str
         shift = 0.6 * ((number + 0.5) / len(kinds) - 0.5)
         chosen = lines[(lines.associative_memory == memory) & (lines["head"] == head)]
         for line in chosen.to_dict("records"):
-            if line["saliency"] == PAPERS or pd.isna(line[f"over_{PAPERS}"]):
+            is_equal = line[f"over_{PAPERS}_verdict"] == EQUAL  # by construction, which is no result
+            if is_equal or line["saliency"] == PAPERS or pd.isna(line[f"over_{PAPERS}"]):
                 continue
             mean = line[f"over_{PAPERS}"]
             ends = [mean - line[f"over_{PAPERS}_low"], line[f"over_{PAPERS}_high"] - mean]
