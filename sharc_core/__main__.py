@@ -63,11 +63,11 @@ def _check(options: argparse.Namespace) -> int:
     from sharc_core.grid.unroll import cells
     from sharc_core.stages.layout import Layout
     from sharc_core.stages.preflight import check_inputs, extraction_plan
-    from sharc_core.studies.registered import configured_jobs
+    from sharc_core.studies.registered import configured_jobs, trained_cells
     from sharc_core.verification.comparison import Comparison
 
     grid = load_config(options.config)
-    check_inputs(grid, progress=_say)
+    check_inputs(grid, progress=_say, of_studies=trained_cells)
     measurements = configured_jobs(grid)
     layout = Layout(grid)
     comparison = Comparison(layout, {str(layout.cell(cell)): cell for cell in cells(grid)})

@@ -1,5 +1,6 @@
 """The study `saliency_choice`: planted differences, real cells, tables, figure, jobs, refusals."""
 
+import re
 from itertools import product
 
 import numpy as np
@@ -9,16 +10,18 @@ import scipy
 import yaml
 from factories import make_cell, make_features
 from result_factory import constant_matrix, made_by, make_document
-from snake import ROOT
+from snake import ROOT, own_lines, snakemake
 from test_config import BASE
 
+from sharc_core.__main__ import main
 from sharc_core.common.errors import UserError
 from sharc_core.grid.loading import load_grid
 from sharc_core.learning.learner import run_cell
 from sharc_core.learning.metrics import acc
 from sharc_core.results.runs import runs_table
 from sharc_core.saliency import SALIENCIES
-from sharc_core.studies.registered import configured_jobs, study_of
+from sharc_core.stages.preflight import check_inputs
+from sharc_core.studies.registered import configured_jobs, study_of, trained_cells
 from sharc_core.studies.rows import read_rows, write_rows
 from sharc_core.studies.saliency_choice import SaliencyChoice
 from sharc_core.studies.saliency_choice.figure import choice_figure, write_choice_figure
@@ -316,6 +319,60 @@ def test_rows_are_those_of_the_learner(tmp_path):
     assert "## Task-IL, linear head, buffer 12 (floats)" in text and "\n- Class-IL, buffer 12" in text
     drawn = write_choice_figure(rows, tmp_path)
     assert [path.name for path in drawn] == SaliencyChoice().figure_names({})
+
+
+def too_small() -> tuple[ChoiceJob, ChoiceJob]:
+    """Return a job whose second budget holds no sample, and one with the first budget alone."""
+    (fixed, _), charge = job_of("gradient").opened, {"count_associative_memory": True}
+    bytes_ = {"budget_unit": "total_bytes", "buffer": 1000}
+    small = fixed.model_copy(update=bytes_ | charge)
+    dumped = [cell.model_dump(mode="json") for cell in (fixed, small)]
+    return ChoiceJob(cells=dumped), ChoiceJob(cells=dumped[:1])
+
+
+def test_no_cell_is_trained_if_the_budget_of_another_holds_no_sample(monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "sharc_core.studies.saliency_choice.measure.run_cell",
+        lambda features, cell: trained.append(cell.id) or run_cell(features, cell),
+    )
+    bad, good = too_small()
+    with pytest.raises(UserError, match=r"a budget of 1\.00 kB.* holds no sample of task 1|does not hold"):
+        run_choice(make_features(), bad)
+    assert trained == []
+    run_choice(make_features(), good)
+    assert len(trained) == 1
+
+
+SMALL = {"budgets": [{"unit": "floats", "buffer": 100}, {"unit": "total_bytes", "buffer": "60 kB"}]}
+# it holds samples, but none beside the class means of maps
+NO_SAMPLE = (
+    r"config: saliency_choice: s_digits, resnet_small.*, er-sharc-m60000-total_bytes-am.*: a budget of"
+)
+
+
+def test_budgets_of_the_study_are_checked_before_any_job(tmp_path, capsys):
+    values = BASE | {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "results")}
+    for block, result in ((SMALL, 1), ({}, 0)):
+        (tmp_path / "grid.yaml").write_text(yaml.safe_dump(values | {"saliency_choice": block}))
+        assert main(["check", "--config", str(tmp_path / "grid.yaml")]) == result
+        assert (re.search(rf"error: {NO_SAMPLE}", capsys.readouterr().err) is not None) == bool(result)
+    check_inputs(load_grid(values | {"saliency_choice": SMALL}))  # the grid's own cells are fine
+    with pytest.raises(UserError, match=NO_SAMPLE):
+        check_inputs(load_grid(values | {"saliency_choice": SMALL}), of_studies=trained_cells)
+    # on its own data sets alone
+    two = values | {"datasets": {name: {"source": "digits", "tasks": 5} for name in ("s_digits", "other")}}
+    cells = trained_cells(load_grid(two | {"saliency_choice": SMALL | {"datasets": ["other"]}}))
+    assert {cell.dataset for cell in cells["saliency_choice"]} == {"other"}
+    assert trained_cells(load_grid(two)) == {}
+
+
+@pytest.mark.pipeline
+def test_a_plan_refuses_budgets_of_the_study(copy):
+    (copy / "grid.yaml").write_text(yaml.safe_dump(BASE | {"saliency_choice": SMALL}))
+    run = snakemake(copy, "--dry-run", "--configfile", "grid.yaml")
+    (line,) = own_lines(run)
+    assert run.returncode == 1 and re.match(rf"error: {NO_SAMPLE}", line)
 
 
 # --- settings and jobs -------------------------------------------------------------------------------

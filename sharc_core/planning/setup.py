@@ -14,6 +14,7 @@ from sharc_core.planning.call import Call
 from sharc_core.planning.plan import Plan
 from sharc_core.planning.progress import follow
 from sharc_core.stages.preflight import check_folder, check_inputs
+from sharc_core.studies.registered import trained_cells
 
 
 def plan_of(workflow: Any, root: str) -> Plan:
@@ -45,7 +46,7 @@ def _plan_of(workflow: Any, root: str) -> Plan:
         workflow.register_resource("gpu", 1)
     if call.is_main:
         # a dry run shows the plan even if data are missing; a login node need not have the GPU of the jobs
-        check_inputs(grid, progress=say, planning=call.is_dry, elsewhere=submits)
+        check_inputs(grid, progress=say, planning=call.is_dry, elsewhere=submits, of_studies=trained_cells)
     plan = Plan(grid, values, call, Path(root))
     if call.is_main and workflow.modifier.is_main_snakefile():
         is_run = call.compares and not call.is_dry

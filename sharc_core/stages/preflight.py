@@ -5,7 +5,7 @@ A check that passed before needs no torch (known_networks). Modules that do are 
 
 import contextlib
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sharc_core.backbones import BackboneConfig
@@ -43,12 +43,13 @@ def check_inputs(
     progress: Progress = None,
     planning: bool = False,
     elsewhere: bool = False,
+    of_studies: Callable[[Grid], Mapping[str, Sequence[Cell]]] | None = None,
 ) -> None:
     """Check data, weights, devices, folders and budgets of a grid. Raises UserError for the first problem.
 
     progress: called with a line while much data is read, and with notes and warnings. planning: missing data
     that the user provides and a missing GPU are warnings, not errors. elsewhere: jobs run on other machines,
-    so devices are not checked here.
+    so devices are not checked here. of_studies: returns further cells whose budgets are checked, by study.
     """
     if not elsewhere:
         _check_devices(grid, progress, planning)
@@ -94,7 +95,11 @@ def check_inputs(
         name: class_names(source.class_names(), grid.datasets[name].stream)
         for name, source in sources.items()
     }
-    _check_budgets(grid, trained, of_pairs, {name: len(classes) for name, classes in heads.items()})
+    classes = {name: len(names) for name, names in heads.items()}
+    _check_budgets(grid, trained, of_pairs, classes)
+    for study, further in of_studies(grid).items() if of_studies else ():
+        if further:
+            _check_budgets(grid, further, of_pairs, classes, f"{study}: ")
 
 
 def _check_used(grid: Grid) -> None:
@@ -331,11 +336,13 @@ def _check_room(grid: Grid) -> None:
             )
 
 
-def _check_budgets(grid: Grid, trained: list[Cell], shapes: Shapes, classes: dict[str, int]) -> None:
+def _check_budgets(
+    grid: Grid, trained: Sequence[Cell], shapes: Shapes, classes: dict[str, int], study: str = ""
+) -> None:
     """Check the budget of each cell against the size of its maps, or of its images once they are prepared.
 
     Only the prepared images tell their size, so before that it is checked by the job of the cell. So are the
-    sizes of encoded images; only what head and method take is checked here.
+    sizes of encoded images; only what head and method take is checked here. study: starts the error's key.
     """
     layout, images = Layout(grid), {}
     checks = []
@@ -349,12 +356,12 @@ def _check_budgets(grid: Grid, trained: list[Cell], shapes: Shapes, classes: dic
                 continue
         checks.append((cell, shapes[cell.dataset, cell.backbone], classes[cell.dataset], image_shape))
     key = [[cell.model_dump(mode="json"), code_hash(*cell.plugins), *rest] for cell, *rest in checks]
-    known(["budgets", digest(key, 32)], lambda: _check_each_budget(checks))
+    known(["budgets", digest(key, 32)], lambda: _check_each_budget(checks, study))
 
 
-def _check_each_budget(checks: list[tuple[Cell, Shape, int, Shape | None]]) -> None:
+def _check_each_budget(checks: list[tuple[Cell, Shape, int, Shape | None]], study: str) -> None:
     from sharc_core.learning.cell_memory import budget_of
 
     for cell, shape, classes, image_shape in checks:
-        with _prefixed(f"{cell.dataset}, {cell.backbone}, {cell.id}"):
+        with _prefixed(f"{study}{cell.dataset}, {cell.backbone}, {cell.id}"):
             budget_of(cell, shape, classes, image_shape)

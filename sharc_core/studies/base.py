@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sharc_core.features.cache import Features
+    from sharc_core.grid.cell import Cell
     from sharc_core.grid.models import Grid
     from sharc_core.results.table_formats import Table
 
@@ -142,6 +143,10 @@ class Study:
                 )
         chosen = {name: dataset for name, dataset in grid.datasets.items() if name in names}
         return self.jobs(grid.model_copy(update={"datasets": chosen}))
+
+    def trained(self, grid: "Grid") -> list["Cell"]:
+        """Return cells that the study's jobs train, for a check of their budgets before any job."""
+        return []
 
     @staticmethod
     def run(job: Job, features: "Features", progress: Progress) -> "pd.DataFrame":

@@ -30,6 +30,15 @@ def configured_jobs(grid: Grid) -> dict[str, int]:
     return {study.name: len(study.chosen_jobs(grid)) for study in studies}
 
 
+def trained_cells(grid: Grid) -> dict[str, list[Cell]]:
+    """Return the cells that jobs of the studies in the grid file train, by study, of those that state them.
+
+    Raises UserError for settings that do not fit the grid.
+    """
+    studies = [study for study in job_studies(grid) if study.name in grid.study_blocks]
+    return {study.name: study.trained(grid) for study in studies}
+
+
 def cell_studies(values: Mapping[str, Any], backbones: Backbones) -> list[Study]:
     """Return the studies without jobs that are made from a grid's cells.
 

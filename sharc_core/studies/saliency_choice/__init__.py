@@ -74,6 +74,11 @@ class SaliencyChoice(Study):
             for place, cells in sorted(groups.items(), key=lambda item: order[item[0][0]])
         ]
 
+    def trained(self, grid: Grid) -> list[Cell]:
+        """Return the cells of all jobs."""
+        jobs = [ChoiceJob.model_validate(dict(job.settings)) for job in self.chosen_jobs(grid)]
+        return [cell for job in jobs for cell in job.opened]
+
     def _changes(self, grid: Grid, kind: str, limit: Limit) -> dict[str, Any]:
         """Return what turns a grid into the study's cells with a kind of head and a budget."""
         settings = self.settings

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 from sharc_core.common.deferred import pandas as pd
 from sharc_core.features.cache import Features
+from sharc_core.features.images import image_shape_of
 from sharc_core.grid.sub_grid import MAIN
+from sharc_core.learning.cell_memory import budget_of
 from sharc_core.learning.learner import run_cell
 from sharc_core.results.runs import runs_table
+from sharc_core.streams.stream import streamed
 from sharc_core.studies.saliency_choice.settings import COLUMNS, ChoiceJob
 
 
@@ -15,9 +18,15 @@ def run_choice(
 ) -> pd.DataFrame:
     """Train the job's cells and return a row per cell, scenario and seed (COLUMNS).
 
-    Raises UserError when a budget holds no sample or the training diverges.
+    Raises UserError before the first training if a budget of the job holds no sample, and when a training
+    diverges.
     """
     cells, documents = job.opened, []
+    # an error of the last cell would lose the rows of all others
+    classes = streamed(features, cells[0].stream, cells[0].seeds[0])[1].classes
+    channels, height, width = features.train_maps.shape[1:]
+    for cell in cells:
+        budget_of(cell, (channels, height, width), classes, image_shape_of(features.manifest))
     for number, cell in enumerate(cells, start=1):
         documents.append(run_cell(features, cell))
         if progress:
