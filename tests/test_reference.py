@@ -12,10 +12,11 @@ from sharc_core.verification.verify import verify
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "docs/reference").glob("*/provenance.json"))
 CIFAR = ROOT / "docs/reference/s_cifar10_mobilenet_v2"
+CIFAR100 = ROOT / "docs/reference/s_cifar100_mobilenet_v2"
 
 
 def test_results_ship():
-    assert CIFAR in FOLDERS
+    assert {CIFAR, CIFAR100} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -47,3 +48,31 @@ def test_what_the_text_says_of_cifar10_follows_from_the_runs():
     scorecard = (CIFAR / "tables/scorecard.md").read_text()
     for said in ("-0.33 points, 95 % interval over the seeds [-0.73, +0.07]", "5 of 15 pairs (bayespcn)"):
         assert said in scorecard
+
+
+def test_what_the_text_says_of_cifar100_follows_from_the_runs():
+    text = (CIFAR100 / "README.md").read_text()
+    runs = pd.read_csv(CIFAR100 / "runs.csv")
+    task = runs[(runs.scenario == "task_il") & runs.buffer.notna()]
+    bwt = task.groupby(["variant", "method", "buffer"]).bwt.agg(["mean", "std"])
+    positive, rows, with_sharc = re.search(
+        r"positive mean BWT in (\d+) of (\d+) rows, with SHARC it is\s+positive in (\d+)", text
+    ).groups()
+    plain, sharc = bwt.loc["plain"], bwt.loc["sharc"]
+    assert (int(positive), int(rows)) == ((plain["mean"] > 0).sum(), len(plain))
+    assert int(with_sharc) == (sharc["mean"] > 0).sum()
+    moved = (sharc["mean"] - plain["mean"]).abs()
+    assert "less than its deviation over seeds in 9 of 10" in text and (moved < plain["std"]).sum() == 9
+    scorecard = (CIFAR100 / "tables/scorecard.md").read_text()
+    for said in (
+        "+0.94 points, 95 % interval over the seeds [+0.61, +1.26]",
+        "+2.55 points, 95 % interval over the seeds [+1.47, +3.63]",
+        "raises the mean ACC in 17 of 20 pairs",
+        "p is below 0.05 for 9 raised and 0 lowered pairs",
+        "matches SHARC in 15 of 20 rows",
+        "here +8.92 % (37.70 to 41.06, 95 % interval +0.89 to +18.59 %",
+        "here +5.37 % (43.87 to 46.23, 95 % interval +2.07 to +9.01 %",
+    ):
+        assert said in scorecard
+    pairs = pd.read_csv(CIFAR100 / "tables/scorecard.csv")
+    assert len(pairs)
