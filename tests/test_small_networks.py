@@ -13,6 +13,7 @@ CHANNELS = {
     "vgg_small_narrow": 32,
     "vgg_small": 128,
     "vgg_small_wide": 512,
+    "vgg_small_swish": 128,
     "mobilenet_small": 192,
     "vit_small": 128,
     "gru_small": 128,
@@ -82,5 +83,14 @@ def test_zeros_follow_the_last_layer():
     images = torch.randn(8, 3, 32, 32)
     with torch.inference_mode():
         zeros = {a: float((cut_at_maps(settled(a), a)(images) == 0).double().mean()) for a in CHANNELS}
-    assert min(zeros[arch] for arch in CHANNELS if arch.startswith("vgg")) > 0.02
-    assert max(zeros[arch] for arch in ("vit_small", "gru_small")) == 0 and zeros["mobilenet_small"] < 0.02
+    assert min(zeros[arch] for arch in ("vgg_small_narrow", "vgg_small", "vgg_small_wide")) > 0.02
+    assert max(zeros[arch] for arch in ("vit_small", "gru_small", "vgg_small_swish")) == 0
+    assert zeros["mobilenet_small"] < 0.02
+
+
+def test_the_swish_replaces_the_last_relu_alone():
+    def kinds(arch):
+        return [type(module).__name__ for module in build_classifier(arch, 7, side=32).features]
+
+    own, other = kinds("vgg_small_swish"), kinds("vgg_small")
+    assert own[:-1] == other[:-1] and own[-1] == "SiLU" and other[-1] == "ReLU"
