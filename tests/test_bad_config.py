@@ -191,7 +191,16 @@ orders:
   buffer: 20
 equal_compute: {methods: [sgd, er], reference: er, buffer: 20, seeds: [0], repeats: 1}
 heads: {methods: [er], heads: [linear], corrections: [none], scales: [10.0], buffer: 20, seeds: [0]}
-architectures: {method: er, thetas: [0.5], associative_memories: [mean], buffer: 20, maps: 20, seeds: [0]}
+architectures:
+  method: er
+  thetas: [0.5]
+  associative_memories: [mean]
+  buffer: 20
+  maps: 20
+  seeds: [0]
+  rates: [0.1, 0.03]
+  rate_seeds: [1000]
+  contrasts: [[a, b]]
 data_dir: data
 results_dir: results
 mirror: null

@@ -7,21 +7,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from sharc_core.common.deferred import torch
 from sharc_core.common.errors import UserError
 from sharc_core.common.files import read_json
 from sharc_core.common.seeds import generator
 from sharc_core.features.cache import Features
 from sharc_core.grid.cell import Cell
+from sharc_core.grid.tuned import with_values
 from sharc_core.heads import Head
 from sharc_core.learning.joint_head import joint_head
 from sharc_core.learning.learner import run_cell
 from sharc_core.learning.metrics import acc
 from sharc_core.saliency import SALIENCIES
 from sharc_core.saliency.channel_masks import kept_mask
-from sharc_core.studies.architectures.settings import COLUMNS, JOINT, SCENARIO, ArchitecturesJob
+from sharc_core.studies.architectures.settings import (
+    COLUMNS,
+    JOINT,
+    SCENARIO,
+    VALIDATION,
+    ArchitecturesJob,
+)
 from sharc_core.studies.memory_bound.measure import compressors
+from sharc_core.studies.tune.measure import best_trial, with_validation
+from sharc_core.studies.tune.measure import held_out as validation_images
 
 PLAIN = {"associative_memory": None, "theta": math.nan, "kept_mass": math.nan}
 
@@ -31,9 +40,11 @@ def run_architecture(
 ) -> pd.DataFrame:
     """Measure the maps, train the cells, and return a row per cell and seed (COLUMNS; see docs/results.md).
 
-    Raises UserError when the training diverges, and when the card of the pre-trained network is missing.
+    JOINT and plain replay choose a rate each; SHARC has that of plain replay. Raises UserError when the
+    training diverges with it or with all rates, and when the card of the pre-trained network is missing.
     """
-    cells = job.opened
+    rates = {c.method: chosen_rate(features, c, job, progress) for c in job.opened if c.variant == "plain"}
+    cells = [with_rate(cell, rates[cell.method]) for cell in job.opened]
     maps = maps_of(features, job.maps, cells[0].seeds[0])
     common = {"held_out": held_out(job.cards, features.manifest["backbone"]["sha256"]), **shape_of(features)}
     common |= {"maps": len(maps), "zeros": zeros_of(maps), **bytes_of(maps)}
@@ -43,6 +54,7 @@ def run_architecture(
     for number, cell in enumerate(cells, start=1):
         names = ("dataset", "backbone", "method", "variant", "buffer")
         row = common | {name: getattr(cell, name) for name in names} | {"cell": cell.id} | PLAIN
+        row["lr"] = cell.training.lr
         mass = [math.nan] * len(cell.seeds)
         if cell.variant == "sharc":
             row |= {"associative_memory": cell.associative_memory, "theta": cell.theta}
@@ -66,6 +78,44 @@ def _on_one_thread(features: Features, joint: Cell) -> tuple[Features, Head]:
         return joint_head(features, joint)
     finally:
         torch.set_num_threads(threads)
+
+
+# --- learning rates ------------------------------------------------------------------------------------
+
+
+def chosen_rate(
+    features: Features, cell: Cell, job: ArchitecturesJob, progress: Callable[[str], None]
+) -> float:
+    """Return the rate of the job with the highest mean ACC of a cell on held-out training images.
+
+    Neither the test images nor the cell's own seeds are used: the runs have job.rate_seeds. The first of
+    equally good rates is taken, and a single rate without a run. Raises UserError if training diverges with
+    every rate.
+    """
+    if len(job.rates) == 1:
+        return job.rates[0]
+    subset = with_validation(features, validation_images(features.train_labels, VALIDATION, 0))
+    own = cell.model_copy(update={"seeds": job.rate_seeds})
+    scores, reason = [], ""
+    for rate in job.rates:
+        try:
+            document = run_cell(subset, with_rate(own, rate))
+        except UserError as error:
+            scores.append(math.nan)
+            reason = reason or str(error)
+            continue
+        scores.append(float(acc(np.array(document["matrix"][SCENARIO], dtype=float)).mean()))
+    best = best_trial(scores)
+    if best is None:
+        raise UserError(f"architectures: no learning rate in rates can be used: {reason}")
+    found = ", ".join(f"{rate:g}: {score:.2f}" for rate, score in zip(job.rates, scores, strict=True))
+    progress(f"{cell.id}: training.lr {job.rates[best]:g} (validation ACC in % by rate: {found})")
+    return job.rates[best]
+
+
+def with_rate(cell: Cell, rate: float) -> Cell:
+    """Return the cell with another learning rate."""
+    return with_values(cell, {"training.lr": rate})
 
 
 # --- maps ----------------------------------------------------------------------------------------------
@@ -92,9 +142,18 @@ def zeros_of(maps: torch.Tensor) -> float:
 
 
 def bytes_of(maps: torch.Tensor) -> dict[str, float]:
-    """Return the mean bytes of a stored full map, and those that LZMA makes of them, all in one stream."""
-    data = maps.contiguous().numpy().tobytes()
-    return {"stored_bytes": len(data) / len(maps), "lzma_bytes": len(compressors()["lzma"](data)) / len(maps)}
+    """Return the mean bytes of a stored full map, and those that LZMA makes of it.
+
+    lzma_bytes: all maps in one stream, from which a single map cannot be read. lzma_alone_bytes: each map by
+    itself, as a buffer that is read sample by sample needs it.
+    """
+    compress, n = compressors()["lzma"], len(maps)
+    stored = [values.tobytes() for values in maps.contiguous().numpy()]
+    return {
+        "stored_bytes": sum(map(len, stored)) / n,
+        "lzma_bytes": len(compress(b"".join(stored))) / n,
+        "lzma_alone_bytes": sum(len(compress(data)) for data in stored) / n,
+    }
 
 
 @torch.no_grad()
