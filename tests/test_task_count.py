@@ -1,10 +1,11 @@
-"""The study `task_count`: planted growth, falls to chance and gains are found; cells, features, files."""
+"""The study `task_count`: features, cells, jobs and files. test_task_count_findings.py has its findings."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -14,134 +15,24 @@ from snake import ROOT
 from test_config import BASE
 
 from sharc_core.common.errors import UserError
+from sharc_core.common.phases import STEPS, TESTING, phase
 from sharc_core.features.cache import Features
 from sharc_core.grid.loading import load_grid
 from sharc_core.learning.learner import run_cell
 from sharc_core.learning.metrics import acc, bwt
+from sharc_core.methods import METHODS
+from sharc_core.streams.settings import StreamConfig
+from sharc_core.streams.stream import make_stream, split_classes
 from sharc_core.studies.registered import study_of
 from sharc_core.studies.rows import read_rows, write_rows
-from sharc_core.studies.task_count import TaskCount
+from sharc_core.studies.task_count import TaskCount, measure
 from sharc_core.studies.task_count.figure import write_count_figure
-from sharc_core.studies.task_count.measure import first_classes, run_counts
+from sharc_core.studies.task_count.measure import beginning, run_counts
 from sharc_core.studies.task_count.settings import COLUMNS, CountJob, CountSettings
-from sharc_core.studies.task_count.summary import growth, summary
-from sharc_core.studies.task_count.table import sentences, tables, write_count_tables
+from sharc_core.studies.task_count.summary import summary
+from sharc_core.studies.task_count.table import write_count_tables
 
-SEEDS = range(3)
-NOISE = np.array([0.0, 0.4, -0.4])  # by seed
 GLYPHS = {"source": "glyphs", "classes": 40, "tasks": 20}
-
-
-def planted(
-    method: str = "er",
-    variant: str = "plain",
-    power: float = 1.0,
-    bytes_power: float = 1.0,
-    acc_of=lambda tasks: 50.0,
-    **changes,
-) -> list[dict]:
-    """Rows of a cell on streams of 10 and 100 tasks, whose costs grow with a power of the tasks."""
-    rows = []
-    for tasks in (10, 100):
-        for seed in SEEDS:
-            speed = 1 + 0.02 * NOISE[seed] * (tasks / 10)
-            row = {name: 0 if kind == "int64" else np.nan for name, kind in COLUMNS.items()}
-            row |= {"dataset": "s_glyphs", "backbone": "tiny", "tasks": tasks, "classes": 2 * tasks}
-            row |= {"method": method, "variant": variant, "seed": seed, "bwt": -5.0}
-            row |= {"associative_memory": "mean" if variant == "sharc" else None}
-            row |= {"train_seconds": 0.01 * tasks**power * speed, "test_seconds": 1.0}
-            row |= {"total_bytes": round(1000 * tasks**bytes_power), "memory_growth": 1e6}
-            for scenario, chance in (("task_il", 50.0), ("class_il", 50 / tasks)):
-                accuracy = acc_of(tasks) + NOISE[seed]
-                rows.append(row | {"scenario": scenario, "chance": chance, "acc": accuracy} | changes)
-    return rows
-
-
-def frame(*cells: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame([row for rows in cells for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
-
-
-# --- planted truths ----------------------------------------------------------------------------------
-
-
-def test_a_quadratic_cost_is_found_and_a_linear_one_is_not():
-    noisy = planted("derpp", bytes_power=1.8)
-    for row in noisy:
-        row["train_seconds"] *= 1 + NOISE[row["seed"]]
-        row["train_seconds"] *= 1 if row["tasks"] == 10 else 1 - NOISE[row["seed"]]
-    rows = frame(planted("er"), planted("gem", power=2.0), noisy)
-    lines = growth(rows).set_index(["label", "cost"])
-    time, kept = (lines.xs(cost, level="cost") for cost in ("training time", "bytes kept"))
-    assert time.exponent.to_dict() == pytest.approx({"ER": 1, "GEM": 2, "DER++": 1}, abs=0.05)
-    assert time.verdict.to_dict() == {"ER": "linear", "GEM": "faster", "DER++": "not told apart"}
-    assert time.low["GEM"] > 1.5 and time.low["ER"] < 1 < time.high["ER"]
-    assert kept.verdict.to_dict() == {"ER": "linear", "GEM": "linear", "DER++": "faster"}
-    assert kept.exponent["DER++"] == pytest.approx(1.8, abs=0.01)
-    seconds, bytes_kept = sentences(rows)[-2:]
-    assert "faster than the number of tasks for GEM (2.0" in seconds
-    assert seconds.endswith("; it is linear or slower for ER; it is not told apart from linear for DER++.")
-    assert "faster than the number of tasks for DER++ (1.80 [1.80, 1.80]);" in bytes_kept
-
-
-def test_a_fall_to_chance_is_found():
-    """ACC is far above chance after 10 tasks; after 100 that of one cell is a guess among 200 classes."""
-    falls = planted("sgd", acc_of=lambda tasks: 40.0 if tasks == 10 else 0.6)
-    rows = frame(falls, planted("er"))
-    rows = rows[rows.scenario == "class_il"]
-    lines = summary(rows).set_index(["label", "tasks"]).over_chance
-    assert lines.to_dict() == {
-        ("SGD", 10): "above",
-        ("SGD", 100): "not told apart",
-        ("ER", 10): "above",
-        ("ER", 100): "above",
-    }
-    first = sentences(rows)[0]
-    assert first == (
-        "s_glyphs (tiny), Class-IL, 100 tasks of 2 classes (chance 0.50 %): the best ACC is 50.00 % (ER); "
-        "not told apart from chance, or below it: SGD 0.60 %."
-    )
-    below = frame(planted("sgd", acc_of=lambda tasks: 10.0))
-    assert set(summary(below[below.scenario == "task_il"]).over_chance) == {"below"}
-
-
-def test_where_sharcs_gain_goes():
-    """The gain is 4 points after 10 tasks, the same for every seed, and is gone after 100."""
-    sharc = planted("er", "sharc", acc_of=lambda tasks: 54.0 if tasks == 10 else 50.0)
-    rows = frame(planted("er"), sharc)
-    noisy = rows.index[(rows.variant == "sharc") & (rows.tasks == 100)]
-    rows.loc[noisy, "acc"] -= 2 * (rows.loc[noisy, "acc"] - 50.0)  # the noise of the seeds, mirrored
-    lines = summary(rows).set_index(["scenario", "label", "tasks"])
-    short, long = (lines.loc["class_il", "ER + mean", tasks] for tasks in (10, 100))
-    assert (short.gain, short.gain_low, short.gain_high) == pytest.approx((4, 4, 4))
-    assert long.gain_low < 0 < long.gain_high and long.gain == pytest.approx(0)
-    text = next(s for s in sentences(rows) if "Class-IL, ER + mean" in s)
-    assert "+4.00 [+4.00, +4.00] at 10 tasks" in text and text.endswith("(not told apart) at 100 tasks.")
-    assert lines.loc["class_il", "ER", 10].gain != lines.loc["class_il", "ER", 10].gain
-
-
-def test_what_forgetting_changes():
-    memories = [planted("er", "sharc"), planted("er", "sharc", acc_of=lambda tasks: 50 - tasks / 50)]
-    rows = frame(planted("er"), memories[0], [row | {"forget_every": 1} for row in memories[1]])
-    texts = [text for text in sentences(rows) if "forgetting changes" in text]
-    assert texts[1] == (
-        "s_glyphs (tiny), Class-IL: forgetting changes the mean ACC by at most -2.00 (ER + mean, forgets "
-        "every 1, 100 tasks); it is the same in 0 of 2 pairs."
-    )
-    assert not any("forgets every" in text for text in sentences(rows) if "against plain" in text)
-
-
-def test_one_seed_has_no_interval():
-    rows = frame(planted("er", power=3.0), planted("er", "sharc"))
-    rows = rows[rows.seed == 0]
-    assert set(summary(rows).over_chance) == {"–"} and set(growth(rows).verdict) == {"one seed"}
-    assert all("[" not in text for text in sentences(rows))
-    assert "has no interval with one seed" in sentences(rows)[-1]
-
-
-def test_a_single_length_has_no_growth():
-    rows = frame(planted("er"))
-    rows = rows[rows.tasks == 10]
-    assert growth(rows).empty and len(tables(rows)) == 1 and len(sentences(rows)) == 2
 
 
 # --- real cells --------------------------------------------------------------------------------------
@@ -163,8 +54,9 @@ def as_features(shuffled: bool = False, **sizes) -> Features:
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_the_first_classes_of_a_data_set(shuffled):
     features = as_features(shuffled)
-    part = first_classes(features, 4)
+    part, stream = beginning(features, StreamConfig(tasks=2), 4)
     assert part.classes == features.classes[:4] and int(part.train_labels.max()) == 3
+    assert stream == StreamConfig(tasks=2)
     for split in ("train", "test"):
         keep = getattr(features, f"{split}_labels") < 4
         for kind in ("maps", "pooled", "labels"):
@@ -173,9 +65,26 @@ def test_the_first_classes_of_a_data_set(shuffled):
     assert is_view != shuffled, "in the order of the labels no map is copied"
 
 
-def job_of(tasks: int, method: str) -> CountJob:
+@pytest.mark.parametrize("order", [{"class_order": [4, 0, 5, 2, 1, 3]}, {"class_order_seed": 3}])
+def test_a_stream_begins_like_a_longer_one_in_any_class_order(order):
+    features = as_features()
+    longest, seen = split_classes(features.classes, StreamConfig(tasks=3, **order)), []
+    for tasks in (3, 2):
+        part, stream = beginning(features, StreamConfig(tasks=tasks, **order), 2 * tasks)
+        learned = make_stream(part.train_labels, part.test_labels, part.classes, stream)
+        for task, classes in enumerate(learned.classes_per_task):
+            names = [part.classes[label] for label in classes]
+            assert names == [features.classes[label] for label in longest[task]]
+            images = part.train_pooled[learned.train[task]]
+            keep = torch.isin(features.train_labels, torch.tensor(longest[task]))
+            assert torch.equal(images, features.train_pooled[keep])
+        seen.append(part.train_maps)
+    assert seen[0].data_ptr() == features.train_maps.data_ptr(), "all classes: no map is copied"
+
+
+def job_of(tasks: int, method: str, **changes) -> CountJob:
     variants = ("plain", "sharc") if method == "er" else ("plain",)
-    cells = [make_cell(method, variant, tasks=tasks, seeds=[0, 1]) for variant in variants]
+    cells = [make_cell(method, variant, tasks=tasks, seeds=[0, 1], **changes) for variant in variants]
     return CountJob(cells=[cell.model_dump(mode="json") for cell in cells], classes=2 * tasks)
 
 
@@ -187,15 +96,21 @@ def test_rows_are_those_of_the_learner(tmp_path):
             rows = run_counts(features, job, lambda line: None)
             assert list(rows.columns) == list(COLUMNS)
             for cell in job.opened:
-                document = run_cell(first_classes(features, 2 * tasks), cell)
+                document = run_cell(beginning(features, cell.stream, 2 * tasks)[0], cell)
                 own = rows[(rows.scenario == "class_il") & (rows.variant == cell.variant)]
                 matrix = np.array(document["matrix"]["class_il"], dtype=float)
                 np.testing.assert_array_equal(own.acc, acc(matrix))
                 np.testing.assert_array_equal(own.bwt, bwt(matrix))
-                assert own.peak_bytes.tolist() == document["costs"]["peak_bytes"]
-                assert own.chance.tolist() == [100 / (2 * tasks)] * 2
+                assert own.test_images.tolist() == [len(features.test_labels) * tasks // 3] * 2
+                np.testing.assert_allclose(own.correct, own.acc * own.test_images / 100)
+                costs = document["costs"]
+                assert own.peak_bytes.tolist() == costs["peak_bytes"]
+                kinds = ("episodic_bytes", "associative_bytes", "learner_bytes")
+                assert own.total_bytes.tolist() == [
+                    sum(values) for values in zip(*map(costs.get, kinds), strict=True)
+                ]
+                assert all(costs["learner_bytes"]) and own.chance.tolist() == [100 / (2 * tasks)] * 2
             assert (rows[rows.scenario == "task_il"].chance == 50).all()
-            assert (rows.train_seconds > 0).all() and (rows.test_seconds > 0).all()
             paths.append(tmp_path / f"{tasks}-{method}.csv")
             write_rows(rows, paths[-1], made_by(), "key")
     rows = read_rows(TaskCount(), paths, ["key"] * 4)
@@ -209,6 +124,63 @@ def test_rows_are_those_of_the_learner(tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} >= set(TaskCount().table_names())
     text = (tmp_path / "a/task_count.md").read_text()
     assert "## Streams of toy, toy" in text and "## Growth, toy, toy" in text and "ER + modern" in text
+
+
+def test_images_are_counted_where_tasks_have_different_numbers():
+    """ACC weighs tasks alike, the number of correct answers images."""
+    found = as_features()
+    keep = torch.ones(len(found.test_labels), dtype=torch.bool)
+    keep[(found.test_labels == 5).nonzero().flatten()[:-1]] = False
+    names = {f"test_{kind}": getattr(found, f"test_{kind}")[keep] for kind in ("maps", "pooled", "labels")}
+    features, job = replace(found, **names), job_of(3, "sgd")
+    rows = run_counts(features, job, lambda line: None)
+    (cell,) = job.opened
+    last = np.array(run_cell(features, cell)["matrix"]["class_il"])[:, -1]
+    counts = np.bincount(features.test_labels.numpy() // 2)
+    assert len(set(counts)) == 2
+    np.testing.assert_allclose(rows[rows.scenario == "class_il"].correct, (last * counts).sum(1) / 100)
+
+
+def test_seconds_are_the_processors_by_phase_after_a_discarded_run(monkeypatch):
+    """Nothing that a phase of training takes counts as testing, and a sleep is no CPU time."""
+    seen = []
+
+    def learner(features, cell):
+        seen.append((cell.stream.count, cell.buffer, len(features.classes), cell.seeds))
+        with phase(STEPS):
+            spin(0.02)
+        with phase(TESTING):
+            spin(0.06)
+            time.sleep(0.3)
+        spin(0.12)
+        return document
+
+    def spin(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    job = job_of(3, "sgd")
+    document = run_cell(as_features(), job.opened[0].model_copy(update={"seeds": [0]}))
+    monkeypatch.setattr(measure, "run_cell", learner)
+    rows = run_counts(as_features(), job, lambda line: None)
+    assert (rows.train_seconds - 0.02).abs().max() < 0.02 and (rows.test_seconds - 0.06).abs().max() < 0.02
+    assert (rows.other_seconds - 0.12).abs().max() < 0.03 and (rows.run_seconds >= 0.5).all()
+    assert seen == [(2, None, 4, [0]), (3, None, 6, [0]), (2, None, 4, [1]), (3, None, 6, [1])]
+    seen.clear()
+    run_counts(as_features(), job_of(3, "er"), lambda line: None)
+    assert [buffer for _, buffer, *_ in seen[:2]] == [8, 12], "as many slots per class"
+
+
+def test_every_run_can_have_its_own_class_order():
+    job = job_of(2, "sgd", class_order_seed="per_run")
+    rows = run_counts(as_features(), job, lambda line: None)
+    for seed in (0, 1):
+        cell = job.opened[0].model_copy(update={"seeds": [seed]})
+        part, stream = beginning(as_features(), cell.stream.of_run(seed), 4)
+        document = run_cell(part, cell.model_copy(update={"stream": stream}))
+        own = rows[(rows.scenario == "class_il") & (rows.seed == seed)]
+        np.testing.assert_array_equal(own.acc, acc(np.array(document["matrix"]["class_il"])))
 
 
 # --- settings and jobs -------------------------------------------------------------------------------
@@ -248,6 +220,44 @@ def test_only_memories_that_forget_are_run_with_forgetting():
     ]
 
 
+def test_a_memory_runs_with_the_methods_that_are_named_for_it():
+    block = {"associative_memories": ["modern_hopfield", "mean"], "methods_of": {"mean": ["er"]}}
+    jobs = jobs_of(tasks=[5], methods=["er", "derpp"], datasets=["many"], **block)
+    memories = [[cell.associative_memory for cell in job.opened] for job in jobs.values()]
+    assert memories == [[None, "modern_hopfield", "mean"], [None, "modern_hopfield"]]
+
+
+def test_the_cells_have_the_studys_seeds_stream_memory_and_storage():
+    """The grid's own stream, budget, memory, storage, views and seeds do not reach the cells."""
+    many = GLYPHS | {"order": "blurry", "blurry": 0.3, "class_order_seed": 4}
+    values = BASE | {"datasets": {"many": many}, "seeds": [5, 6], "storage": "pooled_float16"}
+    values |= {"memory": {"selection": "reservoir"}, "budget": {"unit": "total_bytes"}, "buffers": ["1 MB"]}
+    block = {"tasks": [5], "methods": ["er", "er_ace", "gdumb"]}
+    for seeds, own in (([0], [0]), (None, [5, 6])):
+        grid = load_grid(values | {"task_count": block | {"seeds": seeds}})
+        for job in study_of(grid, "task_count").chosen_jobs(grid):
+            for cell in CountJob.model_validate(dict(job.settings)).opened:
+                assert cell.seeds == own and cell.stream == StreamConfig(tasks=5, class_order_seed=4)
+                assert (cell.budget_unit, cell.buffer, cell.storage) == ("floats", 20, "float16")
+                assert (cell.views, cell.device) == (1, "cpu")
+                chosen = {"er": "last", "er_ace": "reservoir", "gdumb": "balanced"}
+                assert cell.selection == chosen[cell.method]
+
+
+def test_the_thousand_tasks_are_every_method_once():
+    """The documented run has ER, plain and with SHARC, on 1,000 tasks of 2 classes, with two seeds."""
+    grid = load_grid(yaml.safe_load((ROOT / "config/thousand_tasks.yaml").read_text()))
+    study = study_of(grid, "task_count")
+    assert sorted(study.settings.methods) == METHODS.names()
+    jobs = {job.name: job for job in study.chosen_jobs(grid)}
+    assert {f"100-{name}" for name in METHODS.names()} - jobs.keys() <= {
+        f"100-{name}" for name in study.settings.most_tasks
+    }
+    job = CountJob.model_validate(dict(jobs["1000-er"].settings))
+    assert job.classes == 2000 and all(len(cell.seeds) == 2 for cell in job.opened)
+    assert [cell.variant for cell in job.opened] == ["plain", "sharc"]
+
+
 def test_slow_methods_and_memories_run_on_short_streams_alone():
     limits = {"gem": 5, "mean": 2, "sgd": 2}
     jobs = jobs_of(
@@ -264,7 +274,7 @@ def test_slow_methods_and_memories_run_on_short_streams_alone():
 def test_a_grid_whose_data_sets_are_too_small_or_cannot_be_read_has_no_jobs():
     grid = load_grid(BASE | {"task_count": {"tasks": [6]}})
     assert study_of(grid, "task_count").jobs(grid) == [], "ten digits make five tasks of two"
-    broken = SimpleNamespace(**{name: getattr(grid, name) for name in ("datasets", "study_blocks")})
+    broken = SimpleNamespace(**{name: getattr(grid, name) for name in ("datasets", "study_blocks", "sharc")})
     broken.source = lambda name: SimpleNamespace(class_names=Path("/nowhere").read_text)
     assert TaskCount().jobs(broken) == []
 
@@ -275,6 +285,10 @@ def test_a_grid_whose_data_sets_are_too_small_or_cannot_be_read_has_no_jobs():
     [
         ({"most_tasks": {"geem": 3}}, r"most_tasks: 'geem' is no method.*did you mean 'gem'"),
         ({"methods": ["err"], "tasks": [2]}, "unknown method 'err'"),
+        ({"associative_memories": ["mea"], "methods": ["sgd"]}, r"associative_memories: .*'mea'.*mean"),
+        ({"forget_every": [1]}, r"forget_every: 1 has no effect.*\(modern_hopfield\): remove it"),
+        ({"methods_of": {"mean": ["er"]}}, r"methods_of: 'mean' is not in the study's list.*modern_hopfield"),
+        ({"methods_of": {"modern_hopfield": ["gem"]}}, r"methods_of: 'gem' is not in .* it has: sgd, er"),
         ({"datasets": ["s_digit"]}, r"datasets: the grid has no data set 's_digit' \(did you mean"),
     ],
 )
@@ -290,6 +304,7 @@ def test_what_does_not_fit_the_grid_is_refused(block, message):
     ("block", "message"),
     [
         ({"tasks": [1]}, "tasks"),
+        ({"methods_of": {"mean": []}}, "methods_of"),
         ({"tasks": [5, 5]}, "5 is listed twice"),
         ({"classes_per_task": 1}, "classes_per_task"),
         ({"theta": 1.0}, "theta"),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sharc_core.results.table_formats import Table
 
 MOST_MEMORY, MOST_MINUTES = 16_000, 480  # of a job of thousands of classes
-STREAM = {"class_order": None, "order": "tasks", "blurry": None}  # keys of a stream that a study resets
+PAPERS_SELECTION = "last"
+STREAM = {"order": "tasks", "blurry": None}  # keys of a stream that the study resets
 
 
 @STUDIES.register("task_count")
@@ -34,8 +35,8 @@ class TaskCount(Study):
     title = "Longer and longer streams"
     explanation = (
         "<p>Every stream begins like the next longer one and has more tasks of as many classes. The buffer "
-        "grows with the classes. Chance: a guess among all classes (Class-IL) or those of a task (Task-IL)."
-        "</p>"
+        "grows with the classes. Chance: a guess among all classes (Class-IL) or those of a task (Task-IL). "
+        "Seconds of training, testing and the rest are the processor's.</p>"
     )
     columns = COLUMNS
     no_jobs = (
@@ -52,13 +53,7 @@ class TaskCount(Study):
         Raises UserError if the grid file has a block `task_count` whose cells do not fit the grid.
         """
         names, settings = _classes(grid), self.settings
-        known = {*METHODS.names(), *settings.associative_memories}
-        unknown = [name for name in settings.most_tasks if name not in known]
-        if unknown:
-            raise UserError(
-                f"config: {self.name}.most_tasks: {unknown[0]!r} is no method and none of the study's "
-                f"associative memories{nearest(unknown[0], sorted(known))}: remove it"
-            )
+        self._check(grid)
         jobs = []
         for name, count in names.items():
             for tasks in settings.tasks:
@@ -66,6 +61,37 @@ class TaskCount(Study):
                 if classes <= count:
                     jobs += self._jobs_of(grid, name, tasks, classes)
         return jobs
+
+    def _check(self, grid: Grid) -> None:
+        """Refuse names and forgetting that would have no effect. Raises UserError."""
+        settings = self.settings
+        known = {*METHODS.names(), *settings.associative_memories}
+        unknown = [name for name in settings.most_tasks if name not in known]
+        if unknown:
+            raise UserError(
+                f"config: {self.name}.most_tasks: {unknown[0]!r} is no method and none of the study's "
+                f"associative memories{nearest(unknown[0], sorted(known))}: remove it"
+            )
+        for name, methods in settings.methods_of.items():
+            lists = [
+                (name, settings.associative_memories),
+                *((method, settings.methods) for method in methods),
+            ]
+            for word, valid in lists:
+                if word not in valid:
+                    raise UserError(
+                        f"config: {self.name}.methods_of: {word!r} is not in the study's list"
+                        f"{nearest(word, sorted(valid))}; it has: {', '.join(valid)}"
+                    )
+        key = f"{self.name}.associative_memories"
+        forgetful = [_forgets(grid, name, key) for name in settings.associative_memories]
+        numbers = [every for every in settings.forget_every if every is not None]
+        if numbers and not any(forgetful):
+            raise UserError(
+                f"config: {self.name}.forget_every: {numbers[0]} has no effect, because none of the study's "
+                f"associative memories can forget ({', '.join(settings.associative_memories)}): remove it or "
+                "add another memory, such as mean"
+            )
 
     def _jobs_of(self, grid: Grid, dataset: str, tasks: int, classes: int) -> list[Job]:
         """Return the jobs on one stream, by backbone and method."""
@@ -93,31 +119,33 @@ class TaskCount(Study):
     def _cells(self, grid: Grid, tasks: int, classes: int) -> list[Cell]:
         """Return the cells on one stream: plain ones, then those of each memory and kind of forgetting."""
         settings = self.settings
-        methods = self._up_to(settings.methods, tasks)
         memories = self._up_to(settings.associative_memories, tasks)
-        changes: dict[str, Any] = {
+        common: dict[str, Any] = {
             "seeds": grid.seeds if settings.seeds is None else settings.seeds,
             "buffers": [settings.samples_per_class * classes],
             "protocol": ["paper"],
             "budget": {},
-            "memory": {},
             "storage": "float16",
             "tuned": None,
         }
-        found = (
-            cells_of(grid, self.name, changes | {"methods": methods, "variants": ["plain"]})
-            if methods
-            else []
-        )
-        replaying = [method for method in methods if METHODS.get(method).uses_memory]
-        for every in settings.forget_every:
-            chosen = [name for name in memories if every is None or _forgets(grid, name)]
-            if replaying and chosen:
-                forget = grid.sharc.forget.model_dump() | {"every": every}
-                sharc = {"theta": settings.theta, "associative_memory": chosen, "forget": forget}
-                own = {"methods": replaying, "variants": ["sharc"], "sharc": sharc}
-                found = found + cells_of(grid, self.name, changes | own)
-        return [cell.model_copy(update={"views": 1, "device": "cpu"}) for cell in found]
+        made: list[Cell] = []
+        for method in self._up_to(settings.methods, tasks):
+            changes = common | {"methods": [method], "memory": {"selection": _selection(method)}}
+            made += cells_of(grid, self.name, changes | {"variants": ["plain"]})
+            if not METHODS.get(method).uses_memory:
+                continue
+            for every in settings.forget_every:
+                chosen = [
+                    name
+                    for name in memories
+                    if method in settings.methods_of.get(name, [method])
+                    and (every is None or _forgets(grid, name, self.name))
+                ]
+                if chosen:
+                    forget = grid.sharc.forget.model_dump() | {"every": every}
+                    sharc = {"theta": settings.theta, "associative_memory": chosen, "forget": forget}
+                    made += cells_of(grid, self.name, changes | {"variants": ["sharc"], "sharc": sharc})
+        return [cell.model_copy(update={"views": 1, "device": "cpu"}) for cell in made]
 
     def _up_to(self, names: list[str], tasks: int) -> list[str]:
         return [name for name in names if tasks <= self.settings.most_tasks.get(name, tasks)]
@@ -134,8 +162,8 @@ class TaskCount(Study):
         return table_files("task_count")
 
     def table_code(self) -> Roots:
-        """Return the modules of the tables."""
-        return "studies.task_count.table", "studies.task_count.summary"
+        """Return the modules of the tables and of their sentences."""
+        return "studies.task_count.table", "studies.task_count.findings", "studies.task_count.summary"
 
     def write_tables(self, results: Results, folder: Path) -> None:
         """Write accuracies, bytes and seconds of every stream, and how they grow."""
@@ -149,7 +177,7 @@ class TaskCount(Study):
 
     def figure_code(self) -> Roots:
         """Return the modules of the figure and of what it shows."""
-        return "studies.task_count.figure", "studies.task_count.summary"
+        return "studies.task_count.figure", "studies.task_count.findings", "studies.task_count.summary"
 
     def write_figures(self, results: Results, folder: Path) -> None:
         """Draw accuracies, bytes and seconds against the number of tasks."""
@@ -159,7 +187,7 @@ class TaskCount(Study):
 
     def sentences(self, results: Results) -> list[str]:
         """Return what falls to chance, where SHARC's gain goes, and what grows faster than the stream."""
-        from sharc_core.studies.task_count.table import sentences
+        from sharc_core.studies.task_count.findings import sentences
 
         return sentences(results.rows)
 
@@ -182,7 +210,17 @@ def _classes(grid: Grid) -> dict[str, int]:
     return counts
 
 
-def _forgets(grid: Grid, name: str) -> bool:
-    """Whether an associative memory defines what forgetting does."""
-    kind, _ = memory_of(grid.sharc, name)
+def _selection(method: str) -> str:
+    """Return the paper's selection, or one that a method can be run with if it needs another."""
+    if method not in METHODS.names():
+        return PAPERS_SELECTION  # the check of the cells names it
+    kind = METHODS.get(method)
+    if kind.replays_current_task:
+        return "reservoir"
+    return kind.selections[0] if kind.selections else PAPERS_SELECTION
+
+
+def _forgets(grid: Grid, name: str, key: str) -> bool:
+    """Whether an associative memory defines what forgetting does. Raises UserError, with `key`, for none."""
+    kind, _ = memory_of(grid.sharc, name, key)
     return ASSOCIATIVE_MEMORIES.get(kind).fade is not AssociativeMemory.fade

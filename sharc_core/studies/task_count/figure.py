@@ -12,28 +12,30 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from sharc_core.common.formats import bytes_text
-from sharc_core.figures.style import DOTTED, GREY, PLAIN, method_look, panel_grid
+from sharc_core.figures.style import GREY, PLAIN, method_look, panel_grid
 from sharc_core.figures.write import write_figure
 from sharc_core.provenance.lineage import lineage
 from sharc_core.provenance.origin import UNKNOWN
 from sharc_core.results.display_names import method_name, scenario_key, scenario_name
 from sharc_core.results.summary import unique
+from sharc_core.studies.task_count.findings import sentences
 from sharc_core.studies.task_count.summary import places, summary
-from sharc_core.studies.task_count.table import sentences
 
 PANEL = (2.6, 2.3)  # inches
-COSTS = {"task_seconds": "training, ms per task", "total_bytes": "bytes kept"}
+COSTS = {"task_seconds": "training, CPU ms per task", "total_bytes": "bytes kept"}
 
 
 def write_count_figure(rows: pd.DataFrame, folder: Path | str, config: str = UNKNOWN) -> list[Path]:
     """Write task_count_growth.{svg,png,pdf,json} and return the paths. rows: of the jobs."""
+    memories = ", ".join(drawn_memories(summary(rows)))
     about = {
         "kind": "task_count",
         "title": "Longer and longer streams",
         "alt": "Accuracies and costs against the number of tasks. " + " ".join(sentences(rows)),
-        "caption": "ACC (mean over seeds, with standard deviation), training time per task and bytes kept "
-        "against the number of tasks. Dashed: plain; solid: with SHARC; dotted: SHARC with forgetting, "
-        "once per associative memory. Grey: chance.",
+        "caption": "ACC (mean over seeds, with standard deviation), CPU time of training per task and bytes "
+        "kept against the number of tasks. Dashed: plain; solid: with SHARC and the associative memory that "
+        f"ran on the longest stream ({memories or 'none'}), which never forgets. The table has the other "
+        "cells. Grey: chance. A run on a short stream takes milliseconds, so its time per task is less sure.",
         "origin": lineage(rows, config),
     }
     return write_figure(partial(count_figure, rows), Path(folder) / "task_count_growth", about)
@@ -41,7 +43,7 @@ def write_count_figure(rows: pd.DataFrame, folder: Path | str, config: str = UNK
 
 def count_figure(rows: pd.DataFrame) -> Figure:
     """Return a figure with a row per data set and backbone: a panel per scenario, then one per cost."""
-    lines = summary(rows)
+    lines = drawn(summary(rows))
     scenarios, groups = unique(lines.scenario, scenario_key), list(places(lines))
     figure, panels = panel_grid(len(groups), len(scenarios) + len(COSTS), PANEL)
     for row, (place, own) in zip(panels, groups, strict=True):
@@ -65,6 +67,22 @@ def count_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def drawn_memories(lines: pd.DataFrame) -> list[str]:
+    """Return the associative memory of the longest streams with SHARC, of each data set and backbone."""
+    sharc = lines[lines.variant == "sharc"].sort_values("tasks", ascending=False, kind="stable")
+    return list(dict.fromkeys(own.associative_memory.iloc[0] for _, own in places(sharc)))
+
+
+def drawn(lines: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines that the figure shows: plain ones, and SHARC's with one memory per data set."""
+    kept = []
+    for _, own in places(lines):
+        memories = drawn_memories(own)
+        is_shown = own.associative_memory.isin(memories) & (own.forget_every == 0)
+        kept.append(own[(own.variant == "plain") | is_shown])
+    return pd.concat(kept)
+
+
 def _curves(panel: Axes, lines: pd.DataFrame, name: str, deviation: str | None = None) -> None:
     methods = list(dict.fromkeys(lines.method))
     for label in dict.fromkeys(lines.label):
@@ -83,10 +101,8 @@ def _curves(panel: Axes, lines: pd.DataFrame, name: str, deviation: str | None =
 
 def _line(line: pd.Series) -> dict:
     """Return the keywords of a curve: open markers and dashes for plain cells."""
-    if line.variant == "plain":
-        kind = {"linestyle": PLAIN, "markerfacecolor": "white"}
-    else:
-        kind = {"linestyle": DOTTED if line.forget_every else "-"}
+    is_plain = line.variant == "plain"
+    kind = {"linestyle": PLAIN, "markerfacecolor": "white"} if is_plain else {"linestyle": "-"}
     return kind | {"markersize": 4, "elinewidth": 0.8, "linewidth": 1.1}
 
 
@@ -98,15 +114,10 @@ def _legend(figure: Figure, lines: pd.DataFrame) -> None:
         colour, marker = method_look(method, methods)
         name = method_name(method).replace("$", r"\$")
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4, label=name))
-    kinds: dict[str, Any] = {"plain": PLAIN, "with SHARC": "-", "SHARC, forgetting": DOTTED}
-    is_there = [
-        (lines.variant == "plain").any(),
-        ((lines.variant == "sharc") & (lines.forget_every == 0)).any(),
-        (lines.forget_every > 0).any(),
-    ]
+    kinds: dict[str, Any] = {"plain": ("plain", PLAIN), "sharc": ("with SHARC", "-")}
     handles += [
         Line2D([], [], color=GREY, linestyle=dash, label=name)
-        for (name, dash), there in zip(kinds.items(), is_there, strict=True)
-        if there
+        for variant, (name, dash) in kinds.items()
+        if (lines.variant == variant).any()
     ]
     figure.legend(handles=handles, loc="outside right center")

@@ -17,8 +17,9 @@ COLUMNS = {
     "scenario": "str",
     "seed": "int64",
     **dict.fromkeys(("acc", "bwt", "chance"), "float64"),
+    **dict.fromkeys(("correct", "test_images"), "int64"),
     **dict.fromkeys(("total_bytes", "peak_bytes", "samples_stored"), "int64"),
-    **dict.fromkeys(("train_seconds", "test_seconds", "other_seconds"), "float64"),
+    **dict.fromkeys(("train_seconds", "test_seconds", "other_seconds", "run_seconds"), "float64"),
     **dict.fromkeys(("peak_memory", "memory_growth"), "float64"),
 }
 Positive = Annotated[int, Field(ge=1, le=100_000)]
@@ -27,12 +28,13 @@ Positive = Annotated[int, Field(ge=1, le=100_000)]
 class CountSettings(MeasuredSettings):
     """Which streams and cells are run, under `task_count`; all else is as in the grid.
 
-    tasks: lengths of the streams; one of T tasks has the first T `classes_per_task` classes of the data set.
-    A data set is left out of the streams for which it has too few. methods: each is run plain and, if it has
-    a memory, with SHARC at `theta`, once per associative memory and value of `forget_every` (None: the memory
-    never forgets), which concerns memories that can forget. samples_per_class: slots of the buffer per class.
-    most_tasks: by method or associative memory, the longest stream that it is run on. seeds: None for the
-    grid's.
+    tasks: lengths of the streams; one of T tasks has the first T `classes_per_task` classes of the data set,
+    in its class order. A data set is left out of the streams for which it has too few. methods: each is run
+    plain and, if it has a memory, with SHARC at `theta`, once per associative memory and value of
+    `forget_every` (None: the memory never forgets), which concerns memories that can forget.
+    samples_per_class: slots of the buffer per class. most_tasks: by method or associative memory, the longest
+    stream that it is run on. methods_of: by associative memory, the methods that it is run with; a memory
+    that is not named is run with all. seeds: None for the grid's.
     """
 
     tasks: list[Annotated[int, Field(ge=2, le=100_000)]] = Field(default=[5, 10, 20, 50, 100], min_length=1)
@@ -43,6 +45,7 @@ class CountSettings(MeasuredSettings):
     theta: float = Field(default=0.5, ge=0, lt=1)
     samples_per_class: int = Field(default=2, ge=1, le=10_000)
     most_tasks: dict[str, Positive] = {}
+    methods_of: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
 
     @field_validator("tasks", "methods", "associative_memories", "forget_every", "seeds")
