@@ -230,8 +230,8 @@ def test_a_memory_runs_with_the_methods_that_are_named_for_it():
 def test_the_cells_have_the_studys_seeds_stream_memory_and_storage():
     """The grid's own stream, budget, memory, storage, views and seeds do not reach the cells."""
     many = GLYPHS | {"order": "blurry", "blurry": 0.3, "class_order_seed": 4}
-    values = BASE | {"datasets": {"many": many}, "seeds": [5, 6], "storage": "pooled_float16"}
-    values |= {"memory": {"selection": "reservoir"}, "budget": {"unit": "total_bytes"}, "buffers": ["1 MB"]}
+    values = BASE | {"datasets": {"many": many}, "seeds": [5, 6], "storage": "int8"}
+    values |= {"memory": {"selection": "balanced"}, "budget": {"unit": "total_bytes"}, "buffers": ["1 MB"]}
     block = {"tasks": [5], "methods": ["er", "er_ace", "gdumb"]}
     for seeds, own in (([0], [0]), (None, [5, 6])):
         grid = load_grid(values | {"task_count": block | {"seeds": seeds}})

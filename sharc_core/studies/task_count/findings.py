@@ -129,7 +129,7 @@ def _growth(lines: pd.DataFrame, where: str, cost: str) -> str:
         ("faster", "grows faster than the number of tasks for"),
         ("linear", "is linear for"),
         ("slower", "grows slower for"),
-        ("unclear", "differs between seeds for"),
+        ("unclear", "is unclear for"),
     ):
         group = own[own.verdict == word].sort_values("exponent", ascending=False, kind="stable")
         if len(group):
