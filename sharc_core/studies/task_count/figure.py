@@ -22,6 +22,7 @@ from sharc_core.studies.task_count.findings import sentences
 from sharc_core.studies.task_count.summary import places, summary
 
 PANEL = (2.6, 2.3)  # inches
+LEGEND_ROWS, LEGEND_COLUMN = 12, 1.1  # rows that fit beside a panel, inches of a further column
 COSTS = {"task_seconds": "training, CPU ms per task", "total_bytes": "bytes kept"}
 
 
@@ -120,4 +121,7 @@ def _legend(figure: Figure, lines: pd.DataFrame) -> None:
         for variant, (name, dash) in kinds.items()
         if (lines.variant == variant).any()
     ]
-    figure.legend(handles=handles, loc="outside right center")
+    columns = -(-len(handles) // LEGEND_ROWS)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + (columns - 1) * LEGEND_COLUMN, height)
+    figure.legend(handles=handles, loc="outside right center", ncols=columns)
