@@ -145,7 +145,7 @@ def test_seconds_are_the_processors_by_phase_after_a_discarded_run(monkeypatch):
     """Nothing that a phase of training takes counts as testing, and a sleep is no CPU time."""
     seen = []
 
-    def learner(features, cell):
+    def learner(features, cell, progress=None):
         seen.append((cell.stream.count, cell.buffer, len(features.classes), cell.seeds))
         with phase(STEPS):
             spin(0.02)
@@ -170,6 +170,14 @@ def test_seconds_are_the_processors_by_phase_after_a_discarded_run(monkeypatch):
     seen.clear()
     run_counts(as_features(), job_of(3, "er"), lambda line: None)
     assert [buffer for _, buffer, *_ in seen[:2]] == [8, 12], "as many slots per class"
+
+
+def test_freed_memory_is_returned_during_a_run(monkeypatch):
+    calls = []
+    monkeypatch.setattr(measure, "TRIM", 2)
+    monkeypatch.setattr(measure, "_return_free_memory", lambda: calls.append(1))
+    run_counts(as_features(), job_of(3, "sgd"), lambda line: None)
+    assert len(calls) == 2, "after the second of three tasks, for both seeds"
 
 
 def test_every_run_can_have_its_own_class_order():
