@@ -17,7 +17,7 @@ from sharc_core.studies.robustness.settings import CUES, SALIENCY
 from sharc_core.studies.robustness.table import ALL, NAMES, PLACE, of_true, sentences, summary
 
 PANEL = (2.6, 3.0)  # inches
-MEASURES = {"relative_error": "relative error of the missing entries", "accuracy": "top-1 accuracy, %"}
+MEASURES = {"relative_error": "relative error", "accuracy": "top-1 accuracy, %"}
 SPREAD = 0.7  # of the distance of two cues, over which the memories are spread
 
 
