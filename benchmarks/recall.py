@@ -13,7 +13,6 @@ asserts nothing.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from sharc_core.grid.cell import Cell, HeadConfig, Training
 from sharc_core.grid.plug_in_settings import settings_of
 from sharc_core.learning.learner import run_cell
 from sharc_core.methods import METHODS
+from sharc_core.studies.time.resources import spent
 
 SHAPE = (1280, 7, 7)
 BATCH = 100  # samples written at a time
@@ -106,14 +106,15 @@ def make_cell(method: str, variant: str, tasks: int, buffer: int, theta: float, 
 def run_one(folder: Path, cell: str) -> None:
     """Run one cell and print its seconds, accuracy, recall error and the process's peak memory in bytes."""
     torch.set_num_threads(1)
-    features, clocks = open_folders([folder]), (time.process_time, time.perf_counter)
-    start = [clock() for clock in clocks]
-    document = run_cell(features, make_cell(**json.loads(cell)))
-    processor, wall = (clock() - begin for clock, begin in zip(clocks, start, strict=True))
+    features, start = open_folders([folder]), time.perf_counter()
+    # not ru_maxrss, which a new process inherits from the one that started it
+    with spent() as used:
+        document = run_cell(features, make_cell(**json.loads(cell)))
+    wall, processor = time.perf_counter() - start, used.user_seconds + used.system_seconds
     rows = torch.tensor([matrix[-1] for matrix in document["matrix"]["class_il"]])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
     recall = document["costs"].get("recall_mse")
-    result = {"cpu": processor, "wall": wall, "peak": peak, "acc": rows.mean().item(), "recall": recall}
+    result = {"cpu": processor, "wall": wall, "peak": used.peak_memory, "acc": rows.mean().item()}
+    result["recall"] = recall
     print(json.dumps(result))
 
 

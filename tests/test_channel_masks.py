@@ -35,6 +35,17 @@ def test_ties_do_not_change_how_many_channels_stay(seed, channels, theta, levels
             assert row[kept].min() >= row[~kept].max()
 
 
+@given(seed=st.integers(0, 999), channels=st.integers(1, 40), theta=THETAS, levels=st.integers(1, 50))
+@settings(max_examples=100, deadline=None)
+def test_masks_are_those_of_a_stable_sort(seed, channels, theta, levels):
+    g = torch.Generator().manual_seed(seed)
+    saliency = torch.randint(-levels, levels + 1, (2, 5, channels), generator=g).float()
+    order = saliency.abs().sort(dim=-1, descending=True, stable=True).indices
+    expected = torch.zeros_like(saliency, dtype=torch.bool)
+    expected.scatter_(-1, order[..., : kept_channels(channels, theta)], True)
+    assert torch.equal(top_mask(saliency, theta), expected)
+
+
 def test_equal_saliency_keeps_the_lowest_channel_numbers():
     assert top_mask(torch.ones(2, 10), 0.7).nonzero().tolist() == [[r, k] for r in range(2) for k in range(3)]
 

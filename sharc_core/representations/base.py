@@ -156,7 +156,8 @@ class Representation:
 
         largest: magnitude that the type holds, None for any. other: a storage that holds larger ones.
         """
-        if not bool(torch.isfinite(stored).all()):
+        ends = torch.stack(stored.aminmax()) if stored.numel() else stored  # NaN if any value is
+        if not bool(torch.isfinite(ends).all()):
             what = "maps" if self.stores_maps else "pooled vectors"
             beyond = "" if largest is None else f" or beyond {largest:,.0f}: use storage {other}"
             raise UserError(f"storage {self.name} cannot hold these {what}: a value is not finite{beyond}")

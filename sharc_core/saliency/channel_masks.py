@@ -35,8 +35,12 @@ def top_mask(saliency: torch.Tensor, theta: float) -> torch.Tensor:
     """
     size, kept = saliency.abs(), kept_channels(saliency.shape[-1], theta)
     lowest = size.topk(kept, dim=-1).values[..., -1:]  # several times faster than sorting all channels
-    mask, equal = size > lowest, size == lowest
-    return mask | (equal & (equal.cumsum(-1) <= kept - mask.sum(-1, keepdim=True)))
+    mask = size >= lowest
+    tied = (mask.sum(-1, keepdim=True) > kept).any(-1)
+    if bool(tied.any()):  # more channels reach the lowest value than stay
+        above, equal = size[tied] > lowest[tied], size[tied] == lowest[tied]
+        mask[tied] = above | (equal & (equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)))
+    return mask
 
 
 def kept_channels(channels: int, theta: float) -> int:
