@@ -7,16 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sharc_core.grid.loading import load_config
 from sharc_core.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "docs/reference").glob("*/provenance.json"))
 CIFAR = ROOT / "docs/reference/s_cifar10_mobilenet_v2"
+DEFAULT = ROOT / "docs/reference/embedded_default"
 CIFAR100 = ROOT / "docs/reference/s_cifar100_mobilenet_v2"
 
 
 def test_results_ship():
-    assert {CIFAR, CIFAR100} <= set(FOLDERS)
+    assert {CIFAR, CIFAR100, DEFAULT} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -76,3 +78,24 @@ def test_what_the_text_says_of_cifar100_follows_from_the_runs():
         assert said in scorecard
     pairs = pd.read_csv(CIFAR100 / "tables/scorecard.csv")
     assert len(pairs)
+
+
+def test_the_default_grid_that_ships_is_the_default_grid():
+    """Its settings and results are those of config.yaml; the text says what the scorecard says."""
+    assert load_config(DEFAULT / "grid.yaml") == load_config(ROOT / "config.yaml")
+    text, scorecard = (DEFAULT / "README.md").read_text(), (DEFAULT / "tables/scorecard.md").read_text()
+    for said, scored in (
+        ("+1.40 [+1.18, +1.63]", "+1.40 points, 95 % interval over the seeds [+1.18, +1.63]"),
+        ("+2.67 [+2.21, +3.14]", "+2.67 points, 95 % interval over the seeds [+2.21, +3.14]"),
+        ("39 of 48 pairs", "39 of 48 pairs"),
+        ("36 of 48", "matches SHARC in 36 of 48 rows"),
+        ("12 of them told apart after Holm", "p is below 0.05 for 12 raised and 0 lowered pairs"),
+    ):
+        assert said in text and scored in scorecard
+    pairs = pd.read_csv(DEFAULT / "tables/scorecard.csv")
+    of_class_il = pairs[(pairs.scenario == "class_il") & pairs.method.isin(["gem", "er", "mer", "derpp"])]
+    gains = of_class_il[of_class_il.dataset == "s_glyphs"].difference
+    assert (round(gains.min(), 1), round(gains.max(), 1)) == (6.5, 9.4)
+    digits = of_class_il[of_class_il.dataset == "s_digits"]
+    assert [(row.method, row.buffer) for row in digits[digits.low > 0].itertuples()] == [("gem", 100)]
+    assert not (digits.p_holm < 0.05).any()
