@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sharc_core.common import mapped
 from sharc_core.common.mapped import map_rows, read_rows
 
 
@@ -41,6 +42,14 @@ def test_rows_of_every_shape_and_type(tmp_path, dtype):
         assert rows.numpy().tolist() == expected[index].tolist()
     assert torch.equal(read_rows(values, torch.arange(7) == 2), values[2:3])
     assert torch.equal(read_rows(values[2:], torch.tensor([0])), values[2:3])  # another first row
+
+
+def test_rows_that_come_in_pieces_are_whole(tmp_path, monkeypatch):
+    expected = torch.rand(9, 50)
+    np.save(tmp_path / "maps.npy", expected.numpy())
+    values, whole = map_rows(tmp_path / "maps.npy"), os.preadv
+    monkeypatch.setattr(mapped.os, "preadv", lambda file, buffers, at: whole(file, [buffers[0][:7]], at))
+    assert torch.equal(read_rows(values, torch.tensor([8, 0])), expected[[8, 0]])
 
 
 def test_a_file_that_became_shorter_is_an_error(tmp_path):

@@ -47,7 +47,17 @@ def read_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     rows = torch.empty(len(index), *values.shape[1:], dtype=values.dtype)
     buffer, size = rows.numpy().data.cast("B"), rows[0].nbytes
     for at, number in enumerate(index.tolist()):
-        place = file.offset + number * size
-        if number < 0 or os.preadv(file.descriptor, [buffer[at * size : (at + 1) * size]], place) < size:
+        if number < 0 or not _fill(buffer[at * size : (at + 1) * size], file, number * size):
             raise OSError(f"row {number:,} of {file.filename} cannot be read")
     return rows
+
+
+def _fill(buffer: memoryview, file: _File, start: int) -> bool:
+    """Read a file's values from byte `start` on until a buffer is full. Return False if they end before."""
+    done = 0
+    while done < len(buffer):  # a network's file system may return less than was asked for
+        read = os.preadv(file.descriptor, [buffer[done:]], file.offset + start + done)
+        if not read:
+            return False
+        done += read
+    return True
