@@ -127,6 +127,19 @@ def test_of_equal_maps_the_first_is_found_where_one_is_known(kind, many, monkeyp
         assert expected != list(range(MAPS))
 
 
+@pytest.mark.parametrize("observed", [[], [4], [4, 5]])
+def test_equal_maps_of_zeros_are_found_whatever_is_observed(observed):
+    """The first of maps that are zero where they are observed, though other channels tell them apart."""
+    maps = problem("own")[0].abs() + 0.1
+    maps[30:, 4:6] = 0
+    mask = torch.zeros(MAPS, SHAPE[0], dtype=torch.bool)
+    mask[:, observed] = True
+    known = nearest.Found(torch.arange(MAPS), torch.zeros(MAPS, dtype=torch.float64))
+    cues = maps.float() * mask[:, :, None, None]
+    found = written(maps).search(Observed.of(cues, mask), known)
+    assert found.number.tolist() == brute_force(maps, cues, mask)
+
+
 def test_bounds_are_not_computed_for_cues_that_equal_a_map(monkeypatch):
     maps, cues, mask = problem("own")
     monkeypatch.setattr(nearest, "lower_bounds", None)

@@ -69,13 +69,13 @@ def _compare_equals(cues: Observed, stored: StoredMaps, found: Found, at: torch.
         return torch.zeros(0, dtype=torch.bool, device=at.device)
     vectors, slack = pooled(part.values)
     means, errors = part.table(vectors), part.table(slack)
-    channel = means.abs().argmax(1, keepdim=True)
+    channel = means.abs().masked_fill(~part.mask, -1.0).argmax(1, keepdim=True)
     apart = stored.means[first:].double()[:, channel[:, 0]].T - means.gather(1, channel)
     numbers = torch.arange(first, len(stored), device=at.device)
     near = (apart.abs_() <= errors.gather(1, channel) + stored.errors[first:]) & (
         numbers < found.number[at, None]
     )
-    many = near.sum(1) > MANY
+    many = (near.sum(1) > MANY) | ~part.mask.any(1)
     pairs = (near & ~many[:, None]).nonzero()
     while len(pairs):  # in each round at most one map per cue, the first that is left
         is_first = _starts(pairs)
