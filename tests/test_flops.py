@@ -146,10 +146,18 @@ def test_every_associative_memory_counts_what_torch_counts(features, name, setti
     ours, torchs = counted(features, cell, monkeypatch)
     assert ours == pytest.approx(torchs, rel=0.01)
     of_memory = ours - plain
-    if name in ("none", "mean"):
-        assert of_memory == 0, "they multiply no matrices"
+    if name in ("none", "mean") or (name, settings) == ("modern_hopfield", {}):
+        assert of_memory == 0, "they multiply no matrices; maps kept without loss are not searched"
     else:  # the head's operations must not hide those of the memory
         assert of_memory > 0 and ours - torchs == pytest.approx(0, abs=0.01 * of_memory)
+
+
+def test_the_search_for_maps_that_were_kept_with_loss_counts_what_torch_counts(features, monkeypatch):
+    cell = make_tiny("er", "sharc", associative_memory="modern_hopfield", storage="int8")
+    without = cell.model_copy(update={"associative_memory": "none", "associative_settings": {}})
+    of_memory = -sum(run_cell(features, without)["costs"]["train_flops"])
+    ours, torchs = counted(features, cell, monkeypatch)
+    assert of_memory + ours > 0 and ours == pytest.approx(torchs, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", HEADS)

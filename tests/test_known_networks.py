@@ -100,7 +100,7 @@ def test_checked_budgets_are_kept_and_refused_ones_are_not(place, tmp_path, monk
     shapes = {(cell.dataset, cell.backbone): (8, 2, 2) for cell in trained}
     classes = dict.fromkeys(grid.datasets, 10)
     check = preflight._check_each_budget
-    monkeypatch.setattr(preflight, "_check_each_budget", lambda checks: calls.append(1) or check(checks))
+    monkeypatch.setattr(preflight, "_check_each_budget", lambda *given: calls.append(1) or check(*given))
     for _ in range(2):
         forget()
         preflight._check_budgets(grid, trained, shapes, classes)

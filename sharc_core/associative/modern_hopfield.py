@@ -75,6 +75,7 @@ class ModernHopfield(AssociativeMemory):
         """
         if self.device.type != "cpu" or not len(rows):
             super().write_rows(rows, labels)
+            self.kept.last_are(rows.index)
             return
 
         def checked(maps: torch.Tensor, block: slice) -> torch.Tensor:

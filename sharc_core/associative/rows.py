@@ -79,13 +79,18 @@ class StoredMaps:
         self.errors = torch.zeros(0, dtype=torch.float64, device=device)
         self._parts: list[torch.Tensor | Rows] = []
         self._starts: list[int] = []
+        self._indices: list[torch.Tensor | None] = []  # of the rows that a part was made from
 
     def __len__(self) -> int:
         return len(self.means)
 
     def append(self, maps: torch.Tensor) -> None:
         """Add maps (n, K, h, w) float16 on the device."""
-        self._append(maps, [pooled(block) for block in maps.split(BLOCK)])
+        self._append(maps, [pooled(block) for block in maps.split(BLOCK)], None)
+
+    def last_are(self, index: torch.Tensor) -> None:
+        """Record that the maps that were added last are copies of the rows index (n,)."""
+        self._indices[-1] = index.to(self.device)
 
     def append_rows(self, rows: Rows, halves: Callable[[torch.Tensor, slice], torch.Tensor]) -> None:
         """Add maps that stay where they are.
@@ -93,12 +98,19 @@ class StoredMaps:
         halves: checks a block of them, given the maps and which of the rows they are, and returns float16.
         """
         blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-        self._append(rows, [pooled(halves(rows[block], block)) for block in blocks])
+        means = [pooled(halves(rows[block], block)) for block in blocks]
+        self._append(rows, means, rows.index.to(self.device))
 
-    def _append(self, maps: torch.Tensor | Rows, blocks: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def _append(
+        self,
+        maps: torch.Tensor | Rows,
+        blocks: list[tuple[torch.Tensor, torch.Tensor]],
+        index: torch.Tensor | None,
+    ) -> None:
         means, errors = zip(*blocks, strict=True) if blocks else ((), ())
         self._starts.append(len(self))
         self._parts.append(maps)
+        self._indices.append(index)
         self.means = torch.cat([self.means, *means])
         self.errors = torch.cat([self.errors, *(error.norm(dim=1) for error in errors)])
 
@@ -113,20 +125,20 @@ class StoredMaps:
         return maps
 
     def sources(self, number: torch.Tensor) -> torch.Tensor:
-        """Return what `Rows.index` has for the maps with numbers (n,); -1 for maps that are in memory."""
+        """Return which rows the maps with numbers (n,) are; -1 for maps that were given without."""
         sources = torch.full_like(number, -1)
-        for here, part, at in self._places(number):
-            if isinstance(part, Rows):
-                sources[here] = part.index.to(number.device)[at]
+        for (here, _, at), index in zip(self._places(number), self._indices, strict=True):
+            if index is not None:
+                sources[here] = index.to(number.device)[at]
         return sources
 
     def numbers(self, source: torch.Tensor) -> torch.Tensor:
-        """Return the first map (n,) of each value of `Rows.index` in source (n,); -1 where none is of it."""
+        """Return the first map (n,) of each of the rows source (n,); -1 where none is."""
         numbers = torch.full_like(source, -1)
-        for start, part in zip(self._starts, self._parts, strict=True):
-            if isinstance(part, Rows) and len(part):
-                values, order = part.index.to(source.device).sort(stable=True)
-                at = torch.searchsorted(values, source).clamp_max_(len(part) - 1)
+        for start, index in zip(self._starts, self._indices, strict=True):
+            if index is not None and len(index):
+                values, order = index.to(source.device).sort(stable=True)
+                at = torch.searchsorted(values, source).clamp_max_(len(index) - 1)
                 here = (numbers < 0) & (values[at] == source)
                 numbers[here] = order[at[here]] + start
         return numbers
