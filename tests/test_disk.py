@@ -60,6 +60,17 @@ def test_every_data_set_backbone_and_view_counts(tmp_path, free):
     assert two - one == pytest.approx(images * (2 * 128 * 64 + 520), abs=2_000_000)
 
 
+def test_what_an_interrupted_extraction_left_is_room(tmp_path, free):
+    wanted = grid(tmp_path)
+    before = needed(wanted, free)
+    layout = Layout(wanted)
+    folder = layout.features("s_digits", next(iter(layout.backbones)), ViewFolder(0))
+    left = folder.parent / f".{folder.name}.abcd.part"
+    left.mkdir(parents=True)
+    (left / "train_maps.npy").write_bytes(bytes(1_000_000))
+    assert needed(wanted, free) == before - 1_000_000
+
+
 def test_features_that_are_there_need_no_room(tmp_path, free):
     wanted = grid(tmp_path, backbone=SMALL | {"views": 2})
     both = needed(wanted, free)

@@ -175,7 +175,7 @@ def test_seconds_are_the_processors_by_phase_after_a_discarded_run(monkeypatch):
 def test_freed_memory_is_returned_during_a_run(monkeypatch):
     calls = []
     monkeypatch.setattr(measure, "TRIM", 2)
-    monkeypatch.setattr(measure, "_return_free_memory", lambda: calls.append(1))
+    monkeypatch.setattr(measure, "return_free_memory", lambda: calls.append(1))
     run_counts(as_features(), job_of(3, "sgd"), lambda line: None)
     assert len(calls) == 2, "after the second of three tasks, for both seeds"
 

@@ -18,7 +18,7 @@ from sharc_core.learning.metrics import acc, bwt
 from sharc_core.streams.settings import StreamConfig
 from sharc_core.streams.stream import split_classes
 from sharc_core.studies.task_count.settings import COLUMNS, CountJob
-from sharc_core.studies.time.resources import _return_free_memory, spent
+from sharc_core.studies.time.resources import return_free_memory, spent
 
 TRIM = 20  # tasks after which freed memory goes back to the system
 WARM_UP = 2  # tasks of the run before the measured ones, whose costs are not counted
@@ -92,7 +92,7 @@ class _Trim:
     def __call__(self, line: str) -> None:
         self.tasks += 1
         if self.tasks % TRIM == 0:
-            _return_free_memory()
+            return_free_memory()
 
 
 def _rows(features: Features, cell: Cell) -> list[dict]:

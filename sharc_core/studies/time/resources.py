@@ -38,7 +38,7 @@ def spent() -> Iterator[Spent]:
     """Measure what is spent while the context is open."""
     result = Spent()
     gc.collect()
-    _return_free_memory()
+    return_free_memory()
     is_reset = _reset_peak()
     before, energy, cpu = _status("VmRSS"), _energies(), resource.getrusage(resource.RUSAGE_SELF)
     yield result
@@ -96,7 +96,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def _return_free_memory() -> None:
+def return_free_memory() -> None:
     """Let glibc return freed memory to the system, so that it cannot hide what is allocated next."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
